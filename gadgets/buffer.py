@@ -1,0 +1,477 @@
+"""Prepared readouts in, complete slices out: one buffer per slice, each leaving on its own completion.
+
+A slice is complete when every (frame, line) that the header promises has arrived, or its flags or the order of the
+stream say so, or at the end. Nothing is assumed of the order in which slices, frames and lines come. What the header
+says of counters is a plan, not a promise: buffers grow with what arrives.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from gadgets.protocol import AcquisitionFlag, Readouts, flag_mask
+from recon_core.data import CineSlice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from gadgets.header import Encoding, ScanHeader
+    from gadgets.problems import Problems
+
+_LAST = flag_mask(AcquisitionFlag.LAST_IN_SLICE, AcquisitionFlag.LAST_IN_MEASUREMENT)
+_REFERENCE_ONLY = AcquisitionFlag.PARALLEL_CALIBRATION.bit
+_MOST_FRAMES = 4096
+_MOST_AVERAGES = 64
+# A counter above the header's limit is believed when this share of the usual number of lines stands behind it.
+_BELIEVED_SHARE = 0.25
+
+
+class SliceKey(NamedTuple):
+    """What makes a series of frames of its own; `repetition` is 0 where repetitions are the frames."""
+
+    encoding: int
+    repetition: int
+    set: int
+    contrast: int
+    slice: int
+
+
+@dataclass(frozen=True)
+class CompleteSlice:
+    """A slice that is ready to be reconstructed.
+
+    Parameters
+    ----------
+    key
+        Which one.
+    cine
+        Its k-space.
+    headers
+        ``(frame,)`` of the acquisition header: for every frame that of the readout nearest to the k-space centre.
+    frames
+        ``(frame,)`` the counter value of every frame.
+    lines
+        ``(frame,)`` how many lines each frame has.
+    notes
+        What a reader of the images must know: frames and lines that are missing.
+    """
+
+    key: SliceKey
+    cine: CineSlice
+    headers: NDArray[np.void]
+    frames: NDArray[np.intp]
+    lines: NDArray[np.intp]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Buffer:
+    """What has arrived of one slice."""
+
+    frames_expected: int
+    rows: int
+    averages: int
+    parts: list[Readouts] = field(default_factory=list)
+    frame: list[NDArray[np.intp]] = field(default_factory=list)
+    row: list[NDArray[np.intp]] = field(default_factory=list)
+    count: int = 0
+    came: NDArray[np.bool_] = field(init=False)  # (frame, row, average); further averages count as the last
+    flagged: NDArray[np.intp] = field(init=False)  # (frame,): LAST_IN_SLICE so far
+    reopened: bool = False  # readouts came after the flag that should have been the last of their frame
+    was_left: bool = False  # readouts of another slice came in between
+
+    def __post_init__(self) -> None:
+        self.came = np.zeros((self.frames_expected, self.rows, self.averages), np.bool_)
+        self.flagged = np.zeros(self.frames_expected, np.intp)
+
+    def add(self, readouts: Readouts, frame: NDArray[np.intp], row: NDArray[np.intp]) -> None:
+        most = int(frame.max()) + 1
+        if most > len(self.came):
+            more = most - len(self.came)
+            self.came = np.concatenate([self.came, np.zeros((more, *self.came.shape[1:]), np.bool_)])
+            self.flagged = np.concatenate([self.flagged, np.zeros(more, np.intp)])
+        self.came[frame, row, np.minimum(readouts.headers["idx"]["average"], self.averages - 1)] = True
+        self.reopened |= bool((self.flagged[frame] >= self.averages).any())
+        last = (readouts.headers["flags"] & AcquisitionFlag.LAST_IN_SLICE.bit) != 0
+        np.add.at(self.flagged, frame[last], 1)
+        self.parts.append(readouts)
+        self.frame.append(frame)
+        self.row.append(row)
+        self.count += len(readouts)
+
+    def lines(self, *, complete: bool = False) -> NDArray[np.intp]:
+        """How many lines each frame has ``(frame,)``; `complete` counts those with all averages only."""
+        lines = self.came.all(axis=2) if complete else self.came.any(axis=2)
+        return np.asarray(np.count_nonzero(lines, axis=1))
+
+
+class _Plan:
+    """What the header promises of every slice of one encoding."""
+
+    def __init__(self, encoding: Encoding, time_axis: str, center: int) -> None:
+        limit = encoding.limits.get("kspace_encoding_step_1")
+        self.rows = encoding.encoded.matrix[1]
+        self.offset = self.rows // 2 - center
+        first, last = (limit.minimum, limit.maximum) if limit else (0, self.rows - 1)
+        self.first = max(0, first + self.offset)
+        self.last = min(self.rows - 1, last + self.offset)
+        self.lines_in_header = (first, last)
+        self.frames = min(encoding.count(time_axis), _MOST_FRAMES)
+        self.averages = min(encoding.count("average"), _MOST_AVERAGES)
+        self.segmented = encoding.count("segment") > 1
+        lines = max(0, self.last - self.first + 1)
+        self.fewest_lines = max(1, lines // encoding.acceleration)
+        self.fewest_readouts = self.frames * lines * self.averages
+
+    def is_full(self, buffer: _Buffer) -> bool:
+        """Every promised line of every promised frame has come, as often as promised."""
+        return buffer.count >= self.fewest_readouts and bool(
+            buffer.came[: self.frames, self.first : self.last + 1].all()
+        )
+
+    def looks_complete(self, buffer: _Buffer) -> bool:
+        """Every promised frame has at least the lines that the acceleration leaves."""
+        return bool((buffer.lines(complete=True)[: self.frames] >= self.fewest_lines).all())
+
+    def is_flagged_complete(self, buffer: _Buffer) -> bool:
+        """Decide on a LAST_IN_SLICE flag, which senders set once per slice, per frame, or per segment."""
+        if buffer.reopened:
+            return False
+        enough = self.looks_complete(buffer)
+        if (buffer.flagged[: self.frames] >= self.averages).all():
+            return enough or not self.segmented
+        readouts = np.count_nonzero(buffer.came[: self.frames], axis=(1, 2))
+        return enough and bool((readouts == readouts[0]).all())
+
+
+class SliceBuffers:
+    """Sorts the prepared readouts of one scan into slices.
+
+    Parameters
+    ----------
+    header
+        The scan's header.
+    time_axis
+        ``phase``, ``repetition`` or ``auto``: the counter that numbers the frames.
+    problems
+        Where to note what is left out or missing.
+    """
+
+    def __init__(self, header: ScanHeader, problems: Problems, time_axis: str = "auto") -> None:
+        self._header = header
+        self._problems = problems
+        self._time_axis = [_time_axis(encoding, time_axis) for encoding in header.encodings]
+        self._plans: dict[int, _Plan] = {}
+        self._open: dict[SliceKey, _Buffer] = {}
+        self._sent: dict[SliceKey, int] = {}  # readouts by slice
+        self._reference: dict[tuple[int, int], list[tuple[NDArray[np.intp], Readouts]]] = {}  # by encoding, slice
+        self._latest: SliceKey | None = None
+
+    def add(self, readouts: Readouts) -> Iterator[CompleteSlice]:
+        """Take prepared readouts of one encoding in and yield the slices that they complete."""
+        encoding = int(readouts.headers["encoding_space_ref"][0])
+        plan = self._plan(encoding, readouts)
+        row = readouts.headers["idx"]["kspace_encode_step_1"].astype(np.intp) + plan.offset
+        time = readouts.headers["idx"][self._time_axis[encoding]].astype(np.intp)
+        fits = self._check(readouts, row, time, plan)
+        if not fits.all():
+            readouts, row, time = readouts[fits], row[fits], time[fits]
+        reference = self._reference_only(readouts, encoding)
+        if reference.any():
+            self._keep_reference(readouts[reference], row[reference], encoding)
+            readouts, row, time = readouts[~reference], row[~reference], time[~reference]
+        if not len(readouts):
+            return
+        keys = self._keys(readouts, encoding)
+        edges = np.flatnonzero((keys[1:] != keys[:-1]).any(axis=1)) + 1
+        for begin, end in zip([0, *edges], [*edges, len(readouts)], strict=True):
+            run = slice(int(begin), int(end))
+            yield from self._add_run(SliceKey(*keys[begin].tolist()), readouts[run], row[run], time[run], plan)
+
+    def flush(self) -> Iterator[CompleteSlice]:
+        """Yield what is left at the end of the scan, complete or not."""
+        for key in sorted(self._open):
+            yield from self._finish(key)
+
+    @property
+    def sent(self) -> int:
+        """How many slices have left."""
+        return len(self._sent)
+
+    def absent(self) -> tuple[int, list[SliceKey]]:
+        """How many slices of the first encoding the header promises that have not left, and the first few of them."""
+        encoding, axis = self._header.encodings[0], self._time_axis[0]
+        counts = [1 if name == axis else encoding.count(name) for name in SliceKey._fields[1:]]
+        ranges = [range(count) for count in counts]
+        sent = sum(
+            key.encoding == 0 and all(value in promised for value, promised in zip(key[1:], ranges, strict=True))
+            for key in self._sent
+        )
+        missing = (SliceKey(0, *counters) for counters in itertools.product(*ranges))
+        first = itertools.islice((key for key in missing if key not in self._sent), 5)
+        return math.prod(counts) - sent, list(first)
+
+    def _plan(self, encoding: int, readouts: Readouts) -> _Plan:
+        plan = self._plans.get(encoding)
+        if plan is None:
+            space = self._header.encodings[encoding]
+            center = _center_line(self._header, space, readouts.headers[0], self._problems)
+            self._plans[encoding] = plan = _Plan(space, self._time_axis[encoding], center)
+        return plan
+
+    def _check(
+        self, readouts: Readouts, row: NDArray[np.intp], time: NDArray[np.intp], plan: _Plan
+    ) -> NDArray[np.bool_]:
+        """Which readouts have a place; the others are noted."""
+        inside = (row >= 0) & (row < plan.rows)
+        if not inside.all():
+            first, last = plan.lines_in_header
+            line = row - plan.offset
+            for planned, damage in ((True, False), (False, True)):
+                out = ~inside & (((line >= first) & (line <= last)) == planned)
+                if out.any():
+                    where = f"lines {-plan.offset} to {plan.rows - 1 - plan.offset}"
+                    text = f"{_name(readouts, out)} has line {line[out][0]}; the encoded matrix has room for {where}"
+                    count = int(np.count_nonzero(out))
+                    self._problems.add(f"line {planned}", f"{text}; it is left out", damage=damage, count=count)
+        possible = time < _MOST_FRAMES
+        if not possible.all():
+            text = f"{_name(readouts, ~possible)} has frame {time[~possible][0]}; at most {_MOST_FRAMES} are believed"
+            count = int(np.count_nonzero(~possible))
+            self._problems.add("frame", f"{text}; it is left out", damage=True, count=count)
+        return inside & possible
+
+    def _reference_only(self, readouts: Readouts, encoding: int) -> NDArray[np.bool_]:
+        # Embedded reference lines lie in the frame they belong to and are as good as any other line of it.
+        if self._header.encodings[encoding].calibration_mode == "embedded":
+            return np.zeros(len(readouts), np.bool_)
+        return np.asarray((readouts.headers["flags"] & _REFERENCE_ONLY) != 0)
+
+    def _keep_reference(self, readouts: Readouts, row: NDArray[np.intp], encoding: int) -> None:
+        slices = readouts.headers["idx"]["slice"]
+        for number in np.unique(slices).tolist():
+            same = np.asarray(slices == number)
+            self._reference.setdefault((encoding, number), []).append((row[same], readouts[same]))
+
+    def _keys(self, readouts: Readouts, encoding: int) -> NDArray[np.intp]:
+        counters = readouts.headers["idx"]
+        keys = np.empty((len(readouts), len(SliceKey._fields)), np.intp)
+        keys[:, 0] = encoding
+        for column, name in enumerate(SliceKey._fields[1:], 1):
+            keys[:, column] = 0 if name == self._time_axis[encoding] else counters[name]
+        return keys
+
+    def _add_run(
+        self, key: SliceKey, readouts: Readouts, row: NDArray[np.intp], time: NDArray[np.intp], plan: _Plan
+    ) -> Iterator[CompleteSlice]:
+        """Take consecutive readouts of one slice."""
+        if not self._beyond(key):
+            yield from self._leave(key)
+        if key in self._sent:
+            text = f"{_name(readouts)} belongs to {describe(key)}, which was complete already; it is left out"
+            remedy = "Check the limits of averages, phases and repetitions in the header"
+            self._problems.add("late", f"{text}. {remedy}", damage=True, count=len(readouts))
+            return
+        buffer = self._buffer(key, plan)
+        flags = readouts.headers["flags"] & _LAST
+        if not flags.any() and buffer.count + len(readouts) < plan.fewest_readouts:
+            buffer.add(readouts, time, row)
+            return
+        # The slice may end within the run: what it holds must not depend on how the stream was cut into runs.
+        for i in range(len(readouts)):
+            one = slice(i, i + 1)
+            buffer.add(readouts[one], time[one], row[one])
+            if flags[i] & AcquisitionFlag.LAST_IN_MEASUREMENT.bit:
+                yield from self._finish_complete()
+            elif plan.is_full(buffer) or (flags[i] and plan.is_flagged_complete(buffer)):
+                yield from self._finish(key)
+            if key not in self._open:
+                if i + 1 < len(readouts):
+                    rest = slice(i + 1, None)
+                    yield from self._add_run(key, readouts[rest], row[rest], time[rest], plan)
+                return
+
+    def _leave(self, key: SliceKey) -> Iterator[CompleteSlice]:
+        """With slices one after another, the next slice tells that the one before is over."""
+        if self._latest is not None and key != self._latest and self._latest in self._open:
+            before = self._open[self._latest]
+            if not before.was_left and self._plans[self._latest.encoding].looks_complete(before):
+                yield from self._finish(self._latest)
+            else:
+                before.was_left = True
+        self._latest = key
+
+    def _beyond(self, key: SliceKey) -> list[str]:
+        """Counters above the limits of the header: a slice that it forgot, or a stray readout."""
+        encoding = self._header.encodings[key.encoding]
+        names = ("repetition", "set", "contrast", "slice")
+        return [name for name in names if name in encoding.limits and getattr(key, name) >= encoding.count(name)]
+
+    def _finish_complete(self) -> Iterator[CompleteSlice]:
+        """At the last readout of the measurement: what has all its lines leaves, the rest waits for the end."""
+        for key in sorted(self._open):
+            if self._plans[key.encoding].looks_complete(self._open[key]):
+                yield from self._finish(key)
+
+    def _buffer(self, key: SliceKey, plan: _Plan) -> _Buffer:
+        buffer = self._open.get(key)
+        if buffer is None:
+            self._open[key] = buffer = _Buffer(plan.frames, plan.rows, plan.averages)
+        return buffer
+
+    def _finish(self, key: SliceKey) -> Iterator[CompleteSlice]:
+        buffer = self._open.pop(key)
+        typical = float(np.median([*self._sent.values()])) if self._sent else 0.0
+        beyond = self._beyond(key)
+        if beyond and buffer.count < _BELIEVED_SHARE * typical:
+            text = f"{_name(buffer.parts[0])} has {beyond[0]} {getattr(key, beyond[0])}, above the header's limit"
+            self._problems.add(f"stray {beyond[0]}", f"{text}; it is left out", damage=True, count=buffer.count)
+            return
+        self._sent[key] = buffer.count
+        complete = self._assemble(key, buffer, self._plans[key.encoding])
+        if complete is not None:
+            yield complete
+
+    def _assemble(self, key: SliceKey, buffer: _Buffer, plan: _Plan) -> CompleteSlice | None:
+        frame, row = np.concatenate(buffer.frame), np.concatenate(buffer.row)
+        data = np.concatenate([part.data for part in buffer.parts])
+        headers = np.concatenate([part.headers for part in buffer.parts])
+        buffer.parts.clear()
+        frames = self._frames(key, buffer, plan, headers, frame)
+        if not len(frames):
+            return None
+        place = np.full(len(buffer.came), -1)
+        place[frames] = np.arange(len(frames))
+        used = _latest_of_each(place[frame], row, headers["idx"]["average"].astype(np.intp))
+        place_of, row, data, headers = place[frame][used], row[used], data[used], headers[used]
+        kspace, measured = _accumulate(place_of, row, data, (len(frames), plan.rows))
+        return CompleteSlice(
+            key,
+            CineSlice(kspace, measured > 0, self._calibration(key, kspace.shape)),
+            headers[_nearest_to_center(place_of, row, len(frames), plan.rows // 2)],
+            frames,
+            np.count_nonzero(measured, axis=1),
+            tuple(self._missing(key, frames, measured, plan)),
+        )
+
+    def _frames(
+        self,
+        key: SliceKey,
+        buffer: _Buffer,
+        plan: _Plan,
+        headers: NDArray[np.void],
+        frame: NDArray[np.intp],
+    ) -> NDArray[np.intp]:
+        """The counter values that become frames: all with lines, above the header's limit only with enough of them."""
+        lines = buffer.lines()
+        keep = lines > 0
+        planned = lines[: plan.frames][keep[: plan.frames]]
+        typical = float(np.median(planned)) if len(planned) else 0.0
+        stray = keep & (np.arange(len(lines)) >= plan.frames) & (lines < _BELIEVED_SHARE * typical)
+        if stray.any():
+            first = headers[np.flatnonzero(stray[frame])[0]]
+            text = (
+                f"readout {first['scan_counter']} has frame {np.flatnonzero(stray)[0]} of {describe(key)}, the header "
+                f"ends at {plan.frames - 1}; it is left out"
+            )
+            self._problems.add("stray frame", text, damage=True, count=int(np.count_nonzero(stray[frame])))
+        return np.flatnonzero(keep & ~stray)
+
+    def _missing(
+        self, key: SliceKey, frames: NDArray[np.intp], measured: NDArray[np.intp], plan: _Plan
+    ) -> Iterator[str]:
+        """Note and name what the header promised and did not come."""
+        lines = np.count_nonzero(measured, axis=1)
+        short = lines < plan.fewest_lines
+        absent = sorted(set(range(plan.frames)) - set(frames.tolist()))
+        if absent:
+            text = f"{describe(key)} has no readouts in {len(absent)} of {plan.frames} frames (first: {absent[0]})"
+            self._problems.add("absent", f"{text}; no images are made for them", damage=True)
+            yield text
+        if short.any():
+            first = int(np.argmax(short))
+            text = (
+                f"{describe(key)} lacks lines in {np.count_nonzero(short)} of {len(frames)} frames; frame "
+                f"{frames[first]} has {lines[first]}, expected at least {plan.fewest_lines}"
+            )
+            self._problems.add("missing lines", text, damage=False)
+            yield text
+
+    def _calibration(self, key: SliceKey, shape: tuple[int, ...]) -> NDArray[np.complex64] | None:
+        parts = self._reference.get((key.encoding, key.slice))
+        if not parts:
+            return None
+        row = np.concatenate([rows for rows, _ in parts])
+        data = np.concatenate([readouts.data for _, readouts in parts])
+        kspace, _ = _accumulate(np.zeros_like(row), row, data, (1, shape[2]))
+        return np.asarray(kspace[0], np.complex64)
+
+
+def _time_axis(encoding: Encoding, wanted: str) -> str:
+    if wanted != "auto":
+        return wanted
+    return "repetition" if encoding.count("phase") == 1 and encoding.count("repetition") > 1 else "phase"
+
+
+def _center_line(header: ScanHeader, encoding: Encoding, first: NDArray[np.void], problems: Problems) -> int:
+    """The line of the k-space centre, from the header's limits.
+
+    Siemens data carry it in every readout too (``idx.user[5]``), and only there rightly for partial Fourier scans.
+    """
+    limit = encoding.limits.get("kspace_encoding_step_1")
+    center = limit.center if limit else encoding.encoded.matrix[1] // 2
+    own = int(first["idx"]["user"][5])
+    if limit and header.vendor.upper().startswith("SIEMENS") and limit.minimum < own <= limit.maximum and own != center:
+        text = f"the header puts the k-space centre at line {center}, the readouts at {own}; the readouts are believed"
+        problems.add("centre", text, damage=False)
+        return own
+    return center
+
+
+def _latest_of_each(frame: NDArray[np.intp], row: NDArray[np.intp], average: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Readouts to use: of several with the same frame, line and average the last, which replaced a rejected one."""
+    positions = np.stack([frame, row, average], axis=1)[::-1]
+    _, first = np.unique(positions, axis=0, return_index=True)
+    latest = np.sort(len(frame) - 1 - first)
+    return latest[frame[latest] >= 0]
+
+
+def _accumulate(
+    frame: NDArray[np.intp], row: NDArray[np.intp], data: NDArray[np.complex64], shape: tuple[int, int]
+) -> tuple[NDArray[np.complex64], NDArray[np.intp]]:
+    """Sum readouts of equal position and divide by their number: ``(frame, coil, ky, kx)``, counts ``(frame, ky)``."""
+    frames, rows = shape
+    kspace = np.zeros((frames, data.shape[1], rows, data.shape[2]), np.complex64)
+    counts = np.zeros(shape, np.intp)
+    np.add.at(counts, (frame, row), 1)
+    if counts.max(initial=0) <= 1:
+        kspace[frame, :, row] = data
+        return kspace, counts
+    for f, r, line in zip(frame, row, data, strict=True):
+        kspace[f, :, r] += line
+    kspace /= np.maximum(counts, 1).astype(np.float32)[:, None, :, None]
+    return kspace, counts
+
+
+def _nearest_to_center(frame: NDArray[np.intp], row: NDArray[np.intp], frames: int, center: int) -> NDArray[np.intp]:
+    """Index of the readout of every frame whose line is nearest to the centre; of equals the first."""
+    order = np.lexsort((np.arange(len(row)), np.abs(row - center), frame))
+    return order[np.searchsorted(frame[order], np.arange(frames))]
+
+
+def _name(readouts: Readouts, which: NDArray[np.bool_] | None = None) -> str:
+    counters = readouts.headers["scan_counter"]
+    return f"readout {int(counters[0] if which is None else counters[which][0])}"
+
+
+def describe(key: SliceKey) -> str:
+    """Name a slice in a sentence."""
+    others = [f"{name} {getattr(key, name)}" for name in ("contrast", "set", "repetition") if getattr(key, name)]
+    return ", ".join([f"slice {key.slice}", *others])

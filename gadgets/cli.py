@@ -1,0 +1,338 @@
+"""The command line: ``cinestream replay``, ``serve``, ``send``, ``simulate``, ``pipelines`` and what helps them."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import signal
+import sys
+import threading
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gadgets import __version__, pipeline
+from gadgets.server import DEFAULT_HOST, DEFAULT_PORT, Server, SharedEngine
+from gadgets.session import SessionOptions
+from recon_core.errors import CinestreamError, ResourceError, SettingsError
+from recon_core.methods import METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from gadgets.pipeline import Settings
+
+logger = logging.getLogger("cinestream")
+
+_DESCRIPTION = """\
+Streaming reconstruction of cine cardiac MRI from ISMRMRD raw data.
+
+  cinestream simulate scan.h5                               make a beating-heart scan with its truth
+  cinestream replay scan.h5 -p cg_sense -o images.h5        reconstruct a raw file
+  cinestream serve                                          run the resident server for Gadgetron or FIRE
+  cinestream send scan.h5 -c cg_sense -o images.h5          be the scanner: send a file, keep the images
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns
+    -------
+    int
+        0 if all that was asked for was done, 1 if not, 2 for a wrong call.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    level = logging.WARNING if not options.verbose else logging.DEBUG if options.verbose > 1 else logging.INFO
+    logging.basicConfig(level=max(level, logging.INFO), format="%(levelname)s %(message)s", stream=sys.stderr)
+    logger.setLevel(level)
+    try:
+        return int(options.run(options))
+    except SettingsError as error:
+        _say(f"cinestream: {error}", error=True)
+        return 2
+    except CinestreamError as error:
+        _say(f"cinestream: {error}", error=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _say(text: str, *, error: bool = False) -> None:
+    (sys.stderr if error else sys.stdout).write(text + "\n")
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from gadgets.replay import replay
+
+    settings = _settings(options)
+    wanted = [path for path in (options.gif, options.report, options.truth) if path]
+    collector, truth = None, None
+    if wanted:
+        from gadgets import report
+
+        collector = report.ReportCollector()
+        truth = _read_truth(options.truth) if options.truth else None
+    header, summary = replay(
+        options.input,
+        options.output,
+        settings,
+        SharedEngine(),
+        group=options.group,
+        overwrite=options.overwrite,
+        collector=collector,
+    )
+    _say(f"{summary.images} images of {summary.slices} slices in {options.output}")
+    if collector is not None:
+        if truth is not None:
+            scores = report.score(collector.series(), truth)
+            _say("against the truth: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+        if options.gif:
+            report.write_gif(options.gif, collector, truth)
+            _say(f"loop in {options.gif}")
+        if options.report:
+            report.write_report(options.report, collector, header, settings, summary, truth, options.input.name)
+            _say(f"report in {options.report}")
+    return 1 if summary.problems.damage else 0
+
+
+def _read_truth(path: Path) -> Any:  # noqa: ANN401 - NumPy is imported only here
+    import numpy as np
+
+    try:
+        with np.load(path) as arrays:
+            return arrays["image"]
+    except (OSError, KeyError, ValueError) as error:
+        raise ResourceError(f"cannot read the truth {path}: expected an .npz with 'image' ({error})") from error
+
+
+def _serve(options: argparse.Namespace) -> int:
+    session = SessionOptions(
+        pipelines=tuple(options.pipelines),
+        aliases=pipeline.parse_assignments(options.alias),
+        overrides=pipeline.parse_assignments(options.set),
+        save_raw=options.save_raw,
+        queue_bytes=int(options.queue_gib * (1 << 30)),
+    )
+    for name in session.aliases.values():
+        pipeline.find_pipeline(name, session.pipelines)
+    pipeline.apply(pipeline.Settings(), session.overrides)
+    server = Server(options.host, options.port, session)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    thread = threading.Thread(target=server.serve, name="cinestream-accept")
+    thread.start()
+    _say(f"cinestream {__version__} listens on {server.address[0]} port {server.address[1]}")
+    sys.stdout.flush()
+    while thread.is_alive() and not stop.wait(0.2):
+        pass
+    server.stop(options.grace)
+    thread.join()
+    return 0
+
+
+def _send(options: argparse.Namespace) -> int:
+    from gadgets.client import send
+    from gadgets.protocol import ConfigFile, ConfigText
+
+    config = ConfigText(_read_text(options.config_file)) if options.config_file else ConfigFile(options.config)
+    result = send(
+        options.input,
+        options.output,
+        config,
+        (options.host, options.port),
+        group=options.group,
+        overwrite=options.overwrite,
+        parameters=options.parameters,
+    )
+    _say(f"{result.images} images in {options.output}")
+    if not result.good:
+        _say("cinestream: the scan did not end well; see the lines above", error=True)
+    return 0 if result.good else 1
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from gadgets.simulate import ScanPlan, write_simulation
+
+    plan = ScanPlan(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ScanPlan)})
+    truth = write_simulation(plan, options.output)
+    _say(f"scan in {options.output}, truth in {truth}")
+    return 0
+
+
+def _methods(_: argparse.Namespace) -> int:
+    for name, info in METHODS.items():
+        _say(f"{name}\n    {info.summary}\n    https://doi.org/{info.reference}")
+    return 0
+
+
+def _pipelines(options: argparse.Namespace) -> int:
+    if options.install:
+        for path in pipeline.install_pipelines(options.install):
+            _say(str(path))
+        return 0
+    for found in pipeline.list_pipelines(options.pipelines).values():
+        comment = "\n    ".join(found.comment.splitlines()[1:] or [found.comment])
+        _say(f"{found.name}\n    {comment}\n")
+    _say(_settings_help())
+    return 0
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from gadgets.doctor import examine
+
+    good = True
+    for check in examine():
+        _say(str(check))
+        good = good and not check.remedy
+    return 0 if good else 1
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    path = Path(options.pipeline)
+    if path.suffix == ".xml" and path.is_file():
+        settings = pipeline.parse_configuration(_read_text(path)) or pipeline.Settings()
+    else:
+        settings = pipeline.find_pipeline(options.pipeline, options.pipelines).settings
+    return pipeline.apply(settings, pipeline.parse_assignments(options.set))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResourceError(f"cannot read {path}: {error}") from error
+
+
+def _settings_help() -> str:
+    rows = pipeline.describe_settings()
+    lines = [f"  {name}  ({kind}, default {default or 'empty'})\n      {text}" for name, kind, default, text in rows]
+    return "settings of a pipeline, for --set name=value and for <configuration> in its XML:\n" + "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cinestream", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"cinestream {__version__}")
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="say what is done; twice for more")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_replay(_command(commands, "replay", _replay, "reconstruct a raw file, no server needed", _settings_help()))
+    _add_serve(_command(commands, "serve", _serve, "run the resident server", _settings_help()))
+    _add_send(_command(commands, "send", _send, "send a raw file to a server and keep the images"))
+    _add_simulate(_command(commands, "simulate", _simulate, "make a raw file of a beating heart, with its truth"))
+    listing = _command(commands, "pipelines", _pipelines, "list pipelines and settings, or install them")
+    _add_folders(listing)
+    listing.add_argument("--install", type=Path, metavar="DIR", help="copy them into a Gadgetron's home or folder")
+    _command(commands, "methods", _methods, "list the reconstruction methods")
+    _command(commands, "doctor", _doctor, "check this machine")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    epilog: str = "",
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=text,
+        description=text[0].upper() + text[1:] + ".",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    _add_files(parser)
+    parser.add_argument("-p", "--pipeline", default="cg_sense", help="name or XML file (default: %(default)s)")
+    _add_folders(parser)
+    _add_set(parser)
+    parser.add_argument("--gif", type=Path, metavar="FILE", help="write the cine loops as an animated GIF")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
+    parser.add_argument("--truth", type=Path, metavar="FILE", help="truth of a simulated scan, to measure the error")
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    text = "address to bind to (default: %(default)s, this machine only; there are no passwords in the protocol)"
+    parser.add_argument("--host", default=DEFAULT_HOST, help=text)
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="default: %(default)s; FIRE expects 9002")
+    _add_folders(parser)
+    parser.add_argument(
+        "--alias",
+        action="append",
+        default=[],
+        metavar="NAME=PIPELINE",
+        help="pipeline for a configuration name that the sender fixes, for instance openrecon=cg_sense; repeatable",
+    )
+    _add_set(parser)
+    parser.add_argument("--save-raw", type=Path, metavar="DIR", help="keep the raw stream of every scan in this folder")
+    text = "how much of a scan may wait for the reconstruction before the sender is held up (default: %(default)s)"
+    parser.add_argument("--queue-gib", type=float, default=4.0, metavar="GIB", help=text)
+    text = "how long running scans may take to finish when the server is stopped (default: %(default)s s)"
+    parser.add_argument("--grace", type=float, default=10.0, metavar="SECONDS", help=text)
+
+
+def _add_send(parser: argparse.ArgumentParser) -> None:
+    _add_files(parser)
+    parser.add_argument("--host", default=DEFAULT_HOST, help="default: %(default)s")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="default: %(default)s; a Gadgetron has 9002")
+    parser.add_argument("-c", "--config", default="cg_sense", help="pipeline the server knows (default: %(default)s)")
+    parser.add_argument("-C", "--config-file", type=Path, metavar="XML", help="send this pipeline whole instead")
+    parser.add_argument("--parameters", default="", metavar="JSON", help='FIRE parameters: {"parameters": {...}}')
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    from gadgets.simulate import ScanPlan
+
+    parser.add_argument("output", type=Path, help="raw file to write; the truth goes beside it")
+    kinds = typing.get_type_hints(ScanPlan)
+    for field in dataclasses.fields(ScanPlan):
+        kind, text = kinds[field.name], f"{field.metadata['help']} (default: %(default)s)".replace("%)", "%%)")
+        name = "--" + field.name.replace("_", "-")
+        if kind is bool:
+            parser.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default, help=text)
+        else:
+            choices = field.metadata["choices"] or None
+            parser.add_argument(
+                name, type=kind, default=field.default, choices=choices, help=text, metavar=_metavar(kind)
+            )
+
+
+def _metavar(kind: type) -> str | None:
+    return {int: "N", float: "X"}.get(kind)
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", type=Path, help="ISMRMRD HDF5 file, or a stream that --save-raw left")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="HDF5 file for the images")
+    parser.add_argument("--group", default="dataset", help="HDF5 group (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+
+
+def _add_folders(parser: argparse.ArgumentParser) -> None:
+    text = "folder with further pipelines; repeatable"
+    parser.add_argument("--pipelines", type=Path, action="append", default=[], metavar="DIR", help=text)
+
+
+def _add_set(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting of the pipeline; repeatable"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

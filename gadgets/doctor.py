@@ -1,0 +1,87 @@
+"""Is everything in place on this machine? Each check says what was found and, if it is bad, what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from gadgets import __version__
+from gadgets.pipeline import list_pipelines
+from gadgets.server import DEFAULT_HOST, DEFAULT_PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_PROBE = "import gadgetron, gadgets.external; print(gadgets.external.__file__)"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding."""
+
+    name: str
+    found: str
+    remedy: str = ""  # empty when all is well
+
+    def __str__(self) -> str:
+        """The line that `cinestream doctor` prints."""
+        return f"{'bad ' if self.remedy else 'ok  '} {self.name}: {self.found}" + (
+            f"\n      {self.remedy}" if self.remedy else ""
+        )
+
+
+def examine() -> Iterator[Check]:
+    """Look at Python, the packages, the GPU, the pipelines, the port, and the Python a Gadgetron would start."""
+    yield Check("cinestream", f"{__version__}, Python {sys.version.split()[0]} ({sys.executable})")
+    for name in ("gadgetron", "ismrmrd", "torch", "numpy", "h5py"):
+        yield Check(name, metadata.version(name))
+    yield _gpu()
+    yield _pipelines()
+    yield _port()
+    yield _gadgetron_python()
+
+
+def _gpu() -> Check:
+    import torch
+
+    if torch.cuda.is_available():
+        return Check("GPU", torch.cuda.get_device_name())
+    return Check("GPU", f"none usable; reconstructing on {torch.get_num_threads()} CPU threads")
+
+
+def _pipelines() -> Check:
+    known = list_pipelines()
+    for pipeline in known.values():
+        pipeline.settings  # noqa: B018 - reading it checks it
+    return Check("pipelines", ", ".join(known))
+
+
+def _port() -> Check:
+    name = f"port {DEFAULT_PORT}"
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        taken = probe.connect_ex((DEFAULT_HOST, DEFAULT_PORT)) == 0
+    return Check(name, "a server listens (a resident cinestream, if you started one)" if taken else "free")
+
+
+def _gadgetron_python() -> Check:
+    """Gadgetron starts ``python``, else ``python3``, the first on its PATH, with its own PYTHONPATH."""
+    name = "Python of a Gadgetron"
+    python = shutil.which("python") or shutil.which("python3")
+    if python is None:
+        return Check(name, "no python on PATH", "put the folder of this environment's python first on PATH")
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    outcome = subprocess.run(  # noqa: S603 - the interpreter that Gadgetron would start, with a fixed program
+        [python, "-c", _PROBE], capture_output=True, text=True, env=environment, cwd="/", timeout=60, check=False
+    )
+    if outcome.returncode == 0:
+        return Check(name, f"{python} finds {outcome.stdout.strip()}")
+    reason = (outcome.stderr.strip().splitlines() or ["it failed"])[-1]
+    remedy = f"start the Gadgetron with this environment first on PATH: {os.path.dirname(sys.executable)}"  # noqa: PTH120
+    return Check(name, f"{python} does not find cinestream ({reason})", remedy)

@@ -1,0 +1,487 @@
+"""Raw scans and images on disk: ISMRMRD HDF5 in blocks, and raw message streams as the wire carries them.
+
+HDF5 is read and written many rows at a time; one row at a time costs some 30 times more CPU. Both kinds of raw file are
+opened by `open_scan` and look alike from there on.
+"""
+
+from __future__ import annotations
+
+import io
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gadgets.protocol import (
+    ACQUISITION_HEADER,
+    IMAGE_HEADER,
+    WAVEFORM_HEADER,
+    ConfigFile,
+    ConfigText,
+    Header,
+    Image,
+    Query,
+    Reader,
+    Readouts,
+    Text,
+    Waveform,
+)
+from recon_core.errors import DataError, HeaderError, ProtocolError, ResourceError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+    import h5py
+    from numpy.typing import NDArray
+
+    from gadgets.protocol import Message
+
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_BLOCK_BYTES = 8 << 20
+_WAVEFORM_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class RawScan:
+    """A raw file that is open for reading.
+
+    Parameters
+    ----------
+    header
+        The ISMRMRD header as XML text.
+    readouts
+        How many readouts the file holds; None when only reading it through would tell.
+    items
+        Readouts in the order of acquisition with the waveforms between them; can be walked through once.
+    """
+
+    header: str
+    readouts: int | None
+    items: Iterator[Message]
+
+
+@contextmanager
+def open_scan(path: Path, group: str = "dataset") -> Iterator[RawScan]:
+    """Open a raw scan for reading: an ISMRMRD HDF5 file, or a stream of messages as ``--save-raw`` leaves it.
+
+    Parameters
+    ----------
+    path
+        The file; it is opened read-only and without HDF5's file lock, so several readers may share it.
+    group
+        HDF5 group of the measurement; ignored for a message stream.
+
+    Raises
+    ------
+    ResourceError
+        If the file cannot be opened.
+    HeaderError
+        If it holds no ISMRMRD header.
+    DataError
+        If the group does not exist; the message lists those that do.
+    """
+    try:
+        with path.open("rb") as file:
+            signature = file.read(len(_HDF5_SIGNATURE))
+    except OSError as error:
+        raise ResourceError(f"cannot read {path}: {error.strerror}") from error
+    with _open_hdf5(path, group) if signature == _HDF5_SIGNATURE else _open_stream(path) as scan:
+        yield scan
+
+
+@contextmanager
+def _open_stream(path: Path) -> Iterator[RawScan]:
+    with path.open("rb", buffering=0) as file:
+        reader = Reader(file.readinto)
+        refusal = f"{path} is neither an HDF5 file nor a stream of ISMRMRD messages that begins with a scan header"
+        try:
+            message = reader.read()
+            while isinstance(message, ConfigFile | ConfigText | Text | Query):  # what a session may hold before it
+                message = reader.read()
+        except ProtocolError as error:
+            raise HeaderError(f"{refusal}: {error}") from error
+        if not isinstance(message, Header):
+            raise HeaderError(f"{refusal}: got {type(message).__name__} first")
+        yield RawScan(message.text, None, iter(reader))
+
+
+@contextmanager
+def _open_hdf5(path: Path, group: str) -> Iterator[RawScan]:
+    import h5py
+
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        raise ResourceError(f"cannot read {path} as HDF5: {error}") from error
+    with file:
+        node = file.get(group)
+        if not _is_measurement(node):
+            found = sorted(name for name, item in file.items() if _is_measurement(item))
+            raise DataError(
+                f"{path} has no measurement in group {group!r}; groups with raw data: {', '.join(found) or 'none'}"
+            )
+        if "xml" not in node or not node["xml"].size:
+            raise HeaderError(f"group {group!r} of {path} has no ISMRMRD header (dataset 'xml')")
+        xml = np.ravel(node["xml"][()])[0]
+        header = xml.decode("utf-8", "replace") if isinstance(xml, bytes) else str(xml)
+        readouts = _readout_blocks(node["data"])
+        waveforms = _waveforms(node["waveforms"]) if "waveforms" in node else iter(())
+        yield RawScan(header, len(node["data"]), _merge(readouts, waveforms))
+
+
+def _is_measurement(item: Any) -> bool:  # noqa: ANN401 - whatever an HDF5 file holds under a name
+    import h5py
+
+    data = item.get("data") if isinstance(item, h5py.Group) else None
+    return isinstance(data, h5py.Dataset) and {"head", "traj", "data"} <= set(data.dtype.names or ())
+
+
+def _readout_blocks(dataset: h5py.Dataset) -> Iterator[Readouts]:
+    """Read rows in blocks of some megabytes and hand out runs of equal shape."""
+    begin, rows_per_block = 0, 1
+    while begin < len(dataset):
+        rows = dataset[begin : begin + rows_per_block]
+        begin += len(rows)
+        headers = _with_fields(rows["head"], ACQUISITION_HEADER)
+        lengths = np.fromiter(map(len, rows["data"]), np.int64, len(rows))
+        shapes = np.stack(
+            [
+                headers["active_channels"],
+                headers["number_of_samples"],
+                headers["trajectory_dimensions"],
+                lengths,
+                np.fromiter(map(len, rows["traj"]), np.int64, len(rows)),
+            ],
+            axis=1,
+        )
+        edges = np.flatnonzero((shapes[1:] != shapes[:-1]).any(axis=1)) + 1
+        for first, last in zip([0, *edges], [*edges, len(rows)], strict=True):
+            yield _readouts(headers[first:last], rows["data"][first:last], rows["traj"][first:last])
+        rows_per_block = max(1, int(_BLOCK_BYTES // (ACQUISITION_HEADER.itemsize + 4 * max(1, lengths.mean()))))
+
+
+def _readouts(headers: NDArray[np.void], data: NDArray[Any], trajectory: NDArray[Any]) -> Readouts:
+    count = len(headers)
+    coils, samples = int(headers["active_channels"][0]), int(headers["number_of_samples"][0])
+    dimensions = int(headers["trajectory_dimensions"][0])
+    if len(data[0]) != 2 * coils * samples:
+        # What is stored is not what the header says: hand it on as an empty readout, to be reported there.
+        return Readouts(headers, np.empty((count, coils, 0), np.complex64))
+    values = np.concatenate(list(data)).view(np.complex64).reshape(count, coils, samples)
+    path = None
+    if dimensions and len(trajectory[0]) == samples * dimensions:
+        path = np.concatenate(list(trajectory)).reshape(count, samples, dimensions)
+    return Readouts(headers, values, path)
+
+
+def _waveforms(dataset: h5py.Dataset) -> Iterator[Waveform]:
+    for begin in range(0, len(dataset), _WAVEFORM_BLOCK):
+        rows = dataset[begin : begin + _WAVEFORM_BLOCK]
+        headers = _with_fields(rows["head"], WAVEFORM_HEADER)
+        for header, data in zip(headers, rows["data"], strict=True):
+            channels, samples = int(header["channels"]), int(header["number_of_samples"])
+            if len(data) != channels * samples:
+                data = data[:0]  # as with readouts
+                samples = 0
+            yield Waveform(header, np.asarray(data, np.uint32).reshape(channels, samples))
+
+
+def _merge(readouts: Iterator[Readouts], waveforms: Iterator[Waveform]) -> Iterator[Message]:
+    """Put each waveform before the first readout that is later than its start, as the stock client sends them."""
+    waiting = next(waveforms, None)
+    for block in readouts:
+        begin = 0
+        while waiting is not None:
+            later = block.headers["acquisition_time_stamp"][begin:] > waiting.header["time_stamp"]
+            if not later.any():
+                break
+            split = begin + int(np.argmax(later))
+            if split > begin:
+                yield block[begin:split]
+            yield waiting
+            begin, waiting = split, next(waveforms, None)
+        yield block[begin:] if begin else block
+    while waiting is not None:
+        yield waiting
+        waiting = next(waveforms, None)
+
+
+def _with_fields(rows: NDArray[np.void], dtype: np.dtype[Any]) -> NDArray[np.void]:
+    """Copy the fields of a stored header by name; files of other library versions order or pad them differently."""
+    if rows.dtype == dtype:
+        return rows
+    out = np.zeros(rows.shape, dtype)
+    for name in dtype.names or ():
+        if name in (rows.dtype.names or ()):
+            nested = dtype[name].names is not None
+            out[name] = _with_fields(rows[name], dtype[name]) if nested else rows[name]
+    return out
+
+
+class _OutputFile(io.FileIO):
+    """A file for HDF5 to write to, whose library crashes the process once it is told that a write failed.
+
+    After a failed write the rest stays in memory, where HDF5 finds it again, until `check` tells of it.
+
+    Parameters
+    ----------
+    path
+        The file to make; an existing one is replaced.
+
+    Raises
+    ------
+    ResourceError
+        If it cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._failure: OSError | None = None
+        self._unwritten: list[tuple[int, bytes]] = []
+        try:
+            super().__init__(path, "w+")
+        except OSError as error:
+            raise ResourceError(f"cannot write {path}: {error.strerror}; choose another place") from error
+
+    def check(self) -> None:
+        """Raise a `ResourceError` if anything could not be written."""
+        if self._failure is not None:
+            raise ResourceError(
+                f"cannot write {self.name}: {self._failure.strerror}; free space or choose another folder"
+            ) from self._failure
+
+    def write(self, data: Any) -> int:  # noqa: ANN401 - whatever has a buffer
+        view, begin = memoryview(data), self.tell()
+        if self._failure is None:
+            try:
+                while view:
+                    view = view[super().write(view) :]
+            except OSError as error:
+                self._failure = error
+        if self._failure is not None:
+            self._unwritten.append((begin, bytes(data)))
+        return len(data)
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - whatever has a buffer
+        view, begin = memoryview(buffer), self.tell()
+        count = super().readinto(view) or 0
+        for position, data in self._unwritten:
+            first, last = max(begin, position), min(begin + len(view), position + len(data))
+            if first < last:
+                view[first - begin : last - begin] = data[first - position : last - position]
+                count = max(count, last - begin)
+        return count
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self._failure = self._failure or error
+            return size or 0
+
+
+def write_scan(path: Path, header: str, items: Iterable[Message], group: str = "dataset") -> int:
+    """Write a raw scan as ISMRMRD HDF5, as the stock tools read it.
+
+    Parameters
+    ----------
+    path
+        The file to make; an existing one is replaced.
+    header
+        ISMRMRD header as XML.
+    items
+        `Readouts` and `Waveform` messages; anything else is left out.
+    group
+        HDF5 group of the measurement.
+
+    Returns
+    -------
+    int
+        How many readouts were written.
+
+    Raises
+    ------
+    ResourceError
+        If the file cannot be written, for instance because the disk is full.
+    """
+    import h5py
+
+    values = h5py.vlen_dtype(np.dtype("<f4"))
+    acquisition = np.dtype([("head", ACQUISITION_HEADER), ("traj", values), ("data", values)])
+    waveform = np.dtype([("head", WAVEFORM_HEADER), ("data", h5py.vlen_dtype(np.dtype("<u4")))])
+    count = 0
+    with _OutputFile(path) as disk:
+        with h5py.File(disk, "w") as file:
+            node = file.create_group(group)
+            node.create_dataset("xml", data=[header.encode()], dtype=h5py.special_dtype(vlen=bytes))
+            rows = node.create_dataset("data", (0,), acquisition, maxshape=(None,), chunks=(64,))
+            waves = None
+            for item in items:
+                if isinstance(item, Readouts):
+                    _append(rows, _acquisition_rows(item, acquisition))
+                    count += len(item)
+                elif isinstance(item, Waveform):
+                    if waves is None:
+                        waves = node.create_dataset("waveforms", (0,), waveform, maxshape=(None,), chunks=(64,))
+                    row = np.empty(1, waveform)
+                    row["head"] = item.header
+                    row["data"][0] = item.data.reshape(-1)
+                    _append(waves, row)
+                disk.check()
+        disk.check()
+    return count
+
+
+def _acquisition_rows(readouts: Readouts, dtype: np.dtype[Any]) -> NDArray[np.void]:
+    rows = np.empty(len(readouts), dtype)
+    rows["head"] = readouts.headers
+    data = np.ascontiguousarray(readouts.data).view(np.float32).reshape(len(readouts), -1)
+    for i in range(len(readouts)):
+        rows["data"][i] = data[i]
+        rows["traj"][i] = np.empty(0, np.float32) if readouts.trajectory is None else readouts.trajectory[i].reshape(-1)
+    return rows
+
+
+def _append(dataset: h5py.Dataset, rows: NDArray[Any]) -> None:
+    begin = len(dataset)
+    dataset.resize(begin + len(rows), axis=0)
+    dataset[begin:] = rows
+
+
+class ImageFile:
+    """An HDF5 file that images are appended to, laid out as the stock client does.
+
+    ``/<group>/image_<series>/{header, data, attributes}``; ``data`` is ``(image, channel, z, y, x)``. Images are held
+    back and written in blocks, the rest on closing.
+
+    Parameters
+    ----------
+    path
+        The file to make.
+    group
+        HDF5 group for all series.
+    overwrite
+        Replace an existing file instead of refusing.
+
+    Raises
+    ------
+    SettingsError
+        If the file exists and may not be replaced.
+    ResourceError
+        If it cannot be made or written.
+    """
+
+    def __init__(self, path: Path, group: str = "dataset", *, overwrite: bool = False) -> None:
+        import h5py
+
+        self._group = group
+        self._waiting: dict[int, list[Image]] = {}
+        self._kinds: dict[int, tuple[tuple[int, ...], np.dtype[Any]]] = {}
+        if path.exists() and not overwrite:
+            raise SettingsError(f"{path} exists; choose another output or allow replacing it with --overwrite")
+        self._disk = _OutputFile(path)
+        self._file = h5py.File(self._disk, "w")
+
+    def __enter__(self) -> ImageFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def append(self, image: Image) -> None:
+        """Add one image to its series.
+
+        Raises
+        ------
+        DataError
+            If the images of its series have another size or type.
+        ResourceError
+            If the file cannot be written.
+        """
+        number = int(image.header["image_series_index"])
+        kind = image.data.shape, image.data.dtype
+        held = self._kinds.setdefault(number, kind)
+        if kind != held:
+            raise DataError(
+                f"series {number} holds {held[1]} images of {held[0]}, got {kind[1]} of {kind[0]}; all images of a "
+                "series must have one size and type"
+            )
+        series = self._waiting.setdefault(number, [])
+        series.append(image)
+        if sum(waiting.data.nbytes for waiting in series) >= _BLOCK_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held back."""
+        waiting, self._waiting = self._waiting, {}
+        for series, images in waiting.items():
+            self._write(f"{self._group}/image_{series}", images)
+            self._disk.check()
+        self._file.flush()
+        self._disk.check()
+
+    def close(self) -> None:
+        """Write the rest and close the file."""
+        with self._disk:
+            try:
+                self.flush()
+            finally:
+                self._file.close()
+            self._disk.check()
+
+    def _write(self, name: str, images: list[Image]) -> None:
+        import h5py
+
+        data = np.stack([image.data for image in images])
+        if data.dtype.kind == "c":
+            part = np.dtype(f"<f{data.dtype.itemsize // 2}")
+            data = data.view([("real", part), ("imag", part)])
+        if name not in self._file:
+            node = self._file.create_group(name)
+            shape = data.shape[1:]
+            node.create_dataset("header", (0,), IMAGE_HEADER, maxshape=(None,), chunks=(64,))
+            node.create_dataset("data", (0, *shape), data.dtype, maxshape=(None, *shape), chunks=(1, *shape))
+            node.create_dataset("attributes", (0,), h5py.string_dtype(), maxshape=(None,), chunks=(64,))
+        node = self._file[name]
+        _append(node["header"], np.array([image.header for image in images], IMAGE_HEADER))
+        _append(node["data"], data)
+        _append(node["attributes"], np.array([image.attributes for image in images], object))
+
+
+def read_images(path: Path, group: str = "dataset") -> dict[int, list[Image]]:
+    """Read every image of a file that the stock client or `ImageFile` wrote.
+
+    Returns
+    -------
+    dict
+        The images in stored order, by series index.
+
+    Raises
+    ------
+    ResourceError
+        If the file cannot be read.
+    """
+    import h5py
+
+    series: dict[int, list[Image]] = {}
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            for name, node in file.get(group, {}).items():
+                if not name.startswith("image_"):
+                    continue
+                data = node["data"][:]
+                if data.dtype.names:
+                    part = data.dtype["real"]
+                    data = data.view(np.dtype(f"<c{2 * part.itemsize}"))
+                headers = _with_fields(node["header"][:], IMAGE_HEADER)
+                texts = node["attributes"].asstr()[:]
+                series[int(name.removeprefix("image_"))] = [
+                    Image(header, values, str(text)) for header, values, text in zip(headers, data, texts, strict=True)
+                ]
+    except OSError as error:
+        raise ResourceError(f"cannot read {path}: {error}") from error
+    return series

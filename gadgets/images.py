@@ -1,0 +1,248 @@
+"""Reconstructed slices in, ISMRMRD images out: field of view, intensity, headers and meta attributes.
+
+One intensity factor holds for all images of a scan, so that frames and slices keep their relative brightness.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape
+
+import numpy as np
+
+from gadgets.protocol import IMAGE_HEADER, IMAGE_TYPE_COMPLEX, IMAGE_TYPE_MAGNITUDE, Image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from gadgets.buffer import CompleteSlice
+    from gadgets.header import Encoding, ScanHeader
+    from gadgets.pipeline import Settings
+    from recon_core.data import Reconstruction
+
+_BRIGHT = 1000.0  # value of bright tissue: far from both ends of the 12 bits that the stock converters keep
+_COPIED = (
+    "version",
+    "measurement_uid",
+    "position",
+    "read_dir",
+    "phase_dir",
+    "slice_dir",
+    "patient_table_position",
+    "acquisition_time_stamp",
+    "physiology_time_stamp",
+    "user_int",
+    "user_float",
+)
+_COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
+
+
+class ImageMaker:
+    """Makes the images of one scan.
+
+    Parameters
+    ----------
+    header
+        The scan's header.
+    settings
+        What to send: magnitude or complex, intensity, series.
+    """
+
+    def __init__(self, header: ScanHeader, settings: Settings) -> None:
+        self._header = header
+        self._settings = settings
+        self._scale = settings.scale
+        self._window = 0.0
+        self._used: set[int] = set()
+
+    def make(self, complete: CompleteSlice, reconstruction: Reconstruction) -> Iterator[Image]:
+        """Turn the frames of a slice into images.
+
+        Parameters
+        ----------
+        complete
+            The slice with the acquisition headers of its frames.
+        reconstruction
+            Its frames ``(frame, y, x)`` complex64 over the encoded field of view.
+
+        Yields
+        ------
+        Image
+            One per frame, in the order of the frames: float32 magnitude or complex64, ``(1, 1, y, x)``.
+        """
+        encoding = self._header.encodings[complete.key.encoding]
+        frames = to_recon_space(reconstruction.image, encoding)
+        self._set_scale(frames)
+        values = frames if self._settings.output == "complex" else np.abs(frames)
+        values *= np.float32(self._scale)
+        headers = self._headers(complete, encoding, values.shape[1:])
+        common = self._common_meta(complete, reconstruction, encoding)
+        for header, frame, data in zip(headers, complete.frames.tolist(), values, strict=True):
+            meta = {**common, **_frame_meta(header, frame)}
+            yield Image(header, data[None, None], serialize_meta(meta))
+
+    def _set_scale(self, frames: NDArray[np.complex64]) -> None:
+        if self._window:
+            return
+        bright = float(np.percentile(np.abs(frames), 99.0))
+        if not self._scale:
+            self._scale = _BRIGHT / bright if bright > 0 else 1.0
+        self._window = bright * self._scale or 1.0
+
+    def _headers(self, complete: CompleteSlice, encoding: Encoding, shape: tuple[int, ...]) -> NDArray[np.void]:
+        source = complete.headers
+        headers = np.zeros(len(source), IMAGE_HEADER)
+        for name in _COPIED:
+            headers[name] = source[name]
+        for name in _COUNTERS:
+            headers[name] = source["idx"][name]
+        headers["average"] = 0  # averages are merged
+        is_complex = self._settings.output == "complex"
+        headers["data_type"] = 7 if is_complex else 5
+        headers["image_type"] = IMAGE_TYPE_COMPLEX if is_complex else IMAGE_TYPE_MAGNITUDE
+        headers["channels"] = 1
+        headers["matrix_size"] = (shape[1], shape[0], 1)
+        headers["field_of_view"] = encoding.recon.field_of_view
+        headers["image_series_index"] = self._settings.series
+        headers["image_index"] = [self._index(headers[i], encoding) for i in range(len(headers))]
+        return headers
+
+    def _index(self, header: np.void, encoding: Encoding) -> int:
+        """Gadgetron's 1-based image number, slices fastest; the next free one where counters exceed their limits."""
+        index = 0
+        for name in ("repetition", "set", "phase", "contrast", "slice"):
+            index = index * encoding.count(name) + int(header[name])
+        index += 1
+        while index in self._used or index > 65535:
+            index = index % 65535 + 1
+        self._used.add(index)
+        return index
+
+    def _common_meta(
+        self, complete: CompleteSlice, reconstruction: Reconstruction, encoding: Encoding
+    ) -> dict[str, object]:
+        settings, source = self._settings, complete.headers[0]
+        name = settings.description or reconstruction.method
+        comment = "; ".join([f"cinestream {reconstruction.method}", *complete.notes, *reconstruction.notes])
+        limits = {axis: encoding.limits.get(f"kspace_encoding_step_{i}") for i, axis in enumerate(("RO", "E1", "E2"))}
+        read, phase = source["read_dir"].tolist(), source["phase_dir"].tolist()
+        meta: dict[str, object] = {
+            "encoding": complete.key.encoding,
+            "encoding_FOV": encoding.encoded.field_of_view,
+            "recon_FOV": encoding.recon.field_of_view,
+            "encoded_matrix": encoding.encoded.matrix,
+            "recon_matrix": encoding.recon.matrix,
+            **{
+                f"sampling_limits_{axis}": (limit.minimum, limit.center, limit.maximum)
+                for axis, limit in limits.items()
+                if limit
+            },
+            "PatientPosition": source["position"].tolist(),
+            "read_dir": read,
+            "phase_dir": phase,
+            "slice_dir": source["slice_dir"].tolist(),
+            "patient_table_position": source["patient_table_position"].tolist(),
+            "measurementID": self._header.measurement_id,
+            "protocolName": self._header.protocol_name,
+            "patient_position": self._header.patient_position,
+            "GADGETRON_ImageProcessingHistory": ["GT", "cinestream"],
+            "GADGETRON_ImageComment": comment,
+            "GADGETRON_SeqDescription": f"_{name}",
+            "GADGETRON_DataRole": "Image",
+            "GADGETRON_ScaleRatio": self._scale,
+            "GADGETRON_WindowCenter": round(self._window / 2),
+            "GADGETRON_WindowWidth": round(self._window),
+            "DataRole": "Image",
+            "ImageProcessingHistory": ["cinestream", reconstruction.method],
+            "ImageComments": comment,
+            "SequenceDescriptionAdditional": name,
+            "WindowCenter": round(self._window / 2),
+            "WindowWidth": round(self._window),
+            "ImageRowDir": read,
+            "ImageColumnDir": phase,
+            "Keep_image_geometry": 1,
+            "cinestream_method": reconstruction.method,
+        }
+        return {key: value for key, value in meta.items() if value not in ("", [], ())}
+
+
+def _frame_meta(header: np.void, frame: int) -> dict[str, object]:
+    return {
+        "GADGETRON_ImageNumber": int(header["image_index"]),
+        "acquisition_time_stamp": int(header["acquisition_time_stamp"]),
+        "physiology_time_stamp": header["physiology_time_stamp"].tolist(),
+        "cinestream_frame": frame,
+    }
+
+
+# XML 1.0 allows no other control characters, not even escaped.
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
+
+
+def serialize_meta(meta: Mapping[str, object]) -> str:
+    """Write meta attributes as ISMRMRD's XML; a list or tuple becomes several values of one name."""
+    parts = ['<?xml version="1.0" encoding="UTF-8"?><ismrmrdMeta>']
+    for name, value in meta.items():
+        values: Iterable[object] = value if isinstance(value, list | tuple) else (value,)
+        text = "".join(f"<value>{_value(item)}</value>" for item in values)
+        parts.append(f"<meta><name>{escape(name)}</name>{text}</meta>")
+    parts.append("</ismrmrdMeta>")
+    return "".join(parts)
+
+
+def _value(item: object) -> str:
+    return f"{item:.9g}" if isinstance(item, float) else escape(_FORBIDDEN.sub("", str(item)))
+
+
+def to_recon_space(image: NDArray[np.complex64], encoding: Encoding) -> NDArray[np.complex64]:
+    """Bring images from the encoded field of view and matrix to those of the recon space.
+
+    Phase oversampling is cut off in the image; then the matrix is changed by padding (interpolation) or cutting in
+    k-space, which keeps the values of the image.
+
+    Parameters
+    ----------
+    image
+        ``(frame, y, x)`` complex64; readout oversampling is gone already.
+    encoding
+        Gives both spaces.
+
+    Returns
+    -------
+    ndarray
+        ``(frame, y, x)`` complex64 of the recon matrix.
+    """
+    encoded, recon = encoding.encoded, encoding.recon
+    wide, narrow = encoded.field_of_view[1], recon.field_of_view[1]
+    if wide > narrow > 0:
+        image = _resize_centered(image, max(1, round(image.shape[1] * narrow / wide)), axis=1)
+    for axis, size in ((1, recon.matrix[1]), (2, recon.matrix[0])):
+        if image.shape[axis] != size:
+            image = _interpolate(image, size, axis)
+    return image
+
+
+def _interpolate(image: NDArray[np.complex64], size: int, axis: int) -> NDArray[np.complex64]:
+    before = image.shape[axis]
+    spectrum = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(image, axes=axis), axis=axis), axes=axis)
+    kspace = _resize_centered(np.asarray(spectrum, np.complex64), size, axis)
+    resized = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(kspace, axes=axis), axis=axis), axes=axis)
+    return np.asarray(resized * (size / before), np.complex64)
+
+
+def _resize_centered(array: NDArray[np.complex64], size: int, axis: int) -> NDArray[np.complex64]:
+    """Cut or zero-pad an axis so that its centre ``N//2`` stays the centre."""
+    before = array.shape[axis]
+    offset = size // 2 - before // 2
+    shape = list(array.shape)
+    shape[axis] = size
+    out = np.zeros(shape, array.dtype)
+    begin, end = max(0, offset), min(size, before + offset)
+    into = [slice(None)] * array.ndim
+    source = list(into)
+    into[axis], source[axis] = slice(begin, end), slice(begin - offset, end - offset)
+    out[tuple(into)] = array[tuple(source)]
+    return out

@@ -1,0 +1,381 @@
+"""Settings and the pipelines that carry them: one typed dataclass, from which everything else is made.
+
+The XML parser, ``--set``, ``--help``, FIRE's JSON parameters and the documentation table all read the fields of
+`Settings`, so a setting is declared once and is known everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import operator
+import re
+import typing
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from defusedxml import DefusedXmlException
+from defusedxml import ElementTree as SafeTree
+
+from recon_core.errors import ResourceError, SettingsError
+from recon_core.options import ReconOptions, option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+    from xml.etree.ElementTree import Element
+
+MODULE, TARGET = "gadgets.external", "reconstruct"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(ReconOptions):
+    """Everything a pipeline can set: the options of the reconstruction, and what the stream does around it."""
+
+    whiten: bool = option(True, "decorrelate the coils with the noise readouts of the stream, when it has any")
+    time_axis: str = option(
+        "auto",
+        "counter that numbers the frames; auto takes phase, or repetition when only that one counts",
+        choices=("auto", "phase", "repetition"),
+    )
+    output: str = option("magnitude", "float32 magnitude or complex64 images", choices=("magnitude", "complex"))
+    scale: float = option(
+        0.0,
+        "factor on all images; 0 sets it once per scan so that the bright tissue of the first slice is near 1000",
+        minimum=0.0,
+    )
+    series: int = option(1, "image_series_index of the images", minimum=1, maximum=65535)
+    description: str = option("", "text for the series description; empty takes the method's name")
+
+
+_TYPES: dict[str, type] = typing.get_type_hints(Settings)
+FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
+# OpenRecon allows letters and digits only in the names of its parameters.
+_BY_PLAIN_NAME = {name.replace("_", ""): name for name in FIELDS}
+
+
+def convert(name: str, value: object) -> bool | int | float | str:
+    """Turn a value as it comes from XML, JSON or the command line into the type of its setting.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such setting, or the value has the wrong type or lies outside what is allowed.
+    """
+    if name not in FIELDS:
+        raise SettingsError(f"unknown setting {name!r}; the settings are {', '.join(FIELDS)}")
+    kind, metadata = _TYPES[name], FIELDS[name].metadata
+    converted = _cast(kind, value)
+    if converted is None:
+        raise SettingsError(f"setting {name!r} must be {_WANTED[kind]}, got {value!r}")
+    if metadata["choices"] and converted not in metadata["choices"]:
+        raise SettingsError(f"setting {name!r} must be one of {', '.join(metadata['choices'])}; got {value!r}")
+    for bound, beyond in (("minimum", operator.lt), ("maximum", operator.gt)):
+        if metadata[bound] is not None and beyond(converted, metadata[bound]):
+            raise SettingsError(f"setting {name!r} has a {bound} of {metadata[bound]:g}, got {value!r}")
+    return converted
+
+
+_WANTED: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def _cast(kind: type, value: object) -> bool | int | float | str | None:
+    if not isinstance(value, bool | int | float | str):
+        return None  # JSON's null, lists and objects are no settings
+    text = str(value).strip()
+    if kind is bool:
+        return _BOOLEANS.get(text.lower())
+    if kind is str:
+        return text
+    if isinstance(value, bool):
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    if not math.isfinite(number) or (kind is int and number != int(number)):
+        return None
+    return int(number) if kind is int else number
+
+
+def apply(settings: Settings, values: Mapping[str, object]) -> Settings:
+    """Return the settings with some of them replaced.
+
+    Raises
+    ------
+    SettingsError
+        If a name is unknown or a value is not allowed.
+    """
+    return dataclasses.replace(settings, **{name: convert(name, value) for name, value in values.items()})  # type: ignore[arg-type]
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
+    """Read ``key=value`` texts of the command line.
+
+    Raises
+    ------
+    SettingsError
+        If a text has no ``=``.
+    """
+    values = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SettingsError(f"expected key=value, got {text!r}; for instance iterations=20")
+        values[name.strip()] = value
+    return values
+
+
+@dataclass(frozen=True)
+class JsonParameters:
+    """What a FIRE or OpenRecon client set in its TEXT message.
+
+    Parameters
+    ----------
+    settings
+        Values by setting name, not yet checked.
+    pipeline
+        Name of the pipeline to use instead of the configured one, or empty.
+    unknown
+        Names that are no settings.
+    """
+
+    settings: dict[str, object]
+    pipeline: str
+    unknown: tuple[str, ...]
+
+
+def parse_json_parameters(text: str) -> JsonParameters | None:
+    """Read FIRE's ``{"parameters": {...}}``; None when the text is anything else.
+
+    Names are compared without underscores and case, because OpenRecon's parameter names may hold neither.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    parameters = document.get("parameters") if isinstance(document, dict) else None
+    if not isinstance(parameters, dict):
+        return None
+    settings: dict[str, object] = {}
+    unknown = []
+    pipeline = ""
+    for key, value in parameters.items():
+        plain = str(key).lower().replace("_", "")
+        if plain in ("config", "customconfig"):
+            # customconfig, free text of the protocol, wins over the choice in config when it is filled in
+            chosen = str(value or "").strip()
+            if chosen and (plain == "customconfig" or not pipeline):
+                pipeline = chosen
+        elif plain in _BY_PLAIN_NAME:
+            settings[_BY_PLAIN_NAME[plain]] = value
+        else:
+            unknown.append(str(key))
+    return JsonParameters(settings, pipeline, tuple(unknown))
+
+
+# --- XML --------------------------------------------------------------------------------------------------------------
+
+
+def parse_configuration(text: str) -> Settings | None:
+    """Read a configuration document, whichever of the two kinds it is.
+
+    Parameters
+    ----------
+    text
+        A whole version-2 pipeline, or the ``<configuration>`` element that a Gadgetron hands to its external peer, or
+        (from a Gadgetron whose pipeline has none) nothing.
+
+    Returns
+    -------
+    Settings or None
+        The settings of a whole pipeline's external node, or of the element; None if the document holds none.
+
+    Raises
+    ------
+    SettingsError
+        If it is no XML, holds entities, asks for other code than cinestream, or has an unknown or ill-typed setting.
+    """
+    root = _parse(text)
+    if root is None:
+        return None
+    if is_pipeline(text):
+        return _settings_of_pipeline(root)
+    if root.tag != "configuration":
+        raise SettingsError(f"expected <configuration>, got <{root.tag}>; pipelines are version-2 Gadgetron documents")
+    return apply(Settings(), _values(root))
+
+
+def is_pipeline(text: str) -> bool:
+    """Tell a whole pipeline from the bare ``<configuration>`` of a Gadgetron's external node."""
+    root = _parse(text)
+    return root is not None and (root.find("stream") is not None or root.tag != "configuration")
+
+
+def _parse(text: str) -> Element | None:
+    body = re.sub(r"^\s*<\?xml[^>]*\?>", "", text, count=1).strip()
+    if not body:
+        return None
+    try:
+        root: Element = SafeTree.fromstring(body, forbid_dtd=True)
+    except DefusedXmlException as error:
+        raise SettingsError("the configuration declares a DTD or entities, which are not read") from error
+    except (SafeTree.ParseError, ValueError) as error:
+        raise SettingsError(f"the configuration is not XML ({error}); it begins with {body[:60]!r}") from error
+    for node in root.iter():
+        node.tag = str(node.tag).rpartition("}")[2]
+    return root
+
+
+def _settings_of_pipeline(root: Element) -> Settings:
+    if root.tag != "configuration":
+        raise SettingsError(f"expected a version-2 pipeline (<configuration>), got <{root.tag}>")
+    nodes = list(root.findall("stream/*"))
+    if [node.tag for node in nodes] != ["external"]:
+        names = ", ".join(f"<{node.tag}> {node.findtext('classname', '')}".strip() for node in nodes) or "nothing"
+        raise SettingsError(
+            f"outside a Gadgetron a pipeline must hold one <external> node and nothing else; this one holds {names}"
+        )
+    external = nodes[0]
+    execute, connect = external.find("execute"), external.find("connect")
+    if execute is None and connect is None:
+        raise SettingsError("the <external> node says neither <execute> nor <connect>")
+    if execute is not None:
+        module, target = execute.get("name", ""), execute.get("target", "")
+        if (module, target) != (MODULE, TARGET):
+            raise SettingsError(
+                f"the pipeline wants to execute {module!r} {target!r}; only {MODULE!r} {TARGET!r} is run here"
+            )
+    configuration = external.find("configuration")
+    return Settings() if configuration is None else apply(Settings(), _values(configuration))
+
+
+def _values(configuration: Element) -> dict[str, object]:
+    """Settings as attributes, as elements named after them, or as ``<property name= value=>`` in both spellings."""
+    values: dict[str, object] = dict(configuration.attrib)
+    for node in configuration:
+        if node.tag == "property":
+            name = node.get("name") or node.findtext("name") or ""
+            value = node.get("value") or node.findtext("value") or ""
+        else:
+            name, value = node.tag, node.text or ""
+        values[name.strip()] = value
+    return values
+
+
+# --- pipelines by name ------------------------------------------------------------------------------------------------
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline file: its name, its text and what its header comment says of it."""
+
+    name: str
+    text: str
+
+    @property
+    def comment(self) -> str:
+        """The header comment: what data, what it needs, what comes out."""
+        found = re.search(r"<!--(.*?)-->", self.text, re.DOTALL)
+        return re.sub(r"\n[ \t]+", "\n", found.group(1)).strip() if found else ""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings it carries.
+
+        Raises
+        ------
+        SettingsError
+            If the file is broken.
+        """
+        return parse_configuration(self.text) or Settings()
+
+
+def list_pipelines(folders: Iterable[Path] = ()) -> dict[str, Pipeline]:
+    """All pipelines by name: those of the given folders first, then the ones that come with cinestream."""
+    found: dict[str, Pipeline] = {}
+    packaged = (entry for entry in resources.files("pipelines").iterdir() if entry.name.endswith(".xml"))
+    for entry in [*(path for folder in folders for path in sorted(folder.glob("*.xml"))), *packaged]:
+        name = entry.name.removesuffix(".xml")
+        if name not in found:
+            found[name] = Pipeline(name, entry.read_text(encoding="utf-8"))
+    return dict(sorted(found.items()))
+
+
+def find_pipeline(name: str, folders: Iterable[Path] = ()) -> Pipeline:
+    """Find a pipeline by name, in the allowed folders only.
+
+    Parameters
+    ----------
+    name
+        Name with or without ``.xml``; path parts are refused.
+    folders
+        Folders that the operator allows besides the packaged pipelines.
+
+    Raises
+    ------
+    SettingsError
+        If the name has path parts or no pipeline is called so.
+    """
+    if not _NAME.fullmatch(name):
+        raise SettingsError(f"a pipeline is chosen by its bare name, without path parts; got {name!r}")
+    known = list_pipelines(folders)
+    pipeline = known.get(name.removesuffix(".xml"))
+    if pipeline is None:
+        raise SettingsError(f"there is no pipeline {name!r}; known are {', '.join(known)}")
+    return pipeline
+
+
+def install_pipelines(folder: Path) -> list[Path]:
+    """Copy the packaged pipelines to where a Gadgetron looks for configurations.
+
+    Parameters
+    ----------
+    folder
+        A Gadgetron's home (then its ``share/gadgetron/config`` is used) or the folder itself.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+
+    Raises
+    ------
+    SettingsError
+        If a file of that name exists and is not one of ours.
+    ResourceError
+        If a file cannot be written.
+    """
+    inside = folder / "share" / "gadgetron" / "config"
+    target = inside if inside.is_dir() else folder
+    written = []
+    for pipeline in list_pipelines().values():
+        path = target / f"{pipeline.name}.xml"
+        if path.exists() and "cinestream" not in path.read_text(encoding="utf-8", errors="replace"):
+            raise SettingsError(f"{path} exists and is not a cinestream pipeline; move it away first")
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            path.write_text(pipeline.text, encoding="utf-8")
+        except OSError as error:
+            raise ResourceError(f"cannot write {path}: {error.strerror}") from error
+        written.append(path)
+    return written
+
+
+def describe_settings() -> list[tuple[str, str, str, str]]:
+    """Rows of the documentation table: name, type or choices, default, help."""
+    rows: list[tuple[str, str, str, str]] = []
+    for name, field in FIELDS.items():
+        choices: tuple[str, ...] = field.metadata["choices"]
+        kind = " \\| ".join(choices) if choices else _TYPES[name].__name__
+        rows.append((name, kind, _text(field.default), field.metadata["help"]))
+    return rows
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - the default of a dataclass field
+    return str(value).lower() if isinstance(value, bool) else str(value)

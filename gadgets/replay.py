@@ -1,0 +1,83 @@
+"""A raw file through the same chain as a scan on the wire, in one process and without a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from gadgets.chain import Chain
+from gadgets.files import ImageFile, open_scan
+from gadgets.header import parse_header
+from gadgets.protocol import Image, Readouts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from gadgets.chain import ScanSummary
+    from gadgets.header import ScanHeader
+    from gadgets.pipeline import Settings
+    from gadgets.protocol import Message
+    from gadgets.report import ReportCollector
+    from recon_core.engine import Engine
+
+
+def replay(
+    source: Path,
+    output: Path,
+    settings: Settings,
+    engine: Callable[[], Engine],
+    *,
+    group: str = "dataset",
+    overwrite: bool = False,
+    collector: ReportCollector | None = None,
+) -> tuple[ScanHeader, ScanSummary]:
+    """Reconstruct a raw file.
+
+    Parameters
+    ----------
+    source
+        ISMRMRD HDF5 file, or a stream as ``--save-raw`` leaves it.
+    output
+        HDF5 file for the images; every image is in it as soon as its slice is done.
+    settings
+        The pipeline's settings.
+    engine
+        Gives the engine when it is needed.
+    group
+        HDF5 group of the raw data and of the images.
+    overwrite
+        Replace an existing output.
+    collector
+        Gathers what a report needs; may be None.
+
+    Returns
+    -------
+    ScanHeader, ScanSummary
+        The scan's header, and what happened.
+
+    Raises
+    ------
+    CinestreamError
+        If the file cannot be read, holds no image readouts, or the output cannot be written.
+    """
+    with open_scan(source, group) as scan:
+        header = parse_header(scan.header)
+        chain = Chain(header, settings, engine, watch=collector.watch if collector else None)
+        with ImageFile(output, group, overwrite=overwrite) as images:
+            for item in chain(with_progress(scan.items, scan.readouts, "reconstructing")):
+                if isinstance(item, Image):
+                    images.append(item)
+                    if collector is not None:
+                        collector.add_image(item)
+    return header, chain.summary
+
+
+def with_progress(items: Iterable[Message], readouts: int | None, what: str) -> Iterator[Message]:
+    """Hand items through under a progress bar of readouts, when a person is watching."""
+    with tqdm(total=readouts, unit=" readouts", desc=what, disable=None, leave=False) as bar:
+        for item in items:
+            yield item
+            if isinstance(item, Readouts):
+                bar.update(len(item))

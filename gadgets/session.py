@@ -1,0 +1,382 @@
+"""One connection: handshake, the reconstruction of one scan, and errors told the way the peer understands them.
+
+Three doors lead here. A client (the stock Gadgetron client, FIRE and OpenRecon, `cinestream send`) names a pipeline or
+sends one whole. A Gadgetron's ``<connect>`` sends the bare ``<configuration>`` of its external node. A Gadgetron's
+``<execute>`` starts a process of ours that took configuration and header already. The first message tells them apart.
+
+A thread of its own drains the socket from the first byte to the last, whatever the reconstruction is doing, so that the
+sender is never held up and its CLOSE is always seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+from gadgets import __version__
+from gadgets.chain import Chain
+from gadgets.header import parse_header
+from gadgets.pipeline import (
+    Settings,
+    apply,
+    find_pipeline,
+    is_pipeline,
+    list_pipelines,
+    parse_configuration,
+    parse_json_parameters,
+)
+from gadgets.problems import Problems
+from gadgets.protocol import (
+    Close,
+    ConfigFile,
+    ConfigText,
+    EndOfStreamError,
+    Error,
+    Header,
+    Query,
+    Reader,
+    Readouts,
+    Response,
+    Text,
+    Waveform,
+    Writer,
+)
+from gadgets.spool import Spool
+from recon_core.errors import CinestreamError, ProtocolError, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from gadgets.header import ScanHeader
+    from gadgets.problems import Problem
+    from gadgets.protocol import Message
+    from recon_core.engine import Engine
+
+logger = logging.getLogger("cinestream")
+
+_GIB = 1 << 30
+_SILENCE_SECONDS = 10.0  # after our CLOSE: a peer that sends nothing for so long has nothing more to say
+_MESSAGE_OVERHEAD = 512  # what a message without data counts in the queue, so that a flood of them is bounded too
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """What the operator decides for every session.
+
+    Parameters
+    ----------
+    pipelines
+        Folders with further pipelines.
+    aliases
+        Pipeline by configuration name, for names that the sender fixes (OpenRecon's ``openrecon``).
+    overrides
+        Settings that hold whatever the pipeline says.
+    save_raw
+        Folder for the raw stream of every scan, or None.
+    queue_bytes
+        How much of the stream may wait for the reconstruction before the sender is held up.
+    """
+
+    pipelines: tuple[Path, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    save_raw: Path | None = None
+    queue_bytes: int = 4 * _GIB
+
+
+class MessageQueue:
+    """Messages between the thread that drains a stream and the one that works, bounded in bytes.
+
+    Parameters
+    ----------
+    limit
+        Most bytes that wait; `put` blocks beyond. One message is always let in.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._items: deque[tuple[Message | ProtocolError, int]] = deque()
+        self._bytes = 0
+        self._abandoned = False
+        self._changed = threading.Condition()
+
+    def put(self, item: Message | ProtocolError) -> None:
+        """Add a message, or the error that ends the stream; does nothing once the queue is abandoned."""
+        size = item.data.nbytes + item.headers.nbytes if isinstance(item, Readouts) else _MESSAGE_OVERHEAD
+        with self._changed:
+            while self._bytes + size > self._limit and self._items and not self._abandoned:
+                self._changed.wait()
+            if not self._abandoned:
+                self._items.append((item, size))
+                self._bytes += size
+                self._changed.notify_all()
+
+    def get(self) -> Message | ProtocolError:
+        """Wait for the next message."""
+        with self._changed:
+            while not self._items:
+                self._changed.wait()
+            item, size = self._items.popleft()
+            self._bytes -= size
+            self._changed.notify_all()
+            return item
+
+    def abandon(self) -> None:
+        """Drop what waits and whatever comes; the drain goes on."""
+        with self._changed:
+            self._abandoned = True
+            self._items.clear()
+            self._bytes = 0
+            self._changed.notify_all()
+
+
+class Session:
+    """One connection, from its first message to its CLOSE.
+
+    Parameters
+    ----------
+    connection
+        The connected socket; closed by the owner.
+    engine
+        Gives the engine when it is needed.
+    options
+        The operator's choices.
+    begun
+        Configuration and header, when they were taken from the socket already; then this is Gadgetron's ``<execute>``.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        engine: Callable[[], Engine],
+        options: SessionOptions | None = None,
+        begun: tuple[ConfigText, Header] | None = None,
+    ) -> None:
+        self._connection = connection
+        self._engine = engine
+        self._options = options or SessionOptions()
+        self._pushed_back: deque[Message] = deque(begun or ())
+        self._to_gadgetron = begun is not None
+        self._queue = MessageQueue(self._options.queue_bytes)
+        self._writer = Writer.of_socket(connection)
+        self._received = 0
+        self._spool: Spool | None = None
+
+    def run(self) -> bool:
+        """Serve the connection.
+
+        Returns
+        -------
+        bool
+            True if every image that the scan promised was made and sent. Errors are told to the peer and logged, never
+            raised.
+        """
+        with contextlib.suppress(OSError):
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        drain = threading.Thread(target=self._drain, name="cinestream-drain", daemon=True)
+        with Spool.into(self._options.save_raw) as self._spool:
+            if self._spool is not None:
+                for message in self._pushed_back:
+                    self._spool.write_message(message)
+            drain.start()
+            try:
+                return self._serve()
+            finally:
+                self._queue.abandon()
+                self._wait_for(drain)
+
+    def _wait_for(self, drain: threading.Thread) -> None:
+        """Let the peer finish sending: unread data would reset the connection and lose what we told it."""
+        received = -1
+        while drain.is_alive() and self._received != received:
+            received = self._received
+            drain.join(_SILENCE_SECONDS)
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        drain.join()
+
+    def _drain(self) -> None:
+        """Take everything from the socket, as fast as it comes, to the very end."""
+        reader = Reader(self._receive)
+        try:
+            while True:
+                message = reader.read()
+                self._queue.put(message)
+                if isinstance(message, Close):
+                    return
+        except EndOfStreamError as error:
+            self._queue.put(error)
+            return
+        except ProtocolError as error:
+            self._queue.put(error)
+        except Exception as error:
+            logger.exception("unexpected error")
+            self._queue.put(ProtocolError(f"unexpected error in reading: {type(error).__name__}: {error}"))
+        with contextlib.suppress(OSError):
+            # Out of step with the peer: nothing can be understood any more, but the peer must be able to finish.
+            scratch = memoryview(bytearray(1 << 20))
+            while self._receive(scratch):
+                pass
+
+    def _receive(self, buffer: memoryview) -> int:
+        try:
+            count = self._connection.recv_into(buffer)
+        except OSError:
+            return 0
+        if self._spool is not None:
+            self._spool.write(buffer[:count])
+        self._received += count
+        return count
+
+    def _serve(self) -> bool:
+        problems = Problems(listener=self._tell)
+        try:
+            handshake = self._handshake()
+            if handshake is not None:
+                self._reconstruct(*handshake, problems)
+        except OSError as error:
+            logger.warning("the peer is gone (%s); nothing more can be sent to it", error)
+            return False
+        except CinestreamError as error:
+            problems.add("failure", str(error), damage=True)
+        except Exception as error:
+            logger.exception("unexpected error")
+            problems.add("failure", f"unexpected error: {type(error).__name__}: {error}", damage=True)
+        if self._spool is not None and self._spool.problem:
+            problems.add("raw", self._spool.problem, damage=True)
+        try:
+            self._finish(problems)
+        except OSError as error:
+            logger.warning("the peer is gone (%s) and did not hear the end", error)
+            return False
+        return not problems.damage
+
+    def _reconstruct(self, settings: Settings, header: ScanHeader, problems: Problems) -> None:
+        threading.Thread(target=self._warm_up, name="cinestream-warm-up", daemon=True).start()
+        settings = self._adjust(settings, problems)
+        chain = Chain(header, apply(settings, self._options.overrides), self._engine, problems)
+        for item in chain(self._items()):
+            # the stock client dies of anything but images and text
+            if self._to_gadgetron or not isinstance(item, Waveform):
+                self._writer.send(item)
+
+    def _warm_up(self) -> None:
+        """Import what is heavy while the first readouts come in; if that fails, the first slice will say so."""
+        with contextlib.suppress(Exception):
+            self._engine()
+
+    # --- handshake ----------------------------------------------------------------------------------------------------
+
+    def _handshake(self) -> tuple[Settings, ScanHeader] | None:
+        """Take configuration and header; None if the peer only asked something and left again."""
+        settings: Settings | None = None
+        while True:
+            message = self._next()
+            if isinstance(message, Query):
+                self._writer.send(Response(message.correlation, _answer(message.text)))
+            elif isinstance(message, Text):
+                logger.info("text from the peer: %s", message.text)
+            elif isinstance(message, ConfigFile | ConfigText) and settings is None:
+                settings = self._configure(message)
+            elif isinstance(message, Header) and settings is not None:
+                return settings, parse_header(message.text)
+            elif isinstance(message, Close):
+                return None
+            else:
+                wanted = "a configuration" if settings is None else "the scan header"
+                raise ProtocolError(f"expected {wanted} next, got {type(message).__name__}")
+
+    def _configure(self, message: ConfigFile | ConfigText) -> Settings:
+        if isinstance(message, ConfigFile):
+            return self._by_name(message.name)
+        text = message.text.strip()
+        if text and not text.startswith("<") and not self._to_gadgetron:
+            return self._by_name(text)  # FIRE may send the bare name as text
+        self._to_gadgetron = self._to_gadgetron or not is_pipeline(text)
+        return parse_configuration(text) or Settings()
+
+    def _by_name(self, name: str) -> Settings:
+        alias = self._options.aliases.get(name.removesuffix(".xml"), name)
+        return find_pipeline(alias, self._options.pipelines).settings
+
+    def _adjust(self, settings: Settings, problems: Problems) -> Settings:
+        """Apply FIRE's JSON parameters, which come as text between header and data. Other text changes nothing."""
+        while isinstance(message := self._next(), Text):
+            parameters = parse_json_parameters(message.text)
+            if parameters is None:
+                logger.info("text from the peer: %s", message.text)
+                continue
+            if parameters.pipeline:
+                settings = self._by_name(parameters.pipeline)
+            try:
+                settings = apply(settings, parameters.settings)
+            except SettingsError as error:
+                problems.add("parameter", f"{error}; the pipeline's own settings are kept", damage=False)
+            if parameters.unknown:
+                names = ", ".join(parameters.unknown)
+                problems.add("parameters", f"parameters that are no settings are not used: {names}", damage=False)
+        self._pushed_back.append(message)
+        return settings
+
+    # --- messages -----------------------------------------------------------------------------------------------------
+
+    def _next(self) -> Message:
+        """The next message of the peer.
+
+        Raises
+        ------
+        ProtocolError
+            If the stream broke.
+        """
+        if self._pushed_back:
+            return self._pushed_back.popleft()
+        item = self._queue.get()
+        if isinstance(item, ProtocolError):
+            raise item
+        return item
+
+    def _items(self) -> Iterator[Message]:
+        while not isinstance(message := self._next(), Close):
+            yield message
+
+    def _tell(self, problem: Problem) -> None:
+        """Tell a client of a problem at once; a Gadgetron takes an error for the end, so it hears of it last."""
+        if not self._to_gadgetron:
+            with contextlib.suppress(OSError):
+                self._writer.send(Text(_line(problem)))
+
+    def _finish(self, problems: Problems) -> None:
+        """Say how the scan went, and close."""
+        if self._to_gadgetron:
+            if problems.damage:
+                self._writer.send(Error("\n".join(str(problem) for problem in problems.damage)))
+        else:
+            for problem in problems:
+                if problem.count > 1:
+                    self._writer.send(Text(_line(problem)))
+        self._writer.send(Close())
+
+
+def _line(problem: Problem) -> str:
+    """FIRE's form of a log line: the level, padded to eight characters, and the text."""
+    return f"{'ERROR' if problem.damage else 'WARNING':<8}{problem}"
+
+
+_ANSWERS: dict[str, Callable[[], str]] = {
+    "cinestream::version": lambda: __version__,
+    "gadgetron::version": lambda: f"cinestream {__version__}",
+    "gadgetron::info": lambda: f"cinestream {__version__}; pipelines: {', '.join(list_pipelines())}",
+    "ismrmrd::version": lambda: metadata.version("ismrmrd"),
+}
+
+
+def _answer(question: str) -> str:
+    answer = _ANSWERS.get(question)
+    return answer() if answer else "Unknown query"

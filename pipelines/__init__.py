@@ -1,0 +1,1 @@
+"""Gadgetron configurations of cinestream, one XML file per reconstruction method."""

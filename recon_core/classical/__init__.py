@@ -1,0 +1,1 @@
+"""Reconstructions that need no training."""

@@ -1,0 +1,1 @@
+"""Coil maps: where each receive coil sees the body."""

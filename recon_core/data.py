@@ -1,0 +1,86 @@
+"""The two arrays-with-meaning that cross the border of the core: a slice of cine k-space in, a reconstruction out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recon_core.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class CineSlice:
+    """All k-space of one slice, prepared: noise-whitened, readout oversampling removed, lines in place.
+
+    Parameters
+    ----------
+    kspace
+        ``(frame, coil, ky, kx)`` complex64, zero where nothing was measured, centre at ``N//2`` on both axes, scaled
+        so that the noise of every coil has unit standard deviation in real and imaginary part when it was whitened.
+    mask
+        ``(frame, ky)`` bool, True where a line was measured.
+    calibration
+        ``(coil, ky, kx)`` complex64 lines for the coil maps when they are not part of `kspace` (a separate reference
+        scan), zero where nothing was measured; None lets the maps come from `kspace` itself.
+    colouring
+        ``(receive coil, coil)`` complex64, the inverse of the noise whitening: its product with the coils of `kspace`
+        gives those of the receiver, in any unit. With it the image is weighted as the root sum of squares of the
+        receive coils; None leaves it as coil maps of unit norm give it.
+    """
+
+    kspace: NDArray[np.complex64]
+    mask: NDArray[np.bool_]
+    calibration: NDArray[np.complex64] | None = None
+    colouring: NDArray[np.complex64] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that do not belong together.
+
+        Raises
+        ------
+        DataError
+            If axes disagree.
+        """
+        if self.kspace.ndim != 4 or self.kspace.dtype != np.complex64:
+            raise DataError(
+                f"k-space must be (frame, coil, ky, kx) complex64, got {self.kspace.shape} {self.kspace.dtype}"
+            )
+        frames, coils, ny, nx = self.kspace.shape
+        if self.mask.shape != (frames, ny):
+            raise DataError(f"mask must be (frame, ky) = {(frames, ny)}, got {self.mask.shape}")
+        if self.calibration is not None and self.calibration.shape != (coils, ny, nx):
+            raise DataError(f"calibration must be (coil, ky, kx) = {(coils, ny, nx)}, got {self.calibration.shape}")
+        if self.colouring is not None and (self.colouring.ndim != 2 or self.colouring.shape[1] != coils):
+            raise DataError(f"colouring must be (receive coil, coil) = (any, {coils}), got {self.colouring.shape}")
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a method makes of a `CineSlice`.
+
+    Parameters
+    ----------
+    image
+        ``(frame, y, x)`` complex64, same field of view as the k-space, in the units of the k-space (centred
+        orthonormal FFT, coil maps of unit norm), times the shading of the receive coils, about one, where the slice has
+        a `colouring`.
+    maps
+        ``(coil, y, x)`` complex64 coil maps that were used.
+    method
+        Name of the method that made it.
+    seconds
+        Wall time by stage.
+    notes
+        Sentences for the image comment and the log: what differed from what was asked.
+    """
+
+    image: NDArray[np.complex64]
+    maps: NDArray[np.complex64]
+    method: str
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,38 @@
+"""The reconstruction methods by name; light to import, so that names and help need no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What a user wants to know before choosing a method.
+
+    Parameters
+    ----------
+    target
+        ``module:callable`` that builds the method from `ReconOptions`; imported when the method is first needed.
+    summary
+        One sentence: what it does and what it needs.
+    reference
+        Paper (DOI), or empty.
+    """
+
+    target: str
+    summary: str
+    reference: str = ""
+
+
+METHODS: dict[str, MethodInfo] = {
+    "zero_filled": MethodInfo(
+        "recon_core.classical.zero_filled:ZeroFilled",
+        "inverse FFT of the measured lines, coils combined with the maps; shows what the sampling leaves",
+        "10.1002/(SICI)1522-2594(200005)43:5<682::AID-MRM10>3.0.CO;2-G",
+    ),
+    "cg_sense": MethodInfo(
+        "recon_core.classical.cg_sense:CGSense",
+        "iterative SENSE, every frame on its own, all frames computed at once; needs coil maps and no weights",
+        "10.1002/mrm.1241",
+    ),
+}

@@ -1,0 +1,188 @@
+"""Cartesian ky-t sampling masks ``(frame, ky)``: which line is measured in which frame."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recon_core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SAMPLINGS = ("full", "uniform", "interleaved", "variable_density")
+
+_WIDTH = 0.22  # standard deviation of the variable density, relative to the number of lines
+_FLOOR = 0.12  # its value far from the centre, relative to the centre
+
+
+def acs_rows(lines: int, acs_lines: int) -> NDArray[np.bool_]:
+    """Mark the block of autocalibration lines.
+
+    Parameters
+    ----------
+    lines
+        Number of lines of k-space.
+    acs_lines
+        Length of the block; it is centred on line ``lines // 2``.
+
+    Returns
+    -------
+    NDArray[np.bool_]
+        ``(ky,)``.
+
+    Raises
+    ------
+    SettingsError
+        If the block is longer than k-space.
+    """
+    if not 0 <= acs_lines <= lines:
+        raise SettingsError(f"the ACS block must have between 0 and {lines} lines, got {acs_lines}")
+    rows = np.zeros(lines, np.bool_)
+    first = lines // 2 - acs_lines // 2
+    rows[first : first + acs_lines] = True
+    return rows
+
+
+def grid_rows(frames: int, lines: int, acceleration: int, shift: int = 0) -> NDArray[np.bool_]:
+    """Mark every R-th line, through the centre of k-space in frame 0.
+
+    Parameters
+    ----------
+    frames, lines
+        Size of the mask.
+    acceleration
+        Distance R between the lines.
+    shift
+        By how many lines the grid moves from frame to frame.
+
+    Returns
+    -------
+    NDArray[np.bool_]
+        ``(frame, ky)``.
+
+    Raises
+    ------
+    SettingsError
+        If there are no frames or lines, or R is not between 1 and the number of lines.
+    """
+    if frames < 1 or lines < 1 or not 1 <= acceleration <= lines:
+        raise SettingsError(
+            f"a mask needs frames, lines and 1 <= R <= lines, got {frames}, {lines}, R = {acceleration}"
+        )
+    distance = np.arange(lines)[None, :] - lines // 2 - shift * np.arange(frames)[:, None]
+    return np.asarray(distance % acceleration == 0)
+
+
+def full_mask(frames: int, lines: int) -> NDArray[np.bool_]:
+    """Measure everything: ``(frame, ky)``, all True."""
+    return grid_rows(frames, lines, 1)
+
+
+def uniform_mask(frames: int, lines: int, acceleration: int, acs_lines: int = 0) -> NDArray[np.bool_]:
+    """Every R-th line and the ACS block, the same in all frames (GRAPPA, SENSE): ``(frame, ky)``."""
+    return grid_rows(frames, lines, acceleration) | acs_rows(lines, acs_lines)
+
+
+def interleaved_mask(frames: int, lines: int, acceleration: int, acs_lines: int = 0) -> NDArray[np.bool_]:
+    """Every R-th line, moved by one line per frame (TGRAPPA, TSENSE), and the ACS block: ``(frame, ky)``.
+
+    R neighbouring frames together measure all lines (DOI 10.1002/mrm.20430).
+    """
+    return grid_rows(frames, lines, acceleration, shift=1) | acs_rows(lines, acs_lines)
+
+
+def variable_density_mask(
+    frames: int, lines: int, acceleration: int, acs_lines: int = 0, *, seed: int = 0
+) -> NDArray[np.bool_]:
+    """Random lines, denser towards the centre, different in each frame.
+
+    Parameters
+    ----------
+    frames, lines
+        Size of the mask.
+    acceleration
+        Every frame has ``round(lines / R)`` lines, those of the ACS block among them, but at least the block.
+    acs_lines
+        Lines at the centre that every frame has.
+    seed
+        Same seed, same mask.
+
+    Returns
+    -------
+    NDArray[np.bool_]
+        ``(frame, ky)``.
+    """
+    grid_rows(frames, lines, acceleration)  # checks the arguments
+    block = acs_rows(lines, acs_lines)
+    rng = np.random.default_rng([seed, 41])
+    outside = np.flatnonzero(~block)
+    count = min(max(round(lines / acceleration) - acs_lines, 0 if acs_lines else 1), len(outside))
+    distance = (outside - lines // 2) / (_WIDTH * lines)
+    density = _FLOOR + np.exp(-0.5 * distance**2)
+    mask = np.tile(block, (frames, 1))
+    for frame in mask:
+        frame[rng.choice(outside, count, replace=False, p=density / density.sum())] = True
+    return mask
+
+
+def partial_fourier_mask(mask: NDArray[np.bool_], fraction: float) -> NDArray[np.bool_]:
+    """Drop the first lines of k-space.
+
+    Parameters
+    ----------
+    mask
+        ``(..., ky)``.
+    fraction
+        Share of the lines that remains, above 0.5 and at most 1.
+
+    Returns
+    -------
+    NDArray[np.bool_]
+        Copy of `mask`, False in the first ``ky - round(ky * fraction)`` lines.
+
+    Raises
+    ------
+    SettingsError
+        If the fraction lies outside (0.5, 1].
+    """
+    if not 0.5 < fraction <= 1.0:
+        raise SettingsError(f"partial Fourier must be above 0.5 and at most 1, got {fraction}")
+    lines = mask.shape[-1]
+    kept = mask.copy()
+    kept[..., : lines - round(lines * fraction)] = False
+    return kept
+
+
+def sampling_mask(
+    sampling: str, frames: int, lines: int, *, acceleration: int = 1, acs_lines: int = 0, seed: int = 0
+) -> NDArray[np.bool_]:
+    """Make a mask by the name of its pattern.
+
+    Parameters
+    ----------
+    sampling
+        One of `SAMPLINGS`.
+    frames, lines, acceleration, acs_lines, seed
+        As for the function of that name; ``full`` ignores all but the size, only ``variable_density`` uses the seed.
+
+    Returns
+    -------
+    NDArray[np.bool_]
+        ``(frame, ky)``.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such pattern.
+    """
+    if sampling == "full":
+        return full_mask(frames, lines)
+    if sampling == "uniform":
+        return uniform_mask(frames, lines, acceleration, acs_lines)
+    if sampling == "interleaved":
+        return interleaved_mask(frames, lines, acceleration, acs_lines)
+    if sampling == "variable_density":
+        return variable_density_mask(frames, lines, acceleration, acs_lines, seed=seed)
+    raise SettingsError(f"unknown sampling {sampling!r}; known are {', '.join(SAMPLINGS)}")

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+
+from recon_core.classical.cg_sense import CGSense, conjugate_gradient
+from recon_core.fourier import ifft
+from recon_core.options import ReconOptions
+from recon_core.sense import SenseOperator
+
+
+def undersampled(maps, image, *, step, scale=1.0):
+    """Hybrid data and mask of an interleaved pattern."""
+    n_frames, n_y, _ = image.shape
+    mask = torch.zeros(n_frames, n_y, dtype=torch.bool)
+    for frame in range(n_frames):
+        mask[frame, frame % step :: step] = True
+    return scale * SenseOperator(maps, mask).forward(image), mask
+
+
+@pytest.mark.parametrize("pattern", ["shift", "vd"])
+@pytest.mark.parametrize(("weight", "iterations"), [(0.01, 30), (0.001, 10)])
+def test_golden(golden, phantom_kspace, pattern, weight, iterations):
+    """The same numbers as BART, converged or not."""
+    case = golden("case_cgsense_bart")
+    expected = case[f"pics_{pattern}_l{weight}_i{iterations}"]
+    frames = case["frames"][: len(expected)]
+    mask = golden("case_phantom")[f"mask_{pattern}"].astype(bool)[frames]
+    maps = torch.tensor(golden("case_maps_bart")["ecalib_tavg"])
+    data = ifft(torch.tensor(phantom_kspace[frames] * mask[:, None, :, None]), (-1,))
+    options = ReconOptions(regularization=weight, iterations=iterations, tolerance=0.0)
+    image = CGSense(options)(data, maps, torch.tensor(mask))
+    assert np.linalg.norm(image.numpy() - expected) < 1e-4 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(("n_coils", "n_y", "n_x"), [(1, 9, 6), (4, 16, 7), (30, 15, 8)])
+def test_solves_the_system(smooth_maps, n_coils, n_y, n_x):
+    maps = torch.tensor(smooth_maps(n_coils, n_y, n_x))
+    image = torch.randn(3, n_y, n_x, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    data, mask = undersampled(maps, image, step=2)
+    operator = SenseOperator(maps, mask)
+    right_side = operator.adjoint(data)
+    solution = conjugate_gradient(operator, right_side, iterations=60, regularization=0.05)
+    residual = right_side - operator.normal(solution) - 0.05 * solution
+    assert residual.norm() < 1e-4 * right_side.norm()
+
+
+def test_recovers_the_image(smooth_maps, disc):
+    maps = torch.tensor(smooth_maps(8, 32, 24))
+    image = torch.tensor(disc(32, 24)).expand(4, -1, -1)
+    data, mask = undersampled(maps, image, step=3)
+    result = CGSense(ReconOptions(iterations=100, regularization=0.0, tolerance=1e-6))(data, maps, mask)
+    assert (result - image).norm() < 1e-2 * image.norm()
+
+
+def test_frames_do_not_see_each_other(smooth_maps, disc):
+    maps = torch.tensor(smooth_maps(4, 16, 12))
+    image = torch.tensor(disc(16, 12)) * torch.tensor([1, 5, 0.1])[:, None, None]
+    data, mask = undersampled(maps, image, step=3)
+    method = CGSense(ReconOptions(iterations=5))
+    together = method(data, maps, mask)
+    alone = torch.cat([method(data[i : i + 1], maps, mask[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone)
+
+
+def test_a_frame_without_data_is_zero(smooth_maps, disc):
+    maps = torch.tensor(smooth_maps(4, 16, 12))
+    data, mask = undersampled(maps, torch.tensor(disc(16, 12)).expand(3, -1, -1), step=2)
+    mask[1] = False
+    data[1] = 0
+    result = CGSense(ReconOptions())(data, maps, mask)
+    assert not result[1].any()
+    assert result.isfinite().all()
+    assert result[0].any()
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_any_unit_of_the_data(smooth_maps, disc, scale):
+    maps = torch.tensor(smooth_maps(4, 16, 12))
+    image = torch.tensor(disc(16, 12)).expand(2, -1, -1)
+    data, mask = undersampled(maps, image, step=2)
+    method = CGSense(ReconOptions())
+    torch.testing.assert_close(method(scale * data, maps, mask) / scale, method(data, maps, mask), rtol=1e-3, atol=1e-4)
+
+
+def test_tolerance_stops_early(smooth_maps, disc, monkeypatch):
+    maps = torch.tensor(smooth_maps(4, 16, 12))
+    image = torch.tensor(disc(16, 12))[None]
+    data, mask = undersampled(maps, image, step=1)
+    operator = SenseOperator(maps, mask)
+    calls = []
+    normal = operator.normal
+    monkeypatch.setattr(operator, "normal", lambda image: calls.append(1) or normal(image))
+    result = conjugate_gradient(operator, operator.adjoint(data), iterations=50, regularization=0.0, tolerance=1e-4)
+    assert len(calls) == 1  # complete data and unit-norm maps: A^H A is the identity
+    torch.testing.assert_close(result, image, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from recon_core.errors import SettingsError
+from recon_core.simulate.sampling import (
+    SAMPLINGS,
+    acs_rows,
+    full_mask,
+    interleaved_mask,
+    partial_fourier_mask,
+    sampling_mask,
+    uniform_mask,
+    variable_density_mask,
+)
+
+
+@pytest.mark.parametrize("lines", [15, 16, 45])
+def test_uniform_is_fixed_and_goes_through_the_centre(lines):
+    mask = uniform_mask(5, lines, 4)
+    assert mask.dtype == np.bool_
+    assert (mask == mask[0]).all()
+    assert mask[0, lines // 2]
+    assert set(np.diff(np.flatnonzero(mask[0]))) == {4}
+
+
+@pytest.mark.parametrize("acs", [0, 1, 6, 7])
+def test_acs_block_is_complete_and_centred(acs):
+    rows = np.flatnonzero(acs_rows(32, acs))
+    assert len(rows) == acs
+    if acs:
+        assert rows[0] == 16 - acs // 2
+        assert np.all(np.diff(rows) == 1)
+    for name in SAMPLINGS[1:]:
+        assert sampling_mask(name, 4, 32, acceleration=4, acs_lines=acs)[:, rows].all()
+
+
+@pytest.mark.parametrize("acceleration", [2, 3, 5])
+def test_interleaved_frames_complete_each_other(acceleration):
+    mask = interleaved_mask(3 * acceleration, 40, acceleration)
+    for first in range(2 * acceleration):
+        np.testing.assert_array_equal(mask[first : first + acceleration].sum(0), np.ones(40))
+    np.testing.assert_array_equal(mask[0], mask[acceleration])
+
+
+def test_variable_density_has_constant_rate_changes_over_time_and_prefers_the_centre():
+    mask = variable_density_mask(400, 120, 6, 8)
+    assert (mask.sum(1) == 20).all()
+    assert len({row.tobytes() for row in mask}) > 300
+    rate = mask.mean(0)
+    assert rate[40:56].mean() > 2.0 * rate[:16].mean() > 0.0
+    np.testing.assert_array_equal(mask, variable_density_mask(400, 120, 6, 8))
+    assert (mask != variable_density_mask(400, 120, 6, 8, seed=1)).any()
+
+
+def test_acs_larger_than_the_rate_still_leaves_the_block():
+    assert (variable_density_mask(3, 32, 8, 10).sum(1) == 10).all()
+
+
+def test_full_measures_everything():
+    assert full_mask(3, 7).all()
+    assert sampling_mask("full", 3, 7, acceleration=4, acs_lines=2).all()
+
+
+@pytest.mark.parametrize(("lines", "fraction", "dropped"), [(32, 0.75, 8), (31, 0.8, 6), (32, 1.0, 0)])
+def test_partial_fourier_drops_the_first_lines(lines, fraction, dropped):
+    mask = full_mask(2, lines)
+    kept = partial_fourier_mask(mask, fraction)
+    assert not kept[:, :dropped].any()
+    assert kept[:, dropped:].all()
+    assert mask.all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: uniform_mask(2, 16, 0),
+        lambda: uniform_mask(2, 16, 17),
+        lambda: uniform_mask(0, 16, 2),
+        lambda: acs_rows(16, 17),
+        lambda: partial_fourier_mask(full_mask(1, 4), 0.5),
+        lambda: sampling_mask("spiral", 2, 16),
+    ],
+)
+def test_refuses_impossible_masks(make):
+    with pytest.raises(SettingsError):
+        make()

@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+
+from recon_core.data import CineSlice
+from recon_core.errors import DataError
+
+KSPACE = np.zeros((2, 3, 8, 6), np.complex64)
+MASK = np.zeros((2, 8), bool)
+
+
+def test_what_belongs_together_is_accepted():
+    calibration = np.zeros((3, 8, 6), np.complex64)
+    CineSlice(KSPACE, MASK, calibration=calibration, colouring=np.zeros((5, 3), np.complex64))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kspace": KSPACE[0]}, "k-space must be"),
+        ({"kspace": KSPACE.astype(np.complex128)}, "k-space must be"),
+        ({"mask": MASK[:1]}, "mask must be"),
+        ({"calibration": np.zeros((3, 8, 7), np.complex64)}, "calibration must be"),
+        ({"colouring": np.zeros((3, 4), np.complex64)}, "colouring must be"),
+        ({"colouring": np.zeros(3, np.complex64)}, "colouring must be"),
+    ],
+)
+def test_what_does_not_is_refused(change, message):
+    with pytest.raises(DataError, match=message):
+        CineSlice(**{"kspace": KSPACE, "mask": MASK, **change})

@@ -1,0 +1,1 @@
+"""Trained weights of cinestream (safetensors) and their manifest."""
