@@ -144,8 +144,11 @@ class Chain:
             reconstruction = self._engine().reconstruct(cine, self._settings)
             images = list(self._images.make(complete, reconstruction))
         except CinestreamError as error:
-            text = f"{describe(complete.key)} could not be reconstructed: {error}"
-            self.summary.problems.add("reconstruction", text, damage=True)
+            self._note_failure(complete, str(error))
+            return
+        except Exception as error:
+            logger.exception("unexpected error")
+            self._note_failure(complete, f"unexpected error: {type(error).__name__}: {error}")
             return
         for stage, seconds in {**reconstruction.seconds, "slice": time.perf_counter() - begin}.items():
             self.summary.seconds[stage] = self.summary.seconds.get(stage, 0.0) + seconds
@@ -162,13 +165,19 @@ class Chain:
             self._watch(complete, reconstruction)
         yield from images
 
+    def _note_failure(self, complete: CompleteSlice, why: str) -> None:
+        text = f"{describe(complete.key)} could not be reconstructed: {why}"
+        self.summary.problems.add("reconstruction", text, damage=True)
+
     def _check_completeness(self) -> None:
         problems = self.summary.problems
+        known = "".join(f" {problem}." for problem in problems.damage)
         if not self._buffers.sent:
             noise, dropped = self._preparation.noise_readouts, self._preparation.dropped
             found = f"{self.summary.readouts} readouts came, {noise} of noise, {dropped} left out"
-            known = "".join(f" {problem}." for problem in problems.damage)
             raise DataError(f"no image readouts in the scan, so there is no image: {found}.{known}")
+        if not self.summary.images:
+            raise DataError(f"no slice could be reconstructed, so there is no image.{known}")
         absent, first = self._buffers.absent()
         if absent:
             text = f"{absent} of the slices that the header promises never came ({describe(first[0])} first)"

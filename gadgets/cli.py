@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import math
 import signal
 import sys
 import threading
 import typing
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,10 +70,14 @@ def _say(text: str, *, error: bool = False) -> None:
 
 
 def _replay(options: argparse.Namespace) -> int:
+    from gadgets.files import refuse_same_file
     from gadgets.replay import replay
 
     settings = _settings(options)
     wanted = [path for path in (options.gif, options.report, options.truth) if path]
+    for path in (options.gif, options.report):
+        if path:
+            refuse_same_file(options.input, path)
     collector, truth = None, None
     if wanted:
         from gadgets import report
@@ -107,7 +113,7 @@ def _read_truth(path: Path) -> Any:  # noqa: ANN401 - NumPy is imported only her
     try:
         with np.load(path) as arrays:
             return arrays["image"]
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ResourceError(f"cannot read the truth {path}: expected an .npz with 'image' ({error})") from error
 
 
@@ -256,6 +262,29 @@ def _command(
     return parser
 
 
+def _within(kind: Callable[[str], float], lowest: float, highest: float) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not lowest <= value <= highest:
+            raise argparse.ArgumentTypeError(f"expected a number from {lowest:g} to {highest:g}, got {text!r}")
+        return value
+
+    return convert
+
+
+_PORT = _within(int, 0, 65535)
+
+
+def _folder(text: str) -> Path:
+    path = Path(text)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text!r}")
+    return path
+
+
 def _add_replay(parser: argparse.ArgumentParser) -> None:
     _add_files(parser)
     parser.add_argument("-p", "--pipeline", default="cg_sense", help="name or XML file (default: %(default)s)")
@@ -269,7 +298,7 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     text = "address to bind to (default: %(default)s, this machine only; there are no passwords in the protocol)"
     parser.add_argument("--host", default=DEFAULT_HOST, help=text)
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="default: %(default)s; FIRE expects 9002")
+    parser.add_argument("--port", type=_PORT, default=DEFAULT_PORT, help="default: %(default)s; FIRE expects 9002")
     _add_folders(parser)
     parser.add_argument(
         "--alias",
@@ -281,15 +310,15 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     _add_set(parser)
     parser.add_argument("--save-raw", type=Path, metavar="DIR", help="keep the raw stream of every scan in this folder")
     text = "how much of a scan may wait for the reconstruction before the sender is held up (default: %(default)s)"
-    parser.add_argument("--queue-gib", type=float, default=4.0, metavar="GIB", help=text)
+    parser.add_argument("--queue-gib", type=_within(float, 0, 1e6), default=4.0, metavar="GIB", help=text)
     text = "how long running scans may take to finish when the server is stopped (default: %(default)s s)"
-    parser.add_argument("--grace", type=float, default=10.0, metavar="SECONDS", help=text)
+    parser.add_argument("--grace", type=_within(float, 0, 1e6), default=10.0, metavar="SECONDS", help=text)
 
 
 def _add_send(parser: argparse.ArgumentParser) -> None:
     _add_files(parser)
     parser.add_argument("--host", default=DEFAULT_HOST, help="default: %(default)s")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="default: %(default)s; a Gadgetron has 9002")
+    parser.add_argument("--port", type=_PORT, default=DEFAULT_PORT, help="default: %(default)s; a Gadgetron has 9002")
     parser.add_argument("-c", "--config", default="cg_sense", help="pipeline the server knows (default: %(default)s)")
     parser.add_argument("-C", "--config-file", type=Path, metavar="XML", help="send this pipeline whole instead")
     parser.add_argument("--parameters", default="", metavar="JSON", help='FIRE parameters: {"parameters": {...}}')
@@ -325,7 +354,7 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
 
 def _add_folders(parser: argparse.ArgumentParser) -> None:
     text = "folder with further pipelines; repeatable"
-    parser.add_argument("--pipelines", type=Path, action="append", default=[], metavar="DIR", help=text)
+    parser.add_argument("--pipelines", type=_folder, action="append", default=[], metavar="DIR", help=text)
 
 
 def _add_set(parser: argparse.ArgumentParser) -> None:

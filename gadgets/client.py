@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -9,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gadgets.files import ImageFile, open_scan
+from gadgets.files import ImageFile, open_scan, refuse_same_file
 from gadgets.header import without_version
 from gadgets.protocol import Close, Header, Image, Reader, Readouts, Text, Waveform, Writer
 from gadgets.replay import with_progress
@@ -81,6 +82,7 @@ def send(
     CinestreamError
         If the file cannot be read, the server cannot be reached, or the output cannot be written.
     """
+    refuse_same_file(source, output)
     with open_scan(source, group) as scan, _connect(address) as connection:
         # Gadgetron's external nodes hang on a header of another schema version
         opening: list[Message] = [config, Header(without_version(scan.header))]
@@ -107,8 +109,11 @@ def send(
             except (OSError, ProtocolError) as error:
                 result.problem = f"the server's stream broke: {error}"
                 logger.error("%s", result.problem)
-                connection.close()
-        sender.join()
+            finally:
+                if not result.closed:
+                    with contextlib.suppress(OSError):
+                        connection.shutdown(socket.SHUT_RDWR)  # wakes a sender that nobody listens to
+                sender.join()
     return result
 
 
@@ -139,8 +144,8 @@ def _connect(address: tuple[str, int]) -> socket.socket:
     while True:
         try:
             connection = socket.create_connection(address, timeout=_CONNECT_SECONDS)
-        except OSError as error:
-            if time.monotonic() - begin > _CONNECT_SECONDS or isinstance(error, socket.gaierror):
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host that is no name
+            if time.monotonic() - begin > _CONNECT_SECONDS or isinstance(error, socket.gaierror | UnicodeError):
                 text = f"no server answers at {address[0]} port {address[1]} ({error})"
                 raise ResourceError(f"{text}; start one with: cinestream serve") from error
             time.sleep(0.2)

@@ -77,11 +77,14 @@ def _gadgetron_python() -> Check:
     if python is None:
         return Check(name, "no python on PATH", "put the folder of this environment's python first on PATH")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    outcome = subprocess.run(  # noqa: S603 - the interpreter that Gadgetron would start, with a fixed program
-        [python, "-c", _PROBE], capture_output=True, text=True, env=environment, cwd="/", timeout=60, check=False
-    )
-    if outcome.returncode == 0:
-        return Check(name, f"{python} finds {outcome.stdout.strip()}")
-    reason = (outcome.stderr.strip().splitlines() or ["it failed"])[-1]
+    try:
+        outcome = subprocess.run(  # noqa: S603 - the interpreter that Gadgetron would start, with a fixed program
+            [python, "-c", _PROBE], capture_output=True, text=True, env=environment, cwd="/", timeout=60, check=False
+        )
+        if outcome.returncode == 0:
+            return Check(name, f"{python} finds {outcome.stdout.strip()}")
+        reason = (outcome.stderr.strip().splitlines() or ["it failed"])[-1]
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = str(error)
     remedy = f"start the Gadgetron with this environment first on PATH: {os.path.dirname(sys.executable)}"  # noqa: PTH120
     return Check(name, f"{python} does not find cinestream ({reason})", remedy)

@@ -29,12 +29,15 @@ from gadgets.session import Session
 from recon_core.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from gadgets.protocol import Message
 
 logger = logging.getLogger("cinestream")
 
 SERVER_VARIABLE = "CINESTREAM_SERVER"
 _PROBE_SECONDS = 1.0
+_SILENCE_SECONDS = 10.0  # how long a Gadgetron may take for its CLOSE after ours
 
 
 class _Closed:
@@ -94,7 +97,7 @@ def _resident_server() -> socket.socket | None:
             server.settimeout(None)
             logger.info("passing the scan on to the resident server %s", where)
             return server
-    except (OSError, ProtocolError):
+    except (OSError, ValueError, ProtocolError):  # ValueError: a host or port that cannot be one
         pass
     if server is not None:
         server.close()
@@ -103,27 +106,31 @@ def _resident_server() -> socket.socket | None:
 
 def _relay(gadgetron: socket.socket, server: socket.socket, begun: Sequence[ConfigText | Header]) -> bool:
     """Pass the scan on as its bytes come, and the server's messages back one by one."""
-    to_gadgetron, to_server = Writer.of_socket(gadgetron), Writer.of_socket(server)
+    to_gadgetron, good = Writer.of_socket(gadgetron), True
     with server:
-        for start in begun:
-            to_server.send(start)
-        pump = threading.Thread(target=_pump, args=(gadgetron, server), name="cinestream-pump", daemon=True)
+        pump = threading.Thread(target=_pump, args=(gadgetron, server, begun), name="cinestream-pump", daemon=True)
         pump.start()
-        good, reader = True, Reader.of_socket(server)
         try:
-            while not isinstance(message := reader.read(), Close):
+            for message in _answers(server):
                 good = good and not isinstance(message, Error)
                 to_gadgetron.send(message)
-        except (OSError, ProtocolError):
-            good = False
-            text = "the resident cinestream server ended within the scan; see its log, and replay the raw data"
-            to_gadgetron.send(Error(text))
-        to_gadgetron.send(Close())
-        pump.join()
+            to_gadgetron.send(Close())
+        except OSError as error:
+            logger.warning("the Gadgetron is gone (%s); nothing more can be sent to it", error)
+            return False
+        pump.join(_SILENCE_SECONDS)
     return good
 
 
-def _pump(gadgetron: socket.socket, server: socket.socket) -> None:
+def _answers(server: socket.socket) -> Iterator[Message]:
+    """What the server says up to its CLOSE; if it ends before, that is said last."""
+    try:
+        yield from Reader.of_socket(server)
+    except (OSError, ProtocolError):
+        yield Error("the resident cinestream server ended within the scan; see its log, and replay the raw data")
+
+
+def _pump(gadgetron: socket.socket, server: socket.socket, begun: Sequence[ConfigText | Header]) -> None:
     """Pass on all bytes up to CLOSE; take them in to the end even when the server is gone."""
 
     def receive(buffer: memoryview) -> int:
@@ -132,7 +139,17 @@ def _pump(gadgetron: socket.socket, server: socket.socket) -> None:
             server.sendall(buffer[:count])
         return count
 
-    reader = Reader(receive)
-    with contextlib.suppress(OSError, ProtocolError):
-        while not isinstance(reader.read(), Close):
-            pass
+    with contextlib.suppress(OSError):
+        to_server = Writer.of_socket(server)
+        for start in begun:
+            to_server.send(start)
+    with contextlib.suppress(OSError):
+        reader, scratch = Reader(receive), memoryview(bytearray(1 << 16))
+        try:
+            while not isinstance(reader.read(), Close):
+                pass
+        except ProtocolError:
+            while receive(scratch):  # out of step, or gone; the server finds that itself and says so
+                pass
+    with contextlib.suppress(OSError):
+        server.shutdown(socket.SHUT_WR)  # a Gadgetron that is gone must not leave the server waiting

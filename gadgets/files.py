@@ -92,6 +92,18 @@ def open_scan(path: Path, group: str = "dataset") -> Iterator[RawScan]:
         yield scan
 
 
+def refuse_same_file(source: Path, output: Path) -> None:
+    """Refuse to write over the raw data, whatever else may be replaced.
+
+    Raises
+    ------
+    SettingsError
+        If both are one file.
+    """
+    if source.exists() and output.exists() and output.samefile(source):
+        raise SettingsError(f"{output} is the raw data itself; choose another output")
+
+
 @contextmanager
 def _open_stream(path: Path) -> Iterator[RawScan]:
     with path.open("rb", buffering=0) as file:
@@ -125,7 +137,7 @@ def _open_hdf5(path: Path, group: str) -> Iterator[RawScan]:
             )
         if "xml" not in node or not node["xml"].size:
             raise HeaderError(f"group {group!r} of {path} has no ISMRMRD header (dataset 'xml')")
-        xml = np.ravel(node["xml"][()])[0]
+        xml = np.ravel(_read(node["xml"], ()))[0]
         header = xml.decode("utf-8", "replace") if isinstance(xml, bytes) else str(xml)
         readouts = _readout_blocks(node["data"])
         waveforms = _waveforms(node["waveforms"]) if "waveforms" in node else iter(())
@@ -139,11 +151,20 @@ def _is_measurement(item: Any) -> bool:  # noqa: ANN401 - whatever an HDF5 file 
     return isinstance(data, h5py.Dataset) and {"head", "traj", "data"} <= set(data.dtype.names or ())
 
 
+def _read(dataset: h5py.Dataset, rows: slice | tuple[()]) -> Any:  # noqa: ANN401 - an array, or one value
+    try:
+        return dataset[rows]
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{dataset.file.filename} is damaged: {dataset.name} cannot be read further ({error})"
+        ) from error
+
+
 def _readout_blocks(dataset: h5py.Dataset) -> Iterator[Readouts]:
     """Read rows in blocks of some megabytes and hand out runs of equal shape."""
     begin, rows_per_block = 0, 1
     while begin < len(dataset):
-        rows = dataset[begin : begin + rows_per_block]
+        rows = _read(dataset, slice(begin, begin + rows_per_block))
         begin += len(rows)
         headers = _with_fields(rows["head"], ACQUISITION_HEADER)
         lengths = np.fromiter(map(len, rows["data"]), np.int64, len(rows))
@@ -179,14 +200,14 @@ def _readouts(headers: NDArray[np.void], data: NDArray[Any], trajectory: NDArray
 
 def _waveforms(dataset: h5py.Dataset) -> Iterator[Waveform]:
     for begin in range(0, len(dataset), _WAVEFORM_BLOCK):
-        rows = dataset[begin : begin + _WAVEFORM_BLOCK]
+        rows = _read(dataset, slice(begin, begin + _WAVEFORM_BLOCK))
         headers = _with_fields(rows["head"], WAVEFORM_HEADER)
         for header, data in zip(headers, rows["data"], strict=True):
             channels, samples = int(header["channels"]), int(header["number_of_samples"])
-            if len(data) != channels * samples:
-                data = data[:0]  # as with readouts
-                samples = 0
-            yield Waveform(header, np.asarray(data, np.uint32).reshape(channels, samples))
+            if len(data) == channels * samples:
+                yield Waveform(header, np.asarray(data, np.uint32).reshape(channels, samples))
+            else:  # damaged: handed on as an empty one, like such a readout
+                yield Waveform(header, np.empty((channels, 0), np.uint32))
 
 
 def _merge(readouts: Iterator[Readouts], waveforms: Iterator[Waveform]) -> Iterator[Message]:
@@ -337,9 +358,9 @@ def write_scan(path: Path, header: str, items: Iterable[Message], group: str = "
 def _acquisition_rows(readouts: Readouts, dtype: np.dtype[Any]) -> NDArray[np.void]:
     rows = np.empty(len(readouts), dtype)
     rows["head"] = readouts.headers
-    data = np.ascontiguousarray(readouts.data).view(np.float32).reshape(len(readouts), -1)
+    data = np.ascontiguousarray(readouts.data).view(np.float32)
     for i in range(len(readouts)):
-        rows["data"][i] = data[i]
+        rows["data"][i] = data[i].reshape(-1)
         rows["traj"][i] = np.empty(0, np.float32) if readouts.trajectory is None else readouts.trajectory[i].reshape(-1)
     return rows
 

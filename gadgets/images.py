@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from recon_core.data import Reconstruction
 
 _BRIGHT = 1000.0  # value of bright tissue: far from both ends of the 12 bits that the stock converters keep
+_MOST_INDICES = 65535  # of the 16 bits in the image header
 _COPIED = (
     "version",
     "measurement_uid",
@@ -76,13 +77,13 @@ class ImageMaker:
         encoding = self._header.encodings[complete.key.encoding]
         frames = to_recon_space(reconstruction.image, encoding)
         self._set_scale(frames)
-        values = frames if self._settings.output == "complex" else np.abs(frames)
-        values *= np.float32(self._scale)
+        values = (frames if self._settings.output == "complex" else np.abs(frames)) * np.float32(self._scale)
         headers = self._headers(complete, encoding, values.shape[1:])
         common = self._common_meta(complete, reconstruction, encoding)
         for header, frame, data in zip(headers, complete.frames.tolist(), values, strict=True):
-            meta = {**common, **_frame_meta(header, frame)}
-            yield Image(header, data[None, None], serialize_meta(meta))
+            attributes = serialize_meta({**common, **_frame_meta(header, frame)})
+            header["attribute_string_len"] = len(attributes.encode())
+            yield Image(header, data[None, None], attributes)
 
     def _set_scale(self, frames: NDArray[np.complex64]) -> None:
         if self._window:
@@ -116,8 +117,10 @@ class ImageMaker:
         for name in ("repetition", "set", "phase", "contrast", "slice"):
             index = index * encoding.count(name) + int(header[name])
         index += 1
-        while index in self._used or index > 65535:
-            index = index % 65535 + 1
+        if len(self._used) == _MOST_INDICES:
+            self._used.clear()
+        while index in self._used or index > _MOST_INDICES:
+            index = index % _MOST_INDICES + 1
         self._used.add(index)
         return index
 
@@ -178,8 +181,8 @@ def _frame_meta(header: np.void, frame: int) -> dict[str, object]:
     }
 
 
-# XML 1.0 allows no other control characters, not even escaped.
-_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
+# XML 1.0 allows these neither as they are nor escaped; lone surrogates (from JSON) have no bytes at all.
+_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def serialize_meta(meta: Mapping[str, object]) -> str:
@@ -200,8 +203,8 @@ def _value(item: object) -> str:
 def to_recon_space(image: NDArray[np.complex64], encoding: Encoding) -> NDArray[np.complex64]:
     """Bring images from the encoded field of view and matrix to those of the recon space.
 
-    Phase oversampling is cut off in the image; then the matrix is changed by padding (interpolation) or cutting in
-    k-space, which keeps the values of the image.
+    The field of view is cut (phase oversampling) or padded in the image; then the matrix is changed by padding
+    (interpolation) or cutting in k-space, which keeps the values of the image.
 
     Parameters
     ----------
@@ -216,9 +219,10 @@ def to_recon_space(image: NDArray[np.complex64], encoding: Encoding) -> NDArray[
         ``(frame, y, x)`` complex64 of the recon matrix.
     """
     encoded, recon = encoding.encoded, encoding.recon
-    wide, narrow = encoded.field_of_view[1], recon.field_of_view[1]
-    if wide > narrow > 0:
-        image = _resize_centered(image, max(1, round(image.shape[1] * narrow / wide)), axis=1)
+    wide = min(encoded.field_of_view[0], recon.field_of_view[0]), encoded.field_of_view[1]
+    for axis, covered, wanted in ((1, wide[1], recon.field_of_view[1]), (2, wide[0], recon.field_of_view[0])):
+        if covered > 0 and wanted > 0:
+            image = _resize_centered(image, max(1, round(image.shape[axis] * wanted / covered)), axis)
     for axis, size in ((1, recon.matrix[1]), (2, recon.matrix[0])):
         if image.shape[axis] != size:
             image = _interpolate(image, size, axis)
@@ -236,6 +240,8 @@ def _interpolate(image: NDArray[np.complex64], size: int, axis: int) -> NDArray[
 def _resize_centered(array: NDArray[np.complex64], size: int, axis: int) -> NDArray[np.complex64]:
     """Cut or zero-pad an axis so that its centre ``N//2`` stays the centre."""
     before = array.shape[axis]
+    if size == before:
+        return array
     offset = size // 2 - before // 2
     shape = list(array.shape)
     shape[axis] = size

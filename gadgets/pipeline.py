@@ -90,8 +90,6 @@ def _cast(kind: type, value: object) -> bool | int | float | str | None:
         return _BOOLEANS.get(text.lower())
     if kind is str:
         return text
-    if isinstance(value, bool):
-        return None
     try:
         number = float(text)
     except ValueError:
@@ -155,6 +153,7 @@ def parse_json_parameters(text: str) -> JsonParameters | None:
     """
     try:
         document = json.loads(text)
+        json.dumps(document, ensure_ascii=False).encode()  # escapes can spell what no text can hold
     except (ValueError, RecursionError):
         return None
     parameters = document.get("parameters") if isinstance(document, dict) else None
@@ -303,7 +302,7 @@ def list_pipelines(folders: Iterable[Path] = ()) -> dict[str, Pipeline]:
     for entry in [*(path for folder in folders for path in sorted(folder.glob("*.xml"))), *packaged]:
         name = entry.name.removesuffix(".xml")
         if name not in found:
-            found[name] = Pipeline(name, entry.read_text(encoding="utf-8"))
+            found[name] = Pipeline(name, entry.read_bytes().decode("utf-8", "replace"))
     return dict(sorted(found.items()))
 
 

@@ -91,9 +91,10 @@ class NoiseWhitening:
             self.products = np.zeros((coils, coils), np.complex128)
             self.dwell_us = float(readouts.headers["sample_time_us"][0])
         if self.products.shape[0] == coils:
-            values = readouts.data.transpose(1, 0, 2).reshape(coils, -1).astype(np.complex128)
-            self.products += values @ values.conj().T
-            self.samples += values.shape[1]
+            # one by one, so that rounding does not depend on how the stream was cut into runs
+            for values in readouts.data.astype(np.complex128):
+                self.products += values @ values.conj().T
+                self.samples += values.shape[1]
 
     def matrix(self, coils: int, dwell_us: float, problems: Problems) -> NDArray[np.complex64] | None:
         """The whitening matrix ``(coil, coil)`` for image readouts, or None (noticed) when none can be made."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from gadgets.chain import Chain
-from gadgets.files import ImageFile, open_scan
+from gadgets.files import ImageFile, open_scan, refuse_same_file
 from gadgets.header import parse_header
 from gadgets.protocol import Image, Readouts
 
@@ -62,6 +62,7 @@ def replay(
     CinestreamError
         If the file cannot be read, holds no image readouts, or the output cannot be written.
     """
+    refuse_same_file(source, output)
     with open_scan(source, group) as scan:
         header = parse_header(scan.header)
         chain = Chain(header, settings, engine, watch=collector.watch if collector else None)

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from gadgets.session import Session, SessionOptions
@@ -21,6 +22,9 @@ logger = logging.getLogger("cinestream")
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9012  # a Gadgetron on the same machine has 9002
+
+_RETRY_SECONDS = 0.1  # until accepting is tried again
+_CUT_SECONDS = 5.0  # a session whose connection is cut ends with the slice it is at
 
 
 class SharedEngine:
@@ -66,12 +70,13 @@ class Server:
         self._sessions: dict[threading.Thread, socket.socket] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._deadline = 0.0
         try:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
             self._listener = socket.create_server((host, port), family=family, backlog=64)
-        except OSError as error:
-            remedy = "choose another port, or stop what uses it"
-            raise ResourceError(f"cannot listen on {host} port {port}: {error.strerror or error}; {remedy}") from error
+        except (OSError, OverflowError, UnicodeError) as error:  # a port beyond 65535, a host that is no name
+            why, remedy = getattr(error, "strerror", "") or error, "choose another port, or stop what uses it"
+            raise ResourceError(f"cannot listen on {host} port {port}: {why}; {remedy}") from error
         self.address: tuple[str, int] = self._listener.getsockname()[:2]
 
     def serve(self) -> None:
@@ -82,26 +87,33 @@ class Server:
             while not self._stopping.is_set():
                 try:
                     connection, peer = self._listener.accept()
-                except OSError:
-                    break  # stop() closed the listener
+                except OSError as error:
+                    # stop() closed the listener; or the process has no file left for a connection, which passes
+                    if not self._stopping.wait(_RETRY_SECONDS):
+                        logger.error("a connection could not be accepted: %s", error)
+                    continue
                 logger.info("connection from %s port %d", *peer[:2])
                 thread = threading.Thread(target=self._run, args=(connection,), name="cinestream-session", daemon=True)
                 with self._lock:
                     self._sessions[thread] = connection
                 thread.start()
         for thread in self._running():
-            thread.join()
+            thread.join(self._seconds_left())
+        self._cut()
+        for thread in self._running():
+            thread.join(_CUT_SECONDS)
         logger.info("stopped")
 
     def stop(self, grace_seconds: float = 10.0) -> None:
         """Stop accepting at once; sessions may finish within the grace period, then their connections are cut."""
+        self._deadline = time.monotonic() + grace_seconds
         self._stopping.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        timer = threading.Timer(grace_seconds, self._cut)
-        timer.daemon = True
-        timer.start()
+
+    def _seconds_left(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
 
     def _running(self) -> list[threading.Thread]:
         with self._lock:

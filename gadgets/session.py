@@ -41,7 +41,6 @@ from gadgets.protocol import (
     Header,
     Query,
     Reader,
-    Readouts,
     Response,
     Text,
     Waveform,
@@ -63,7 +62,7 @@ logger = logging.getLogger("cinestream")
 
 _GIB = 1 << 30
 _SILENCE_SECONDS = 10.0  # after our CLOSE: a peer that sends nothing for so long has nothing more to say
-_MESSAGE_OVERHEAD = 512  # what a message without data counts in the queue, so that a flood of them is bounded too
+_MESSAGE_OVERHEAD = 512  # what a message counts in the queue besides its bytes: a flood of small ones is bounded too
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,10 @@ class SessionOptions:
     queue_bytes: int = 4 * _GIB
 
 
+class _PeerGoneError(Exception):
+    """Nothing can be sent any more; not an OSError, which anything else may raise too."""
+
+
 class MessageQueue:
     """Messages between the thread that drains a stream and the one that works, bounded in bytes.
 
@@ -107,9 +110,9 @@ class MessageQueue:
         self._abandoned = False
         self._changed = threading.Condition()
 
-    def put(self, item: Message | ProtocolError) -> None:
-        """Add a message, or the error that ends the stream; does nothing once the queue is abandoned."""
-        size = item.data.nbytes + item.headers.nbytes if isinstance(item, Readouts) else _MESSAGE_OVERHEAD
+    def put(self, item: Message | ProtocolError, size: int = 0) -> None:
+        """Add a message of so many bytes, or the error that ends the stream; does nothing once it is abandoned."""
+        size += _MESSAGE_OVERHEAD
         with self._changed:
             while self._bytes + size > self._limit and self._items and not self._abandoned:
                 self._changed.wait()
@@ -194,6 +197,8 @@ class Session:
 
     def _wait_for(self, drain: threading.Thread) -> None:
         """Let the peer finish sending: unread data would reset the connection and lose what we told it."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)  # who waits for the end of our stream need not wait longer
         received = -1
         while drain.is_alive() and self._received != received:
             received = self._received
@@ -204,11 +209,12 @@ class Session:
 
     def _drain(self) -> None:
         """Take everything from the socket, as fast as it comes, to the very end."""
-        reader = Reader(self._receive)
+        reader, before = Reader(self._receive), 0
         try:
             while True:
                 message = reader.read()
-                self._queue.put(message)
+                self._queue.put(message, reader.bytes_read - before)
+                before = reader.bytes_read
                 if isinstance(message, Close):
                     return
         except EndOfStreamError as error:
@@ -241,7 +247,7 @@ class Session:
             handshake = self._handshake()
             if handshake is not None:
                 self._reconstruct(*handshake, problems)
-        except OSError as error:
+        except _PeerGoneError as error:
             logger.warning("the peer is gone (%s); nothing more can be sent to it", error)
             return False
         except CinestreamError as error:
@@ -249,14 +255,21 @@ class Session:
         except Exception as error:
             logger.exception("unexpected error")
             problems.add("failure", f"unexpected error: {type(error).__name__}: {error}", damage=True)
-        if self._spool is not None and self._spool.problem:
-            problems.add("raw", self._spool.problem, damage=True)
+        self._check_spool(problems)
         try:
             self._finish(problems)
-        except OSError as error:
+        except _PeerGoneError as error:
             logger.warning("the peer is gone (%s) and did not hear the end", error)
             return False
         return not problems.damage
+
+    def _check_spool(self, problems: Problems) -> None:
+        folder = self._options.save_raw
+        if folder is not None and self._spool is None:
+            text = f"the raw stream could not be saved: no file can be made in {folder}; free space or choose another"
+            problems.add("raw", text, damage=True)
+        elif self._spool is not None and self._spool.problem:
+            problems.add("raw", self._spool.problem, damage=True)
 
     def _reconstruct(self, settings: Settings, header: ScanHeader, problems: Problems) -> None:
         threading.Thread(target=self._warm_up, name="cinestream-warm-up", daemon=True).start()
@@ -265,7 +278,7 @@ class Session:
         for item in chain(self._items()):
             # the stock client dies of anything but images and text
             if self._to_gadgetron or not isinstance(item, Waveform):
-                self._writer.send(item)
+                self._send(item)
 
     def _warm_up(self) -> None:
         """Import what is heavy while the first readouts come in; if that fails, the first slice will say so."""
@@ -279,9 +292,7 @@ class Session:
         settings: Settings | None = None
         while True:
             message = self._next()
-            if isinstance(message, Query):
-                self._writer.send(Response(message.correlation, _answer(message.text)))
-            elif isinstance(message, Text):
+            if isinstance(message, Text):
                 logger.info("text from the peer: %s", message.text)
             elif isinstance(message, ConfigFile | ConfigText) and settings is None:
                 settings = self._configure(message)
@@ -328,19 +339,20 @@ class Session:
     # --- messages -----------------------------------------------------------------------------------------------------
 
     def _next(self) -> Message:
-        """The next message of the peer.
+        """The next message of the peer; its questions are answered on the way, wherever they come.
 
         Raises
         ------
         ProtocolError
             If the stream broke.
         """
-        if self._pushed_back:
-            return self._pushed_back.popleft()
-        item = self._queue.get()
-        if isinstance(item, ProtocolError):
-            raise item
-        return item
+        while True:
+            item = self._pushed_back.popleft() if self._pushed_back else self._queue.get()
+            if isinstance(item, ProtocolError):
+                raise item
+            if not isinstance(item, Query):
+                return item
+            self._send(Response(item.correlation, _answer(item.text)))
 
     def _items(self) -> Iterator[Message]:
         while not isinstance(message := self._next(), Close):
@@ -349,19 +361,25 @@ class Session:
     def _tell(self, problem: Problem) -> None:
         """Tell a client of a problem at once; a Gadgetron takes an error for the end, so it hears of it last."""
         if not self._to_gadgetron:
-            with contextlib.suppress(OSError):
-                self._writer.send(Text(_line(problem)))
+            with contextlib.suppress(_PeerGoneError):
+                self._send(Text(_line(problem)))
 
     def _finish(self, problems: Problems) -> None:
         """Say how the scan went, and close."""
         if self._to_gadgetron:
             if problems.damage:
-                self._writer.send(Error("\n".join(str(problem) for problem in problems.damage)))
+                self._send(Error("\n".join(str(problem) for problem in problems.damage)))
         else:
             for problem in problems:
                 if problem.count > 1:
-                    self._writer.send(Text(_line(problem)))
-        self._writer.send(Close())
+                    self._send(Text(_line(problem)))
+        self._send(Close())
+
+    def _send(self, message: Message) -> None:
+        try:
+            self._writer.send(message)
+        except OSError as error:
+            raise _PeerGoneError(str(error)) from error
 
 
 def _line(problem: Problem) -> str:

@@ -20,7 +20,9 @@ SIEMENS = "<acquisitionSystemInformation><systemVendor>SIEMENS</systemVendor></a
 
 
 def parallel(factor, mode="embedded"):
-    steps = f"<kspace_encoding_step_1>{factor}</kspace_encoding_step_1><kspace_encoding_step_2>1</kspace_encoding_step_2>"
+    steps = (
+        f"<kspace_encoding_step_1>{factor}</kspace_encoding_step_1><kspace_encoding_step_2>1</kspace_encoding_step_2>"
+    )
     return (
         f"<parallelImaging><accelerationFactor>{steps}</accelerationFactor>"
         f"<calibrationMode>{mode}</calibrationMode></parallelImaging>"
@@ -106,7 +108,7 @@ PHASE_LINE = ("phase", "kspace_encode_step_1")
 SLICE_PHASE_LINE = ("slice", *PHASE_LINE)
 
 
-# --- where lines go -----------------------------------------------------------------------------------------------------
+# --- where lines go ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_header_of_a_frame_is_that_of_its_line_nearest_to_the_centre(lines):
         assert head == block.headers[head["scan_counter"]]
 
 
-# --- counters -----------------------------------------------------------------------------------------------------------
+# --- counters ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("averages", [2, 3])
@@ -204,7 +206,9 @@ def test_averages_are_averaged_over_those_that_came(averages):
     check(complete, block, range(len(block)))
 
 
-@pytest.mark.parametrize("order", [("average", "phase", "line"), ("phase", "line", "average"), ("line", "average", "phase")])
+@pytest.mark.parametrize(
+    "order", [("average", "phase", "line"), ("phase", "line", "average"), ("line", "average", "phase")]
+)
 def test_averages_may_come_in_any_order_and_the_slice_waits_for_all(order):
     sizes = {"average": 2, "phase": 3, "line": 8}
     names = ["kspace_encode_step_1" if name == "line" else name for name in order]
@@ -291,7 +295,7 @@ def test_slices_are_described():
     assert all(word in text for word in ("slice 3", "repetition 1", "set 2", "contrast 4"))
 
 
-# --- completion ---------------------------------------------------------------------------------------------------------
+# --- completion -------------------------------------------------------------------------------------------------------
 
 INTERLEAVED = {
     "sequential": [(s, f, line) for s in range(3) for f in range(4) for line in range(8)],
@@ -320,7 +324,11 @@ def accelerated(slices=2, frames=4, lines=16, factor=2, acs=6):
     """Lines of an undersampled scan with embedded reference lines, frame by frame, slice by slice."""
     middle = range(lines // 2 - acs // 2, lines // 2 + acs // 2)
     return [
-        (s, f, line) for s in range(slices) for f in range(frames) for line in range(lines) if line % factor == f % factor or line in middle
+        (s, f, line)
+        for s in range(slices)
+        for f in range(frames)
+        for line in range(lines)
+        if line % factor == f % factor or line in middle
     ]
 
 
@@ -434,7 +442,7 @@ def test_shuffled_flags_are_not_believed():
         assert problems.damage == []
 
 
-# --- plans that are not kept ----------------------------------------------------------------------------------------------
+# --- plans that are not kept ------------------------------------------------------------------------------------------
 
 
 def test_uneven_beats_give_frames_with_missing_lines_and_missing_frames():
@@ -570,7 +578,7 @@ def test_absent_slices_are_counted_without_being_listed_all():
     assert [key.slice for key in first] == [1, 2, 3, 4, 5]
 
 
-# --- reference lines --------------------------------------------------------------------------------------------------------
+# --- reference lines --------------------------------------------------------------------------------------------------
 
 
 def test_embedded_reference_lines_are_lines_of_their_frame():
@@ -593,9 +601,7 @@ def test_separate_reference_lines_are_kept_apart(mode):
     reference.headers["flags"] |= AcquisitionFlag.PARALLEL_CALIBRATION.bit
     image = scan([(s, f, line) for s in (0, 1) for f in range(2) for line in range(f, 8, 2)], *SLICE_PHASE_LINE)
     image.headers["flags"][3] |= AcquisitionFlag.CALIBRATION_AND_IMAGING.bit
-    block = Readouts(
-        np.concatenate([reference.headers, image.headers]), np.concatenate([reference.data, image.data])
-    )
+    block = Readouts(np.concatenate([reference.headers, image.headers]), np.concatenate([reference.data, image.data]))
     slices, problems = sent(block, header(slice=2, phase=2, extra=parallel(2, mode)))
     assert sorted(key.slice for key in slices) == [0, 1]
     for key, complete in slices.items():
@@ -623,7 +629,7 @@ def test_reference_lines_alone_are_no_slice():
     assert buffers.sent == 0
 
 
-# --- invariance -----------------------------------------------------------------------------------------------------------
+# --- invariance -------------------------------------------------------------------------------------------------------
 
 
 def same_slice(ours, other, *, exact=True):

@@ -46,7 +46,8 @@ def test_full_header():
 
 
 def test_smallest_header():
-    text = f"<ismrmrdHeader><encoding>{space_xml('encodedSpace', (8, 4, 1), (1, 1, 1))}<reconSpace/></encoding></ismrmrdHeader>"
+    encoded = space_xml("encodedSpace", (8, 4, 1), (1, 1, 1))
+    text = f"<ismrmrdHeader><encoding>{encoded}<reconSpace/></encoding></ismrmrdHeader>"
     header = parse_header(text)
     (encoding,) = header.encodings
     assert encoding.recon == encoding.encoded == Space((8, 4, 1), (1.0, 1.0, 1.0))
@@ -82,7 +83,9 @@ def test_any_version_is_read(version):
     "change",
     [
         lambda text: text,
-        lambda text: text.replace(' xmlns="', ' xmlns:i="').replace("<", "<i:").replace("<i:/", "</i:").replace("<i:?", "<?"),
+        lambda text: (
+            text.replace(' xmlns="', ' xmlns:i="').replace("<", "<i:").replace("<i:/", "</i:").replace("<i:?", "<?")
+        ),
         lambda text: text.replace(f' xmlns="{NAMESPACE}"', ""),
         lambda text: text.replace(NAMESPACE, "http://elsewhere"),
         lambda text: "\n \t" + text.replace("><", ">\n<!-- remark -->\n<"),
@@ -94,7 +97,10 @@ def test_any_version_is_read(version):
     ids=["plain", "prefix", "none", "foreign", "comments", "utf-16", "latin-1", "bom", "undeclared"],
 )
 def test_spellings(change):
-    plain = header_xml(version=8, after="<userParameters><userParameterString><name>µ</name><value>ü</value></userParameterString></userParameters>")
+    plain = header_xml(
+        version=8,
+        after="<userParameters><userParameterString><name>µ</name><value>ü</value></userParameterString></userParameters>",
+    )
     text = change(plain)
     header = parse_header(text)
     assert header.encodings == parse_header(plain).encodings
@@ -188,7 +194,7 @@ def test_only_two_dimensions():
 def test_numbers_that_cannot_be(encoding):
     if not all(isinstance(size, int) for size in encoding.get("encoded", ())):
         encoding = {"limits": {}, **encoding}
-    with pytest.raises(HeaderError, match="matrix|must be a number|limits"):
+    with pytest.raises(HeaderError, match=r"matrix|must be a number|limits"):
         parse_header(header_xml(**encoding))
 
 

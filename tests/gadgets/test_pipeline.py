@@ -114,7 +114,9 @@ def test_values_that_are_refused(name, value, message):
         convert(name, value)
 
 
-@given(name=st.sampled_from(list(FIELDS)), value=st.one_of(st.text(), st.floats(), st.integers(), st.booleans(), st.none()))
+@given(
+    name=st.sampled_from(list(FIELDS)), value=st.one_of(st.text(), st.floats(), st.integers(), st.booleans(), st.none())
+)
 @settings(deadline=None, max_examples=200)
 def test_any_value_is_converted_or_refused(name, value):
     try:
@@ -160,23 +162,25 @@ def test_no_configuration(text):
     assert not is_pipeline(text)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "<configuration><iterations>7</iterations><output>complex</output></configuration>",
-        '<?xml version="1.0"?>\n<configuration>\n\t<iterations> 7 </iterations>\n\t<output>complex</output>\n</configuration>\n',
-        '<configuration iterations="7" output="complex"/>',
-        '<configuration iterations="7"><output>complex</output></configuration>',
-        '<configuration><property name="iterations" value="7"/><property name="output" value="complex"/></configuration>',
-        "<configuration><property><name>iterations</name><value>7</value></property>"
-        "<property><name> output </name><value>complex</value></property></configuration>",
-        '<configuration xmlns="http://gadgetron"><iterations>7</iterations><output>complex</output></configuration>',
-        "<configuration><!-- remark --><iterations>7<!-- of 20 --></iterations><output>complex</output></configuration>",
-        pipeline(configuration='<configuration iterations="7"><output>complex</output></configuration>'),
-        pipeline('<connect port="9012"/>', '<configuration iterations="7"><output>complex</output></configuration>'),
-    ],
-    ids=["elements", "indented", "attributes", "mixed", "properties", "long-properties", "namespace", "comments", "whole", "connect"],
-)
+ELEMENTS = "<iterations>7</iterations><output>complex</output>"
+MIXED = '<configuration iterations="7"><output>complex</output></configuration>'
+SPELLINGS = {
+    "elements": f"<configuration>{ELEMENTS}</configuration>",
+    "indented": f'<?xml version="1.0"?>\n<configuration>\n\t{ELEMENTS.replace("7", " 7 ")}\n</configuration>\n',
+    "attributes": '<configuration iterations="7" output="complex"/>',
+    "mixed": MIXED,
+    "properties": '<configuration><property name="iterations" value="7"/><property name="output" value="complex"/>'
+    "</configuration>",
+    "long-properties": "<configuration><property><name>iterations</name><value>7</value></property>"
+    "<property><name> output </name><value>complex</value></property></configuration>",
+    "namespace": f'<configuration xmlns="http://gadgetron">{ELEMENTS}</configuration>',
+    "comments": f"<configuration><!-- remark -->{ELEMENTS.replace('7', '7<!-- of 20 -->')}</configuration>",
+    "whole": pipeline(configuration=MIXED),
+    "connect": pipeline('<connect port="9012"/>', MIXED),
+}
+
+
+@pytest.mark.parametrize("text", SPELLINGS.values(), ids=SPELLINGS)
 def test_spellings_of_settings(text):
     assert parse_configuration(text) == Settings(iterations=7, output="complex")
 
@@ -197,7 +201,10 @@ def test_empty_configurations_are_the_defaults():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<configuration><iteration>7</iteration></configuration>", "unknown setting 'iteration'; the settings are method"),
+        (
+            "<configuration><iteration>7</iteration></configuration>",
+            "unknown setting 'iteration'; the settings are method",
+        ),
         ('<configuration><property value="7"/></configuration>', "unknown setting ''"),
         ('<configuration iterations="x"/>', "whole number"),
         ("<configuration><iterations/></configuration>", "whole number, got ''"),
@@ -207,7 +214,10 @@ def test_empty_configurations_are_the_defaults():
         ("cg_sense", "not XML"),
         ("\0", "not XML"),
         ("<settings/>", "version-2 pipeline"),
-        ("<gadgetronStreamConfiguration><gadget/></gadgetronStreamConfiguration>", "got <gadgetronStreamConfiguration>"),
+        (
+            "<gadgetronStreamConfiguration><gadget/></gadgetronStreamConfiguration>",
+            "got <gadgetronStreamConfiguration>",
+        ),
         (pipeline('<execute name="os" target="system" type="python"/>'), "'os' 'system'.*only 'gadgets.external'"),
         (pipeline('<execute name="gadgets.external" target="os" type="python"/>'), "only 'gadgets.external'"),
         (pipeline("<execute/>"), "only 'gadgets.external'"),
@@ -360,7 +370,9 @@ def test_install_into_a_gadgetron_home(tmp_path):
 
 def test_install_again_replaces_our_own(tmp_path):
     for path in install_pipelines(tmp_path):
-        path.write_text(path.read_text(encoding="utf-8").replace("<method>", "<!-- older --><method>"), encoding="utf-8")
+        path.write_text(
+            path.read_text(encoding="utf-8").replace("<method>", "<!-- older --><method>"), encoding="utf-8"
+        )
     for path in install_pipelines(tmp_path):
         assert "older" not in path.read_text(encoding="utf-8")
 
@@ -433,7 +445,18 @@ def test_choice_of_the_pipeline(parameters, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "hello", "[1, 2]", "3", "null", "{}", '{"parameters": 3}', '{"parameters": [1]}', '{"parameters": {', "[" * 100_000],
+    [
+        "",
+        "hello",
+        "[1, 2]",
+        "3",
+        "null",
+        "{}",
+        '{"parameters": 3}',
+        '{"parameters": [1]}',
+        '{"parameters": {',
+        "[" * 100_000,
+    ],
     ids=lambda text: text[:20],
 )
 def test_other_texts_are_left_alone(text):
@@ -452,8 +475,12 @@ def test_json_values_that_are_no_setting(value):
 
 def test_pipelines_come_with_the_wheel(tmp_path):
     source = tmp_path / "source"  # a build leaves files behind in its folder
-    ignored = shutil.ignore_patterns(".*", "tests", "build", "*.egg-info", "__pycache__", "*.safetensors")
-    shutil.copytree(REPOSITORY, source, ignore=ignored)
+    for package in ("gadgets", "pipelines", "recon_core", "weights"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
+        shutil.copytree(REPOSITORY / package, source / package, ignore=ignored)
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        if (REPOSITORY / name).exists():
+            shutil.copy(REPOSITORY / name, source)
     wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
     built = subprocess.run([*wheel, str(source)], cwd=tmp_path, capture_output=True, text=True, check=False)
     if built.returncode != 0 and ("No module named pip" in built.stderr or "BackendUnavailable" in built.stderr):

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -111,11 +113,11 @@ def test_whitening_scales_with_bandwidth_and_dwell_time(bandwidth, noise_dwell, 
     np.testing.assert_allclose(stage.colouring @ whitening, np.eye(3), atol=1e-4)
 
 
-@pytest.mark.parametrize("field", ["noise", "image", "bandwidth"])
-@pytest.mark.parametrize("value", [0.0, np.nan, np.inf, -1.0])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [*((field, value) for field in ("noise", "image") for value in (0.0, np.nan, np.inf, -1.0)), ("bandwidth", 0.0)],
+)
 def test_senseless_dwell_times_and_bandwidths_leave_the_scale_alone(field, value):
-    if field == "bandwidth" and not np.isfinite(value):
-        pytest.skip("the header parser refuses it")
     block, image = noise(mixing=MIXING), readouts(2, 3, 16)
     before = bandwidth_xml(1)
     if field == "bandwidth":
@@ -218,7 +220,7 @@ def test_whitening_can_be_switched_off():
     assert list(problems) == []
 
 
-# --- places of the samples ----------------------------------------------------------------------------------------------
+# --- places of the samples --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("columns", [16, 15])
@@ -246,9 +248,7 @@ def test_discarded_samples_are_cut_in_the_order_of_acquisition(reverse, pre, pos
         samples[:, :pre] = 0
         samples[:, 12 - post :] = 0
         # sample i of a reversed readout lies as far to the left of the centre as it would lie to the right
-        expected = (
-            by_definition(samples[:, ::-1], 11 - center, 16) if reverse else by_definition(samples, center, 16)
-        )
+        expected = by_definition(samples[:, ::-1], 11 - center, 16) if reverse else by_definition(samples, center, 16)
         np.testing.assert_array_equal(part.data[i], expected)
 
 
@@ -291,12 +291,18 @@ def test_a_readout_that_is_discarded_as_a_whole_is_empty(pre, post):
     assert stage.dropped == 1
 
 
-# --- oversampling -------------------------------------------------------------------------------------------------------
+# --- oversampling -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("encoded", "wide", "narrow", "kept"),
-    [(32, 400.0, 200.0, 16), (30, 400.0, 200.0, 15), (33, 300.0, 100.0, 11), (31, 310.0, 200.0, 20), (32, 370.0, 300.0, 26)],
+    [
+        (32, 400.0, 200.0, 16),
+        (30, 400.0, 200.0, 15),
+        (33, 300.0, 100.0, 11),
+        (31, 310.0, 200.0, 20),
+        (32, 370.0, 300.0, 26),
+    ],
 )
 @pytest.mark.parametrize("center", [None, 9])
 def test_oversampling_is_cut_from_the_image(encoded, wide, narrow, kept, center):
@@ -361,7 +367,7 @@ def test_oversampling_removal_keeps_a_point_where_it_is_and_as_bright_as_it_is()
     np.testing.assert_allclose(image, expected, atol=1e-5)
 
 
-# --- what is no image data ------------------------------------------------------------------------------------------------
+# --- what is no image data --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flag", NO_IMAGE, ids=lambda flag: flag.name)
@@ -398,7 +404,7 @@ def test_navigators_of_another_shape_do_not_fix_the_shape():
     assert list(problems) == []
 
 
-# --- damage -------------------------------------------------------------------------------------------------------------
+# --- damage -----------------------------------------------------------------------------------------------------------
 
 
 def broken_value(value):
@@ -462,7 +468,7 @@ def test_broken_readouts_within_a_block_are_picked_out():
     assert "readout 5 " in problem.text
 
 
-# --- reference scans ------------------------------------------------------------------------------------------------------
+# --- reference scans --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("samples", [8, 12, 16, 24, 32])
@@ -489,6 +495,14 @@ def test_reference_lines_of_their_own_length_are_placed_by_their_own_centre(samp
         np.testing.assert_allclose(part.data[1], expected, atol=2e-6)
 
 
+def test_reference_lines_longer_than_the_grid_are_damage():
+    image = readouts(2, 2, 16)
+    reference = readouts(3, 2, 17, flags=[AcquisitionFlag.PARALLEL_CALIBRATION])
+    parts, problems, _ = prepare(image, reference)
+    assert [len(part) for part in parts] == [2]
+    assert [problem.count for problem in problems.damage] == [3]
+
+
 def test_a_run_may_mix_reference_lines_with_readouts_of_a_wrong_length():
     image = readouts(2, 2, 16)
     mixed = readouts(4, 2, 12, first=10)
@@ -500,7 +514,7 @@ def test_a_run_may_mix_reference_lines_with_readouts_of_a_wrong_length():
     assert [problem.count for problem in problems.damage] == [2]
 
 
-# --- encodings ----------------------------------------------------------------------------------------------------------
+# --- encodings --------------------------------------------------------------------------------------------------------
 
 
 def test_encodings_are_kept_apart_and_in_order():
@@ -520,7 +534,7 @@ def test_encodings_are_kept_apart_and_in_order():
             np.testing.assert_allclose(data, expected, atol=2e-6)
 
 
-# --- blocks -------------------------------------------------------------------------------------------------------------
+# --- blocks -----------------------------------------------------------------------------------------------------------
 
 
 def mixed_stream():
@@ -550,12 +564,12 @@ MIXED = {"encoded": (32, 8, 1), "encoded_fov": (320.0, 80.0, 8.0)}
 def test_the_result_does_not_depend_on_how_the_stream_is_cut(cuts):
     stream = mixed_stream()
     edges = [0, *sorted(cuts), 50]
-    blocks = [stream[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
+    blocks = [stream[begin:end] for begin, end in itertools.pairwise(edges)]
     whole, problems, one = prepare(stream, **MIXED)
     parts, others, stage = prepare(*blocks, **MIXED)
     (headers, data), (expected_headers, expected_data) = joined(parts), joined(whole)
     np.testing.assert_array_equal(headers, expected_headers)
-    np.testing.assert_allclose(data, expected_data, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(data, expected_data)
     counts = [(kind, problem.count, problem.text) for kind, problem in problems.kinds.items()]
     assert [(kind, problem.count, problem.text) for kind, problem in others.kinds.items()] == counts
     assert (stage.noise_readouts, stage.dropped) == (one.noise_readouts, one.dropped)

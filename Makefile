@@ -1,0 +1,42 @@
+# Two commands do all the set-up: `make demo` runs the main job, `make test` passes the tests.
+
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?= torch==2.13.0
+BIN     = $(VENV)/bin
+
+.PHONY: demo test test-all lint bench clean
+
+demo: $(VENV)/.installed
+	mkdir -p demo
+	$(BIN)/cinestream simulate demo/scan.h5
+	$(BIN)/cinestream replay demo/scan.h5 --pipeline cg_sense --output demo/images.h5 --overwrite \
+		--truth demo/scan_truth.npz --gif demo/cine.gif --report demo/report.html
+
+test: $(VENV)/.installed-dev
+	$(BIN)/pytest -m "not slow and not cuda"
+
+test-all: $(VENV)/.installed-dev
+	$(BIN)/pytest -m "not cuda"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.bench.stream
+
+$(VENV)/.installed: setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

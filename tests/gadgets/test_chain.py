@@ -1,0 +1,404 @@
+import itertools
+import logging
+from pathlib import Path
+
+import h5py
+import ismrmrd
+import numpy as np
+import pytest
+
+from gadgets.chain import Chain
+from gadgets.files import open_scan
+from gadgets.header import parse_header
+from gadgets.pipeline import Settings
+from gadgets.problems import Problems
+from gadgets.protocol import AcquisitionFlag, EndOfStreamError, Image, Text, Waveform
+from recon_core.data import Reconstruction
+from recon_core.engine import Engine
+from recon_core.errors import DataError, ModelError
+from tests.builders import encoding_xml, header_xml, readouts, waveform
+
+SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+REAL = (
+    "ismrmrd_real/brain_gre128_16ch_cimax3T.h5",
+    "ismrmrd_real/knee_tse_1ch_ros2_larsonlab.h5",
+    "ismrmrd_real/phantom_gre160_2ch_ros2_skyra3T.h5",
+    "ismrmrd_real/phantom_gre256_1ch_3contrast_prisma3T.h5",
+    "ismrmrd_real/phantom_gre64_32ch_6rep_skyra3T.h5",
+    "ismrmrd_real/phantom_gre96_16ch_noisescan_cloudmr.h5",
+    "semi_real_cine/cine_mini_scd101_4ch_10f_R2.h5",
+)
+COLUMNS, LINES, FRAMES, SLICES, COILS = 24, 10, 3, 4, 3
+
+
+class PlainEngine:
+    """Root of the sum of squares; fails on the slices of the given numbers, counted as they come."""
+
+    def __init__(self, fails=(), error=ModelError):
+        self.fails, self.error, self.asked, self.slices = fails, error, 0, []
+
+    def __call__(self):
+        self.asked += 1
+        return self
+
+    def reconstruct(self, cine, settings):
+        self.slices.append(cine)
+        if len(self.slices) - 1 in self.fails:
+            raise self.error("the network ran out of ideas")
+        images = centred_ifft2(cine.kspace)
+        image = np.sqrt((np.abs(images) ** 2).sum(1)).astype(np.complex64)
+        return Reconstruction(image, np.ones(images.shape[1:], np.complex64), settings.method, {"reconstruct": 0.25})
+
+
+def centred_ifft2(kspace):
+    axes = (-2, -1)
+    return np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace, axes=axes), norm="ortho"), axes=axes)
+
+
+def header(**counts):
+    sizes = {"slice": SLICES, "phase": FRAMES, **counts}
+    limits = {name: (0, size - 1, 0) for name, size in sizes.items()}
+    limits["kspace_encoding_step_1"] = (0, LINES - 1, LINES // 2)
+    encoding = encoding_xml(
+        encoded=(COLUMNS, LINES, 1),
+        recon=(COLUMNS // 2, LINES, 1),
+        encoded_fov=(240, 100, 8),
+        recon_fov=(120, 100, 8),
+        limits=limits,
+    )
+    return parse_header(header_xml(encoding))
+
+
+def scan(slices=SLICES, seed=0):
+    """Readouts slice by slice, frame by frame."""
+    order = np.array(list(itertools.product(range(slices), range(FRAMES), range(LINES))))
+    names = ("slice", "phase", "kspace_encode_step_1")
+    return readouts(len(order), COILS, COLUMNS, seed=seed, **dict(zip(names, order.T, strict=True)))
+
+
+def noise():
+    rng = np.random.default_rng(3)
+    mixing = rng.normal(size=(COILS, COILS)) + 1j * rng.normal(size=(COILS, COILS)) + 2 * np.eye(COILS)
+    block = readouts(50, COILS, 32, seed=4, flags=[AcquisitionFlag.NOISE])
+    block.data[:] = np.einsum("pc,rcs->rps", mixing, block.data)
+    return block
+
+
+def chain(engine=None, *, head=None, watch=None, **settings):
+    options = Settings(**{"method": "zero_filled", "device": "cpu", **settings})
+    return Chain(head or header(), options, engine or PlainEngine(), watch=watch)
+
+
+def whitening(block, dwell, bandwidth):
+    values = block.transpose(1, 0, 2).reshape(block.shape[1], -1).astype(complex)
+    covariance = values @ values.conj().T / (values.shape[1] - 1)
+    return np.linalg.inv(np.linalg.cholesky(covariance)) * np.sqrt(2 * dwell * bandwidth)
+
+
+def combined(kspace, kept, maps, matrix=None):
+    """Zero-filled image of centred k-space (coil, ky, kx), oversampling cut, combined with the maps, coloured."""
+    images = centred_ifft2(kspace)
+    first = images.shape[2] // 2 - kept // 2
+    images = images[:, :, first : first + kept]
+    image = (maps.conj() * images).sum(0)
+    if matrix is None:
+        return image
+    colouring = np.linalg.inv(matrix)
+    colouring /= np.linalg.norm(colouring) / np.sqrt(len(maps))
+    return image * np.linalg.norm(np.einsum("rc,cyx->ryx", colouring, maps), axis=0)
+
+
+def relative_error(values, reference):
+    """After the one factor that fits the whole series best."""
+    factor = (values * reference).sum() / (reference**2).sum()
+    return np.linalg.norm(values - factor * reference) / np.linalg.norm(factor * reference)
+
+
+# --- a scan as it should be -------------------------------------------------------------------------------------------
+
+
+def test_a_scan_becomes_images():
+    run = chain(engine := PlainEngine())
+    images = list(run([scan()]))
+    assert all(isinstance(image, Image) for image in images)
+    counters = [(int(image.header["slice"]), int(image.header["phase"])) for image in images]
+    assert counters == list(itertools.product(range(SLICES), range(FRAMES)))
+    assert (run.summary.readouts, run.summary.slices, run.summary.images) == (120, 4, 12)
+    assert run.summary.seconds["reconstruct"] == pytest.approx(1.0)
+    assert run.summary.seconds["slice"] > 0
+    assert list(run.summary.problems) == []
+    assert len(engine.slices) == 4
+
+
+@pytest.mark.parametrize("with_noise", [True, False])
+def test_zero_filled_images_are_those_of_plain_numpy(with_noise):
+    maps = {}
+
+    def watch(complete, reconstruction):
+        maps[complete.key.slice] = reconstruction.maps
+
+    engine, block = Engine("cpu"), scan()
+    run = chain(lambda: engine, watch=watch)
+    images = list(run([noise(), block] if with_noise else [block]))
+    matrix = whitening(noise().data, 1.0, 0.793) if with_noise else None
+    reference = []
+    for number, frame in itertools.product(range(SLICES), range(FRAMES)):
+        begin = (number * FRAMES + frame) * LINES
+        kspace = block.data[begin : begin + LINES].transpose(1, 0, 2)
+        if matrix is not None:
+            kspace = np.einsum("pc,cyx->pyx", matrix, kspace)
+        reference.append(combined(kspace, COLUMNS // 2, maps[number], matrix))
+    values = np.stack([image.data[0, 0] for image in images])
+    assert relative_error(values, np.abs(reference)) < 1e-4
+    assert list(run.summary.problems) == []
+
+
+def test_a_single_coil_gives_the_magnitude_of_the_inverse_transform():
+    order = list(itertools.product(range(FRAMES), range(LINES)))
+    frames, lines = np.array(order).T
+    block = readouts(len(order), 1, COLUMNS // 2, phase=frames, kspace_encode_step_1=lines)
+    engine = Engine("cpu")
+    images = list(chain(lambda: engine, head=header(slice=1), scale=3.0)([block]))
+    kspace = block.data.reshape(FRAMES, LINES, COLUMNS // 2)
+    values = np.stack([image.data[0, 0] for image in images])
+    np.testing.assert_allclose(values, 3 * np.abs(centred_ifft2(kspace)), rtol=1e-4, atol=1e-4)
+
+
+def test_the_cut_of_the_stream_changes_nothing():
+    block = scan()
+    expected = list(chain()([block]))
+    for size in (1, 7, 30, 31):
+        blocks = [block[begin : begin + size] for begin in range(0, len(block), size)]
+        images = list(chain()(blocks))
+        assert len(images) == len(expected)
+        for image, other in zip(images, expected, strict=True):
+            np.testing.assert_array_equal(image.data, other.data)
+            assert image.header == other.header
+            assert image.attributes == other.attributes
+
+
+def test_images_come_while_the_scan_goes_on():
+    block, taken = scan(), []
+
+    def items():
+        for i in range(len(block)):
+            taken.append(i)
+            yield block[i : i + 1]
+
+    run = chain()(items())
+    assert next(run).header["slice"] == 0
+    assert len(taken) == FRAMES * LINES
+
+
+def test_the_engine_is_asked_for_when_the_first_slice_is_complete():
+    engine, block = PlainEngine(), scan()
+    run = chain(engine)(block[i : i + 1] for i in range(len(block)))
+    assert engine.asked == 0
+    next(run)
+    assert engine.asked == 1
+
+
+def test_the_slice_carries_the_colouring_of_the_noise():
+    engine = PlainEngine()
+    list(chain(engine)([noise(), scan()]))
+    matrix = whitening(noise().data, 1.0, 0.793)
+    for cine in engine.slices:
+        np.testing.assert_allclose(cine.colouring @ matrix, np.eye(COILS), atol=1e-4)
+    engine = PlainEngine()
+    list(chain(engine)([scan()]))
+    assert [cine.colouring for cine in engine.slices] == [None] * SLICES
+
+
+def test_waveforms_are_handed_through_in_their_place():
+    block = scan(slices=2)
+    waves = [waveform(seed=number, time_stamp=number) for number in range(4)]
+    items = [waves[0], block[:30], waves[1], block[30:50], waves[2], block[50:], waves[3]]
+    out = list(chain(head=header(slice=2))(items))
+    places = [i for i, item in enumerate(out) if isinstance(item, Waveform)]
+    assert [out[i] for i in places] == waves
+    assert places == [0, 4, 5, 9]
+
+
+def test_texts_go_to_the_log_and_other_messages_are_named(caplog):
+    image = next(iter(chain()([scan()])))
+    run = chain()
+    with caplog.at_level(logging.INFO, "cinestream"):
+        images = list(run([Text("table moved"), image, scan(), image]))
+    assert "table moved" in caplog.text
+    assert len(images) == 12
+    (problem,) = run.summary.problems
+    assert (problem.damage, problem.count) == (False, 2)
+    assert "Image" in problem.text
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [ModelError, RuntimeError])
+def test_a_slice_that_fails_is_noted_and_the_others_go_on(error):
+    told = []
+    run = chain(PlainEngine([1], error), watch=lambda complete, _: told.append(complete.key.slice))
+    images = list(run([scan()]))
+    assert [int(image.header["slice"]) for image in images[::FRAMES]] == [0, 2, 3]
+    (problem,) = run.summary.problems
+    assert problem.damage
+    assert "slice 1" in problem.text
+    assert "ran out of ideas" in problem.text
+    assert ("RuntimeError" in problem.text) == ("unexpected" in problem.text) == (error is RuntimeError)
+    assert (run.summary.slices, run.summary.images) == (3, 9)
+    assert told == [0, 2, 3]
+
+
+def test_a_scan_of_which_every_slice_fails_is_an_error():
+    run = chain(PlainEngine(fails=range(SLICES)))
+    with pytest.raises(DataError, match="ran out of ideas") as caught:
+        list(run([scan()]))
+    assert "no image readouts" not in str(caught.value)
+    assert run.summary.problems.kinds["reconstruction"].count == SLICES
+
+
+def test_a_stream_that_breaks_leaves_what_came():
+    block = scan()
+
+    def items():
+        yield block[:45]
+        raise EndOfStreamError("the sender is gone within a message")
+
+    run = chain()
+    images = list(run(items()))
+    assert [int(image.header["slice"]) for image in images] == [0, 0, 0, 1, 1]
+    texts = [problem.text for problem in run.summary.problems.damage]
+    assert "the sender is gone within a message" in texts[0]
+    assert any("2 of the slices" in text and "slice 2" in text for text in texts)
+    whole = list(chain()([block]))
+    for image, other in zip(images[:4], whole[:4], strict=True):
+        np.testing.assert_array_equal(image.data, other.data)
+
+
+def test_a_stream_that_breaks_at_once_is_an_error_that_says_so():
+    def items():
+        yield from ()
+        raise EndOfStreamError("the sender is gone")
+
+    with pytest.raises(DataError, match="the sender is gone"):
+        list(chain()(items()))
+
+
+def test_a_scan_without_image_readouts_counts_what_came():
+    navigators = readouts(7, COILS, COLUMNS, flags=[AcquisitionFlag.NAVIGATION])
+    broken = scan()[:3]
+    broken.data[:] = np.nan
+    run = chain()
+    with pytest.raises(DataError) as caught:
+        list(run([noise(), navigators, broken]))
+    text = str(caught.value)
+    assert all(words in text for words in ("60 readouts", "50 of noise", "10 left out", "not finite"))
+
+
+def test_a_scan_that_ends_early_is_not_complete():
+    run = chain()
+    images = list(run([scan()[: 2 * FRAMES * LINES]]))
+    assert len(images) == 2 * FRAMES
+    (problem,) = run.summary.problems
+    assert problem.damage
+    assert "2 of the slices" in problem.text
+    assert "slice 2" in problem.text
+
+
+def test_a_tenth_of_broken_readouts_costs_no_image():
+    block, rng = scan(), np.random.default_rng(1)
+    bad = np.sort(rng.permutation(len(block))[: len(block) // 10])
+    bad[0] = 3
+    for i, kind in zip(bad, itertools.cycle(("nan", "line", "encoding")), strict=False):
+        if kind == "nan":
+            block.data[i, 0, 5] = np.nan
+        elif kind == "line":
+            block.headers["idx"]["kspace_encode_step_1"][i] = 999
+        else:
+            block.headers["encoding_space_ref"][i] = 7
+    items = [block[:40], readouts(2, COILS + 1, COLUMNS), readouts(1, COILS, 9), block[40:], readouts(1, COILS, 0)]
+    run = chain(engine := PlainEngine())
+    images = list(run(items))
+    assert len(images) == SLICES * FRAMES
+    problems = run.summary.problems
+    damage = {kind: problem.count for kind, problem in problems.kinds.items() if problem.damage}
+    assert damage == {"values": 4, "encoding": 4, "line False": 4, "coils": 2, "samples": 1, "empty": 1}
+    assert "readout 3 " in str(problems.kinds["values"])
+    missing = np.zeros((SLICES, FRAMES, LINES), bool)
+    missing.reshape(-1)[bad] = True
+    np.testing.assert_array_equal([cine.mask for cine in engine.slices], ~missing)
+
+
+def test_a_listener_hears_of_trouble_while_it_happens():
+    heard, block = [], scan()
+    block.data[0] = np.nan
+    run = Chain(header(), Settings(method="zero_filled"), PlainEngine(), Problems(heard.append))(
+        block[i : i + 1] for i in range(len(block))
+    )
+    next(run)
+    assert "not finite" in heard[0].text
+
+
+# --- real data --------------------------------------------------------------------------------------------------------
+
+
+def read_plainly(path):
+    """Readouts and sizes of a file, by h5py and the XML classes of ismrmrd."""
+    with h5py.File(path) as file:
+        rows, xml = file["dataset/data"][:], file["dataset/xml"][0]
+    heads = rows["head"]
+    data = [
+        values.view(np.complex64).reshape(head["active_channels"], head["number_of_samples"])
+        for values, head in zip(rows["data"], heads, strict=True)
+    ]
+    return heads, data, ismrmrd.xsd.CreateFromDocument(xml)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_scans_agree_with_plain_numpy(name):
+    path = SHARED / name
+    if not path.is_file():
+        pytest.skip("the reference data are not beside the repository")
+    maps = {}
+    engine = Engine("cpu")
+    with open_scan(path) as opened:
+        run = Chain(
+            parse_header(opened.header),
+            Settings(method="zero_filled", device="cpu"),
+            lambda: engine,
+            watch=lambda complete, result: maps.update({(complete.key.slice, complete.key.contrast): result.maps}),
+        )
+        images = [item for item in run(opened.items) if isinstance(item, Image)]
+    assert list(run.summary.problems) == []
+
+    heads, data, xml = read_plainly(path)
+    encoding = xml.encoding[0]
+    columns, lines = encoding.encodedSpace.matrixSize.x, encoding.encodedSpace.matrixSize.y
+    kept, center = encoding.reconSpace.matrixSize.x, encoding.encodingLimits.kspace_encoding_step_1.center
+    is_noise = (heads["flags"] & (1 << 18)) != 0
+    matrix = None
+    if is_noise.any():
+        block = np.stack([data[i] for i in np.flatnonzero(is_noise)])
+        dwell = heads["sample_time_us"][~is_noise][0] / heads["sample_time_us"][is_noise][0]
+        bandwidth = xml.acquisitionSystemInformation.relativeReceiverNoiseBandwidth
+        matrix = whitening(block, dwell, 0.793 if bandwidth is None else bandwidth)
+    kspaces = {}
+    for i in np.flatnonzero(~is_noise):
+        counters, head = heads["idx"][i], heads[i]
+        key = tuple(int(counters[axis]) for axis in ("slice", "contrast", "phase", "repetition"))
+        kspace = kspaces.setdefault(key, np.zeros((len(data[i]), lines, columns), complex))
+        first = columns // 2 - int(head["center_sample"])
+        row = lines // 2 - center + int(counters["kspace_encode_step_1"])
+        line = data[i] if matrix is None else matrix @ data[i]
+        kspace[:, row, first : first + line.shape[1]] = line
+    values, reference = [], []
+    for image in images:
+        key = tuple(int(image.header[axis]) for axis in ("slice", "contrast", "phase", "repetition"))
+        values.append(image.data[0, 0])
+        kspace = kspaces.pop(key)
+        # one coil needs no map: its magnitude is that of the inverse transform
+        own = maps[key[:2]] if len(kspace) > 1 else np.ones((1, lines, kept))
+        reference.append(np.abs(combined(kspace, kept, own, matrix)))
+    assert kspaces == {}
+    assert values[0].max() > 0
+    assert relative_error(np.stack(values), np.stack(reference)) < 1e-3

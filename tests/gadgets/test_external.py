@@ -1,0 +1,430 @@
+"""The ``<execute>`` door: a Gadgetron starts us, for better or worse."""
+
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager, suppress
+from importlib import resources
+
+import numpy as np
+import pytest
+
+from gadgets import pipeline
+from gadgets.external import SERVER_VARIABLE, _resident_server
+from gadgets.files import read_images, write_scan
+from gadgets.protocol import ImageArray, Query, Reader, Response, Writer, encode
+from gadgets.replay import replay
+from gadgets.server import Server, SharedEngine
+from gadgets.simulate import ScanPlan, simulate
+from tests.builders import readouts as random_readouts
+from tests.gadgetron_parent import EMPTY_CONFIGURATION, Gadgetron, Vanish
+
+PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=3, coils=3, acceleration=2, acs_lines=10, seed=3)
+FAST = "<configuration><method>zero_filled</method></configuration>"
+ERROR = 8
+CLOSE = 4
+
+
+def packaged(name):
+    return resources.files("pipelines").joinpath(f"{name}.xml").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def scan():
+    simulated = simulate(PLAN)
+    return simulated.header, list(simulated.items())
+
+
+@pytest.fixture(scope="module")
+def replayed(scan, tmp_path_factory):
+    """Images of the same scan through the file door, by the settings."""
+    folder = tmp_path_factory.mktemp("replayed")
+    write_scan(folder / "scan.h5", *scan)
+    engine, made = SharedEngine(), {}
+
+    def images(**settings):
+        key = tuple(sorted(settings.items()))
+        if key not in made:
+            output = folder / f"{len(made)}.h5"
+            replay(folder / "scan.h5", output, pipeline.apply(pipeline.Settings(), settings), engine)
+            made[key] = read_images(output)[settings.get("series", 1)]
+        return made[key]
+
+    return images
+
+
+@pytest.fixture
+def server():
+    running = Server(port=0)
+    thread = threading.Thread(target=running.serve)
+    thread.start()
+    yield running
+    running.stop(grace_seconds=0.0)
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def message_bytes(message):
+    return b"".join(bytes(memoryview(part).cast("B")) for part in encode(message))
+
+
+def up_to(cut, items):
+    whole = message_bytes(items[-1])
+    return {
+        "after the configuration": [Vanish()],
+        "within a readout": [*items[:-1], whole[: len(whole) // 2 + 1], Vanish()],
+        "before CLOSE": [*items, Vanish()],
+    }[cut]
+
+
+CUTS = ["after the configuration", "within a readout", "before CLOSE"]
+
+
+def variable(address):
+    return {SERVER_VARIABLE: f"{address[0]}:{address[1]}"}
+
+
+def assert_same(images, expected):
+    assert len(images) == len(expected)
+    for image, wanted in zip(images, expected, strict=True):
+        assert image.attributes == wanted.attributes
+        assert image.header.tobytes() == wanted.header.tobytes()
+        assert image.data.dtype == wanted.data.dtype
+        assert image.data.tobytes() == wanted.data.tobytes()
+
+
+def assert_well(outcome):
+    assert outcome.errors == []
+    assert outcome.status in (0, None)
+    assert outcome.closed
+    assert outcome.after_close == 0
+    assert outcome.stdout == ""
+    assert "Traceback" not in outcome.stderr
+
+
+def assert_reported(outcome, *texts):
+    """One ERROR, then one CLOSE, at the very end; the exit status tells of it too."""
+    assert outcome.order[-2:] == [ERROR, CLOSE]
+    assert outcome.order.count(ERROR) == 1
+    assert outcome.after_close == 0
+    assert outcome.status == 1
+    assert outcome.stdout == ""
+    assert "Traceback" not in outcome.stderr
+    assert len(outcome.errors) == 1
+    for text in texts:
+        assert text in outcome.errors[0]
+
+
+# --- happy paths ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["zero_filled", "cg_sense"])
+def test_a_scan_gives_the_images_of_a_replay(name, scan, replayed):
+    header, items = scan
+    outcome = Gadgetron(packaged(name)).run(header, items)
+    assert_well(outcome)
+    assert_same(outcome.images, replayed(method=name))
+
+
+def test_the_packaged_pipelines_are_all_known_to_these_tests():
+    names = {"zero_filled", "cg_sense"}
+    assert set(pipeline.list_pipelines()) == names | {f"{name}-connect" for name in names}
+
+
+@pytest.mark.parametrize("name", ["zero_filled-connect", "cg_sense-connect"])
+def test_a_gadgetron_connects_to_the_resident_server(name, scan, replayed, server):
+    header, items = scan
+    outcome = Gadgetron(packaged(name), connect=server.address).run(header, items)
+    assert_well(outcome)
+    assert_same(outcome.images, replayed(method=name.removesuffix("-connect")))
+
+
+@pytest.mark.parametrize(
+    ("configuration", "settings"),
+    [
+        (EMPTY_CONFIGURATION, {}),
+        ('<?xml version="1.0"?>\n<configuration />\n', {}),
+        (
+            """<?xml version="1.0"?>
+<configuration>
+\t<property name="method" value="zero_filled" />
+\t<property>
+\t\t<name>series</name>
+\t\t<value>7</value>
+\t</property>
+</configuration>
+""",
+            {"method": "zero_filled", "series": 7},
+        ),
+        ('<configuration method="zero_filled" output="complex"/>', {"method": "zero_filled", "output": "complex"}),
+    ],
+    ids=["absent", "empty", "properties", "attributes"],
+)
+def test_every_way_to_write_the_configuration(configuration, settings, scan, replayed, server):
+    header, items = scan
+    outcome = Gadgetron(configuration, environment=variable(server.address)).run(header, items)
+    assert_well(outcome)
+    assert_same(outcome.images, replayed(**settings))
+
+
+def test_the_waveforms_are_handed_through(scan, replayed):
+    header, items = scan
+    sent = [item for item in items if not hasattr(item, "headers")]
+    outcome = Gadgetron(FAST).run(header, items)
+    assert len(outcome.waveforms) == len(sent) > 0
+    for came, wanted in zip(outcome.waveforms, sent, strict=True):
+        assert came.header["scan_counter"] == wanted.header["scan_counter"]
+        np.testing.assert_array_equal(came.data, wanted.data)
+
+
+def test_messages_that_are_of_no_use_do_not_break_the_scan(scan, replayed):
+    header, items = scan
+    image = replayed(method="zero_filled")[0]
+    array = ImageArray(np.ones((4, 3, 1, 1, 1, 1, 1), np.complex64), np.zeros((1, 1, 1), image.header.dtype))
+    odd, last = message_bytes(image), message_bytes(array)
+    outcome = Gadgetron(FAST).run(header, [items[0], odd, *items[1:-1], last, items[-1]])
+    assert_well(outcome)
+    assert_same(outcome.images, replayed(method="zero_filled"))
+    assert "Image messages are not used" in outcome.stderr
+
+
+def test_a_slow_gadgetron_with_one_write_per_message(scan, replayed):
+    header, items = scan
+
+    def dripping():
+        for item in items:
+            data = message_bytes(item)
+            third = len(data) // 3
+            yield from (data[:1], data[1:third], data[third:])
+
+    outcome = Gadgetron(FAST, piecewise=False).run(header, dripping())
+    assert_well(outcome)
+    assert_same(outcome.images, replayed(method="zero_filled"))
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("configuration", "texts"),
+    [
+        ("<configuration><method>magic</method></configuration>", ["'method'", "zero_filled, cg_sense", "magic"]),
+        ("<configuration><iterations>many</iterations></configuration>", ["'iterations'", "many"]),
+        ('<configuration><property name="speed" value="1"/></configuration>', ["unknown setting 'speed'", "method"]),
+        ("<pipeline/>", ["<pipeline>"]),
+    ],
+)
+def test_a_bad_setting_is_told_to_the_gadgetron(configuration, texts, scan):
+    header, items = scan
+    outcome = Gadgetron(configuration).run(header, items)
+    assert outcome.images == []
+    assert_reported(outcome, *texts)
+
+
+def test_a_header_without_encoding_is_told(scan):
+    _, items = scan
+    header = '<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><experimentalConditions><H1resonanceFrequency_Hz>1'
+    header += "</H1resonanceFrequency_Hz></experimentalConditions></ismrmrdHeader>"
+    outcome = Gadgetron(FAST).run(header, items)
+    assert outcome.images == []
+    assert_reported(outcome, "encoding")
+
+
+def test_broken_readouts_give_images_and_an_error_at_the_end(scan, replayed):
+    header, items = scan
+    foreign = random_readouts(2, coils=5, samples=96)
+    outcome = Gadgetron(FAST).run(header, [*items[:-1], foreign, items[-1]])
+    assert_same(outcome.images, replayed(method="zero_filled"))
+    assert_reported(outcome, "5 coils", "expected 3", "first of 2")
+
+
+def test_a_scan_without_readouts_is_an_error(scan):
+    header, items = scan
+    outcome = Gadgetron(FAST).run(header, items[:1])
+    assert outcome.images == []
+    assert_reported(outcome, "no image readouts")
+
+
+@pytest.mark.slow  # a lost stream has no CLOSE that could be recognised; 10 s of silence end it
+@pytest.mark.parametrize("resident", [False, True])
+def test_an_unknown_message_gives_what_came_before_and_an_error(resident, scan, replayed, server):
+    """The rest is taken in all the same: unread data would reset the connection and lose what we said."""
+    header, items = scan
+    environment = variable(server.address) if resident else {}
+    items = [*items, struct.pack("<H", 1051), bytes(8 << 20)]
+    outcome = Gadgetron(FAST, environment=environment).run(header, items)
+    assert_same(outcome.images, replayed(method="zero_filled"))
+    assert_reported(outcome, "1051")
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_the_child_ends_by_itself_when_the_gadgetron_dies(cut, scan):
+    header, items = scan
+    items = up_to(cut, items)
+    outcome = Gadgetron(FAST).run(header, items)  # waits for the end of the process
+    assert outcome.status == 1
+    assert "Traceback" not in outcome.stderr
+    assert outcome.stdout == ""
+
+
+# --- through the resident server --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_torch(tmp_path):
+    """A torch that cannot be imported, first on the child's PYTHONPATH."""
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')\n", encoding="utf-8")
+    return {"PYTHONPATH": str(tmp_path)}
+
+
+def test_without_torch_nothing_is_reconstructed_in_process(scan, no_torch):
+    """So that the next test means something."""
+    header, items = scan
+    outcome = Gadgetron(FAST, environment=no_torch).run(header, items)
+    assert outcome.order[-2:] == [ERROR, CLOSE]
+    assert outcome.status == 1
+    assert "torch was imported" in outcome.errors[0]
+
+
+def test_a_resident_server_takes_the_scan(scan, replayed, server, no_torch):
+    header, items = scan
+    outcome = Gadgetron(packaged("cg_sense"), environment={**variable(server.address), **no_torch}).run(header, items)
+    assert_well(outcome)
+    assert_same(outcome.images, replayed(method="cg_sense"))
+    assert len(outcome.waveforms) == sum(not hasattr(item, "headers") for item in items)
+    assert "passing the scan on" in outcome.stderr
+
+
+def test_errors_of_the_resident_server_reach_the_gadgetron(scan, replayed, server, no_torch):
+    header, items = scan
+    environment = {**variable(server.address), **no_torch}
+    outcome = Gadgetron(FAST, environment=environment).run(header, [*items, random_readouts(2, coils=5, samples=96)])
+    assert_same(outcome.images, replayed(method="zero_filled"))
+    assert_reported(outcome, "5 coils")
+    outcome = Gadgetron("<configuration speed='1'/>", environment=environment).run(header, items)
+    assert outcome.images == []
+    assert_reported(outcome, "unknown setting 'speed'")
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_the_relay_ends_by_itself_when_the_gadgetron_dies(cut, scan, server, no_torch):
+    header, items = scan
+    items = up_to(cut, items)
+    outcome = Gadgetron(FAST, environment={**variable(server.address), **no_torch}).run(header, items)
+    assert outcome.status == 1
+    assert "Traceback" not in outcome.stderr
+
+
+@contextmanager
+def listening(answer):
+    """A server that handles every connection with `answer(connection)` in a thread, up to the end of the block."""
+    connections = []
+
+    def accept(listener):
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            connections.append(connection)
+            threading.Thread(target=attend, args=(connection,), daemon=True).start()
+
+    def attend(connection):
+        with suppress(OSError):
+            answer(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept, args=(listener,))
+        thread.start()
+        try:
+            yield listener.getsockname()[:2]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in connections:
+                connection.close()
+
+
+def silent(connection):
+    pass
+
+
+def http(connection):
+    connection.recv(100)
+    connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+
+
+def gadgetron(connection):
+    """A real Gadgetron knows no such query."""
+    question = Reader.of_socket(connection).read()
+    Writer.of_socket(connection).send(Response(question.correlation, "Unknown query"))
+
+
+def hanging_up(connection):
+    connection.close()
+
+
+def endless(connection):
+    connection.recv(100)
+    connection.sendall(struct.pack("<HQQ", 7, 1, 1 << 62))
+
+
+@pytest.mark.parametrize("answer", [silent, gadgetron, hanging_up, endless])
+def test_what_else_listens_on_the_port_is_no_resident_server(answer, monkeypatch):
+    with listening(answer) as address:
+        monkeypatch.setenv(*variable(address).popitem())
+        assert _resident_server() is None
+
+
+def test_what_else_listens_on_the_port_is_left_alone(scan, replayed):
+    header, items = scan
+    with listening(http) as address:
+        outcome = Gadgetron(FAST, environment=variable(address)).run(header, items)
+    assert_well(outcome)
+    assert_same(outcome.images, replayed(method="zero_filled"))
+    assert "passing the scan on" not in outcome.stderr
+
+
+@pytest.mark.parametrize("value", ["", "off", "nonsense", "localhost:", "localhost:99999", "..:80", "localhost:²"])
+def test_a_variable_that_names_no_server_is_no_trouble(value, monkeypatch):
+    monkeypatch.setenv(SERVER_VARIABLE, value)
+    assert _resident_server() is None
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_a_resident_server_that_dies_within_the_scan_is_told(images, scan, replayed):
+    header, items = scan
+
+    def dying(connection):
+        reader, writer = Reader.of_socket(connection), Writer.of_socket(connection)
+        question = reader.read()
+        assert isinstance(question, Query)
+        writer.send(Response(question.correlation, "0"))
+        for _ in range(4):
+            reader.read()
+        for image in replayed(method="zero_filled")[:images]:
+            writer.send(image)
+        connection.sendall(struct.pack("<H", 1022) + b"half an image")
+        connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+
+    with listening(dying) as address:
+        outcome = Gadgetron(FAST, environment=variable(address)).run(header, items)
+    assert len(outcome.images) == images
+    assert_reported(outcome, "the resident cinestream server ended within the scan")
+
+
+# --- imports ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("", "gadgets.external"), ("import gadgetron.external", "gadgets.external"), ("", "gadgets.cli")],
+)
+def test_the_import_is_light(before, after):
+    program = f"import sys\n{before}\nheld = set(sys.modules)\nimport {after}\nprint(*(set(sys.modules) - held))"
+    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    heavy = {"torch", "h5py", "PIL", "ismrmrd", "scipy", "matplotlib"}
+    assert not heavy & {name.partition(".")[0] for name in outcome.stdout.split()}
