@@ -432,6 +432,10 @@ def _center_line(header: ScanHeader, encoding: Encoding, first: NDArray[np.void]
         text = f"the header puts the k-space centre at line {center}, the readouts at {own}; the readouts are believed"
         problems.add("centre", text, damage=False)
         return own
+    if limit and center == 0 and limit.maximum > 1:
+        center = encoding.encoded.matrix[1] // 2
+        text = f"the header puts the k-space centre at line 0, which no scan measures first; line {center} is taken"
+        problems.add("centre", text, damage=False)
     return center
 
 

@@ -137,11 +137,12 @@ class Chain:
             return None
 
     def _reconstruct(self, complete: CompleteSlice) -> Iterator[Image]:
-        begin = time.perf_counter()
         try:
+            engine = self._engine()
+            begin = time.perf_counter()
             cine = dataclasses.replace(complete.cine, colouring=self._preparation.colouring)
             complete = dataclasses.replace(complete, cine=cine)
-            reconstruction = self._engine().reconstruct(cine, self._settings)
+            reconstruction = engine.reconstruct(cine, self._settings)
             images = list(self._images.make(complete, reconstruction))
         except CinestreamError as error:
             self._note_failure(complete, str(error))

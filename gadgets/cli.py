@@ -111,7 +111,7 @@ def _read_truth(path: Path) -> Any:  # noqa: ANN401 - NumPy is imported only her
     import numpy as np
 
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             return arrays["image"]
     except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ResourceError(f"cannot read the truth {path}: expected an .npz with 'image' ({error})") from error

@@ -42,6 +42,11 @@ class SendResult:
         errors = any(text.lstrip().startswith("ERROR") or "] ERROR:" in text for text in self.texts)
         return self.images > 0 and self.closed and not errors and not self.problem
 
+    def fail(self, problem: str) -> None:
+        """Note what broke; the first breakage counts, what follows from it does not."""
+        logger.error("%s", problem)
+        self.problem = self.problem or problem
+
 
 def send(
     source: Path,
@@ -107,8 +112,7 @@ def send(
                         result.texts.append(message.text)
                 result.closed = True
             except (OSError, ProtocolError) as error:
-                result.problem = f"the server's stream broke: {error}"
-                logger.error("%s", result.problem)
+                result.fail(f"the server's stream broke: {error}")
             finally:
                 if not result.closed:
                     with contextlib.suppress(OSError):
@@ -128,15 +132,14 @@ def _send_all(
             if isinstance(message, Readouts | Waveform):
                 writer.send(message)
     except CinestreamError as error:
-        result.problem = f"the file broke: {error}"
-        logger.error("%s", result.problem)
+        result.fail(f"the file broke: {error}")
     except OSError as error:
-        result.problem = f"the server took no more data: {error}"
+        result.fail(f"the server took no more data: {error}")
         return
     try:
         writer.send(Close())
     except OSError as error:
-        result.problem = f"the server took no more data: {error}"
+        result.fail(f"the server took no more data: {error}")
 
 
 def _connect(address: tuple[str, int]) -> socket.socket:

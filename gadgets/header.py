@@ -163,6 +163,9 @@ def _encoding(node: Element, number: int) -> Encoding:
             f"encoding {number} has {encoded.matrix[2]} partitions; only 2-D slices can be reconstructed for now"
         )
     limits = {limit.tag: _limit(limit) for limit in node.iterfind("encodingLimits/*")}
+    lines = limits.get("kspace_encoding_step_1")
+    if lines is not None and lines.maximum == 0 and encoded.matrix[1] > 1:
+        del limits["kspace_encoding_step_1"]  # left at its default: a scan of one line would be encoded as one
     acceleration = int(_number(node, "parallelImaging/accelerationFactor/kspace_encoding_step_1", 1))
     mode = node.findtext("parallelImaging/calibrationMode", "").strip()
     return Encoding(encoded, _filled(recon, encoded), limits, max(1, acceleration), mode)

@@ -130,7 +130,8 @@ class ImageMaker:
         settings, source = self._settings, complete.headers[0]
         name = settings.description or reconstruction.method
         comment = "; ".join([f"cinestream {reconstruction.method}", *complete.notes, *reconstruction.notes])
-        limits = {axis: encoding.limits.get(f"kspace_encoding_step_{i}") for i, axis in enumerate(("RO", "E1", "E2"))}
+        rows, columns = complete.cine.kspace.shape[2:]
+        measured = np.flatnonzero(complete.cine.mask.any(axis=0))
         read, phase = source["read_dir"].tolist(), source["phase_dir"].tolist()
         meta: dict[str, object] = {
             "encoding": complete.key.encoding,
@@ -138,11 +139,9 @@ class ImageMaker:
             "recon_FOV": encoding.recon.field_of_view,
             "encoded_matrix": encoding.encoded.matrix,
             "recon_matrix": encoding.recon.matrix,
-            **{
-                f"sampling_limits_{axis}": (limit.minimum, limit.center, limit.maximum)
-                for axis, limit in limits.items()
-                if limit
-            },
+            "sampling_limits_RO": (0, columns // 2, columns - 1),
+            "sampling_limits_E1": (int(measured[0]), rows // 2, int(measured[-1])),
+            "sampling_limits_E2": (0, 0, 0),
             "PatientPosition": source["position"].tolist(),
             "read_dir": read,
             "phase_dir": phase,

@@ -74,7 +74,7 @@ class Server:
         try:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
             self._listener = socket.create_server((host, port), family=family, backlog=64)
-        except (OSError, OverflowError, UnicodeError) as error:  # a port beyond 65535, a host that is no name
+        except (OSError, UnicodeError) as error:  # the latter for a host that is no name
             why, remedy = getattr(error, "strerror", "") or error, "choose another port, or stop what uses it"
             raise ResourceError(f"cannot listen on {host} port {port}: {why}; {remedy}") from error
         self.address: tuple[str, int] = self._listener.getsockname()[:2]

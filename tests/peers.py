@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import re
 import socket
 import struct
@@ -35,6 +34,7 @@ from gadgets.server import Server
 from gadgets.simulate import ScanPlan, simulate
 from recon_core.data import Reconstruction
 
+FILES = Path("/proc/self/fd")
 PATIENCE = 20.0  # seconds until a peer that hears nothing gives up; no good run waits that long
 BARE = '<?xml version="1.0"?>\n<configuration><method>zero_filled</method></configuration>\n'
 CONFIGURATIONS = {"client": ConfigFile("zero_filled"), "gadgetron": ConfigText(BARE)}
@@ -242,9 +242,9 @@ def wait_until(condition, describe=str):
 
 def _open_files():
     found = {}
-    for name in os.listdir("/proc/self/fd") if Path("/proc/self/fd").is_dir() else []:
+    for path in list(FILES.iterdir()) if FILES.is_dir() else []:
         with contextlib.suppress(OSError):  # the one that listed them is closed again
-            found[name] = str(Path("/proc/self/fd", name).readlink())
+            found[path.name] = str(path.readlink())
     return set(found.items())
 
 

@@ -453,7 +453,7 @@ def test_meta_has_the_keys_of_gadgetron_and_fire():
         assert meta["patient_position"] == "HFS"
         assert [float(v) for v in meta["encoding_FOV"]] == [160, 120, 7]
         assert [int(v) for v in meta["recon_matrix"]] == [8, 6, 1]
-        assert [int(v) for v in meta["sampling_limits_E1"]] == [1, 4, 6]
+        assert [int(v) for v in meta["sampling_limits_E1"]] == [0, 3, 5]  # all six lines, centre at 6 // 2
         for key, field in {
             "PatientPosition": "position",
             "read_dir": "read_dir",
