@@ -9,7 +9,7 @@ BIN     = $(VENV)/bin
 
 demo: $(VENV)/.installed
 	mkdir -p demo
-	$(BIN)/cinestream simulate demo/scan.h5
+	$(BIN)/cinestream simulate demo/scan.h5 --overwrite
 	$(BIN)/cinestream replay demo/scan.h5 --pipeline cg_sense --output demo/images.h5 --overwrite \
 		--truth demo/scan_truth.npz --gif demo/cine.gif --report demo/report.html
 

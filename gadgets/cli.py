@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -58,12 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CinestreamError as error:
         _say(f"cinestream: {error}", error=True)
         return 1
+    except BrokenPipeError:  # the reader of our output left, as `head` does; the flush at exit must not fail too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         return 130
 
 
 def _say(text: str, *, error: bool = False) -> None:
-    (sys.stderr if error else sys.stdout).write(text + "\n")
+    stream = sys.stderr if error else sys.stdout
+    stream.write(text + "\n")
+    stream.flush()
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -135,7 +141,6 @@ def _serve(options: argparse.Namespace) -> int:
     thread = threading.Thread(target=server.serve, name="cinestream-accept")
     thread.start()
     _say(f"cinestream {__version__} listens on {server.address[0]} port {server.address[1]}")
-    sys.stdout.flush()
     while thread.is_alive() and not stop.wait(0.2):
         pass
     server.stop(options.grace)
@@ -167,6 +172,8 @@ def _simulate(options: argparse.Namespace) -> int:
     from gadgets.simulate import ScanPlan, write_simulation
 
     plan = ScanPlan(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ScanPlan)})
+    if options.output.exists() and not options.overwrite:
+        raise SettingsError(f"{options.output} exists; choose another file or allow replacing it with --overwrite")
     truth = write_simulation(plan, options.output)
     _say(f"scan in {options.output}, truth in {truth}")
     return 0
@@ -328,6 +335,7 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
     from gadgets.simulate import ScanPlan
 
     parser.add_argument("output", type=Path, help="raw file to write; the truth goes beside it")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     kinds = typing.get_type_hints(ScanPlan)
     for field in dataclasses.fields(ScanPlan):
         kind, text = kinds[field.name], f"{field.metadata['help']} (default: %(default)s)".replace("%)", "%%)")

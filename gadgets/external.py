@@ -22,6 +22,7 @@ from gadgets.protocol import (
     Query,
     Reader,
     Response,
+    Text,
     Writer,
 )
 from gadgets.server import DEFAULT_HOST, DEFAULT_PORT, SharedEngine
@@ -112,8 +113,9 @@ def _relay(gadgetron: socket.socket, server: socket.socket, begun: Sequence[Conf
         pump.start()
         try:
             for message in _answers(server):
-                good = good and not isinstance(message, Error)
-                to_gadgetron.send(message)
+                good = good and not isinstance(message, Error | Text)
+                # the server speaks to what it takes for a client; a Gadgetron knows errors only
+                to_gadgetron.send(Error(message.text) if isinstance(message, Text) else message)
             to_gadgetron.send(Close())
         except OSError as error:
             logger.warning("the Gadgetron is gone (%s); nothing more can be sent to it", error)

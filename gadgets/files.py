@@ -438,6 +438,8 @@ class ImageFile:
 
     def flush(self) -> None:
         """Write what is held back."""
+        if not self._waiting:
+            return
         waiting, self._waiting = self._waiting, {}
         for series, images in waiting.items():
             self._write(f"{self._group}/image_{series}", images)

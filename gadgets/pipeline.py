@@ -322,7 +322,7 @@ def find_pipeline(name: str, folders: Iterable[Path] = ()) -> Pipeline:
         If the name has path parts or no pipeline is called so.
     """
     if not _NAME.fullmatch(name):
-        raise SettingsError(f"a pipeline is chosen by its bare name, without path parts; got {name!r}")
+        raise SettingsError(f"a pipeline is chosen by its bare name, without path parts; got {name[:60]!r}")
     known = list_pipelines(folders)
     pipeline = known.get(name.removesuffix(".xml"))
     if pipeline is None:
@@ -371,7 +371,7 @@ def describe_settings() -> list[tuple[str, str, str, str]]:
     rows: list[tuple[str, str, str, str]] = []
     for name, field in FIELDS.items():
         choices: tuple[str, ...] = field.metadata["choices"]
-        kind = " \\| ".join(choices) if choices else _TYPES[name].__name__
+        kind = " | ".join(choices) if choices else _TYPES[name].__name__
         rows.append((name, kind, _text(field.default), field.metadata["help"]))
     return rows
 

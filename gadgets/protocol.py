@@ -523,7 +523,7 @@ class Reader:
         count = int(length.unpack(self._take(length.size).data)[0])
         self._check(count, self._limits.text_bytes, "bytes of text")
         # FIRE and Gadgetron's C++ side count a trailing NUL, others do not.
-        return self._take(count).tobytes().rstrip(b"\0").decode("utf-8", "replace")
+        return self._take(count).tobytes().rstrip(b"\0").decode("utf-8", "replace").removeprefix("\ufeff")
 
     def _check(self, claimed: int, limit: int, what: str) -> None:
         if claimed > limit:

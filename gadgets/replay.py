@@ -40,7 +40,7 @@ def replay(
     source
         ISMRMRD HDF5 file, or a stream as ``--save-raw`` leaves it.
     output
-        HDF5 file for the images; every image is in it as soon as its slice is done.
+        HDF5 file for the images; those of a slice are on disk before the next readouts are read.
     settings
         The pipeline's settings.
     engine
@@ -67,12 +67,20 @@ def replay(
         header = parse_header(scan.header)
         chain = Chain(header, settings, engine, watch=collector.watch if collector else None)
         with ImageFile(output, group, overwrite=overwrite) as images:
-            for item in chain(with_progress(scan.items, scan.readouts, "reconstructing")):
+            items = with_progress(_flushing(scan.items, images), scan.readouts, "reconstructing")
+            for item in chain(items):
                 if isinstance(item, Image):
                     images.append(item)
                     if collector is not None:
                         collector.add_image(item)
     return header, chain.summary
+
+
+def _flushing(items: Iterable[Message], images: ImageFile) -> Iterator[Message]:
+    """Put the images of a slice on disk before more is read, so that a kill loses none of them."""
+    for item in items:
+        images.flush()
+        yield item
 
 
 def with_progress(items: Iterable[Message], readouts: int | None, what: str) -> Iterator[Message]:

@@ -183,6 +183,7 @@ class Session:
         """
         with contextlib.suppress(OSError):
             self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a host may lose power
         drain = threading.Thread(target=self._drain, name="cinestream-drain", daemon=True)
         with Spool.into(self._options.save_raw) as self._spool:
             if self._spool is not None:

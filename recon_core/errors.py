@@ -12,7 +12,7 @@ class CinestreamError(Exception):
 
 
 class ProtocolError(CinestreamError):
-    """The peer broke the message protocol: unknown id, forged length, message in the wrong place, early end of stream."""
+    """The peer broke the message protocol: unknown id, forged length, wrong order, early end of stream."""
 
 
 class HeaderError(CinestreamError):

@@ -117,11 +117,12 @@ class Gadgetron:
                 setattr(self.outcome, name, file.read().decode())
         return self.outcome
 
-    def wait_for_images(self, count):
-        """Block (the sending side, in its items) until so many images came; False if the peer ended before."""
+    def wait_for(self, what, count):
+        """Block (the sending side, in its items) until so many images or waveforms came; False if the peer ended."""
+        came = getattr(self.outcome, what)
         with self._changed:
-            self._changed.wait_for(lambda: len(self.outcome.images) >= count or self._gone, PATIENCE)
-            return len(self.outcome.images) >= count
+            self._changed.wait_for(lambda: len(came) >= count or self._gone, PATIENCE)
+            return len(came) >= count
 
     # --- start --------------------------------------------------------------------------------------------------------
 

@@ -37,8 +37,8 @@ from gadgets.protocol import (
     Writer,
     encode,
 )
-from gadgets.server import Server, SharedEngine
-from gadgets.simulate import ScanPlan, simulate, write_simulation
+from gadgets.server import Server
+from gadgets.simulate import ScanPlan, simulate
 from recon_core.data import Reconstruction
 
 COILS, SAMPLES, READOUTS, REPEATS = 10, 256, 20_000, 5
@@ -173,7 +173,8 @@ def file_reading(folder: Path) -> list[tuple[str, str]]:
                 data.read_acquisition(number)
 
     per_readout = {
-        run: min(_cpu(run) for _ in range(3)) / count for run, count in ((blocks, 3000), (ours, 3000), (one_by_one, 300))
+        run: min(_cpu(run) for _ in range(3)) / count
+        for run, count in ((blocks, 3000), (ours, 3000), (one_by_one, 300))
     }
     us = 1e6 * per_readout[ours]
     ratios = per_readout[ours] / per_readout[blocks], per_readout[one_by_one] / per_readout[ours]

@@ -502,7 +502,7 @@ def test_engine_that_cannot_be_made(door, failure):
         assert answer.images == []
         complaints = answer.complaints(door)
         assert str(failure.args[-1]) in complaints[0]
-        assert "no image" in complaints[-1]
+        assert any("no image" in complaint for complaint in complaints)
         server._engine = good
         assert_whole_scan(server, door)
 

@@ -150,7 +150,7 @@ def test_a_slice_leaves_while_the_scan_goes_on(door, server):
         assert last.headers["idx"]["slice"][-2:].tolist() == [0, 1]
         yield from front
         yield last[:-1]
-        early.append(gadgetron.wait_for_images(case["images"] // 2))
+        early.append(gadgetron.wait_for("images", case["images"] // 2))
         yield last[-1:]
 
     outcome = gadgetron.run(scan.header, items())

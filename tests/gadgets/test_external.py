@@ -1,5 +1,6 @@
 """The ``<execute>`` door: a Gadgetron starts us, for better or worse."""
 
+import dataclasses
 import socket
 import struct
 import subprocess
@@ -414,6 +415,89 @@ def test_a_resident_server_that_dies_within_the_scan_is_told(images, scan, repla
         outcome = Gadgetron(FAST, environment=variable(address)).run(header, items)
     assert len(outcome.images) == images
     assert_reported(outcome, "the resident cinestream server ended within the scan")
+
+
+def test_a_resident_server_that_is_stopped_within_the_scan_is_told(scan):
+    header, items = scan
+    server = Server(port=0)
+    serving = threading.Thread(target=server.serve)
+    serving.start()
+
+    def stopping():
+        yield from items[:-1]
+        yield items[-1][:5]
+        assert gadgetron.wait_for("waveforms", 1)  # the server has the scan
+        server.stop(grace_seconds=0.0)
+        serving.join(30)
+        yield items[-1][5:]
+
+    gadgetron = Gadgetron(FAST, environment=variable(server.address))
+    outcome = gadgetron.run(header, stopping())
+    assert len(outcome.images) in {0, 3}  # what came before may still be reconstructed
+    assert_reported(outcome)
+
+
+def test_the_relay_hands_on_images_while_the_scan_goes_on(server):
+    simulated = simulate(ScanPlan(matrix_x=48, matrix_y=40, frames=2, slices=2, coils=2, acs_lines=8))
+    gadgetron = Gadgetron(FAST, environment=variable(server.address))
+    early = []
+
+    def items():
+        *front, last = simulated.items()
+        yield from front
+        yield last[:-1]
+        early.append(gadgetron.wait_for("images", 2))
+        yield last[-1:]
+
+    outcome = gadgetron.run(simulated.header, items())
+    assert early == [True]
+    assert_well(outcome)
+    assert len(outcome.images) == 4
+
+
+# --- the parent itself ------------------------------------------------------------------------------------------------
+
+
+def speaking(*messages):
+    """A peer that says this whatever it hears, and is gone when the Gadgetron has closed its input."""
+
+    def answer(connection):
+        connection.sendall(b"".join(messages))
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(1 << 16):
+            pass
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("said", "errors"),
+    [
+        ([struct.pack("<HI", 5, 2), b"hi"], ["Received illegal message id from external peer: 5"]),
+        ([struct.pack("<H", 1051)], ["Received illegal message id from external peer: 1051"]),
+        ([], ["Received illegal message id from external peer: 1"]),
+        ([struct.pack("<H", 1022), b"half"], ["connection: the peer is gone within a message"]),
+        ([struct.pack("<HQ", ERROR, 4), b"ouch", struct.pack("<H", CLOSE)], ["Errors received: ouch"]),
+        (["int16", struct.pack("<H", CLOSE)], ["map::at"]),
+        (["no meta", struct.pack("<H", CLOSE)], ["Unable to load ISMRMRD Meta XML document"]),
+    ],
+)
+def test_the_parent_notices_what_a_gadgetron_refuses(said, errors, scan, replayed):
+    image = replayed(method="zero_filled")[0]
+    images = {
+        "int16": dataclasses.replace(image, data=image.data.astype("<i2")),
+        "no meta": dataclasses.replace(image, attributes="plain text"),
+    }
+    said = [message_bytes(images[part]) if isinstance(part, str) else part for part in said]
+    with listening(speaking(*said)) as address:
+        outcome = Gadgetron(FAST, connect=address).run(*scan)
+    assert outcome.errors == errors
+
+
+def test_the_parent_notices_what_follows_close(scan):
+    with listening(speaking(struct.pack("<HH", CLOSE, CLOSE))) as address:
+        outcome = Gadgetron(FAST, connect=address).run(*scan)
+    assert (outcome.closed, outcome.after_close) == (True, 2)
 
 
 # --- imports ----------------------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ from tests.peers import (
     serving,
     talk,
     talk_scan,
+    wait_until,
     wire,
 )
 
@@ -463,17 +464,21 @@ def test_folder_that_cannot_be_written_does_not_stop_the_scan(door, tmp_path):
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full here")
 @pytest.mark.parametrize("door", DOORS)
 def test_full_disk_does_not_stop_the_scan(door, tmp_path, monkeypatch):
+    spools = []
+    engine = StubEngine(lambda _: wait_until(lambda: spools[0].problem))
+
     @contextlib.contextmanager
     def into(folder):
         with FULL.open("wb", buffering=0) as file:
             spool = Spool(file, folder / "scan.mrd")
+            spools.append(spool)
             try:
                 yield spool
             finally:
                 spool.close()
 
     monkeypatch.setattr(Spool, "into", into)
-    with serving(options=SessionOptions(save_raw=tmp_path)) as server:
+    with serving(engine, options=SessionOptions(save_raw=tmp_path)) as server:
         answer = talk_scan(server, door)
     assert bytes_of(answer.images) == expected_images()
     (complaint,) = answer.complaints(door)

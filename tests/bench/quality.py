@@ -1,0 +1,70 @@
+"""What every method makes of scans whose truth is known: ``python -m tests.bench.quality [FOLDER]``.
+
+Simulated scans by default; with a folder, the raw files in it that have ``<name>_ref.npz`` with ``reference`` beside.
+Scored on magnitudes of the whole series after one factor, as `gadgets.report.score` says. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from gadgets.chain import Chain
+from gadgets.files import open_scan
+from gadgets.header import parse_header
+from gadgets.pipeline import list_pipelines
+from gadgets.protocol import Image
+from gadgets.report import ReportCollector, score
+from gadgets.server import SharedEngine
+from gadgets.simulate import ScanPlan, write_simulation
+
+SCANS = {
+    "every 3rd line + 24 ACS (the demo)": ScanPlan(),
+    "every 4th line, shifting, no ACS": ScanPlan(sampling="interleaved", acceleration=4, acs_lines=0),
+    "variable density, 1 of 6": ScanPlan(sampling="variable_density", acceleration=6, acs_lines=8),
+}
+
+
+def main() -> None:
+    print(
+        "| scan | method | NRMSE | PSNR / dB | SSIM | dynamic PSNR / dB | s per slice |\n|---|---|---|---|---|---|---|"
+    )
+    engine = SharedEngine()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path, truth in _stored(Path(sys.argv[1])) if len(sys.argv) > 1 else _simulated(Path(folder)):
+            for pipeline in list_pipelines().values():
+                if not pipeline.name.endswith("-connect"):
+                    _score(name, path, truth, pipeline, engine)
+
+
+def _simulated(folder: Path):
+    for name, plan in SCANS.items():
+        path = folder / "scan.h5"
+        with np.load(write_simulation(plan, path)) as arrays:
+            yield name, path, arrays["image"]
+
+
+def _stored(folder: Path):
+    for path in sorted(folder.glob("*.h5")):
+        with np.load(path.with_name(f"{path.stem}_ref.npz")) as arrays:
+            yield path.stem, path, arrays["reference"]
+
+
+def _score(name: str, path: Path, truth: np.ndarray, pipeline, engine) -> None:
+    for _round in range(2):  # the second is hot
+        collector = ReportCollector()
+        with open_scan(path) as scan:
+            chain = Chain(parse_header(scan.header), pipeline.settings, engine, watch=collector.watch)
+            for item in chain(scan.items):
+                if isinstance(item, Image):
+                    collector.add_image(item)
+    got, seconds = score(collector.series(), truth), chain.summary.seconds["slice"] / chain.summary.slices
+    numbers = f"{got['nrmse']:.3f} | {got['psnr']:.1f} | {got['ssim']:.3f} | {got['dynamic_psnr']:.1f} | {seconds:.2f}"
+    print(f"| {name} | {pipeline.name} | {numbers} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

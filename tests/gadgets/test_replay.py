@@ -1,0 +1,155 @@
+"""Replay as a function: what it gives back, and that images are on disk as soon as they are made."""
+
+import io
+import sys
+
+import pytest
+
+from gadgets.files import open_scan, read_images, write_scan
+from gadgets.pipeline import Settings
+from gadgets.protocol import Close, ConfigText, Header, Readouts, Writer
+from gadgets.replay import replay, with_progress
+from gadgets.report import ReportCollector
+from gadgets.server import SharedEngine
+from gadgets.simulate import ScanPlan, simulate
+from recon_core.errors import CinestreamError, DataError, HeaderError, ResourceError, SettingsError
+
+PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=3, slices=2, coils=3, acceleration=2, acs_lines=10, seed=3)
+FAST = Settings(method="zero_filled")
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    scan = simulate(PLAN)
+    return scan.header, list(scan.items())
+
+
+@pytest.fixture
+def raw(simulated, tmp_path):
+    write_scan(tmp_path / "scan.h5", *simulated)
+    return tmp_path / "scan.h5"
+
+
+def stream_file(path, *messages):
+    with path.open("wb", buffering=0) as file:
+        writer = Writer(lambda buffers: sum(file.write(buffer) for buffer in buffers))
+        for message in messages:
+            writer.send(message)
+    return path
+
+
+def pixels(path):
+    return [image.data.tobytes() for image in read_images(path)[1]]
+
+
+def test_header_and_summary(raw, tmp_path):
+    collector = ReportCollector()
+    header, summary = replay(raw, tmp_path / "images.h5", FAST, SharedEngine(), collector=collector)
+    assert header.encodings[0].recon.matrix == (48, 40, 1)
+    assert (summary.images, summary.slices) == (6, 2)
+    with open_scan(raw) as scan:
+        assert summary.readouts == scan.readouts
+    assert list(summary.problems) == []
+    assert set(summary.seconds) == {"maps", "reconstruct", "slice"}
+    assert [len(frames) for _, frames in collector.series()] == [3, 3]
+    images = read_images(tmp_path / "images.h5")[1]
+    assert [image.header["image_index"] for image in images] == [1, 3, 5, 2, 4, 6]
+
+
+def test_a_stream_file_gives_what_the_hdf5_file_gives(raw, simulated, tmp_path):
+    header, items = simulated
+    stream = stream_file(tmp_path / "scan.mrd", ConfigText("<configuration/>"), Header(header), *items, Close())
+    replay(raw, tmp_path / "a.h5", FAST, SharedEngine())
+    _, summary = replay(stream, tmp_path / "b.h5", FAST, SharedEngine())
+    assert list(summary.problems) == []
+    assert pixels(tmp_path / "a.h5") == pixels(tmp_path / "b.h5")
+
+
+def test_what_a_crash_leaves_is_replayed_as_far_as_it_goes(simulated, tmp_path):
+    header, items = simulated
+    stream = stream_file(tmp_path / "scan.mrd", Header(header), *items)
+    stream.write_bytes(stream.read_bytes()[:-100])
+    _, summary = replay(stream, tmp_path / "images.h5", FAST, SharedEngine())
+    assert summary.images == 6
+    assert "stream" in summary.problems.kinds
+    assert summary.problems.damage
+
+
+def test_another_group(simulated, tmp_path):
+    write_scan(tmp_path / "scan.h5", *simulated, group="second")
+    replay(tmp_path / "scan.h5", tmp_path / "images.h5", FAST, SharedEngine(), group="second")
+    assert len(read_images(tmp_path / "images.h5", "second")[1]) == 6
+    with pytest.raises(DataError, match="second"):
+        replay(tmp_path / "scan.h5", tmp_path / "more.h5", FAST, SharedEngine())
+
+
+def test_the_first_slice_is_kept_when_the_second_cannot_be_made(raw, tmp_path):
+    """And the engine's own troubles do not end the scan."""
+    engine, asked = SharedEngine(), []
+
+    class Failing:
+        def reconstruct(self, *arguments):
+            asked.append(1)
+            if len(asked) == 2:
+                raise ResourceError("no memory left")
+            return engine().reconstruct(*arguments)
+
+    _, summary = replay(raw, tmp_path / "images.h5", FAST, Failing)
+    assert summary.images == 3
+    assert [str(problem) for problem in summary.problems.damage] == [
+        "slice 1 could not be reconstructed: no memory left"
+    ]
+    assert [image.header["slice"] for image in read_images(tmp_path / "images.h5")[1]] == [0, 0, 0]
+
+
+def test_images_that_were_made_survive_an_unforeseen_end(raw, tmp_path):
+    engine, asked = SharedEngine(), []
+
+    class Interrupted:
+        def reconstruct(self, *arguments):
+            asked.append(1)
+            if len(asked) == 2:
+                raise KeyboardInterrupt
+            return engine().reconstruct(*arguments)
+
+    with pytest.raises(KeyboardInterrupt):
+        replay(raw, tmp_path / "images.h5", FAST, Interrupted)
+    assert len(read_images(tmp_path / "images.h5")[1]) == 3
+
+
+def test_refusals(raw, tmp_path):
+    (tmp_path / "images.h5").write_bytes(b"precious")
+    with pytest.raises(SettingsError, match="--overwrite"):
+        replay(raw, tmp_path / "images.h5", FAST, SharedEngine())
+    assert (tmp_path / "images.h5").read_bytes() == b"precious"
+    before = raw.read_bytes()
+    with pytest.raises(SettingsError, match="raw data"):
+        replay(raw, raw, FAST, SharedEngine(), overwrite=True)
+    assert raw.read_bytes() == before
+    with pytest.raises(ResourceError, match=r"none\.h5"):
+        replay(tmp_path / "none.h5", tmp_path / "out.h5", FAST, SharedEngine())
+    (tmp_path / "text.mrd").write_text("dear diary", encoding="utf-8")
+    with pytest.raises(HeaderError, match=r"text\.mrd"):
+        replay(tmp_path / "text.mrd", tmp_path / "out.h5", FAST, SharedEngine())
+    assert issubclass(HeaderError, CinestreamError)
+
+
+def test_a_header_that_says_nothing_leaves_no_output(simulated, tmp_path):
+    write_scan(tmp_path / "scan.h5", "<ismrmrdHeader/>", simulated[1])
+    with pytest.raises(HeaderError):
+        replay(tmp_path / "scan.h5", tmp_path / "out.h5", FAST, SharedEngine())
+    assert not (tmp_path / "out.h5").exists()
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("stream", "shown"), [(Terminal, True), (io.StringIO, False)])
+def test_the_progress_bar_is_for_people(stream, shown, simulated, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream())
+    items = list(with_progress(iter(simulated[1]), 100, "reconstructing"))
+    assert [id(item) for item in items] == [id(item) for item in simulated[1]]
+    assert any(isinstance(item, Readouts) for item in items)
+    assert ("reconstructing" in sys.stderr.getvalue()) is shown
