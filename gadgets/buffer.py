@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gadgets.protocol import AcquisitionFlag, Readouts, flag_mask
+from recon_core.coils.compression import CoilCompression
 from recon_core.data import CineSlice
+from recon_core.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,6 +63,8 @@ class CompleteSlice:
         ``(frame,)`` how many lines each frame has.
     notes
         What a reader of the images must know: frames and lines that are missing.
+    compression
+        ``(virtual coil, coil)`` complex64 that made the coils of the k-space from those of the readouts, or None.
     """
 
     key: SliceKey
@@ -69,6 +73,65 @@ class CompleteSlice:
     frames: NDArray[np.intp]
     lines: NDArray[np.intp]
     notes: tuple[str, ...] = ()
+    compression: NDArray[np.complex64] | None = None
+
+
+class VirtualCoils:
+    """Coil compression of one slice while it is buffered.
+
+    The virtual coils are learned as soon as the k-space centre and a frame's worth of lines are there; from then on
+    only they are kept. What they are does not depend on how the stream was cut into runs.
+
+    Parameters
+    ----------
+    coils
+        Virtual coils to keep; 0 keeps as many as `energy` asks for.
+    energy
+        Share of the signal energy to keep.
+    center
+        Row of the k-space centre.
+    fewest
+        Readouts to learn from at least.
+    """
+
+    def __init__(self, coils: int, energy: float, center: int, fewest: int) -> None:
+        self._coils = coils or None
+        self._energy = energy
+        self._center = center
+        self._fewest = fewest
+        self._count = 0
+        self._center_at: int | None = None
+        self.matrix: NDArray[np.complex64] | None = None
+
+    def take(self, parts: list[Readouts], row: NDArray[np.intp]) -> None:
+        """See to the last of the parts, whose lines are `row`; all of them change when the coils are learned."""
+        if self.matrix is not None:
+            parts[-1] = _compressed(parts[-1], self.matrix)
+            return
+        hits = np.flatnonzero(row == self._center)
+        if self._center_at is None and len(hits):
+            self._center_at = self._count + int(hits[0])
+        self._count += len(row)
+        if self._center_at is not None and self._count >= max(self._fewest, self._center_at + 1):
+            self.learn(parts, max(self._fewest, self._center_at + 1))
+
+    def learn(self, parts: list[Readouts], count: int | None = None) -> None:
+        """Learn the virtual coils from the first `count` readouts and bring all parts to them."""
+        if self.matrix is not None:
+            return
+        data = np.concatenate([part.data for part in parts])
+        compression = CoilCompression(data.shape[1])
+        compression.add(data[:count])
+        try:
+            matrix = compression.matrix(coils=self._coils, energy=self._energy)
+        except DataError:  # nothing but zeros: keep the coils as they are
+            matrix = np.eye(data.shape[1], dtype=np.complex64)
+        self.matrix = matrix
+        parts[:] = [_compressed(part, matrix) for part in parts]
+
+
+def _compressed(readouts: Readouts, matrix: NDArray[np.complex64]) -> Readouts:
+    return Readouts(readouts.headers, np.matmul(matrix, readouts.data))
 
 
 @dataclass
@@ -78,6 +141,7 @@ class _Buffer:
     frames_expected: int
     rows: int
     averages: int
+    virtual: VirtualCoils | None = None
     parts: list[Readouts] = field(default_factory=list)
     frame: list[NDArray[np.intp]] = field(default_factory=list)
     row: list[NDArray[np.intp]] = field(default_factory=list)
@@ -105,6 +169,8 @@ class _Buffer:
         self.frame.append(frame)
         self.row.append(row)
         self.count += len(readouts)
+        if self.virtual is not None:
+            self.virtual.take(self.parts, row)
 
     def lines(self, *, complete: bool = False) -> NDArray[np.intp]:
         """How many lines each frame has ``(frame,)``; `complete` counts those with all averages only."""
@@ -158,14 +224,26 @@ class SliceBuffers:
     ----------
     header
         The scan's header.
-    time_axis
-        ``phase``, ``repetition`` or ``auto``: the counter that numbers the frames.
     problems
         Where to note what is left out or missing.
+    time_axis
+        ``phase``, ``repetition`` or ``auto``: the counter that numbers the frames.
+    virtual_coils
+        Coils that coil compression keeps; 0 keeps as many as `coil_energy` asks for.
+    coil_energy
+        Share of the signal energy that coil compression keeps; 1 keeps all coils.
     """
 
-    def __init__(self, header: ScanHeader, problems: Problems, time_axis: str = "auto") -> None:
+    def __init__(
+        self,
+        header: ScanHeader,
+        problems: Problems,
+        time_axis: str = "auto",
+        virtual_coils: int = 0,
+        coil_energy: float = 1.0,
+    ) -> None:
         self._header = header
+        self._virtual = (virtual_coils, coil_energy)
         self._problems = problems
         self._time_axis = [_time_axis(encoding, time_axis) for encoding in header.encodings]
         self._plans: dict[int, _Plan] = {}
@@ -323,7 +401,9 @@ class SliceBuffers:
     def _buffer(self, key: SliceKey, plan: _Plan) -> _Buffer:
         buffer = self._open.get(key)
         if buffer is None:
-            self._open[key] = buffer = _Buffer(plan.frames, plan.rows, plan.averages)
+            coils, energy = self._virtual
+            virtual = VirtualCoils(coils, energy, plan.rows // 2, plan.fewest_lines) if coils or energy < 1 else None
+            self._open[key] = buffer = _Buffer(plan.frames, plan.rows, plan.averages, virtual)
         return buffer
 
     def _finish(self, key: SliceKey) -> Iterator[CompleteSlice]:
@@ -340,6 +420,10 @@ class SliceBuffers:
             yield complete
 
     def _assemble(self, key: SliceKey, buffer: _Buffer, plan: _Plan) -> CompleteSlice | None:
+        compression = None
+        if buffer.virtual is not None:
+            buffer.virtual.learn(buffer.parts)
+            compression = buffer.virtual.matrix
         frame, row = np.concatenate(buffer.frame), np.concatenate(buffer.row)
         data = np.concatenate([part.data for part in buffer.parts])
         headers = np.concatenate([part.headers for part in buffer.parts])
@@ -354,11 +438,12 @@ class SliceBuffers:
         kspace, measured = _accumulate(place_of, row, data, (len(frames), plan.rows))
         return CompleteSlice(
             key,
-            CineSlice(kspace, measured > 0, self._calibration(key, kspace.shape)),
+            CineSlice(kspace, measured > 0, self._calibration(key, plan.rows, compression)),
             headers[_nearest_to_center(place_of, row, len(frames), plan.rows // 2)],
             frames,
             np.count_nonzero(measured, axis=1),
             tuple(self._missing(key, frames, measured, plan)),
+            compression,
         )
 
     def _frames(
@@ -404,13 +489,17 @@ class SliceBuffers:
             self._problems.add("missing lines", text, damage=False)
             yield text
 
-    def _calibration(self, key: SliceKey, shape: tuple[int, ...]) -> NDArray[np.complex64] | None:
+    def _calibration(
+        self, key: SliceKey, rows: int, compression: NDArray[np.complex64] | None
+    ) -> NDArray[np.complex64] | None:
         parts = self._reference.get((key.encoding, key.slice))
         if not parts:
             return None
-        row = np.concatenate([rows for rows, _ in parts])
+        row = np.concatenate([lines for lines, _ in parts])
         data = np.concatenate([readouts.data for _, readouts in parts])
-        kspace, _ = _accumulate(np.zeros_like(row), row, data, (1, shape[2]))
+        if compression is not None:
+            data = np.matmul(compression, data)
+        kspace, _ = _accumulate(np.zeros_like(row), row, data, (1, rows))
         return np.asarray(kspace[0], np.complex64)
 
 

@@ -87,7 +87,9 @@ class Chain:
         self._engine = engine
         self._watch = watch
         self._preparation = Preparation(header, self.summary.problems, whiten=settings.whiten)
-        self._buffers = SliceBuffers(header, self.summary.problems, settings.time_axis)
+        self._buffers = SliceBuffers(
+            header, self.summary.problems, settings.time_axis, settings.virtual_coils, settings.coil_energy
+        )
         self._images = ImageMaker(header, settings)
 
     def __call__(self, items: Iterable[Message]) -> Iterator[Image | Waveform]:
@@ -140,7 +142,10 @@ class Chain:
         try:
             engine = self._engine()
             begin = time.perf_counter()
-            cine = dataclasses.replace(complete.cine, colouring=self._preparation.colouring)
+            colouring = self._preparation.colouring
+            if colouring is not None and complete.compression is not None:
+                colouring = colouring @ complete.compression.conj().T
+            cine = dataclasses.replace(complete.cine, colouring=colouring)
             complete = dataclasses.replace(complete, cine=cine)
             reconstruction = engine.reconstruct(cine, self._settings)
             images = list(self._images.make(complete, reconstruction))

@@ -1,4 +1,4 @@
-"""The command line: ``cinestream replay``, ``serve``, ``send``, ``simulate``, ``pipelines`` and what helps them."""
+"""The command line: ``cinestream replay``, ``serve``, ``send``, ``simulate``, ``evaluate`` and what helps them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import signal
 import sys
 import threading
 import typing
-import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gadgets import __version__, pipeline
 from gadgets.server import DEFAULT_HOST, DEFAULT_PORT, Server, SharedEngine
@@ -34,6 +33,7 @@ Streaming reconstruction of cine cardiac MRI from ISMRMRD raw data.
   cinestream simulate scan.h5                               make a beating-heart scan with its truth
   cinestream replay scan.h5 -p cg_sense -o images.h5        reconstruct a raw file
   cinestream serve                                          run the resident server for Gadgetron or FIRE
+  cinestream evaluate images.h5 --truth scan_truth.npz      measure images against the truth
   cinestream send scan.h5 -c cg_sense -o images.h5          be the scanner: send a file, keep the images
 """
 
@@ -86,10 +86,10 @@ def _replay(options: argparse.Namespace) -> int:
             refuse_same_file(options.input, path)
     collector, truth = None, None
     if wanted:
-        from gadgets import report
+        from gadgets import report, scores
 
         collector = report.ReportCollector()
-        truth = _read_truth(options.truth) if options.truth else None
+        truth = scores.read_truth(options.truth) if options.truth else None
     header, summary = replay(
         options.input,
         options.output,
@@ -102,8 +102,8 @@ def _replay(options: argparse.Namespace) -> int:
     _say(f"{summary.images} images of {summary.slices} slices in {options.output}")
     if collector is not None:
         if truth is not None:
-            scores = report.score(collector.series(), truth)
-            _say("against the truth: " + ", ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+            found = scores.score(collector.series(), truth)
+            _say("against the truth: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
         if options.gif:
             report.write_gif(options.gif, collector, truth)
             _say(f"loop in {options.gif}")
@@ -111,16 +111,6 @@ def _replay(options: argparse.Namespace) -> int:
             report.write_report(options.report, collector, header, settings, summary, truth, options.input.name)
             _say(f"report in {options.report}")
     return 1 if summary.problems.damage else 0
-
-
-def _read_truth(path: Path) -> Any:  # noqa: ANN401 - NumPy is imported only here
-    import numpy as np
-
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            return arrays["image"]
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ResourceError(f"cannot read the truth {path}: expected an .npz with 'image' ({error})") from error
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -176,6 +166,29 @@ def _simulate(options: argparse.Namespace) -> int:
         raise SettingsError(f"{options.output} exists; choose another file or allow replacing it with --overwrite")
     truth = write_simulation(plan, options.output)
     _say(f"scan in {options.output}, truth in {truth}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from gadgets import evaluate
+
+    sources = [path for path in (*options.outputs, options.truth) if path.exists()]
+    for path in filter(None, (options.report, options.csv)):
+        if path.exists() and any(map(path.samefile, sources)):
+            raise SettingsError(f"{path} is one of the files to read; choose another one to write")
+    dists = None
+    if options.dists_weights:
+        from recon_core.dists import load_dists
+
+        dists = load_dists(options.dists_weights)
+    evaluations, truth = evaluate.evaluate(options.outputs, options.truth, options.group, dists)
+    _say(evaluate.table(evaluations, slices=options.slices))
+    if options.csv:
+        evaluate.write_csv(options.csv, evaluations)
+        _say(f"scores in {options.csv}")
+    if options.report:
+        evaluate.write_page(options.report, evaluations, truth, options.truth.name)
+        _say(f"report in {options.report}")
     return 0
 
 
@@ -243,6 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(_command(commands, "serve", _serve, "run the resident server", _settings_help()))
     _add_send(_command(commands, "send", _send, "send a raw file to a server and keep the images"))
     _add_simulate(_command(commands, "simulate", _simulate, "make a raw file of a beating heart, with its truth"))
+    _add_evaluate(_command(commands, "evaluate", _evaluate, "measure image files against the truth of their scan"))
     listing = _command(commands, "pipelines", _pipelines, "list pipelines and settings, or install them")
     _add_folders(listing)
     listing.add_argument("--install", type=Path, metavar="DIR", help="copy them into a Gadgetron's home or folder")
@@ -299,7 +313,8 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     _add_set(parser)
     parser.add_argument("--gif", type=Path, metavar="FILE", help="write the cine loops as an animated GIF")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
-    parser.add_argument("--truth", type=Path, metavar="FILE", help="truth of a simulated scan, to measure the error")
+    text = "truth of the scan, to measure the error: .npz with 'image' or 'reference' (slice, frame, y, x)"
+    parser.add_argument("--truth", type=Path, metavar="FILE", help=text)
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
@@ -347,6 +362,19 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(
                 name, type=kind, default=field.default, choices=choices, help=text, metavar=_metavar(kind)
             )
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    text = "image file that replay or send wrote; several are compared side by side"
+    parser.add_argument("outputs", type=Path, nargs="+", metavar="output", help=text)
+    text = "truth of the scan: .npz with 'image' or 'reference' (slice, frame, y, x)"
+    parser.add_argument("--truth", type=Path, required=True, metavar="FILE", help=text)
+    parser.add_argument("--slices", action="store_true", help="print the scores of every slice too")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page with loops, errors and scores")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the scores as CSV")
+    text = "measure DISTS too, with these weights (.safetensors: VGG-16 features.*, alpha, beta; none come along)"
+    parser.add_argument("--dists-weights", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--group", default="dataset", help="HDF5 group of the images (default: %(default)s)")
 
 
 def _metavar(kind: type) -> str | None:

@@ -40,6 +40,12 @@ class Settings(ReconOptions):
         "counter that numbers the frames; auto takes phase, or repetition when only that one counts",
         choices=("auto", "phase", "repetition"),
     )
+    virtual_coils: int = option(
+        0, "virtual coils that coil compression keeps; 0 keeps as many as coil_energy asks for", minimum=0
+    )
+    coil_energy: float = option(
+        1.0, "share of the signal energy that coil compression keeps; 1 keeps all coils", minimum=0.01, maximum=1.0
+    )
     output: str = option("magnitude", "float32 magnitude or complex64 images", choices=("magnitude", "complex"))
     scale: float = option(
         0.0,

@@ -10,51 +10,70 @@ from recon_core.sense import SenseOperator
 
 if TYPE_CHECKING:
     from recon_core.options import ReconOptions
+    from recon_core.sense import NormalOperator
+
+
+# Frames that are solved together, as bytes of their images: on the CPU the few vectors of the iteration should stay in
+# the cache (measured: half the time of 12 frames together), on the GPU there should be enough to do.
+PORTION_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 
 
 def conjugate_gradient(
-    operator: SenseOperator, right_side: torch.Tensor, *, iterations: int, regularization: float, tolerance: float = 0.0
+    operator: NormalOperator,
+    right_side: torch.Tensor,
+    *,
+    iterations: int,
+    regularization: float | torch.Tensor,
+    tolerance: float = 0.0,
+    joint: bool = False,
 ) -> torch.Tensor:
     """Solve (A^H A + lambda) x = b from a zero start, each frame with step sizes of its own.
+
+    Differentiable in b and lambda, step sizes included.
 
     Parameters
     ----------
     operator
         A.
     right_side
-        b = A^H y, ``(frame, y, x)`` complex64.
+        b = A^H y, ``(frame, y, x)`` complex64, or with a batch axis in front where the operator has one.
     iterations
         Steps at most; stopping early regularises, as noise enters late.
     regularization
         Lambda; absolute, because the system is linear in the data.
     tolerance
         Stop when ``||b - (A^H A + lambda) x|| <= tolerance * ||b||`` in every frame.
+    joint
+        One step size for all frames together, as if they were one image.
 
     Returns
     -------
     torch.Tensor
-        x, ``(frame, y, x)`` complex64; zero in frames where b is zero.
+        x, shape of b; zero in frames where b is zero.
     """
-    # In units of ||b||, so that no data scale can underflow or overflow in the squares below.
-    scale: torch.Tensor = torch.linalg.vector_norm(right_side, dim=(1, 2), keepdim=True)
+    axes = tuple(range(-right_side.ndim, 0)) if joint else (-2, -1)
+    # y contiguous in memory, as the operator likes it; and in units of ||b||, so that no data scale can underflow or
+    # overflow in the squares below.
+    right_side = right_side.mT.contiguous().mT
+    scale = _norm(right_side, axes)
     residual = _ratio(right_side, scale)
     image = torch.zeros_like(residual)
     direction = residual
-    power = _inner(residual, residual)
+    power = _inner(residual, residual, axes)
     for _ in range(iterations):
         if bool((power <= tolerance**2).all()):
             break
-        image_of_direction = torch.add(operator.normal(direction), direction, alpha=regularization)
-        step = _ratio(power, _inner(direction, image_of_direction))
+        image_of_direction = operator.normal(direction) + regularization * direction
+        step = _ratio(power, _inner(direction, image_of_direction, axes))
         image = torch.addcmul(image, direction, step)
         residual = torch.addcmul(residual, image_of_direction, step, value=-1)
-        previous, power = power, _inner(residual, residual)
+        previous, power = power, _inner(residual, residual, axes)
         direction = torch.addcmul(residual, direction, _ratio(power, previous))
     return image * scale
 
 
 class CGSense:
-    """Conjugate-gradient SENSE, every frame on its own, all frames computed at once.
+    """Conjugate-gradient SENSE, every frame on its own.
 
     Parameters
     ----------
@@ -89,18 +108,32 @@ class CGSense:
             ``(frame, y, x)`` complex64 in the units of the data; zero in frames without a measured line.
         """
         operator = SenseOperator(maps, mask)
-        return conjugate_gradient(
-            operator,
-            operator.adjoint(hybrid),
-            iterations=self._iterations,
-            regularization=self._regularization,
-            tolerance=self._tolerance,
-        )
+        image = operator.adjoint(hybrid)
+        frame_bytes = max(1, image[:1].numel() * image.element_size())
+        n_frames = max(1, PORTION_BYTES.get(image.device.type, PORTION_BYTES["cuda"]) // frame_bytes)
+        for first in range(0, len(image), n_frames):
+            frames = slice(first, first + n_frames)
+            image[frames] = conjugate_gradient(
+                operator.select(frames),
+                image[frames],
+                iterations=self._iterations,
+                regularization=self._regularization,
+                tolerance=self._tolerance,
+            )
+        return image
 
 
-def _inner(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Real part of the inner product of each frame, ``(frame, 1, 1)``."""
-    return (torch.view_as_real(left) * torch.view_as_real(right)).sum((1, 2, 3))[:, None, None]
+def _inner(left: torch.Tensor, right: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+    """Real part of the inner product over the last axes, which stay with length one."""
+    product = torch.view_as_real(left) * torch.view_as_real(right)
+    return product.sum((-1, *(axis - 1 for axis in axes)), keepdim=True).squeeze(-1)
+
+
+def _norm(vector: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+    """2-norm over the last axes, which stay with length one; as real numbers, ten times faster than as complex."""
+    parts = torch.view_as_real(vector)
+    norm: torch.Tensor = torch.linalg.vector_norm(parts, dim=(-1, *(axis - 1 for axis in axes)), keepdim=True)
+    return norm.squeeze(-1)
 
 
 def _ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:

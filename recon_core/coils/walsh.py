@@ -47,8 +47,8 @@ def walsh(
     # Unit maximum here and unit trace below: the iteration squares squares, and float32 does not hold those of 1e-8.
     peak = images.abs().amax().clamp(min=torch.finfo(images.real.dtype).tiny)
     images = images / peak
-    average_y = _box_average(n_y, neighbourhood)
-    average_x = _box_average(n_x, neighbourhood).to(images.real).mT
+    average_y = box_average(n_y, neighbourhood)
+    average_x = box_average(n_x, neighbourhood).to(images.real).mT
     maps = torch.empty_like(images)
     strength = images.real.new_empty((n_y, n_x))
     row_bytes = n_coils**2 * n_x * images.element_size()
@@ -62,9 +62,9 @@ def walsh(
         covariance = torch.complex(*(average_y[rows, halo].to(images.real) @ products @ average_x).unbind(0))
         trace = covariance.diagonal().real.sum(-1)
         covariance /= torch.where(trace > 0, trace, 1)
-        vectors, values = _normalise(covariance.sum(0) if start is None else start[:, rows])
+        vectors, values = normalise(covariance.sum(0) if start is None else start[:, rows])
         for _ in range(iterations):
-            vectors, values = _normalise(torch.einsum("pqyx,qyx->pyx", covariance, vectors))
+            vectors, values = normalise(torch.einsum("pqyx,qyx->pyx", covariance, vectors))
         maps[:, rows] = vectors
         strength[rows] = values * trace
     return maps, strength * peak**2
@@ -123,11 +123,11 @@ def walsh_maps(
         maps, _ = walsh(images, neighbourhood=neighbourhood, iterations=4, start=maps)
     # A vector of coils is free up to a phase. One fixed combination of coils that is real everywhere leaves the smooth
     # phase differences between the coils, and the phase of the object to the image.
-    phase = (_virtual_body_coil(hybrid[:, lines]).conj()[:, None, None] * maps).sum(0).angle()
+    phase = (virtual_body_coil(hybrid[:, lines]).conj()[:, None, None] * maps).sum(0).angle()
     return maps * torch.polar(torch.ones_like(phase), -phase), notes
 
 
-def _virtual_body_coil(lines: torch.Tensor) -> torch.Tensor:
+def virtual_body_coil(lines: torch.Tensor) -> torch.Tensor:
     """Find the combination ``(coil,)`` of coils that receives most signal from ``(coil, ky, x)``."""
     scaled = lines / lines.abs().amax().clamp(min=torch.finfo(lines.real.dtype).tiny)
     covariance = torch.einsum("pyx,qyx->pq", scaled, scaled.conj())
@@ -135,7 +135,7 @@ def _virtual_body_coil(lines: torch.Tensor) -> torch.Tensor:
     return vectors[:, -1]
 
 
-def _box_average(n_pixels: int, side: int) -> torch.Tensor:
+def box_average(n_pixels: int, side: int) -> torch.Tensor:
     """Matrix ``(pixel, pixel)`` that averages over `side` neighbours, mirrored (edge pixel included) at the border."""
     pixel = torch.arange(n_pixels)
     matrix = torch.zeros(n_pixels, n_pixels)
@@ -146,7 +146,7 @@ def _box_average(n_pixels: int, side: int) -> torch.Tensor:
     return matrix
 
 
-def _normalise(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def normalise(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Divide ``(coil, y, x)`` by its norm over the coils, which is returned too; zero stays zero."""
     norm = torch.view_as_real(vectors).square().sum((0, -1)).sqrt()
     return vectors / torch.where(norm > 0, norm, 1), norm

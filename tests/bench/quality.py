@@ -1,7 +1,7 @@
 """What every method makes of scans whose truth is known: ``python -m tests.bench.quality [FOLDER]``.
 
 Simulated scans by default; with a folder, the raw files in it that have ``<name>_ref.npz`` with ``reference`` beside.
-Scored on magnitudes of the whole series after one factor, as `gadgets.report.score` says. Prints a Markdown table.
+Scored on magnitudes of the whole series after one factor, as `gadgets.scores.score` says. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from gadgets.files import open_scan
 from gadgets.header import parse_header
 from gadgets.pipeline import list_pipelines
 from gadgets.protocol import Image
-from gadgets.report import ReportCollector, score
+from gadgets.report import ReportCollector
+from gadgets.scores import score
 from gadgets.server import SharedEngine
 from gadgets.simulate import ScanPlan, write_simulation
 

@@ -750,3 +750,74 @@ def test_slices_own_their_memory():
     (complete,) = slices.values()
     assert not np.shares_memory(complete.cine.kspace, block.data)
     assert not np.shares_memory(complete.headers, block.headers)
+
+
+# --- coil compression -------------------------------------------------------------------------------------------------
+
+
+def low_rank(block, rank=1, seed=3):
+    """The block with data of `rank` independent coils only, and the combinations that made them."""
+    generator = np.random.default_rng(seed)
+    mix = generator.standard_normal((COILS, rank)) + 1j * generator.standard_normal((COILS, rank))
+    return Readouts(block.headers, np.einsum("cr,nrs->ncs", mix, block.data[:, :rank]).astype(np.complex64))
+
+
+def compressed(block, head, cuts=None, **virtual):
+    buffers = SliceBuffers(head, Problems(), **virtual)
+    edges = range(len(block) + 1) if cuts is None else [0, *sorted(cuts), len(block)]
+    left = [done for begin, end in itertools.pairwise(edges) for done in buffers.add(block[begin:end])]
+    return [*left, *buffers.flush()]
+
+
+def test_virtual_coils_hold_all_of_a_signal_of_low_rank():
+    block = low_rank(scan(line_by_line(3, LINES), "phase", "kspace_encode_step_1"))
+    head = header(phase=3)
+    whole, few = (compressed(block, head, **virtual)[0] for virtual in ({}, {"coil_energy": 0.999}))
+    assert whole.compression is None
+    assert few.cine.kspace.shape == (3, 1, LINES, COLUMNS)
+    back = np.einsum("vc,fvyx->fcyx", few.compression.conj(), few.cine.kspace)
+    np.testing.assert_allclose(back, whole.cine.kspace, atol=1e-5)
+
+
+def test_a_fixed_number_of_virtual_coils():
+    block = scan(line_by_line(3, LINES), "phase", "kspace_encode_step_1")
+    [done] = compressed(block, header(phase=3), virtual_coils=1)
+    assert done.cine.kspace.shape[1] == 1
+    np.testing.assert_allclose(np.linalg.norm(done.compression), 1, rtol=1e-6)
+
+
+@given(st.sets(st.integers(1, 3 * LINES * 2 - 1), max_size=8), st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_virtual_coils_do_not_depend_on_cuts(cuts, frame_first):
+    order = line_by_line(2, 3, LINES)
+    if not frame_first:  # line by line, all frames of a line together, as a segmented scan does
+        order = [(s, f, line) for s in range(2) for line in range(LINES) for f in range(3)]
+    block = scan(order, "slice", "phase", "kspace_encode_step_1")
+    head = header(slice=2, phase=3)
+    expected = compressed(block, head, virtual_coils=1)
+    for got, want in zip(compressed(block, head, cuts, virtual_coils=1), expected, strict=True):
+        assert np.array_equal(got.cine.kspace, want.cine.kspace)
+        assert np.array_equal(got.compression, want.compression)
+
+
+def test_virtual_coils_without_the_centre_are_learned_from_all_that_came():
+    block = low_rank(scan(line_by_line(2, 3), "phase", "kspace_encode_step_1"))
+    [done] = compressed(block, header(phase=2), coil_energy=0.999)
+    assert done.compression.shape == (1, COILS)
+
+
+def test_coils_of_zeros_are_kept_as_they_are():
+    block = scan(line_by_line(2, LINES), "phase", "kspace_encode_step_1")
+    block = Readouts(block.headers, np.zeros_like(block.data))
+    [done] = compressed(block, header(phase=2), coil_energy=0.9)
+    assert np.array_equal(done.compression, np.eye(COILS))
+
+
+def test_a_separate_reference_is_brought_to_the_virtual_coils():
+    reference = scan(line_by_line(LINES), "kspace_encode_step_1")
+    reference.headers["flags"] |= AcquisitionFlag.PARALLEL_CALIBRATION.bit
+    images = low_rank(scan(line_by_line(2, LINES), "phase", "kspace_encode_step_1"))
+    block = Readouts(np.concatenate([reference.headers, images.headers]), np.concatenate([reference.data, images.data]))
+    [done] = compressed(block, header(phase=2, extra=parallel(2, "separate")), coil_energy=0.999)
+    expected = np.einsum("vc,ycx->vyx", done.compression, reference.data)
+    np.testing.assert_allclose(done.cine.calibration, expected, atol=1e-5)

@@ -23,7 +23,7 @@ from gadgets.simulate import ScanPlan, write_simulation
 from recon_core.methods import METHODS
 from tests.builders import readouts as random_readouts
 
-COMMANDS = ("replay", "serve", "send", "simulate", "pipelines", "methods", "doctor")
+COMMANDS = ("replay", "serve", "send", "simulate", "evaluate", "pipelines", "methods", "doctor")
 PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=3, coils=3, acceleration=2, acs_lines=10, seed=3)
 
 

@@ -149,7 +149,7 @@ def test_described_settings_are_all_of_them():
     rows = {row[0]: row for row in describe_settings()}
     assert list(rows) == list(FIELDS)
     assert rows["whiten"][1:3] == ("bool", "true")
-    assert rows["time_axis"][1] == "auto \\| phase \\| repetition"
+    assert rows["time_axis"][1] == "auto | phase | repetition"
 
 
 # --- documents --------------------------------------------------------------------------------------------------------

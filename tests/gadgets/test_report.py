@@ -11,7 +11,8 @@ from gadgets.chain import ScanSummary
 from gadgets.header import parse_header
 from gadgets.pipeline import Settings
 from gadgets.protocol import ACQUISITION_HEADER, IMAGE_HEADER, Image
-from gadgets.report import ReportCollector, score, write_gif, write_report
+from gadgets.report import ReportCollector, write_gif, write_report
+from gadgets.scores import score
 from recon_core.data import CineSlice, Reconstruction
 from recon_core.errors import DataError, ResourceError, SettingsError
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from recon_core.classical import cg_sense
 from recon_core.classical.cg_sense import CGSense, conjugate_gradient
 from recon_core.fourier import ifft
 from recon_core.options import ReconOptions
@@ -60,6 +61,18 @@ def test_frames_do_not_see_each_other(smooth_maps, disc):
     together = method(data, maps, mask)
     alone = torch.cat([method(data[i : i + 1], maps, mask[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone)
+
+
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_portions_of_frames_change_nothing(smooth_maps, disc, monkeypatch, per_frame):
+    maps = torch.tensor(smooth_maps(4, 16, 12))
+    data, mask = undersampled(maps, torch.tensor(disc(16, 12)).expand(5, -1, -1), step=3)
+    if per_frame:
+        maps = maps * torch.arange(1, 6)[:, None, None, None] / 5
+    method = CGSense(ReconOptions(iterations=5, tolerance=0.0))
+    together = method(data, maps, mask)
+    monkeypatch.setitem(cg_sense.PORTION_BYTES, "cpu", 2 * 16 * 12 * 8)
+    torch.testing.assert_close(method(data, maps, mask), together)
 
 
 def test_a_frame_without_data_is_zero(smooth_maps, disc):

@@ -1,0 +1,354 @@
+"""Image files against the truth of their scan, side by side: a table, a CSV file, and a page to look at."""
+
+# ruff: noqa: RUF001 - multiplication sign is meant
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from gadgets import __version__
+from gadgets.buffer import SliceKey, describe
+from gadgets.files import read_images
+from gadgets.page import (
+    ERROR_GAIN,
+    GAP,
+    MOST_LOOP_FRAMES,
+    SCORES_EXPLAINED,
+    document,
+    embedded,
+    gray,
+    loop_step,
+    montage,
+    moving_column,
+    score_table,
+    white_level,
+    write_file,
+)
+from gadgets.scores import SCORES, measure, read_truth, scaled, score_text
+from recon_core.errors import DataError, SettingsError
+from recon_core.metrics import dynamic_region
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from gadgets.protocol import Image
+    from gadgets.scores import Truth
+
+_MOST_ACROSS = 4  # outputs at most beside the truth in one picture
+_PANEL_HEIGHT = 360  # CSS pixels at most
+_PROFILE_ASPECT = 1.8  # width over height
+
+
+@dataclass(frozen=True)
+class Series:
+    """One series of an image file.
+
+    Parameters
+    ----------
+    name
+        Its file, and the series where the file has several.
+    slices
+        Name of every slice, in the order of their counters.
+    frames
+        For every slice ``(frame, y, x)`` float32 magnitudes.
+    aspect
+        Width over height of an image in mm.
+    seconds
+        Time from frame to frame for a loop.
+    """
+
+    name: str
+    slices: tuple[str, ...]
+    frames: tuple[NDArray[np.float32], ...]
+    aspect: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A series, scaled to the truth, and its scores.
+
+    Parameters
+    ----------
+    series
+        In the unit of the truth.
+    total
+        Scores of all slices together, as `gadgets.scores.measure` gives them.
+    scores
+        Scores of every slice; empty where its truth is zero everywhere.
+    """
+
+    series: Series
+    total: dict[str, float]
+    scores: tuple[dict[str, float], ...]
+
+
+def read_series(path: Path, group: str = "dataset", name: str = "") -> list[Series]:
+    """Read the series of an image file.
+
+    Slices are told apart and put in order by repetition, set, contrast and slice counter. Their frames are numbered by
+    the phase counter, or by the repetition counter where only that one counts.
+
+    Parameters
+    ----------
+    path
+        As ``cinestream replay`` and the stock client write it.
+    group
+        HDF5 group of the series.
+    name
+        What to call the file; its path if empty.
+
+    Raises
+    ------
+    ResourceError
+        If the file cannot be read.
+    DataError
+        If it holds no images, images that are not two-dimensional, or two images of one frame.
+    """
+    try:
+        found = read_images(path, group)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} is no image file as replay writes it: group {group!r} is laid out otherwise"
+        ) from error
+    if not any(found.values()):
+        raise DataError(f"{path} holds no image series in group {group!r}; give what replay or a client wrote")
+    name = name or str(path)
+    return [
+        _sorted_series(name if len(found) == 1 else f"{name}, series {number}", images)
+        for number, images in sorted(found.items())
+        if images
+    ]
+
+
+def _sorted_series(name: str, images: Sequence[Image]) -> Series:
+    headers = np.array([image.header for image in images])
+    by_repetition = len(np.unique(headers["phase"])) == 1 < len(np.unique(headers["repetition"]))
+    slices: dict[SliceKey, dict[int, Image]] = defaultdict(dict)
+    for image in images:
+        if image.data.shape[:2] != (1, 1):
+            raise DataError(f"{name}: expected two-dimensional images of one channel, got {image.data.shape}")
+        phase, repetition, contrast, number, of_set = (
+            int(image.header[counter]) for counter in ("phase", "repetition", "contrast", "slice", "set")
+        )
+        key = SliceKey(0, 0 if by_repetition else repetition, of_set, contrast, number)
+        frame = repetition if by_repetition else phase
+        if frame in slices[key]:
+            raise DataError(
+                f"{name}: {describe(key)} has two images of frame {frame}; give one reconstruction at a time"
+            )
+        slices[key][frame] = image
+    ordered = [[frames[i] for i in sorted(frames)] for _, frames in sorted(slices.items())]
+    width, height, _ = headers[0]["field_of_view"].tolist()
+    rows, columns = images[0].data.shape[2:]
+    return Series(
+        name,
+        tuple(describe(key) for key in sorted(slices)),
+        tuple(np.stack([np.abs(image.data[0, 0]).astype(np.float32) for image in frames]) for frames in ordered),
+        width / height if width > 0 and height > 0 else columns / rows,
+        loop_step([[int(image.header["physiology_time_stamp"][0]) for image in frames] for frames in ordered]),
+    )
+
+
+def evaluate(
+    outputs: Sequence[Path],
+    truth: Path,
+    group: str = "dataset",
+    dists: Callable[[NDArray[np.float32], Truth], float] | None = None,
+) -> tuple[list[Evaluation], Truth]:
+    """Compare image files with one truth, each after one least-squares factor for its whole scan.
+
+    Parameters
+    ----------
+    outputs
+        Image files; every series in them is taken as a scan of its own.
+    truth
+        As `gadgets.scores.read_truth` reads it.
+    group
+        HDF5 group of the images.
+    dists
+        A `recon_core.dists.Dists`, where its weights are at hand.
+
+    Returns
+    -------
+    list of Evaluation, ndarray
+        In the order of the outputs, and the truth.
+
+    Raises
+    ------
+    ResourceError
+        If a file cannot be read.
+    DataError
+        If an output holds no images or does not fit the truth, or nothing can be measured.
+    """
+    known = read_truth(truth)
+    distinct = len({path.name for path in outputs}) == len(outputs)
+    series = [one for path in outputs for one in read_series(path, group, path.name if distinct else str(path))]
+    evaluations = []
+    for one in tqdm(series, desc="measuring", unit=" scans", disable=None, leave=False):
+        try:
+            frames = scaled(one.frames, known)
+        except SettingsError as error:
+            raise DataError(f"{one.name} and {truth} do not belong together: {error}") from error
+        except DataError as error:
+            raise DataError(f"{one.name} and {truth} cannot be compared: {error}") from error
+        total = measure(frames, list(known), dists)
+        scores = [total]
+        if len(known) > 1:
+            scores = [
+                measure([ours], [theirs], dists) if theirs.any() else {}
+                for ours, theirs in zip(frames, known, strict=True)
+            ]
+        brought = Series(one.name, one.slices, tuple(frames), one.aspect, one.seconds)
+        evaluations.append(Evaluation(brought, total, tuple(scores)))
+    return evaluations, known
+
+
+def table(evaluations: Sequence[Evaluation], *, slices: bool = False) -> str:
+    """Lay the scores out as aligned text; with `slices` those of every slice stand below those of several together."""
+    rows = []
+    for evaluation in evaluations:
+        rows.append((evaluation.series.name, evaluation.total))
+        if slices and len(evaluation.scores) > 1:
+            named = zip(evaluation.series.slices, evaluation.scores, strict=True)
+            rows += [(f"  {name}", scores) for name, scores in named]
+    columns = [key for key in SCORES if any(key in values for _, values in rows)]
+    cells = [["", *(SCORES[key].title for key in columns)]]
+    cells += [[name, *(score_text(key, values) for key in columns)] for name, values in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for name, *values in cells:
+        texts = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *texts]))
+    return "\n".join(lines)
+
+
+def write_csv(path: Path, evaluations: Sequence[Evaluation]) -> None:
+    """Write the scores in full precision: output, slice (``all``, then one by one) and one column for every score.
+
+    Raises
+    ------
+    ResourceError
+        If the file cannot be written.
+    """
+    columns = [key for key in SCORES if any(key in evaluation.total for evaluation in evaluations)]
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["output", "slice", *columns])
+    for evaluation in evaluations:
+        lines = [("all", evaluation.total), *zip(evaluation.series.slices, evaluation.scores, strict=True)]
+        for name, scores in lines:
+            rows.writerow([evaluation.series.name, name, *(scores.get(key, "") for key in columns)])
+    write_file(path, text.getvalue().encode())
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def write_page(path: Path, evaluations: Sequence[Evaluation], truth: Truth, source: str) -> None:
+    """Write one HTML file that shows all outputs and the truth side by side.
+
+    Parameters
+    ----------
+    path
+        Where to write.
+    evaluations, truth
+        As `evaluate` gives them.
+    source
+        Name of the truth.
+
+    Raises
+    ------
+    ResourceError
+        If the file cannot be written.
+    """
+    now = datetime.now().astimezone()
+    n_slices, n_frames, n_rows, n_columns = truth.shape
+    facts = f"{n_slices} slice{'' if n_slices == 1 else 's'}, {n_frames} frames, {n_columns} × {n_rows} pixels"
+    head = (
+        f"<header><h1>Evaluation</h1>"
+        f'<p class="muted">truth {escape(source)} &middot; {facts} &middot; {now:%d %B %Y, %H:%M}</p></header>'
+    )
+    totals = [(evaluation.series.name, evaluation.total) for evaluation in evaluations]
+    scores = (
+        f"<section><h2>Agreement with the truth</h2>{score_table(totals, mark_best=len(totals) > 1)}"
+        f"{SCORES_EXPLAINED}</section>"
+    )
+    window = white_level(truth)
+    slices = [_slice_section(evaluations, i, np.abs(known), window) for i, known in enumerate(truth)]
+    foot = (
+        f"<footer>cinestream {__version__}. One window for all images: from zero to the 99.7th percentile of the "
+        f"truth; errors are {ERROR_GAIN} times brighter.</footer>"
+    )
+    write_file(path, document(f"Evaluation – {source}", "\n".join([head, scores, *slices, foot])))
+
+
+def _slice_section(evaluations: Sequence[Evaluation], i: int, truth: NDArray[np.floating], window: float) -> str:
+    """Pictures of one slice and, where the scan has several, its scores."""
+    column, side = moving_column(truth)
+    most = math.ceil(len(evaluations) / math.ceil(len(evaluations) / _MOST_ACROSS))
+    pictures = [
+        _comparison(evaluations[begin : begin + most], i, truth, window, column, most + 1)
+        for begin in range(0, len(evaluations), most)
+    ]
+    scores = ""
+    if len(evaluations[0].scores) > 1:
+        rows = [(evaluation.series.name, evaluation.scores[i]) for evaluation in evaluations]
+        scores = score_table(rows, mark_best=len(rows) > 1)
+    name = evaluations[0].series.slices[i]
+    cut = f", the first {MOST_LOOP_FRAMES} of {len(truth)} frames" if len(truth) > MOST_LOOP_FRAMES else ""
+    return (
+        f'<section class="slice"><h2>{escape(name[:1].upper() + name[1:])}</h2>{"".join(pictures)}'
+        f'<p class="muted small">From top to bottom: cine loops{cut}; their errors × {ERROR_GAIN} and, below the '
+        "truth, its dynamic region left bright; temporal profiles along the dashed line "
+        f"(x = {column}, where the temporal standard deviation, averaged over {side} × {side} pixels, is largest), "
+        f"time running to the right; errors of the profiles × {ERROR_GAIN}.</p>{scores}</section>"
+    )
+
+
+def _comparison(
+    evaluations: Sequence[Evaluation], i: int, truth: NDArray[np.floating], window: float, column: int, places: int
+) -> str:
+    """Truth and some outputs as columns: a loop of all, which keeps them in step, and a picture of the profiles.
+
+    They fill as much of the page's width as they need of the `places` for columns.
+    """
+    images = [evaluation.series.frames[i] for evaluation in evaluations]
+    region = gray(np.where(dynamic_region(truth), truth, truth / 4), window)
+    shown = [gray(frames, window) for frames in (truth, *images)]
+    errors = [gray(np.abs(frames - truth), window / ERROR_GAIN) for frames in images]
+    across = len(shown)
+    tiles = [panel[:MOST_LOOP_FRAMES] for panel in (*shown, region, *errors)]
+    series, (_, n_rows, n_columns) = evaluations[0].series, truth.shape
+    width = across * (n_columns + GAP) - GAP
+    loop = embedded([montage(frames, across) for frames in zip(*tiles, strict=True)], round(1000 * series.seconds))
+    line = f'<i style="left:{100 * (column + 0.5) / width:.2f}%"></i>'
+
+    repeats = math.ceil(n_rows / len(truth))
+    blank = np.zeros_like(region)
+    lines = [panel[:, :, column].T.repeat(repeats, axis=1) for panel in (*shown, blank, *errors)]
+    profiles = embedded([montage(lines, across)])
+
+    heads = "".join(f"<span>{escape(name)}</span>" for name in ("Truth", *(e.series.name for e in evaluations)))
+    aspect = series.aspect * width / n_columns / 2
+    return (
+        f'<figure class="columns" style="width:{100 * across / places:.2f}%;'
+        f'max-width:{across * series.aspect * _PANEL_HEIGHT:.0f}px">'
+        f"<figcaption>{heads}</figcaption>"
+        f'<div class="picture"><img src="{loop}" alt="Cine loops and their errors" style="aspect-ratio:{aspect:.4f}">'
+        f'{line}</div><div class="picture"><img src="{profiles}" alt="Temporal profiles and their errors" '
+        f'style="aspect-ratio:{across * _PROFILE_ASPECT / 2:.4f}"></div></figure>'
+    )

@@ -1,0 +1,260 @@
+"""What the HTML pages and loops of cinestream are drawn with: gray pictures, figures in rows, one style.
+
+A page needs no network, no script and no other file: images are embedded, plots are SVG.
+"""
+
+# ruff: noqa: RUF001 - multiplication sign is meant
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image as Picture
+
+from gadgets.scores import SCORES, score_text
+from recon_core.errors import ResourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+
+ERROR_GAIN = 5
+_TICK = 0.0025  # s, clock of the time stamps
+MOST_LOOP_FRAMES = 240  # a loop of thousands of frames would make a file no browser opens
+GAP = 2  # pixels between the panels of one picture
+_GAP_GRAY = 30
+_ROW_HEIGHT = 360  # CSS pixels of a row of figures at most
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def white_level(series: Iterable[NDArray[np.number]]) -> float:
+    """The brightest value to show: the 99.7th percentile of the magnitudes of all pixels; 1 where that is zero."""
+    return float(np.percentile(np.concatenate([np.abs(frames).ravel() for frames in series]), 99.7)) or 1.0
+
+
+def gray(values: NDArray[np.floating], window: float) -> Pixels:
+    """Gray values from black at zero to white at `window`."""
+    return np.asarray(np.clip(values * (255 / window) + 0.5, 0, 255), np.uint8)
+
+
+def moving_column(frames: NDArray[np.floating]) -> tuple[int, int]:
+    """Column ``x`` through the part of the image that changes most in time, and the side of that part in pixels.
+
+    Parts are as large as a heart is, about: an edge of the chest wall or noise changes single pixels as much.
+    """
+    deviation = frames.std(axis=0)
+    reach = max(2, min(deviation.shape) // 16)
+    side = 2 * reach + 1
+    for axis in (0, 1):
+        padded = np.pad(deviation, [(reach, reach) if i == axis else (0, 0) for i in (0, 1)])
+        deviation = np.lib.stride_tricks.sliding_window_view(padded, side, axis=axis).mean(axis=-1)
+    return int(np.argmax(deviation.max(axis=0))), side
+
+
+def loop_step(stamps: Iterable[Sequence[int]]) -> float:
+    """Time from frame to frame in s for a loop, within 0.02 to 0.2; 0.04 where time stamps do not tell.
+
+    Parameters
+    ----------
+    stamps
+        For every slice the first physiology time stamp of every frame in ticks.
+    """
+    # The median forgives the step back at every heartbeat of a real-time scan.
+    steps = np.concatenate([np.empty(0), *(np.diff(row) for row in stamps)])
+    step = float(np.median(steps)) if len(steps) else 0.0
+    return min(max(step * _TICK, 0.02), 0.2) if step > 0 else 0.04
+
+
+def montage(tiles: Sequence[Pixels], across: int) -> Pixels:
+    """Lay equally large ``(y, x)`` tiles in rows of `across`."""
+    height, width = tiles[0].shape
+    down = math.ceil(len(tiles) / across)
+    page = np.full((down * (height + GAP) - GAP, across * (width + GAP) - GAP), _GAP_GRAY, np.uint8)
+    for i, tile in enumerate(tiles):
+        y, x = (i // across) * (height + GAP), (i % across) * (width + GAP)
+        page[y : y + height, x : x + width] = tile
+    return page
+
+
+def encoded(pictures: Sequence[Picture.Image], kind: str, duration: int = 0) -> bytes:
+    """Make an image file; several pictures become a loop with `duration` in ms for each."""
+    buffer = io.BytesIO()
+    if len(pictures) > 1:
+        pictures[0].save(buffer, kind, save_all=True, append_images=pictures[1:], duration=duration, loop=0)
+    else:
+        pictures[0].save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a whole file.
+
+    Raises
+    ------
+    ResourceError
+        If it cannot be written.
+    """
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise ResourceError(f"cannot write {path}: {error.strerror}") from error
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+
+def document(title: str, body: str) -> bytes:
+    """Put sections of HTML into a whole page; the title is plain text."""
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style></head>\n'
+        f"<body><main>\n{body}\n</main></body></html>\n"
+    ).encode()
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What stands within one ``<figure>``, and its width over its height."""
+
+    html: str
+    aspect: float
+
+
+def figure(uri: str, aspect: float, captions: Sequence[str], overlay: str = "") -> Figure:
+    """A picture with captions side by side below it and HTML laid over it."""
+    text = "".join(f"<span>{escape(caption)}</span>" for caption in captions)
+    html = (
+        f'<div class="picture"><img src="{uri}" alt="{escape(", ".join(captions))}" '
+        f'style="aspect-ratio:{aspect:.4f}">{overlay}</div><figcaption>{text}</figcaption>'
+    )
+    return Figure(html, aspect)
+
+
+def row(figures: Sequence[Figure]) -> str:
+    """Figures side by side; widths in proportion to their aspect give them equal heights."""
+    wide = sum(one.aspect for one in figures) * _ROW_HEIGHT + 14 * (len(figures) - 1)
+    cells = "".join(f'<figure style="flex:{one.aspect:.4f} 1 0">{one.html}</figure>' for one in figures)
+    return f'<div class="row" style="max-width:{wide:.0f}px">{cells}</div>'
+
+
+def embedded(pictures: Sequence[Pixels], duration: int = 0) -> str:
+    """Embed gray pictures as PNG; several make an animated one, which keeps every gray value."""
+    content = encoded([Picture.fromarray(pixels) for pixels in pictures], "PNG", duration)
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def embedded_loop(panels: Sequence[Pixels], frame_seconds: float) -> str:
+    """Embed panels ``(frame, y, x)`` side by side as one loop; separate loops would drift apart."""
+    pictures = [montage(frames, len(panels)) for frames in zip(*panels, strict=True)]
+    return embedded(pictures, round(frame_seconds * 1000))
+
+
+SCORES_EXPLAINED = (
+    '<p class="muted small">On magnitudes, after one least-squares factor for the whole scan. NRMSE: norm of the error '
+    "over norm of the truth. PSNR: peak is the maximum of the truth, of the slice or of all slices. SSIM: 7 × 7 "
+    "windows, K1 = 0.01, K2 = 0.03, range is the same maximum. HaarPSI: C = 30, alpha = 4.2, the same maximum is 255. "
+    "Dynamic: only in pixels above the 90th percentile of the temporal standard deviation of the truth, per slice; "
+    "the maximum stays. A perfect image has SSIM and HaarPSI of 1, NRMSE and DISTS of 0.</p>"
+)
+
+
+def score_table(
+    rows: Sequence[tuple[str, Mapping[str, float]]],
+    total: tuple[str, Mapping[str, float]] | None = None,
+    *,
+    mark_best: bool = False,
+) -> str:
+    """A table of scores.
+
+    Parameters
+    ----------
+    rows
+        Name and scores of every row, by the names of `gadgets.scores.SCORES`.
+    total
+        A last row under a line.
+    mark_best
+        Set off the best value of every column.
+    """
+    lines = [*rows, total] if total else list(rows)
+    columns = [key for key in SCORES if any(key in values for _, values in lines)]
+    best = {key: SCORES[key].best(values[key] for _, values in lines if key in values) for key in columns}
+    head = "".join(f"<th>{SCORES[key].title}</th>" for key in columns)
+    body = ""
+    for name, values in lines:
+        marks = [' class="best"' if mark_best and values.get(key) == best[key] else "" for key in columns]
+        cells = "".join(f"<td{mark}>{score_text(key, values)}</td>" for key, mark in zip(columns, marks, strict=True))
+        style = ' class="total"' if total and values is total[1] else ""
+        body += f"<tr{style}><td>{escape(name)}</td>{cells}</tr>"
+    return f'<table class="numbers"><tr><th></th>{head}</tr>{body}</table>'
+
+
+STYLE = """
+:root { color-scheme: dark; --page: #131517; --panel: #1b1e21; --line: #2c3035; --text: #d9dce0; --muted: #8d949c;
+  --accent: #8ab4d8; --warn: #e3a44a; --warn-panel: #33291a; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--text);
+  font: 14px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
+  font-variant-numeric: tabular-nums; }
+main { max-width: 1180px; margin: 0 auto; padding: 28px 24px 40px; }
+h1 { font-size: 25px; font-weight: 600; margin: 0; letter-spacing: -0.01em; }
+h2 { font-size: 16px; font-weight: 600; margin: 0 0 10px; }
+h2 .muted { font-size: 13px; font-weight: 400; margin-left: 8px; }
+.method { color: var(--accent); font-weight: 400; margin-left: 8px; }
+.muted { color: var(--muted); } .small { font-size: 12px; margin: 8px 0 0; }
+section > :last-child { margin-bottom: 0; }
+header p { margin: 2px 0 18px; }
+section, .facts { background: var(--panel); border: 1px solid var(--line); border-radius: 6px; padding: 16px 18px;
+  margin: 0 0 14px; }
+.facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 12px 20px; }
+.facts dt { color: var(--muted); font-size: 12px; } .facts dd { margin: 0; font-size: 17px; }
+.facts dd.muted { font-size: 12px; }
+table { border-collapse: collapse; } th { font-weight: 400; color: var(--muted); font-size: 12px; }
+td, th { padding: 4px 22px 4px 0; text-align: left; vertical-align: top; }
+.numbers td + td, .numbers th + th { text-align: right; }
+.total td { border-top: 1px solid var(--line); font-weight: 600; }
+.best { color: var(--accent); font-weight: 600; }
+.numbers td, .numbers th { white-space: nowrap; } .time { width: 100%; } .time td, .time th { padding-right: 14px; }
+.time td.bar { width: 40%; padding-right: 0; vertical-align: middle; }
+td.bar b { display: block; height: 8px; background: var(--accent); border-radius: 1px; }
+.total td.bar b { visibility: hidden; }
+.settings td { font-size: 12.5px; padding: 3px 14px 3px 0; } .settings td:nth-child(2) { white-space: nowrap; }
+.settings .changed td:nth-child(-n+2) { color: var(--accent); font-weight: 600; }
+.settings .changed td .muted { font-weight: 400; }
+.two { display: grid; grid-template-columns: minmax(0, 5fr) minmax(0, 6fr); gap: 14px; align-items: start; }
+ul { margin: 0 0 12px; padding: 0; list-style: none; }
+li { padding: 6px 12px; border-left: 3px solid var(--muted); margin: 0 0 6px; background: var(--page);
+  overflow-wrap: anywhere; }
+li.damage { border-color: var(--warn); background: var(--warn-panel); color: var(--warn); }
+li.damage::before { content: "\\26a0\\fe0e\\a0"; }
+.row { display: flex; gap: 14px; margin: 0 0 12px; } figure { margin: 0; min-width: 0; }
+.picture { position: relative; line-height: 0; background: #000; }
+.picture img, figure svg { display: block; width: 100%; height: auto; }
+.picture i { position: absolute; top: 0; bottom: 0; border-left: 1.5px dashed #8fc7f5; }
+figcaption { display: flex; margin-top: 5px; font-size: 12px; color: var(--muted); }
+figcaption span { flex: 1 1 0; }
+.columns { margin-bottom: 12px; } .columns .picture + .picture { margin-top: 3px; }
+.columns figcaption { margin: 0 0 5px; text-align: center; } .columns figcaption span { overflow-wrap: anywhere; }
+svg path { fill: var(--accent); } svg text { fill: var(--muted); font-size: 11px; }
+.slice .small { margin: 0 0 12px; }
+footer { color: var(--muted); font-size: 12px; margin-top: 18px; }
+@media (max-width: 800px) { .two { grid-template-columns: minmax(0, 1fr); } }
+@media print {
+  :root { color-scheme: light; --page: #fff; --panel: #fff; --line: #ccc; --text: #111; --muted: #555;
+    --accent: #1f5f99; --warn: #8a4b00; --warn-panel: #fdf3e3; }
+  body { font-size: 11px; -webkit-print-color-adjust: exact; print-color-adjust: exact; }
+  main { max-width: none; padding: 0; } .row, tr, li, .facts { break-inside: avoid; } h2 { break-after: avoid; }
+  .facts { grid-template-columns: repeat(4, 1fr); } .two { display: block; }
+}
+"""
