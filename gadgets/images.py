@@ -6,7 +6,7 @@ One intensity factor holds for all images of a scan, so that frames and slices k
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _BRIGHT = 1000.0  # value of bright tissue: far from both ends of the 12 bits that the stock converters keep
 _MOST_INDICES = 65535  # of the 16 bits in the image header
+G_FACTOR_SERIES = 20  # added to the series index, as Gadgetron does; and its images hold the g-factor times 100
+_G_FACTOR_SCALE = 100.0
 _COPIED = (
     "version",
     "measurement_uid",
@@ -57,7 +59,7 @@ class ImageMaker:
         self._settings = settings
         self._scale = settings.scale
         self._window = 0.0
-        self._used: set[int] = set()
+        self._used: dict[int, set[int]] = {}
 
     def make(self, complete: CompleteSlice, reconstruction: Reconstruction) -> Iterator[Image]:
         """Turn the frames of a slice into images.
@@ -72,18 +74,43 @@ class ImageMaker:
         Yields
         ------
         Image
-            One per frame, in the order of the frames: float32 magnitude or complex64, ``(1, 1, y, x)``.
+            One per frame, in the order of the frames: float32 magnitude or complex64, ``(1, 1, y, x)``; then, if there
+            is one, the g-factor in a series of its own.
         """
         encoding = self._header.encodings[complete.key.encoding]
         frames = to_recon_space(reconstruction.image, encoding)
         self._set_scale(frames)
-        values = (frames if self._settings.output == "complex" else np.abs(frames)) * np.float32(self._scale)
-        headers = self._headers(complete, encoding, values.shape[1:])
+        values = frames if self._settings.output == "complex" else np.abs(frames)
+        values = values * np.float32(self._scale)
         common = self._common_meta(complete, reconstruction, encoding)
-        for header, frame, data in zip(headers, complete.frames.tolist(), values, strict=True):
-            attributes = serialize_meta({**common, **_frame_meta(header, frame)})
-            header["attribute_string_len"] = len(attributes.encode())
-            yield Image(header, data[None, None], attributes)
+        for header, frame, data in zip(
+            self._headers(complete, encoding, values, self._settings.series),
+            complete.frames.tolist(),
+            values,
+            strict=True,
+        ):
+            yield _image(header, data, {**common, **_frame_meta(header, frame)})
+        if reconstruction.g_factor is not None:
+            yield self._g_factor_image(complete, reconstruction.g_factor, encoding, common)
+
+    def _g_factor_image(
+        self, complete: CompleteSlice, g_factor: NDArray[np.float32], encoding: Encoding, common: dict[str, object]
+    ) -> Image:
+        """The g-factor times 100, in the series and with the role that Gadgetron gives it."""
+        values = np.abs(to_recon_space(g_factor[None].astype(np.complex64), encoding)) * np.float32(_G_FACTOR_SCALE)
+        header = self._headers(complete, encoding, values, self._settings.series + G_FACTOR_SERIES)[0]
+        meta = {
+            **common,
+            **_frame_meta(header, int(complete.frames[0])),
+            "GADGETRON_DataRole": "Gfactor",
+            "GADGETRON_ScaleRatio": _G_FACTOR_SCALE,
+            "GADGETRON_SeqDescription": f"{common['GADGETRON_SeqDescription']}_gfactor",
+            "SequenceDescriptionAdditional": f"{common['SequenceDescriptionAdditional']}_gfactor",
+            "DataRole": "Quantitative",
+        }
+        for prefix in ("", "GADGETRON_"):
+            meta[f"{prefix}WindowCenter"], meta[f"{prefix}WindowWidth"] = 150, 300
+        return _image(header, values[0], meta)
 
     def _set_scale(self, frames: NDArray[np.complex64]) -> None:
         if self._window:
@@ -93,36 +120,27 @@ class ImageMaker:
             self._scale = _BRIGHT / bright if bright > 0 else 1.0
         self._window = bright * self._scale or 1.0
 
-    def _headers(self, complete: CompleteSlice, encoding: Encoding, shape: tuple[int, ...]) -> NDArray[np.void]:
-        source = complete.headers
+    def _headers(
+        self, complete: CompleteSlice, encoding: Encoding, values: NDArray[Any], series: int
+    ) -> NDArray[np.void]:
+        """Headers for images ``(frame, y, x)`` of a series, one for each of them."""
+        source = complete.headers[: len(values)]
         headers = np.zeros(len(source), IMAGE_HEADER)
         for name in _COPIED:
             headers[name] = source[name]
         for name in _COUNTERS:
             headers[name] = source["idx"][name]
         headers["average"] = 0  # averages are merged
-        is_complex = self._settings.output == "complex"
+        is_complex = np.iscomplexobj(values)
         headers["data_type"] = 7 if is_complex else 5
         headers["image_type"] = IMAGE_TYPE_COMPLEX if is_complex else IMAGE_TYPE_MAGNITUDE
         headers["channels"] = 1
-        headers["matrix_size"] = (shape[1], shape[0], 1)
+        headers["matrix_size"] = (values.shape[2], values.shape[1], 1)
         headers["field_of_view"] = encoding.recon.field_of_view
-        headers["image_series_index"] = self._settings.series
-        headers["image_index"] = [self._index(headers[i], encoding) for i in range(len(headers))]
+        headers["image_series_index"] = series
+        used = self._used.setdefault(series, set())
+        headers["image_index"] = [_index(headers[i], encoding, used) for i in range(len(headers))]
         return headers
-
-    def _index(self, header: np.void, encoding: Encoding) -> int:
-        """Gadgetron's 1-based image number, slices fastest; the next free one where counters exceed their limits."""
-        index = 0
-        for name in ("repetition", "set", "phase", "contrast", "slice"):
-            index = index * encoding.count(name) + int(header[name])
-        index += 1
-        if len(self._used) == _MOST_INDICES:
-            self._used.clear()
-        while index in self._used or index > _MOST_INDICES:
-            index = index % _MOST_INDICES + 1
-        self._used.add(index)
-        return index
 
     def _common_meta(
         self, complete: CompleteSlice, reconstruction: Reconstruction, encoding: Encoding
@@ -169,6 +187,26 @@ class ImageMaker:
             "cinestream_method": reconstruction.method,
         }
         return {key: value for key, value in meta.items() if value not in ("", [], ())}
+
+
+def _index(header: np.void, encoding: Encoding, used: set[int]) -> int:
+    """Gadgetron's 1-based image number, slices fastest; the next free one where counters exceed their limits."""
+    index = 0
+    for name in ("repetition", "set", "phase", "contrast", "slice"):
+        index = index * encoding.count(name) + int(header[name])
+    index += 1
+    if len(used) == _MOST_INDICES:
+        used.clear()
+    while index in used or index > _MOST_INDICES:
+        index = index % _MOST_INDICES + 1
+    used.add(index)
+    return index
+
+
+def _image(header: Any, data: NDArray[Any], meta: Mapping[str, object]) -> Image:  # noqa: ANN401 - one record of an array
+    attributes = serialize_meta(meta)
+    header["attribute_string_len"] = len(attributes.encode())
+    return Image(header, data[None, None], attributes)
 
 
 def _frame_meta(header: np.void, frame: int) -> dict[str, object]:

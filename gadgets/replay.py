@@ -71,7 +71,7 @@ def replay(
             for item in chain(items):
                 if isinstance(item, Image):
                     images.append(item)
-                    if collector is not None:
+                    if collector is not None and item.header["image_series_index"] == settings.series:
                         collector.add_image(item)
     return header, chain.summary
 

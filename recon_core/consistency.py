@@ -7,16 +7,11 @@ combination: the k-space of the coils is never stored.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
-from recon_core.classical.cg_sense import conjugate_gradient
 from recon_core.errors import DataError
 from recon_core.sense import PlaneSenseOperator, SenseOperator
-
-if TYPE_CHECKING:
-    from recon_core.kernels import Implementation
+from recon_core.solvers import conjugate_gradient
 
 
 class DataConsistency:
@@ -71,7 +66,7 @@ class DataConsistency:
         mask: torch.Tensor,
         measured: torch.Tensor,
         *,
-        implementation: Implementation = "auto",
+        implementation: str = "auto",
         workspace_bytes: int | None = None,
     ) -> None:
         n_sampled = mask.ndim - measured.ndim + 3  # axes of k-space over which the mask varies

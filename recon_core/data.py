@@ -1,4 +1,4 @@
-"""The two arrays-with-meaning that cross the border of the core: a slice of cine k-space in, a reconstruction out."""
+"""Arrays with meaning: a slice of cine k-space goes into the core, a reconstruction comes out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from recon_core.errors import DataError
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
 
@@ -77,6 +78,8 @@ class Reconstruction:
         Wall time by stage.
     notes
         Sentences for the image comment and the log: what differed from what was asked.
+    g_factor
+        ``(y, x)`` float32 noise amplification, when it was asked for.
     """
 
     image: NDArray[np.complex64]
@@ -84,3 +87,35 @@ class Reconstruction:
     method: str
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    g_factor: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class HybridSlice:
+    """What a method works from: a slice on the device, in image space along the readout and k-space along ky.
+
+    Parameters
+    ----------
+    hybrid
+        ``(frame, coil, ky, x)`` complex64, zero where nothing was measured.
+    mask
+        ``(frame, ky)`` bool.
+    maps
+        ``(coil, y, x)`` complex64 of unit norm over the coils, or zero.
+    reference
+        ``(coil, ky, x)`` complex64: lines of a separate reference scan, or the average of the frames.
+    measured
+        ``(ky,)`` bool, True where `reference` holds a line.
+    noise_variance
+        Variance of a complex sample of `hybrid`; None where it is not known because nothing was whitened.
+    notes
+        Methods add sentences on what they had to do differently.
+    """
+
+    hybrid: torch.Tensor
+    mask: torch.Tensor
+    maps: torch.Tensor
+    reference: torch.Tensor
+    measured: torch.Tensor
+    noise_variance: float | None = None
+    notes: list[str] = field(default_factory=list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import time
 from dataclasses import fields
@@ -12,10 +13,13 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
+from recon_core.classical.g_factor import replica_g_factor
 from recon_core.coils.calibration import time_average
+from recon_core.coils.espirit import espirit_maps
+from recon_core.coils.inati import inati_maps
 from recon_core.coils.walsh import walsh_maps
-from recon_core.data import CineSlice, Reconstruction
-from recon_core.errors import CinestreamError, ModelError
+from recon_core.data import CineSlice, HybridSlice, Reconstruction
+from recon_core.errors import CinestreamError, DataError, ModelError
 from recon_core.fourier import ifft
 from recon_core.methods import METHODS
 from recon_core.options import ReconOptions
@@ -25,7 +29,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Method = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    Method = Callable[[HybridSlice], torch.Tensor]
+
+_WITH_G_FACTOR = ("cg_sense", "grappa")
+_REPLICAS = 64  # 6 % error per pixel
 
 
 def create_method(name: str, options: ReconOptions) -> Method:
@@ -41,8 +48,7 @@ def create_method(name: str, options: ReconOptions) -> Method:
     Returns
     -------
     Callable
-        Takes hybrid data ``(frame, coil, ky, x)``, maps ``(coil, y, x)`` and mask ``(frame, ky)`` as tensors on one
-        device, and gives the image ``(frame, y, x)``.
+        Takes a `HybridSlice` and gives the image ``(frame, y, x)``.
 
     Raises
     ------
@@ -136,41 +142,100 @@ class Engine:
         device = self.device if options.device == "auto" else _resolve(options.device)
         # A subclass may carry settings of the stream; they must not make a new method each.
         core = ReconOptions(**{field.name: getattr(options, field.name) for field in fields(ReconOptions)})
-        method = self._method(core.method, core)
 
         started = time.perf_counter()
-        mask = _tensor(cine_slice.mask, device)
-        hybrid = ifft(_tensor(cine_slice.kspace, device), (-1,))
-        if cine_slice.calibration is None:
-            lines, measured = time_average(hybrid, mask)
-        else:
-            lines = ifft(_tensor(cine_slice.calibration, device), (-1,))
-            measured = lines.ne(0).any(-1).any(0)
-        maps, notes = walsh_maps(
-            lines, measured, neighbourhood=options.map_neighbourhood, refinements=options.map_refinements
-        )
+        data = _on_device(cine_slice, core, device)
         _synchronise(device)
         mapped = time.perf_counter()
 
-        image = method(hybrid, maps, mask)
+        name, image = self._run(core, data)
+        g_factor = self._g_factor(name, core, data) if core.g_factor else None
         if cine_slice.colouring is not None:
-            image = image * _receive_intensity(maps, _tensor(cine_slice.colouring, device))
+            image = image * _receive_intensity(data.maps, _tensor(cine_slice.colouring, device))
         result = image.contiguous().cpu().numpy()
         finished = time.perf_counter()
 
         if not np.isfinite(result).all():
             bad = sorted({int(frame) for frame in np.argwhere(~np.isfinite(result))[:, 0]})
             raise ModelError(
-                f"{options.method} gave values that are not finite in frames {bad}; "
+                f"{name} gave values that are not finite in frames {bad}; "
                 f"the k-space is {'finite' if np.isfinite(cine_slice.kspace).all() else 'not finite itself'}"
             )
         return Reconstruction(
             image=result,
-            maps=maps.cpu().numpy(),
-            method=options.method,
+            maps=data.maps.cpu().numpy(),
+            method=name,
             seconds={"maps": mapped - started, "reconstruct": finished - mapped},
-            notes=notes,
+            notes=tuple(data.notes),
+            g_factor=g_factor,
         )
+
+    def _run(self, options: ReconOptions, data: HybridSlice) -> tuple[str, torch.Tensor]:
+        """Run the chosen method; where it cannot do the scan, the fallback, so that there are images."""
+        method = self._method(options.method, options)
+        try:
+            return options.method, method(data)
+        except CinestreamError as error:
+            if options.fallback in ("none", options.method):
+                raise
+            data.notes.append(f"{options.fallback} instead of {options.method}: {error}")
+            return options.fallback, self._method(options.fallback, options)(data)
+
+    def _g_factor(self, name: str, options: ReconOptions, data: HybridSlice) -> NDArray[np.float32] | None:
+        """The g-factor ``(y, x)`` of the first frame that has lines; below one where a prior takes noise away."""
+        if name not in _WITH_G_FACTOR or not bool(data.mask.any()):
+            data.notes.append(f"no g-factor: it is defined for {' and '.join(_WITH_G_FACTOR)}, not for {name}")
+            return None
+        # linear in the noise only from a zero start
+        method = self._method(name, dataclasses.replace(options, warm_start=False))
+        pattern = data.mask[int(data.mask.any(-1).int().argmax())]
+
+        def reconstruct(noise: torch.Tensor, maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return method(dataclasses.replace(data, hybrid=noise, maps=maps, mask=mask, notes=[]))
+
+        g_factor = replica_g_factor(reconstruct, data.maps, pattern, replicas=_REPLICAS)
+        return np.asarray(g_factor.cpu().numpy(), np.float32)
+
+
+def _on_device(cine_slice: CineSlice, options: ReconOptions, device: torch.device) -> HybridSlice:
+    """Bring a slice to the device, transform it along the readout and estimate its coil maps."""
+    mask = _tensor(cine_slice.mask, device)
+    hybrid = ifft(_tensor(cine_slice.kspace, device), (-1,))
+    if cine_slice.calibration is None:
+        reference, measured = time_average(hybrid, mask)
+    else:
+        reference = ifft(_tensor(cine_slice.calibration, device), (-1,))
+        measured = reference.ne(0).any(-1).any(0)
+    maps, notes = _coil_maps(reference, measured, options)
+    # whitening gives real and imaginary part unit variance each
+    noise_variance = None if cine_slice.colouring is None else 2.0
+    return HybridSlice(hybrid, mask, maps, reference, measured, noise_variance, list(notes))
+
+
+def _coil_maps(
+    reference: torch.Tensor, measured: torch.Tensor, options: ReconOptions
+) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """Maps ``(coil, y, x)`` of the chosen kind; where the data do not allow it, Walsh's, which any data allow."""
+    side = options.map_neighbourhood
+    why: tuple[str, ...] = ()
+    try:
+        if options.maps == "espirit":
+            maps, _, notes = espirit_maps(
+                reference,
+                measured,
+                kernel=options.map_kernel,
+                calibration=options.map_calibration,
+                threshold=options.map_threshold,
+                crop=options.map_crop,
+                soft=options.map_soft,
+            )
+            return maps[0], notes
+        if options.maps == "inati":
+            return inati_maps(reference, measured, neighbourhood=side), ()
+    except DataError as error:
+        why = (f"walsh coil maps instead of {options.maps}: {error}",)
+    maps, notes = walsh_maps(reference, measured, neighbourhood=side, refinements=options.map_refinements)
+    return maps, why + notes
 
 
 def _receive_intensity(maps: torch.Tensor, colouring: torch.Tensor) -> torch.Tensor:

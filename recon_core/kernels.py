@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from numpy.typing import NDArray
-
-Implementation = Literal["auto", "torch", "cupy"]
 
 
 class Kernels(Protocol):
@@ -174,7 +172,7 @@ class CupyKernels:
             kernel(*arrays, *scalars, self._cupy.asarray(target))
 
 
-def choose_kernels(implementation: Implementation, device: torch.device) -> Kernels:
+def choose_kernels(implementation: str, device: torch.device) -> Kernels:
     """Find the kernels for a device.
 
     Parameters

@@ -32,7 +32,17 @@ METHODS: dict[str, MethodInfo] = {
     ),
     "cg_sense": MethodInfo(
         "recon_core.classical.cg_sense:CGSense",
-        "iterative SENSE, every frame on its own, all frames computed at once; needs coil maps and no weights",
+        "iterative SENSE, every frame on its own, all frames computed at once; takes any pattern",
         "10.1002/mrm.1241",
+    ),
+    "grappa": MethodInfo(
+        "recon_core.classical.grappa:Grappa",
+        "missing lines from their neighbours, learned from reference lines or the time average; regular patterns only",
+        "10.1002/mrm.10171",
+    ),
+    "low_rank_sparse": MethodInfo(
+        "recon_core.classical.low_rank_sparse:LowRankSparse",
+        "low rank plus sparse (L+S), all frames together; takes any pattern, best with one that changes over time",
+        "10.1002/mrm.25240",
     ),
 }

@@ -32,22 +32,69 @@ class ReconOptions:
     """What the reconstruction core can be asked for; every field has a default that works."""
 
     method: str = option("cg_sense", "reconstruction method", choices=tuple(METHODS))
-    iterations: int = option(20, "iterations of an iterative method at most", minimum=1, maximum=1000)
+    fallback: str = option(
+        "cg_sense",
+        "method that takes over when the chosen one cannot do the scan; none makes that an error",
+        choices=("cg_sense", "zero_filled", "none"),
+    )
+    iterations: int = option(30, "cg_sense: iterations at most", minimum=1, maximum=1000)
+    signal_prior: bool = option(
+        True, "cg_sense: regularise by the noise level over the expected signal of each pixel, where noise was measured"
+    )
     regularization: float = option(
-        1e-3, "Tikhonov weight lambda of (A^H A + lambda) x = A^H y, for coil maps of unit norm", minimum=0.0
+        1e-3,
+        "cg_sense: fixed Tikhonov weight lambda of (A^H A + lambda) x = A^H y, where signal_prior is not used",
+        minimum=0.0,
     )
     tolerance: float = option(
-        1e-4, "residual, relative to that of a zero image, at which an iterative method stops early", minimum=0.0
+        1e-4, "cg_sense: residual, relative to that of a zero image, at which it stops early", minimum=0.0
+    )
+    warm_start: bool = option(True, "cg_sense: start from the image of the time average instead of zero")
+    low_rank_weight: float = option(
+        0.01, "low_rank_sparse: threshold of singular values, relative to the largest", minimum=0.0, maximum=1.0
+    )
+    sparse_weight: float = option(
+        0.01,
+        "low_rank_sparse: threshold of the temporal spectrum, relative to the largest pixel",
+        minimum=0.0,
+        maximum=1.0,
+    )
+    low_rank_sparse_iterations: int = option(50, "low_rank_sparse: passes at most", minimum=1, maximum=1000)
+    maps: str = option(
+        "walsh",
+        "how coil maps are estimated: walsh always gives maps, espirit is best with 12 or more central lines, inati is "
+        "fast with a complete average",
+        choices=("walsh", "espirit", "inati"),
     )
     map_neighbourhood: int = option(
-        7, "side of the square, in pixels, over which coil maps are taken as constant", minimum=1, maximum=101
+        7, "walsh, inati: side of the square, in pixels, over which maps are taken as constant", minimum=1, maximum=101
     )
     map_refinements: int = option(
         4,
-        "how often coil maps from a short calibration centre are improved with the outer lines",
+        "walsh: how often maps from a short calibration centre are improved with the outer lines",
         minimum=0,
         maximum=100,
     )
+    map_kernel: int = option(6, "espirit: side of the k-space patch, in samples", minimum=2, maximum=12)
+    map_calibration: int = option(
+        24, "espirit: side of the calibration block, in samples, at most", minimum=6, maximum=64
+    )
+    map_threshold: float = option(
+        0.001,
+        "espirit: squared singular value, relative to the largest, above which a vector counts as signal",
+        minimum=1e-6,
+        maximum=0.5,
+    )
+    map_crop: float = option(0.8, "espirit: eigenvalue above which a pixel has coil maps", minimum=0.0, maximum=0.99)
+    map_soft: bool = option(False, "espirit: let coil maps fade out around map_crop instead of ending sharply")
+    g_factor: bool = option(
+        False, "cg_sense, grappa: send the noise amplification of each slice as a series of its own"
+    )
     device: str = option(
         "auto", "where to compute: auto takes the GPU when there is one", choices=("auto", "cpu", "cuda")
+    )
+    implementation: str = option(
+        "auto",
+        "kernels of the data consistency: auto takes cupy on a GPU where it is installed",
+        choices=("auto", "torch", "cupy"),
     )

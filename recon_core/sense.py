@@ -13,7 +13,7 @@ import torch
 
 from recon_core.errors import DataError
 from recon_core.fourier import fft, ifft
-from recon_core.kernels import Implementation, Kernels, choose_kernels
+from recon_core.kernels import Kernels, choose_kernels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -78,7 +78,7 @@ class SenseOperator:
         maps: torch.Tensor,
         mask: torch.Tensor,
         *,
-        implementation: Implementation = "auto",
+        implementation: str = "auto",
         workspace_bytes: int | None = None,
     ) -> None:
         maps = _set_axis(maps, mask, mask.shape[-1:]).detach()

@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from recon_core.coils.calibration import calibration_lines, coil_images
+from recon_core.coils.walsh import box_average
 from recon_core.sense import SenseOperator
+from recon_core.solvers import conjugate_gradient
 
 if TYPE_CHECKING:
+    from recon_core.data import HybridSlice
     from recon_core.options import ReconOptions
     from recon_core.sense import NormalOperator
 
@@ -16,60 +20,8 @@ if TYPE_CHECKING:
 # Frames that are solved together, as bytes of their images: on the CPU the few vectors of the iteration should stay in
 # the cache (measured: half the time of 12 frames together), on the GPU there should be enough to do.
 PORTION_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
-
-
-def conjugate_gradient(
-    operator: NormalOperator,
-    right_side: torch.Tensor,
-    *,
-    iterations: int,
-    regularization: float | torch.Tensor,
-    tolerance: float = 0.0,
-    joint: bool = False,
-) -> torch.Tensor:
-    """Solve (A^H A + lambda) x = b from a zero start, each frame with step sizes of its own.
-
-    Differentiable in b and lambda, step sizes included.
-
-    Parameters
-    ----------
-    operator
-        A.
-    right_side
-        b = A^H y, ``(frame, y, x)`` complex64, or with a batch axis in front where the operator has one.
-    iterations
-        Steps at most; stopping early regularises, as noise enters late.
-    regularization
-        Lambda; absolute, because the system is linear in the data.
-    tolerance
-        Stop when ``||b - (A^H A + lambda) x|| <= tolerance * ||b||`` in every frame.
-    joint
-        One step size for all frames together, as if they were one image.
-
-    Returns
-    -------
-    torch.Tensor
-        x, shape of b; zero in frames where b is zero.
-    """
-    axes = tuple(range(-right_side.ndim, 0)) if joint else (-2, -1)
-    # y contiguous in memory, as the operator likes it; and in units of ||b||, so that no data scale can underflow or
-    # overflow in the squares below.
-    right_side = right_side.mT.contiguous().mT
-    scale = _norm(right_side, axes)
-    residual = _ratio(right_side, scale)
-    image = torch.zeros_like(residual)
-    direction = residual
-    power = _inner(residual, residual, axes)
-    for _ in range(iterations):
-        if bool((power <= tolerance**2).all()):
-            break
-        image_of_direction = operator.normal(direction) + regularization * direction
-        step = _ratio(power, _inner(direction, image_of_direction, axes))
-        image = torch.addcmul(image, direction, step)
-        residual = torch.addcmul(residual, image_of_direction, step, value=-1)
-        previous, power = power, _inner(residual, residual, axes)
-        direction = torch.addcmul(residual, direction, _ratio(power, previous))
-    return image * scale
+# Side, in pixels, of the square over which the power that is expected of a pixel is averaged.
+_NEIGHBOURHOOD = 15
 
 
 class CGSense:
@@ -78,64 +30,115 @@ class CGSense:
     Parameters
     ----------
     options
-        Uses `iterations`, `regularization` and `tolerance`.
+        Uses `iterations`, `signal_prior`, `regularization`, `tolerance`, `warm_start` and `implementation`.
 
     Notes
     -----
-    Pruessmann et al., Magn Reson Med 2001, doi:10.1002/mrm.1241.
+    Pruessmann et al., Magn Reson Med 2001, doi:10.1002/mrm.1241. With the signal prior the image is the estimate of
+    least mean square error for pixels that are independent with the power expected of them: lambda is, per pixel, the
+    noise variance over that power. It is read off the reference lines, averaged over a neighbourhood.
     """
 
     def __init__(self, options: ReconOptions) -> None:
-        self._iterations = options.iterations
-        self._regularization = options.regularization
-        self._tolerance = options.tolerance
+        self._options = options
 
-    def __call__(self, hybrid: torch.Tensor, maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, data: HybridSlice) -> torch.Tensor:
         """Reconstruct one slice.
 
         Parameters
         ----------
-        hybrid
-            ``(frame, coil, ky, x)`` complex64 measured lines, transformed to image space along the readout.
-        maps
-            ``(coil, y, x)`` or ``(frame, coil, y, x)`` complex64, unit norm over the coils.
-        mask
-            ``(frame, ky)`` bool.
+        data
+            The slice.
 
         Returns
         -------
         torch.Tensor
             ``(frame, y, x)`` complex64 in the units of the data; zero in frames without a measured line.
         """
-        operator = SenseOperator(maps, mask)
-        image = operator.adjoint(hybrid)
+        operator = SenseOperator(data.maps, data.mask, implementation=self._options.implementation)
+        weight, regularization = self._prior(data)
+        start = self._start(data, weight, regularization) if self._options.warm_start else None
+        image = self._solve(operator, operator.adjoint(data.hybrid), weight, regularization, start)
+        if start is not None:
+            image = torch.where(data.mask.any(-1)[:, None, None], image, 0)
+        return image
+
+    def _prior(self, data: HybridSlice) -> tuple[torch.Tensor | None, float]:
+        """Weight ``(y, x)`` of the image that is solved for, and lambda."""
+        if self._options.signal_prior and data.noise_variance is not None:
+            power = expected_power(data)
+            peak = float(power.max())
+            if peak > 0:
+                return (power / peak).sqrt(), data.noise_variance / peak
+        return None, self._options.regularization
+
+    def _start(self, data: HybridSlice, weight: torch.Tensor | None, regularization: float) -> torch.Tensor:
+        """The image ``(1, y, x)`` of the time average, or of the separate reference."""
+        operator = SenseOperator(data.maps, data.measured[None], implementation=self._options.implementation)
+        return self._solve(operator, operator.adjoint(data.reference[None]), weight, regularization, None)
+
+    def _solve(
+        self,
+        operator: SenseOperator,
+        image: torch.Tensor,
+        weight: torch.Tensor | None,
+        regularization: float,
+        start: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Solve for ``(frame, y, x)`` from A^H y, which is overwritten, a portion of frames at a time."""
         frame_bytes = max(1, image[:1].numel() * image.element_size())
         n_frames = max(1, PORTION_BYTES.get(image.device.type, PORTION_BYTES["cuda"]) // frame_bytes)
         for first in range(0, len(image), n_frames):
             frames = slice(first, first + n_frames)
-            image[frames] = conjugate_gradient(
-                operator.select(frames),
-                image[frames],
-                iterations=self._iterations,
-                regularization=self._regularization,
-                tolerance=self._tolerance,
+            part: NormalOperator = operator.select(frames)
+            right_side = image[frames]
+            if start is not None:
+                right_side = right_side - part.normal(start.expand_as(right_side))
+            if weight is not None:
+                part, right_side = _Weighted(part, weight), weight * right_side
+            solved = conjugate_gradient(
+                part,
+                right_side,
+                iterations=self._options.iterations,
+                regularization=regularization,
+                tolerance=self._options.tolerance,
             )
+            if weight is not None:
+                solved = weight * solved
+            image[frames] = solved if start is None else start + solved
         return image
 
 
-def _inner(left: torch.Tensor, right: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
-    """Real part of the inner product over the last axes, which stay with length one."""
-    product = torch.view_as_real(left) * torch.view_as_real(right)
-    return product.sum((-1, *(axis - 1 for axis in axes)), keepdim=True).squeeze(-1)
+class _Weighted:
+    """The normal operator of w x instead of x, for real weights w ``(y, x)``."""
+
+    def __init__(self, operator: NormalOperator, weight: torch.Tensor) -> None:
+        self._operator = operator
+        self._weight = weight
+
+    def normal(self, image: torch.Tensor) -> torch.Tensor:
+        """W A^H A W."""
+        return self._weight * self._operator.normal(self._weight * image)
 
 
-def _norm(vector: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
-    """2-norm over the last axes, which stay with length one; as real numbers, ten times faster than as complex."""
-    parts = torch.view_as_real(vector)
-    norm: torch.Tensor = torch.linalg.vector_norm(parts, dim=(-1, *(axis - 1 for axis in axes)), keepdim=True)
-    return norm.squeeze(-1)
+def expected_power(data: HybridSlice) -> torch.Tensor:
+    """Expect of each pixel the mean power of its neighbourhood in the image of the reference lines.
 
+    Parameters
+    ----------
+    data
+        The slice.
 
-def _ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
-    """Quotient, zero where the denominator is: a frame without data, or one already solved, stays as it is."""
-    return torch.where(denominator > 0, numerator / torch.where(denominator > 0, denominator, 1), 0)
+    Returns
+    -------
+    torch.Tensor
+        ``(y, x)`` float32, in squared units of the data.
+    """
+    lines = calibration_lines(data.measured)
+    if lines.stop <= lines.start:
+        lines = slice(0, data.measured.numel())
+    low_resolution = (data.maps.conj() * coil_images(data.reference, lines)).sum(0)
+    power = low_resolution.abs().square()
+    average_y, average_x = (box_average(size, _NEIGHBOURHOOD).to(power) for size in power.shape)
+    smooth: torch.Tensor = average_y @ power @ average_x.mT
+    return smooth

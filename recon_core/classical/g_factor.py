@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from recon_core.classical.grappa import hybrid_weights
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -65,45 +63,6 @@ def replica_g_factor(
         power += image.abs().square().sum(0)
     deviation = (power / replicas).sqrt()
     return _relative(deviation, maps, float(measured.sum()) / n_y)
-
-
-def grappa_g_factor(weights: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    """Compute the g-factor of GRAPPA from its weights, for regular lines without a reference block.
-
-    The convolution with the weights is a product in image space, so that the image is a weighted sum of the aliased
-    coil images, with weights n(y, x), and its noise the norm of n.
-
-    Parameters
-    ----------
-    weights
-        As `recon_core.classical.grappa.grappa_weights` gives them.
-    maps
-        ``(coil, y, x)`` complex64 that combine the coils.
-
-    Returns
-    -------
-    torch.Tensor
-        ``(y, x)`` float32; zero where the maps are zero. Noise of unit covariance (whitened data) is assumed.
-
-    Notes
-    -----
-    Breuer et al., Magn Reson Med 2009, doi:10.1002/mrm.22066.
-    """
-    _, n_y, n_x = maps.shape
-    n_sources, step = weights.shape[1], weights.shape[3] + 1
-    factors = hybrid_weights(weights, n_x)
-    position = torch.arange(n_y, dtype=torch.float64) - n_y // 2
-    unmixing = maps.conj().resolve_conj()  # a measured line stands for itself
-    for source in range(n_sources):
-        for missing in range(step - 1):
-            offset = (source - n_sources // 2 + 1) * step - (missing + 1)
-            turns = -offset * position / n_y
-            phase = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns).to(maps.device, maps.dtype)
-            mixed = torch.einsum("xqp,pyx->qyx", factors[:, source, :, missing], maps.conj())
-            unmixing = unmixing + phase[:, None] * mixed
-    # A zero-filled image has 1 / R of the noise power of a complete one.
-    deviation = torch.linalg.vector_norm(unmixing, dim=0) / step**0.5
-    return _relative(deviation, maps, 1 / step)
 
 
 def _relative(deviation: torch.Tensor, maps: torch.Tensor, share: float) -> torch.Tensor:

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from recon_core.coils.calibration import time_average
 from recon_core.errors import DataError
 from recon_core.fourier import fft
 from recon_core.sense import SenseOperator
 
 if TYPE_CHECKING:
+    from recon_core.data import HybridSlice
     from recon_core.options import ReconOptions
 
 # Half the width of the kernel along kx: five samples.
@@ -311,7 +311,7 @@ class Grappa:
     Parameters
     ----------
     options
-        Not consulted; every method is built from the same options.
+        Uses `implementation`.
 
     Notes
     -----
@@ -319,28 +319,15 @@ class Grappa:
     """
 
     def __init__(self, options: ReconOptions) -> None:
-        del options
+        self._implementation = options.implementation
 
-    def __call__(
-        self,
-        hybrid: torch.Tensor,
-        maps: torch.Tensor,
-        mask: torch.Tensor,
-        reference: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ) -> torch.Tensor:
+    def __call__(self, data: HybridSlice) -> torch.Tensor:
         """Reconstruct one slice.
 
         Parameters
         ----------
-        hybrid
-            ``(frame, coil, ky, x)`` complex64 measured lines, transformed to image space along the readout.
-        maps
-            ``(coil, y, x)`` or ``(frame, coil, y, x)`` complex64, unit norm over the coils; they combine the coils.
-        mask
-            ``(frame, ky)`` bool.
-        reference
-            Lines ``(coil, ky, x)`` and where they are measured ``(ky,)``, as for `grappa`; None takes the average of
-            the frames.
+        data
+            The slice; its maps combine the coils.
 
         Returns
         -------
@@ -352,8 +339,10 @@ class Grappa:
         DataError
             As `grappa`.
         """
-        completed, _ = grappa(hybrid, mask, *(reference or time_average(hybrid, mask)))
-        return SenseOperator(maps, torch.ones_like(mask)).adjoint(completed)
+        completed, notes = grappa(data.hybrid, data.mask, data.reference, data.measured)
+        data.notes.extend(notes)
+        everything = torch.ones_like(data.mask)
+        return SenseOperator(data.maps, everything, implementation=self._implementation).adjoint(completed)
 
 
 def _windows(lines: torch.Tensor, n_sources: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 from recon_core.sense import SenseOperator
 
 if TYPE_CHECKING:
+    from recon_core.data import HybridSlice
     from recon_core.options import ReconOptions
 
 # With momentum the change per pass is small before the solution is near.
@@ -99,7 +100,7 @@ class LowRankSparse:
     Parameters
     ----------
     options
-        Not consulted; every method is built from the same options.
+        Uses `low_rank_weight`, `sparse_weight`, `low_rank_sparse_iterations` and `implementation`.
 
     Notes
     -----
@@ -107,19 +108,15 @@ class LowRankSparse:
     """
 
     def __init__(self, options: ReconOptions) -> None:
-        del options
+        self._options = options
 
-    def __call__(self, hybrid: torch.Tensor, maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, data: HybridSlice) -> torch.Tensor:
         """Reconstruct one slice.
 
         Parameters
         ----------
-        hybrid
-            ``(frame, coil, ky, x)`` complex64 measured lines, transformed to image space along the readout.
-        maps
-            ``(coil, y, x)`` or ``(frame, coil, y, x)`` complex64, unit norm over the coils.
-        mask
-            ``(frame, ky)`` bool.
+        data
+            The slice.
 
         Returns
         -------
@@ -127,13 +124,19 @@ class LowRankSparse:
             L + S, ``(frame, y, x)`` complex64 in the units of the data; zero in frames without a measured line, which
             the others could fill only with what was never measured.
         """
-        measured = mask.any(-1)
+        measured = data.mask.any(-1)
         frames = slice(None) if bool(measured.all()) else measured
-        operator = SenseOperator(maps if maps.ndim == 3 else maps[frames], mask[frames])
+        operator = SenseOperator(data.maps, data.mask[frames], implementation=self._options.implementation)
         low_rank, sparse, _ = low_rank_sparse(
-            operator, operator.adjoint(hybrid[frames]), tolerance=_TOLERANCE, momentum=True
+            operator,
+            operator.adjoint(data.hybrid[frames]),
+            low_rank_weight=self._options.low_rank_weight,
+            sparse_weight=self._options.sparse_weight,
+            iterations=self._options.low_rank_sparse_iterations,
+            tolerance=_TOLERANCE,
+            momentum=True,
         )
-        image = hybrid.new_zeros((len(mask), *maps.shape[-2:]))
+        image = data.hybrid.new_zeros((len(data.mask), *data.maps.shape[-2:]))
         image[frames] = low_rank + sparse
         return image
 

@@ -9,6 +9,7 @@ from recon_core.sense import SenseOperator
 if TYPE_CHECKING:
     import torch
 
+    from recon_core.data import HybridSlice
     from recon_core.options import ReconOptions
 
 
@@ -18,7 +19,7 @@ class ZeroFilled:
     Parameters
     ----------
     options
-        Not consulted; every method is built from the same options.
+        Uses `implementation`.
 
     Notes
     -----
@@ -26,19 +27,15 @@ class ZeroFilled:
     """
 
     def __init__(self, options: ReconOptions) -> None:
-        del options
+        self._implementation = options.implementation
 
-    def __call__(self, hybrid: torch.Tensor, maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def __call__(self, data: HybridSlice) -> torch.Tensor:
         """Reconstruct one slice.
 
         Parameters
         ----------
-        hybrid
-            ``(frame, coil, ky, x)`` complex64 measured lines, transformed to image space along the readout.
-        maps
-            ``(coil, y, x)`` or ``(frame, coil, y, x)`` complex64, unit norm over the coils.
-        mask
-            ``(frame, ky)`` bool.
+        data
+            The slice.
 
         Returns
         -------
@@ -46,4 +43,4 @@ class ZeroFilled:
             ``(frame, y, x)`` complex64 in the units of the data; with a fraction f of the lines measured evenly, f
             times the true intensity.
         """
-        return SenseOperator(maps, mask).adjoint(hybrid)
+        return SenseOperator(data.maps, data.mask, implementation=self._implementation).adjoint(data.hybrid)

@@ -25,6 +25,7 @@ from recon_core.fourier import fft, ifft
 from recon_core.options import ReconOptions
 from recon_core.sense import SenseOperator
 from recon_core.simulate.sampling import interleaved_mask, variable_density_mask
+from tests.recon_core.support import run
 
 FRAMES, COILS, LINES, SAMPLES, STEP = 12, 10, 204, 448, 4
 ITERATIONS, WEIGHT, PASSES, REPEATS = 30, 0.01, 5, 3
@@ -75,7 +76,7 @@ def iterative_sense(kspace: torch.Tensor, maps: torch.Tensor, mask: torch.Tensor
     method = CGSense(ReconOptions(iterations=ITERATIONS, regularization=WEIGHT, tolerance=0.0))
 
     def ours() -> torch.Tensor:
-        return method(ifft(kspace, (-1,)), maps, mask)
+        return run(method, ifft(kspace, (-1,)), maps, mask)
 
     name = f"cg_sense, {ITERATIONS} iterations, per frame"
     if shutil.which("bart") is None:

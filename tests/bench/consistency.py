@@ -23,6 +23,7 @@ from recon_core.fourier import fft, ifft
 from recon_core.kernels import choose_kernels
 from recon_core.options import ReconOptions
 from recon_core.sense import SenseOperator
+from tests.recon_core.support import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +94,7 @@ def measure(device: str, shape: tuple[int, int, int, int]) -> list[tuple[str, ..
                 row(f"A^H A, {implementation}, workspace {mebibytes} MiB", "random", taken, moved, None)
     method = CGSense(ReconOptions(iterations=30, regularization=0.01, tolerance=0.0))
     for name, mask in (("random", random), ("regular", regular)):
-        taken = seconds(lambda mask=mask: method(hybrid, maps, mask), device, repeats=3)
+        taken = seconds(lambda mask=mask: run(method, hybrid, maps, mask), device, repeats=3)
         row("cg_sense, 30 iterations, per frame", name, taken / n_frames, None, None)
     return rows
 

@@ -49,7 +49,7 @@ def load_semi_real(name):
     readouts = [data.view(np.complex64).reshape(n_coils, -1) for data in acquisitions["data"]]
     is_noise = (acquisitions["head"]["flags"] & NOISE_MEASUREMENT) != 0
     noise = np.concatenate([readout for readout, yes in zip(readouts, is_noise, strict=True) if yes], axis=1)
-    colouring = np.linalg.cholesky(noise @ noise.conj().T / (noise.shape[1] - 1))
+    colouring = np.linalg.cholesky(noise @ noise.conj().T / (noise.shape[1] - 1) / 2)  # unit variance per part
     whitening = np.linalg.inv(colouring)
     n_frames = truth["mask"].shape[0]
     kspace = np.zeros((n_slices, n_frames, n_coils, n_y, n_x), np.complex64)

@@ -3,10 +3,12 @@ import pytest
 import torch
 
 from recon_core.classical import cg_sense
-from recon_core.classical.cg_sense import CGSense, conjugate_gradient
+from recon_core.classical.cg_sense import CGSense
 from recon_core.fourier import ifft
 from recon_core.options import ReconOptions
 from recon_core.sense import SenseOperator
+from recon_core.solvers import conjugate_gradient
+from tests.recon_core.support import run
 
 
 def undersampled(maps, image, *, step, scale=1.0):
@@ -29,7 +31,7 @@ def test_golden(golden, phantom_kspace, pattern, weight, iterations):
     maps = torch.tensor(golden("case_maps_bart")["ecalib_tavg"])
     data = ifft(torch.tensor(phantom_kspace[frames] * mask[:, None, :, None]), (-1,))
     options = ReconOptions(regularization=weight, iterations=iterations, tolerance=0.0)
-    image = CGSense(options)(data, maps, torch.tensor(mask))
+    image = run(CGSense(options), data, maps, torch.tensor(mask))
     assert np.linalg.norm(image.numpy() - expected) < 1e-4 * np.linalg.norm(expected)
 
 
@@ -49,7 +51,7 @@ def test_recovers_the_image(smooth_maps, disc):
     maps = torch.tensor(smooth_maps(8, 32, 24))
     image = torch.tensor(disc(32, 24)).expand(4, -1, -1)
     data, mask = undersampled(maps, image, step=3)
-    result = CGSense(ReconOptions(iterations=100, regularization=0.0, tolerance=1e-6))(data, maps, mask)
+    result = run(CGSense(ReconOptions(iterations=100, regularization=0.0, tolerance=1e-6)), data, maps, mask)
     assert (result - image).norm() < 1e-2 * image.norm()
 
 
@@ -58,8 +60,8 @@ def test_frames_do_not_see_each_other(smooth_maps, disc):
     image = torch.tensor(disc(16, 12)) * torch.tensor([1, 5, 0.1])[:, None, None]
     data, mask = undersampled(maps, image, step=3)
     method = CGSense(ReconOptions(iterations=5))
-    together = method(data, maps, mask)
-    alone = torch.cat([method(data[i : i + 1], maps, mask[i : i + 1]) for i in range(3)])
+    together = run(method, data, maps, mask)
+    alone = torch.cat([run(method, data[i : i + 1], maps, mask[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone)
 
 
@@ -70,9 +72,9 @@ def test_portions_of_frames_change_nothing(smooth_maps, disc, monkeypatch, per_f
     if per_frame:
         maps = maps * torch.arange(1, 6)[:, None, None, None] / 5
     method = CGSense(ReconOptions(iterations=5, tolerance=0.0))
-    together = method(data, maps, mask)
+    together = run(method, data, maps, mask)
     monkeypatch.setitem(cg_sense.PORTION_BYTES, "cpu", 2 * 16 * 12 * 8)
-    torch.testing.assert_close(method(data, maps, mask), together)
+    torch.testing.assert_close(run(method, data, maps, mask), together)
 
 
 def test_a_frame_without_data_is_zero(smooth_maps, disc):
@@ -80,7 +82,7 @@ def test_a_frame_without_data_is_zero(smooth_maps, disc):
     data, mask = undersampled(maps, torch.tensor(disc(16, 12)).expand(3, -1, -1), step=2)
     mask[1] = False
     data[1] = 0
-    result = CGSense(ReconOptions())(data, maps, mask)
+    result = run(CGSense(ReconOptions()), data, maps, mask)
     assert not result[1].any()
     assert result.isfinite().all()
     assert result[0].any()
@@ -92,7 +94,9 @@ def test_any_unit_of_the_data(smooth_maps, disc, scale):
     image = torch.tensor(disc(16, 12)).expand(2, -1, -1)
     data, mask = undersampled(maps, image, step=2)
     method = CGSense(ReconOptions())
-    torch.testing.assert_close(method(scale * data, maps, mask) / scale, method(data, maps, mask), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        run(method, scale * data, maps, mask) / scale, run(method, data, maps, mask), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_tolerance_stops_early(smooth_maps, disc, monkeypatch):

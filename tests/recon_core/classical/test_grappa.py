@@ -24,6 +24,7 @@ from recon_core.simulate.sampling import (
     uniform_mask,
     variable_density_mask,
 )
+from tests.recon_core.support import run
 
 
 def pattern(text):
@@ -107,7 +108,7 @@ def test_accuracy_with_estimated_maps(semi_real, case, limit):
     for data in semi_real(case):
         hybrid, mask = measure(data.kspace, data.mask)
         maps, _ = walsh_maps(*time_average(hybrid, mask))
-        image = Grappa(ReconOptions())(hybrid, maps, mask)
+        image = run(Grappa(ReconOptions()), hybrid, maps, mask)
         shading = torch.linalg.vector_norm(torch.einsum("rc,cyx->ryx", torch.tensor(data.colouring), maps), dim=0)
         image = (image * shading).numpy()
         assert nrmse(image * best_scale(image, data.reference), data.reference) < limit
@@ -149,7 +150,7 @@ def test_other_patterns_name_what_takes_them(text):
 def test_variable_density_is_refused(scan):
     _, hybrid, mask, maps = scan(variable_density_mask(4, 48, 4, 8))
     with pytest.raises(DataError, match="cg_sense"):
-        Grappa(ReconOptions())(hybrid, maps, mask)
+        run(Grappa(ReconOptions()), hybrid, maps, mask)
 
 
 def test_longest_run():
@@ -166,7 +167,7 @@ def test_interleaved(scan, n_y, step, limit):
     assert not notes
     assert (completed - complete).norm() < limit * complete.norm()
     assert torch.equal(completed * mask[:, None, :, None], hybrid)
-    image = Grappa(ReconOptions())(hybrid, maps, mask)
+    image = run(Grappa(ReconOptions()), hybrid, maps, mask)
     torch.testing.assert_close(image, (maps.conj() * ifft(completed, (-2,))).sum(1), rtol=1e-4, atol=1e-4)
 
 
@@ -182,13 +183,13 @@ def test_separate_reference(scan):
     """Frames that all miss the same lines have nothing to learn from; a reference of another intensity has."""
     complete, hybrid, mask, maps = scan(uniform_mask(3, 64, 3))
     with pytest.raises(DataError, match=r"R = 3 needs at least 4 adjacent reference lines .* got 1 "):
-        Grappa(ReconOptions())(hybrid, maps, mask)
+        run(Grappa(ReconOptions()), hybrid, maps, mask)
     measured = torch.zeros(64, dtype=torch.bool)
     measured[16:48] = True
     reference = 7 * complete[0] * measured[:, None]
     completed, _ = grappa(hybrid, mask, reference, measured)
     assert (completed - complete).norm() < 0.05 * complete.norm()
-    image = Grappa(ReconOptions())(hybrid, maps, mask, (reference, measured))
+    image = run(Grappa(ReconOptions()), hybrid, maps, mask, (reference, measured))
     torch.testing.assert_close(image, (maps.conj() * ifft(completed, (-2,))).sum(1), rtol=1e-4, atol=1e-4)
 
 
@@ -217,7 +218,7 @@ def test_an_empty_frame_is_zero_and_noted(scan):
     assert notes == ("grappa: no line was measured in frames 3, which stay empty",)
     assert (completed - complete)[[0, 6]].norm() < 0.05 * complete[[0, 6]].norm()
     nothing = torch.zeros_like(mask)
-    assert not Grappa(ReconOptions())(hybrid, maps, nothing).any()
+    assert not run(Grappa(ReconOptions()), hybrid, maps, nothing).any()
 
 
 def test_frames_of_different_steps(scan):
