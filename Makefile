@@ -26,6 +26,10 @@ lint: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.bench.stream
+	$(BIN)/python -m tests.bench.coils
+	$(BIN)/python -m tests.bench.classical
+	$(BIN)/python -m tests.bench.consistency
+	$(BIN)/python -m tests.bench.quality
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch.nn import functional
 
 from recon_core.errors import DataError, ModelError
@@ -60,11 +62,6 @@ def load_dists(path: Path) -> Dists:
     ModelError
         If the file is not there, is no safetensors file, or lacks a tensor.
     """
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise ModelError("DISTS needs the package safetensors to read its weights: pip install safetensors") from error
     if not path.is_file():
         raise ModelError(
             f"there are no DISTS weights at {path}; cinestream ships none: give a safetensors file with the VGG-16 "

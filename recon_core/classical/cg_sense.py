@@ -55,9 +55,9 @@ class CGSense:
         torch.Tensor
             ``(frame, y, x)`` complex64 in the units of the data; zero in frames without a measured line.
         """
-        operator = SenseOperator(data.maps, data.mask, implementation=self._options.implementation)
         weight, regularization = self._prior(data)
         start = self._start(data, weight, regularization) if self._options.warm_start else None
+        operator = SenseOperator(data.maps, data.mask, implementation=self._options.implementation)
         image = self._solve(operator, operator.adjoint(data.hybrid), weight, regularization, start)
         if start is not None:
             image = torch.where(data.mask.any(-1)[:, None, None], image, 0)

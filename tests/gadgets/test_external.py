@@ -121,7 +121,7 @@ def assert_reported(outcome, *texts):
 # --- happy paths ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["zero_filled", "cg_sense"])
+@pytest.mark.parametrize("name", ["zero_filled", "cg_sense", "grappa", "low_rank_sparse"])
 def test_a_scan_gives_the_images_of_a_replay(name, scan, replayed):
     header, items = scan
     outcome = Gadgetron(packaged(name)).run(header, items)
@@ -130,11 +130,13 @@ def test_a_scan_gives_the_images_of_a_replay(name, scan, replayed):
 
 
 def test_the_packaged_pipelines_are_all_known_to_these_tests():
-    names = {"zero_filled", "cg_sense"}
+    names = {"zero_filled", "cg_sense", "grappa", "low_rank_sparse"}
     assert set(pipeline.list_pipelines()) == names | {f"{name}-connect" for name in names}
 
 
-@pytest.mark.parametrize("name", ["zero_filled-connect", "cg_sense-connect"])
+@pytest.mark.parametrize(
+    "name", ["zero_filled-connect", "cg_sense-connect", "grappa-connect", "low_rank_sparse-connect"]
+)
 def test_a_gadgetron_connects_to_the_resident_server(name, scan, replayed, server):
     header, items = scan
     outcome = Gadgetron(packaged(name), connect=server.address).run(header, items)

@@ -369,7 +369,7 @@ def test_image_index_fits_its_sixteen_bits():
 
 def test_more_images_than_indices_do_not_stall_the_scan():
     make = maker(limits={"phase": (0, 2, 0)})
-    make._used.update(range(1, 65535))
+    make._used[1] = set(range(1, 65535))
     images = list(make.make(complete_slice(), reconstruction()))
     assert [int(image.header["image_index"]) for image in images] == [65535, 2, 3]
 

@@ -81,7 +81,7 @@ def test_values_from_text_and_json(name, value, expected):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("itertions", "3", r"unknown setting 'itertions'; the settings are method, iterations, .*description"),
+        ("itertions", "3", r"unknown setting 'itertions'; the settings are method, .*iterations, .*description"),
         ("", "3", "unknown setting"),
         ("iterations", "many", "must be a whole number, got 'many'"),
         ("iterations", "2.5", "must be a whole number"),

@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from safetensors import torch as safetensors
 
 from recon_core.dists import Dists, load_dists, weight_shapes
 from recon_core.errors import DataError, ModelError
-
-safetensors = pytest.importorskip("safetensors.torch")
 
 
 @pytest.fixture(scope="module")

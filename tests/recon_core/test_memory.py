@@ -52,8 +52,15 @@ def peak_bytes(function):
     return peak
 
 
-@pytest.mark.parametrize("stage", ["cg_sense", "consistency", "consistency_solve"])
-@pytest.mark.parametrize(("shape", "per_frame", "folds"), SHAPES)
+@pytest.mark.parametrize(
+    ("stage", "shape", "per_frame", "folds"),
+    [
+        (stage, *case)
+        for stage in ("cg_sense", "consistency", "consistency_solve")
+        for case in SHAPES
+        if not (stage == "cg_sense" and case[1])  # its maps hold for all frames
+    ],
+)
 def test_prediction_is_near_the_measured_peak(stage, shape, per_frame, folds):
     inputs = arrays(shape, per_frame, folds)
     extra = 0 if stage == "cg_sense" else inputs[0][:, 0].numel() * 8  # the image is made inside

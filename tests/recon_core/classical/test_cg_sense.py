@@ -30,7 +30,7 @@ def test_golden(golden, phantom_kspace, pattern, weight, iterations):
     mask = golden("case_phantom")[f"mask_{pattern}"].astype(bool)[frames]
     maps = torch.tensor(golden("case_maps_bart")["ecalib_tavg"])
     data = ifft(torch.tensor(phantom_kspace[frames] * mask[:, None, :, None]), (-1,))
-    options = ReconOptions(regularization=weight, iterations=iterations, tolerance=0.0)
+    options = ReconOptions(warm_start=False, regularization=weight, iterations=iterations, tolerance=0.0)
     image = run(CGSense(options), data, maps, torch.tensor(mask))
     assert np.linalg.norm(image.numpy() - expected) < 1e-4 * np.linalg.norm(expected)
 
@@ -59,7 +59,7 @@ def test_frames_do_not_see_each_other(smooth_maps, disc):
     maps = torch.tensor(smooth_maps(4, 16, 12))
     image = torch.tensor(disc(16, 12)) * torch.tensor([1, 5, 0.1])[:, None, None]
     data, mask = undersampled(maps, image, step=3)
-    method = CGSense(ReconOptions(iterations=5))
+    method = CGSense(ReconOptions(warm_start=False, iterations=5))
     together = run(method, data, maps, mask)
     alone = torch.cat([run(method, data[i : i + 1], maps, mask[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone)
@@ -71,7 +71,7 @@ def test_portions_of_frames_change_nothing(smooth_maps, disc, monkeypatch, per_f
     data, mask = undersampled(maps, torch.tensor(disc(16, 12)).expand(5, -1, -1), step=3)
     if per_frame:
         maps = maps * torch.arange(1, 6)[:, None, None, None] / 5
-    method = CGSense(ReconOptions(iterations=5, tolerance=0.0))
+    method = CGSense(ReconOptions(warm_start=False, iterations=5, tolerance=0.0))
     together = run(method, data, maps, mask)
     monkeypatch.setitem(cg_sense.PORTION_BYTES, "cpu", 2 * 16 * 12 * 8)
     torch.testing.assert_close(run(method, data, maps, mask), together)
