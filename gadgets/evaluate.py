@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
@@ -97,7 +98,7 @@ class Evaluation:
 
 
 def read_series(path: Path, group: str = "dataset", name: str = "") -> list[Series]:
-    """Read the series of an image file.
+    """Read the image series of a file; maps that came along are left out.
 
     Slices are told apart and put in order by repetition, set, contrast and slice counter. Their frames are numbered by
     the phase counter, or by the repetition counter where only that one counts.
@@ -124,14 +125,20 @@ def read_series(path: Path, group: str = "dataset", name: str = "") -> list[Seri
         raise DataError(
             f"{path} is no image file as replay writes it: group {group!r} is laid out otherwise"
         ) from error
-    if not any(found.values()):
+    found = {number: images for number, images in found.items() if images and not _is_map(images[0])}
+    if not found:
         raise DataError(f"{path} holds no image series in group {group!r}; give what replay or a client wrote")
     name = name or str(path)
     return [
         _sorted_series(name if len(found) == 1 else f"{name}, series {number}", images)
         for number, images in sorted(found.items())
-        if images
     ]
+
+
+def _is_map(image: Image) -> bool:
+    """A series that came along with the images (g-factor, ...) says so in its role."""
+    role = re.search(r"<name>GADGETRON_DataRole</name><value>([^<]*)</value>", image.attributes)
+    return role is not None and role.group(1) != "Image"
 
 
 def _sorted_series(name: str, images: Sequence[Image]) -> Series:

@@ -121,6 +121,14 @@ def test_every_series_is_a_scan_of_its_own(truth, known, tmp_path):
     assert all(evaluation.total["nrmse"] < 1e-6 for evaluation in evaluations)
 
 
+def test_maps_that_came_along_are_left_out(truth, known, tmp_path):
+    images = [image(frame, slice=i, phase=k) for i, frames in enumerate(truth) for k, frame in enumerate(frames)]
+    role = "<ismrmrdMeta><meta><name>GADGETRON_DataRole</name><value>Gfactor</value></meta></ismrmrdMeta>"
+    maps = [Image(one.header, one.data, role) for one in (image(truth[0][0], series=21),)]
+    [evaluation], _ = evaluate([write(tmp_path / "a.h5", images + maps)], known)
+    assert evaluation.series.name == "a.h5"
+
+
 @pytest.mark.parametrize("what", ["missing", "a folder", "text", "raw", "empty group", "other group", "odd", "series"])
 def test_what_is_no_image_file(what, noisy, tmp_path):
     path, group, error = tmp_path / "a.h5", "dataset", DataError

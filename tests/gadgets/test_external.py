@@ -137,11 +137,11 @@ def test_the_packaged_pipelines_are_all_known_to_these_tests():
 @pytest.mark.parametrize(
     "name", ["zero_filled-connect", "cg_sense-connect", "grappa-connect", "low_rank_sparse-connect"]
 )
-def test_a_gadgetron_connects_to_the_resident_server(name, scan, replayed, server):
+def test_a_gadgetron_connects_to_the_resident_server(method, scan, replayed, server):
     header, items = scan
-    outcome = Gadgetron(packaged(name), connect=server.address).run(header, items)
+    outcome = Gadgetron(packaged(f"{method}-connect"), connect=server.address).run(header, items)
     assert_well(outcome)
-    assert_same(outcome.images, replayed(method=name.removesuffix("-connect")))
+    assert_same(outcome.images, replayed(method=method))
 
 
 @pytest.mark.parametrize(
