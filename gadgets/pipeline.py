@@ -52,7 +52,8 @@ class Settings(ReconOptions):
         "factor on all images; 0 sets it once per scan so that the bright tissue of the first slice is near 1000",
         minimum=0.0,
     )
-    series: int = option(1, "image_series_index of the images", minimum=1, maximum=65535)
+    # 16 bits, with room for the series of the g-factor, 20 further on
+    series: int = option(1, "image_series_index of the images", minimum=1, maximum=65515)
     description: str = option("", "text for the series description; empty takes the method's name")
 
 

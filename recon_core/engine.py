@@ -135,7 +135,7 @@ class Engine:
                 shape = " x ".join(str(size) for size in cine_slice.kspace.shape)
                 raise ModelError(
                     f"{options.method} failed on a slice of {shape} (frame x coil x ky x kx): "
-                    f"{type(error).__name__}: {error}"
+                    f"{type(error).__name__}: {error}; {_finiteness(cine_slice)}"
                 ) from error
 
     def _reconstruct(self, cine_slice: CineSlice, options: ReconOptions) -> Reconstruction:
@@ -157,10 +157,7 @@ class Engine:
 
         if not np.isfinite(result).all():
             bad = sorted({int(frame) for frame in np.argwhere(~np.isfinite(result))[:, 0]})
-            raise ModelError(
-                f"{name} gave values that are not finite in frames {bad}; "
-                f"the k-space is {'finite' if np.isfinite(cine_slice.kspace).all() else 'not finite itself'}"
-            )
+            raise ModelError(f"{name} gave values that are not finite in frames {bad}; {_finiteness(cine_slice)}")
         return Reconstruction(
             image=result,
             maps=data.maps.cpu().numpy(),
@@ -183,8 +180,11 @@ class Engine:
 
     def _g_factor(self, name: str, options: ReconOptions, data: HybridSlice) -> NDArray[np.float32] | None:
         """The g-factor ``(y, x)`` of the first frame that has lines; below one where a prior takes noise away."""
-        if name not in _WITH_G_FACTOR or not bool(data.mask.any()):
+        if name not in _WITH_G_FACTOR:
             data.notes.append(f"no g-factor: it is defined for {' and '.join(_WITH_G_FACTOR)}, not for {name}")
+            return None
+        if not bool(data.mask.any()):
+            data.notes.append("no g-factor: no line was measured")
             return None
         # linear in the noise only from a zero start
         method = self._method(name, dataclasses.replace(options, warm_start=False))
@@ -248,6 +248,14 @@ def _receive_intensity(maps: torch.Tensor, colouring: torch.Tensor) -> torch.Ten
     receive_maps = torch.einsum("rc,cyx->ryx", colouring / scale, maps)
     intensity: torch.Tensor = torch.linalg.vector_norm(receive_maps, dim=0)
     return intensity
+
+
+def _finiteness(cine_slice: CineSlice) -> str:
+    """Say whether what came in is to blame for what did not work out."""
+    for name, array in (("k-space", cine_slice.kspace), ("calibration", cine_slice.calibration)):
+        if array is not None and not np.isfinite(array).all():
+            return f"the {name} is not finite itself"
+    return "the k-space is finite"
 
 
 def _resolve(device: str) -> torch.device:

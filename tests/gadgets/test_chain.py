@@ -13,6 +13,7 @@ from gadgets.header import parse_header
 from gadgets.pipeline import Settings
 from gadgets.problems import Problems
 from gadgets.protocol import AcquisitionFlag, EndOfStreamError, Image, Text, Waveform
+from gadgets.simulate import ScanPlan, simulate
 from recon_core.data import Reconstruction
 from recon_core.engine import Engine
 from recon_core.errors import DataError, ModelError
@@ -402,3 +403,58 @@ def test_real_scans_agree_with_plain_numpy(name):
     assert kspaces == {}
     assert values[0].max() > 0
     assert relative_error(np.stack(values), np.stack(reference)) < 1e-3
+
+
+# --- virtual coils ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many_coils():
+    """A scan with coils of unequal, correlated noise, and an engine."""
+    plan = ScanPlan(matrix_x=48, matrix_y=48, frames=4, coils=24, acceleration=2, acs_lines=16, snr=100.0)
+    simulation = simulate(plan)
+    return parse_header(simulation.header), list(simulation.items()), Engine("cpu")
+
+
+def reconstructed(scanned, **settings):
+    """The slice that went into the engine, and the series of images."""
+    head, items, engine = scanned
+    seen = []
+    run = Chain(head, Settings(device="cpu", **settings), lambda: engine, watch=lambda *both: seen.append(both))
+    images = [item for item in run(items) if isinstance(item, Image)]
+    assert run.summary.problems.damage == []
+    ((complete, _),) = seen
+    return complete, np.stack([image.data[0, 0] for image in images])
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit"), [({"coil_energy": 0.999}, 0.003), ({"virtual_coils": 12}, 0.01)], ids=["energy", "number"]
+)
+@pytest.mark.parametrize("method", ["zero_filled", "cg_sense"])
+def test_virtual_coils_change_the_image_little(many_coils, method, settings, limit):
+    whole, expected = reconstructed(many_coils, method=method)
+    few, images = reconstructed(many_coils, method=method, **settings)
+    assert few.cine.kspace.shape[1] < whole.cine.kspace.shape[1] == 24
+    assert relative_error(images, expected) < limit
+
+
+def test_the_colouring_goes_with_the_virtual_coils(many_coils):
+    """Back at the receiver the virtual coils give what its coils gave, and the shading of the image is the same."""
+    whole, expected = reconstructed(many_coils, method="zero_filled")
+    few, images = reconstructed(many_coils, method="zero_filled", virtual_coils=12)
+    assert few.cine.colouring.shape == (24, 12)
+    received, back = (np.tensordot(s.cine.colouring, s.cine.kspace, (1, 1)) for s in (whole, few))
+    assert np.linalg.norm(back - received) < 0.06 * np.linalg.norm(received)
+    bright = expected.mean(0) > 0.2 * expected.max()
+    weighting = images.mean(0)[bright] / expected.mean(0)[bright]
+    assert np.abs(weighting / np.median(weighting) - 1).max() < 0.02
+
+
+def test_the_g_factor_comes_as_one_more_image(many_coils):
+    head, items, engine = many_coils
+    run = Chain(head, Settings(device="cpu", g_factor=True, virtual_coils=6), lambda: engine)
+    images = [item for item in run(items) if isinstance(item, Image)]
+    assert [int(image.header["image_series_index"]) for image in images] == [1, 1, 1, 1, 21]
+    assert [int(image.header["image_index"]) for image in images] == [1, 2, 3, 4, 1]
+    assert 20 < np.median(images[-1].data) < 300
+    assert run.summary.images == 5

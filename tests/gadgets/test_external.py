@@ -134,9 +134,7 @@ def test_the_packaged_pipelines_are_all_known_to_these_tests():
     assert set(pipeline.list_pipelines()) == names | {f"{name}-connect" for name in names}
 
 
-@pytest.mark.parametrize(
-    "name", ["zero_filled-connect", "cg_sense-connect", "grappa-connect", "low_rank_sparse-connect"]
-)
+@pytest.mark.parametrize("method", ["zero_filled", "cg_sense", "grappa", "low_rank_sparse"])
 def test_a_gadgetron_connects_to_the_resident_server(method, scan, replayed, server):
     header, items = scan
     outcome = Gadgetron(packaged(f"{method}-connect"), connect=server.address).run(header, items)

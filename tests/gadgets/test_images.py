@@ -301,6 +301,72 @@ def test_the_reconstruction_is_not_changed(output):
     np.testing.assert_array_equal(result.image, before)
 
 
+# --- g-factor ---------------------------------------------------------------------------------------------------------
+
+
+def with_g_factor(frames=3, seed=0):
+    g_factor = np.random.default_rng(seed).uniform(0.9, 3, (6, 8)).astype(np.float32)
+    return dataclasses.replace(reconstruction(frames=frames, seed=seed), g_factor=g_factor)
+
+
+@pytest.mark.parametrize("output", ["magnitude", "complex"])
+def test_the_g_factor_is_a_series_of_its_own(output):
+    result, complete = with_g_factor(), complete_slice()
+    *frames, image = maker(output=output, series=4, scale=7.0).make(complete, result)
+    assert [int(frame.header["image_series_index"]) for frame in frames] == [4, 4, 4]
+    header, meta = image.header, meta_of(image)
+    assert (header["image_series_index"], header["image_index"]) == (24, 1)
+    assert (header["data_type"], header["image_type"], header["channels"]) == (5, 1, 1)
+    assert image.data.dtype == np.float32
+    np.testing.assert_allclose(image.data[0, 0], 100 * result.g_factor, rtol=1e-6)
+    np.testing.assert_array_equal(header["position"], complete.headers["position"][0])
+    assert header["attribute_string_len"] == len(image.attributes.encode())
+    assert meta["GADGETRON_DataRole"] == "Gfactor"
+    assert meta["DataRole"] == "Quantitative"
+    assert meta["GADGETRON_SeqDescription"] == "_cg_sense_gfactor"
+    assert float(meta["GADGETRON_ScaleRatio"]) == 100
+    assert meta_of(frames[0])["GADGETRON_DataRole"] == "Image"
+    assert float(meta_of(frames[0])["GADGETRON_ScaleRatio"]) == 7
+
+
+def test_the_g_factor_leaves_the_images_as_they_are():
+    limits = {"slice": (0, 1, 0), "phase": (0, 2, 0)}
+    with_it, without = maker(limits=limits).make, maker(limits=limits).make
+    g_factor_indices = []
+    for number in range(2):
+        complete, result = complete_slice(key=SliceKey(0, 0, 0, 0, number)), with_g_factor(seed=number)
+        *frames, g_factor = with_it(complete, result)
+        plain = list(without(complete, dataclasses.replace(result, g_factor=None)))
+        assert len(frames) == len(plain) == 3
+        for image, expected in zip(frames, plain, strict=True):
+            assert image.header.tobytes() == expected.header.tobytes()
+            assert image.attributes == expected.attributes
+            np.testing.assert_array_equal(image.data, expected.data)
+        assert g_factor.header["slice"] == number
+        g_factor_indices.append(int(g_factor.header["image_index"]))
+    assert g_factor_indices == [1, 2]
+
+
+def test_the_g_factor_has_the_geometry_of_the_images():
+    header, *_ = GEOMETRIES["phase oversampling"].header()
+    result = Reconstruction(
+        np.ones((3, 40, 32), np.complex64),
+        np.ones((1, 40, 32), np.complex64),
+        "cg_sense",
+        g_factor=np.broadcast_to(np.arange(40, dtype=np.float32)[:, None], (40, 32)),
+    )
+    *frames, image = ImageMaker(header, Settings()).make(complete_slice(), result)
+    assert image.data.shape == frames[0].data.shape == (1, 1, 30, 32)
+    np.testing.assert_array_equal(image.header["matrix_size"], frames[0].header["matrix_size"])
+    np.testing.assert_allclose(image.data[0, 0, :, 0], 100 * np.arange(5, 35), rtol=1e-6)
+
+
+def test_the_largest_series_leaves_room_for_that_of_the_g_factor():
+    largest = next(field for field in dataclasses.fields(Settings) if field.name == "series").metadata["maximum"]
+    *_, image = maker(series=largest).make(complete_slice(), with_g_factor())
+    assert image.header["image_series_index"] == largest + 20
+
+
 # --- headers ----------------------------------------------------------------------------------------------------------
 
 

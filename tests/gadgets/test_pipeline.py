@@ -96,7 +96,7 @@ def test_values_from_text_and_json(name, value, expected):
         ("iterations", 1001, "maximum of 1000"),
         ("regularization", "-1e-9", "minimum of 0"),
         ("regularization", float("nan"), "must be a number"),
-        ("series", 65536, "maximum of 65535"),
+        ("series", 65516, "maximum of 65515"),
         ("whiten", "maybe", "must be true or false"),
         ("whiten", "", "must be true or false"),
         ("whiten", 2, "must be true or false"),

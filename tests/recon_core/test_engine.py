@@ -1,3 +1,5 @@
+import dataclasses
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from recon_core.classical.cg_sense import CGSense
+from recon_core.classical.grappa import Grappa
 from recon_core.classical.zero_filled import ZeroFilled
 from recon_core.data import CineSlice
 from recon_core.engine import Engine, create_method
@@ -24,26 +27,64 @@ def engine():
 
 @pytest.fixture
 def make_slice(smooth_maps, disc):
-    """A function that simulates an interleaved scan of a still disc; gives the slice and the image."""
+    """A function that simulates a scan of a disc, still unless it has a pulse; gives the slice and the image.
 
-    def make(n_frames=4, n_coils=5, n_y=24, n_x=18, step=2, **more):
-        image, maps = torch.tensor(disc(n_y, n_x)), torch.tensor(smooth_maps(n_coils, n_y, n_x))
+    The lines move from frame to frame; `acs_lines` central ones are in every frame. Noise of unit variance per part
+    comes with the `snr` at the brightest pixel; without, the image is about one.
+    """
+
+    def make(n_frames=4, n_coils=5, n_y=24, n_x=18, step=2, *, moves=True, acs_lines=0, pulse=0.0, snr=None, **more):
+        y, x = np.mgrid[-1 : 1 : n_y * 1j, -1 : 1 : n_x * 1j]
+        beat = pulse * np.cos(2 * np.pi * np.arange(n_frames) / n_frames)
+        image = disc(n_y, n_x) * (1 + beat[:, None, None] * (y**2 + x**2 < 0.1)).astype(np.complex64)
         mask = np.zeros((n_frames, n_y), bool)
         for frame in range(n_frames):
-            mask[frame, frame % step :: step] = True
-        kspace = fft(maps * image, (1, 2)).numpy() * mask[:, None, :, None]
-        return CineSlice(kspace, mask, **more), np.broadcast_to(image.numpy(), (n_frames, n_y, n_x))
+            mask[frame, frame % step if moves else 0 :: step] = True
+        first = n_y // 2 - acs_lines // 2
+        mask[:, first : first + acs_lines] = True
+        kspace = fft(torch.tensor(smooth_maps(n_coils, n_y, n_x) * image[:, None]), (2, 3)).numpy()
+        if snr is not None:
+            generator = np.random.default_rng(0)
+            image, kspace = snr * image, snr * kspace
+            kspace = kspace + generator.standard_normal((*kspace.shape, 2), np.float32).view(np.complex64)[..., 0]
+        return CineSlice(kspace * mask[:, None, :, None], mask, **more), image
 
     return make
 
 
-@pytest.mark.parametrize("case", ["mini", "scd201", "scd301"])
-def test_accuracy_with_estimated_maps(engine, semi_real, case):
+def error(result, data):
+    return nrmse(result.image * best_scale(result.image, data.reference), data.reference)
+
+
+SEMI_REAL = [
+    pytest.param(case, marks=[] if case == "mini" else [pytest.mark.slow]) for case in ("mini", "scd201", "scd301")
+]
+
+
+@pytest.mark.parametrize("case", SEMI_REAL)
+@pytest.mark.parametrize("method", ["cg_sense", "grappa", "low_rank_sparse"])
+def test_accuracy_with_estimated_maps(engine, semi_real, method, case):
     """One set of defaults for all; the reference is weighted as the root sum of squares of the receive coils."""
-    limit = {"mini": 0.05, "scd201": 0.16, "scd301": 0.165}[case]
+    limit = {
+        "cg_sense": {"mini": 0.045, "scd201": 0.07, "scd301": 0.092},
+        "grappa": {"mini": 0.055, "scd201": 0.078, "scd301": 0.114},
+        "low_rank_sparse": {"mini": 0.047, "scd201": 0.09, "scd301": 0.069},
+    }[method][case]
     for data in semi_real(case):
-        result = engine.reconstruct(CineSlice(data.kspace, data.mask, colouring=data.colouring), ReconOptions())
-        assert nrmse(result.image * best_scale(result.image, data.reference), data.reference) < limit
+        cine_slice = CineSlice(data.kspace, data.mask, colouring=data.colouring)
+        result = engine.reconstruct(cine_slice, ReconOptions(method=method))
+        assert result.method == method
+        assert error(result, data) < limit
+
+
+@pytest.mark.parametrize("case", SEMI_REAL)
+def test_the_signal_prior_is_worth_its_while_on_real_anatomy(engine, semi_real, case):
+    for data in semi_real(case):
+        cine_slice = CineSlice(data.kspace, data.mask, colouring=data.colouring)
+        with_prior, without = (
+            error(engine.reconstruct(cine_slice, ReconOptions(signal_prior=prior)), data) for prior in (True, False)
+        )
+        assert with_prior < 0.96 * without
 
 
 def test_receive_intensity_is_what_the_reference_has(engine, semi_real):
@@ -215,3 +256,242 @@ def test_gpu_agrees_with_cpu(make_slice):
 def test_light_modules_leave_torch_alone(name):
     code = f"import sys, {name}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- coil maps --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["espirit", "inati"])
+def test_coil_maps_of_the_chosen_kind(engine, make_slice, smooth_maps, kind):
+    cine_slice, image = make_slice(n_y=48, n_x=40, acs_lines=20)
+    chosen, walsh = (engine.reconstruct(cine_slice, ReconOptions(maps=maps)) for maps in (kind, "walsh"))
+    body = image[0] != 0
+    correlation = np.abs((smooth_maps(5, 48, 40).conj() * chosen.maps).sum(0))
+    assert correlation[body].min() > 0.99
+    assert np.abs(chosen.maps - walsh.maps)[:, body].max() > 0.01
+    assert nrmse(chosen.image, image) < 0.01
+    assert chosen.notes == ()
+
+
+@pytest.mark.parametrize("kind", ["espirit", "inati"])
+def test_without_a_calibration_block_there_are_walsh_maps(engine, make_slice, kind):
+    cine_slice, _ = make_slice(n_y=48, n_x=40, step=3, moves=False)
+    chosen, walsh = (engine.reconstruct(cine_slice, ReconOptions(maps=maps)) for maps in (kind, "walsh"))
+    np.testing.assert_array_equal(chosen.maps, walsh.maps)
+    why, *others = chosen.notes
+    assert re.match(rf"walsh coil maps instead of {kind}: .* at least \d adjacent measured lines .* found 1", why)
+    assert tuple(others) == walsh.notes
+
+
+# --- fallback ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def irregular(make_slice):
+    full, _ = make_slice(n_y=48, n_x=40, step=1)
+    mask = np.random.default_rng(0).random(full.mask.shape) < 0.5
+    mask[:, 20:29] = True
+    return CineSlice(full.kspace * mask[:, None, :, None], mask)
+
+
+@pytest.mark.parametrize("fallback", ["cg_sense", "zero_filled"])
+def test_another_method_takes_over_what_one_cannot_do(engine, irregular, fallback):
+    result = engine.reconstruct(irregular, ReconOptions(method="grappa", fallback=fallback))
+    expected = engine.reconstruct(irregular, ReconOptions(method=fallback))
+    np.testing.assert_array_equal(result.image, expected.image)
+    assert result.method == fallback
+    (note,) = result.notes
+    assert note.startswith(f"{fallback} instead of grappa: grappa needs every R-th line")
+
+
+def test_without_a_fallback_it_is_an_error(engine, irregular):
+    with pytest.raises(DataError, match="grappa needs every R-th line"):
+        engine.reconstruct(irregular, ReconOptions(method="grappa", fallback="none"))
+
+
+@pytest.mark.parametrize("fallback", ["cg_sense", "zero_filled", "none"])
+def test_an_unknown_method_is_never_replaced(engine, make_slice, fallback):
+    with pytest.raises(ModelError, match="there is no method 'magic'"):
+        engine.reconstruct(make_slice()[0], ReconOptions(method="magic", fallback=fallback))
+
+
+def test_an_error_nobody_foresaw_is_not_hidden_by_the_fallback(engine, make_slice, monkeypatch):
+    def fail(self, data):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(Grappa, "__call__", fail)
+    with pytest.raises(ModelError, match=r"grappa failed .* out of luck"):
+        engine.reconstruct(make_slice()[0], ReconOptions(method="grappa"))
+
+
+def test_grappa_learns_from_a_separate_reference(engine, make_slice):
+    full, image = make_slice(n_y=48, n_x=40, step=1)
+    cine_slice, _ = make_slice(n_y=48, n_x=40, moves=False)
+    reference = np.zeros_like(full.kspace[0])
+    reference[:, 20:29] = full.kspace[0, :, 20:29]
+    options = ReconOptions(method="grappa")
+    alone = engine.reconstruct(cine_slice, options)
+    helped = engine.reconstruct(dataclasses.replace(cine_slice, calibration=reference), options)
+    assert alone.method == "cg_sense"
+    assert helped.method == "grappa"
+    assert helped.notes == ("grappa: kernel of 2 x 5 instead of 4 x 5, as there are 9 reference lines",)
+    assert nrmse(helped.image, image) < 0.05
+
+
+# --- signal prior, warm start -----------------------------------------------------------------------------------------
+
+
+def test_the_signal_prior_keeps_noise_down(engine, make_slice):
+    more = {"n_frames": 6, "n_coils": 6, "n_y": 48, "n_x": 40, "step": 3, "snr": 20.0}
+    whitened, image = make_slice(**more, colouring=np.eye(6, dtype=np.complex64))
+    with_prior, without = (
+        nrmse(engine.reconstruct(whitened, ReconOptions(signal_prior=prior)).image, image) for prior in (True, False)
+    )
+    assert with_prior < 0.8 * without
+
+
+def test_the_signal_prior_needs_whitened_data(engine, make_slice):
+    unknown, _ = make_slice(n_y=48, n_x=40, snr=20.0)
+    whitened = dataclasses.replace(unknown, colouring=np.eye(5, dtype=np.complex64))
+    images = {
+        (name, prior): engine.reconstruct(data, ReconOptions(signal_prior=prior)).image
+        for name, data in (("unknown", unknown), ("whitened", whitened))
+        for prior in (True, False)
+    }
+    np.testing.assert_array_equal(images["unknown", True], images["unknown", False])
+    assert nrmse(images["whitened", True], images["whitened", False]) > 0.01
+
+
+def test_a_warm_start_saves_iterations(engine, make_slice):
+    cine_slice, image = make_slice(8, 6, 48, 40, step=4, pulse=0.3, snr=50.0, colouring=np.eye(6, dtype=np.complex64))
+
+    def remaining(warm_start, iterations):
+        options = ReconOptions(warm_start=warm_start, iterations=iterations)
+        return nrmse(engine.reconstruct(cine_slice, options).image, image)
+
+    assert remaining(True, 5) < 0.5 * remaining(False, 30)
+
+
+@pytest.mark.parametrize("method", ["zero_filled", "cg_sense", "grappa", "low_rank_sparse"])
+def test_a_frame_without_a_line_stays_zero(engine, make_slice, method):
+    cine_slice, image = make_slice(n_y=48, n_x=40, acs_lines=20)
+    cine_slice.kspace[2], cine_slice.mask[2] = 0, False
+    result = engine.reconstruct(cine_slice, ReconOptions(method=method))
+    assert result.method == method
+    assert not result.image[2].any()
+    assert nrmse(result.image[[0, 1, 3]], image[[0, 1, 3]]) < (0.12 if method == "zero_filled" else 0.05)
+    assert any("frames 2" in note for note in result.notes) == (method == "grappa")
+
+
+# --- g-factor ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["cg_sense", "grappa"])
+def test_g_factor(engine, make_slice, method):
+    options = ReconOptions(method=method, g_factor=True, fallback="none")
+    full, image = make_slice(n_coils=6, n_y=48, n_x=40, step=1)
+    body = image[0] != 0
+    complete = engine.reconstruct(full, options).g_factor
+    assert complete.shape == (48, 40)
+    assert complete.dtype == np.float32
+    assert complete[body].mean() == pytest.approx(1, abs=0.03)
+    assert np.abs(complete[body] - 1).max() < 0.3  # 64 replicas: standard deviation 0.06
+    third, _ = make_slice(n_coils=6, n_y=48, n_x=40, step=3, moves=False, acs_lines=24)
+    accelerated = engine.reconstruct(third, options).g_factor
+    assert np.isfinite(accelerated).all()
+    assert np.median(accelerated[body]) > 1.2
+    assert engine.reconstruct(third, ReconOptions(method=method)).g_factor is None
+
+
+def test_g_factor_is_of_the_lines_and_not_of_the_start(engine, make_slice):
+    cine_slice, _ = make_slice(n_y=48, n_x=40, step=3)
+    warm, cold = (
+        engine.reconstruct(cine_slice, ReconOptions(g_factor=True, warm_start=warm)).g_factor for warm in (True, False)
+    )
+    np.testing.assert_array_equal(warm, cold)
+
+
+def test_g_factor_of_the_fallback(engine, irregular):
+    result, expected = (
+        engine.reconstruct(irregular, ReconOptions(method=method, g_factor=True)) for method in ("grappa", "cg_sense")
+    )
+    np.testing.assert_array_equal(result.g_factor, expected.g_factor)
+
+
+@pytest.mark.parametrize("method", ["zero_filled", "low_rank_sparse"])
+def test_no_g_factor_where_it_is_not_defined(engine, make_slice, method):
+    result = engine.reconstruct(make_slice()[0], ReconOptions(method=method, g_factor=True))
+    assert result.g_factor is None
+    assert result.notes == (f"no g-factor: it is defined for cg_sense and grappa, not for {method}",)
+
+
+def test_no_g_factor_of_nothing(engine):
+    empty = CineSlice(np.zeros((2, 3, 12, 10), np.complex64), np.zeros((2, 12), bool))
+    result = engine.reconstruct(empty, ReconOptions(g_factor=True))
+    assert result.g_factor is None
+    assert result.notes[-1] == "no g-factor: no line was measured"
+
+
+# --- data that are not as they should be ------------------------------------------------------------------------------
+
+METHODS = ["cg_sense", "grappa", "low_rank_sparse", "zero_filled"]
+MAPS = ["walsh", "espirit", "inati"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_folded_maps_are_not_silent(engine, make_slice, method):
+    cine_slice, _ = make_slice(step=3, moves=False)
+    result = engine.reconstruct(cine_slice, ReconOptions(method=method))
+    assert np.isfinite(result.image).all()
+    assert any("maps may be aliased" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("maps", MAPS)
+@pytest.mark.parametrize("method", METHODS)
+def test_coils_that_are_all_equal(engine, make_slice, method, maps):
+    """Nothing to unfold with, but with reference lines and lines that move the image is nearly there."""
+    cine_slice, _ = make_slice(n_y=48, n_x=40, acs_lines=20)
+    one, image = make_slice(n_coils=1, n_y=48, n_x=40, acs_lines=20)
+    equal = CineSlice(np.repeat(one.kspace, 5, 1) / np.float32(5**0.5), cine_slice.mask)
+    result = engine.reconstruct(equal, ReconOptions(method=method, maps=maps))
+    assert nrmse(np.abs(result.image), np.abs(image)) < 0.11
+    np.testing.assert_allclose(np.abs(result.maps)[:, image[0] != 0], 5**-0.5, rtol=1e-2)
+
+
+@pytest.mark.parametrize("maps", MAPS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_coil_of_zeros_changes_nothing(engine, make_slice, method, maps):
+    cine_slice, _ = make_slice(n_y=48, n_x=40, acs_lines=20)
+    cine_slice.kspace[:, 2] = 0
+    others = dataclasses.replace(cine_slice, kspace=cine_slice.kspace[:, [0, 1, 3, 4]])
+    options = ReconOptions(method=method, maps=maps)
+    dead, alive = (engine.reconstruct(data, options) for data in (cine_slice, others))
+    assert nrmse(np.abs(dead.image), np.abs(alive.image)) < 0.01
+    assert np.abs(dead.maps[2]).max() < 1e-5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("maps", MAPS)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("where", ["k-space", "calibration"])
+def test_values_that_are_not_finite_are_an_error_that_says_so(engine, make_slice, where, method, maps, value):
+    full, _ = make_slice(n_y=48, n_x=40, step=1)
+    cine_slice, _ = make_slice(n_y=48, n_x=40, acs_lines=20, calibration=full.kspace[0].copy())
+    options = ReconOptions(method=method, maps=maps)
+    assert np.isfinite(engine.reconstruct(cine_slice, options).image).all()
+    (cine_slice.kspace[1] if where == "k-space" else cine_slice.calibration)[2, 24, 3] = value
+    with pytest.raises(ModelError, match=f"the {where} is not finite itself"):
+        engine.reconstruct(cine_slice, options)
+
+
+@pytest.mark.parametrize("whitened", [False, True])
+@pytest.mark.parametrize("maps", MAPS)
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_but_zeros(engine, make_slice, method, maps, whitened):
+    cine_slice, _ = make_slice(acs_lines=12)
+    colouring = np.eye(5, dtype=np.complex64) if whitened else None
+    silent = dataclasses.replace(cine_slice, kspace=0 * cine_slice.kspace, colouring=colouring)
+    result = engine.reconstruct(silent, ReconOptions(method=method, maps=maps, g_factor=True))
+    assert result.method == method
+    assert not result.image.any()
+    assert result.g_factor is None or np.isfinite(result.g_factor).all()
