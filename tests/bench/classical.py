@@ -73,7 +73,7 @@ def scan(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def iterative_sense(kspace: torch.Tensor, maps: torch.Tensor, mask: torch.Tensor) -> list[tuple[str, str]]:
     """From k-space to images, the transform along the readout included; BART gets one frame at a time."""
-    method = CGSense(ReconOptions(iterations=ITERATIONS, regularization=WEIGHT, tolerance=0.0))
+    method = CGSense(ReconOptions(iterations=ITERATIONS, regularization=WEIGHT, tolerance=0.0, warm_start=False))
 
     def ours() -> torch.Tensor:
         return run(method, ifft(kspace, (-1,)), maps, mask)

@@ -92,7 +92,7 @@ def measure(device: str, shape: tuple[int, int, int, int]) -> list[tuple[str, ..
                 operator = SenseOperator(maps, random, implementation=implementation, workspace_bytes=mebibytes << 20)
                 taken = seconds(lambda operator=operator: operator.normal(layout), device)
                 row(f"A^H A, {implementation}, workspace {mebibytes} MiB", "random", taken, moved, None)
-    method = CGSense(ReconOptions(iterations=30, regularization=0.01, tolerance=0.0))
+    method = CGSense(ReconOptions(iterations=30, regularization=0.01, tolerance=0.0, warm_start=False))
     for name, mask in (("random", random), ("regular", regular)):
         taken = seconds(lambda mask=mask: run(method, hybrid, maps, mask), device, repeats=3)
         row("cg_sense, 30 iterations, per frame", name, taken / n_frames, None, None)

@@ -6,6 +6,7 @@ Scored on magnitudes of the whole series after one factor, as `gadgets.scores.sc
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -62,9 +63,11 @@ def _score(name: str, path: Path, truth: np.ndarray, pipeline, engine) -> None:
             for item in chain(scan.items):
                 if isinstance(item, Image):
                     collector.add_image(item)
+                    did = re.search("<name>cinestream_method</name><value>([^<]*)", item.attributes).group(1)
     got, seconds = score(collector.series(), truth), chain.summary.seconds["slice"] / chain.summary.slices
     numbers = f"{got['nrmse']:.3f} | {got['psnr']:.1f} | {got['ssim']:.3f} | {got['dynamic_psnr']:.1f} | {seconds:.2f}"
-    print(f"| {name} | {pipeline.name} | {numbers} |", flush=True)
+    method = pipeline.name if did == pipeline.name else f"{pipeline.name}, fell back to {did}"
+    print(f"| {name} | {method} | {numbers} |", flush=True)
 
 
 if __name__ == "__main__":
