@@ -50,6 +50,12 @@ class ReconOptions:
         1e-4, "cg_sense: residual, relative to that of a zero image, at which it stops early", minimum=0.0
     )
     warm_start: bool = option(True, "cg_sense: start from the image of the time average instead of zero")
+    grappa_calibration: str = option(
+        "average",
+        "grappa: learn the weights once, from the separate reference or the time average, or in every frame from its "
+        "own reference lines",
+        choices=("average", "frame"),
+    )
     low_rank_weight: float = option(
         0.01, "low_rank_sparse: threshold of singular values, relative to the largest", minimum=0.0, maximum=1.0
     )
@@ -60,6 +66,9 @@ class ReconOptions:
         maximum=1.0,
     )
     low_rank_sparse_iterations: int = option(50, "low_rank_sparse: passes at most", minimum=1, maximum=1000)
+    low_rank_sparse_momentum: bool = option(
+        True, "low_rank_sparse: converge with momentum; false runs the published iteration with its stopping rule"
+    )
     maps: str = option(
         "walsh",
         "how coil maps are estimated: walsh always gives maps, espirit is best with 12 or more central lines, inati is "

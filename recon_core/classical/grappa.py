@@ -306,12 +306,12 @@ def longest_run(measured: torch.Tensor) -> slice:
 
 
 class Grappa:
-    """GRAPPA with weights from a separate reference, or from the average of the frames (TGRAPPA).
+    """GRAPPA with weights from a separate reference, from the average of the frames (TGRAPPA), or of each frame.
 
     Parameters
     ----------
     options
-        Uses `implementation`.
+        Uses `grappa_calibration` and `implementation`.
 
     Notes
     -----
@@ -319,6 +319,7 @@ class Grappa:
     """
 
     def __init__(self, options: ReconOptions) -> None:
+        self._each_frame = options.grappa_calibration == "frame"
         self._implementation = options.implementation
 
     def __call__(self, data: HybridSlice) -> torch.Tensor:
@@ -339,10 +340,25 @@ class Grappa:
         DataError
             As `grappa`.
         """
-        completed, notes = grappa(data.hybrid, data.mask, data.reference, data.measured)
+        if self._each_frame:
+            completed, notes = _grappa_of_each_frame(data.hybrid, data.mask)
+        else:
+            completed, notes = grappa(data.hybrid, data.mask, data.reference, data.measured)
         data.notes.extend(notes)
         everything = torch.ones_like(data.mask)
         return SenseOperator(data.maps, everything, implementation=self._implementation).adjoint(completed)
+
+
+def _grappa_of_each_frame(hybrid: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """As `grappa`, every frame learning from its own lines."""
+    completed = torch.zeros_like(hybrid)
+    empty = torch.nonzero(~mask.any(-1)).flatten().tolist()
+    notes = [f"grappa: no line was measured in frames {_ranges(empty)}, which stay empty"] if empty else []
+    for frame in torch.nonzero(mask.any(-1)).flatten().tolist():
+        this = slice(frame, frame + 1)
+        completed[this], more = grappa(hybrid[this], mask[this], hybrid[frame], mask[frame])
+        notes.extend(more)
+    return completed, tuple(dict.fromkeys(notes))
 
 
 def _windows(lines: torch.Tensor, n_sources: int) -> torch.Tensor:

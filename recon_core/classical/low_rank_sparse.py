@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from recon_core.data import HybridSlice
     from recon_core.options import ReconOptions
 
-# With momentum the change per pass is small before the solution is near.
-_TOLERANCE = 1e-3
+# The published stopping rule; with momentum the change per pass is small before the solution is near.
+_TOLERANCE, _MOMENTUM_TOLERANCE = 0.0025, 1e-3
 
 
 def low_rank_sparse(
@@ -26,7 +26,7 @@ def low_rank_sparse(
     low_rank_weight: float = 0.01,
     sparse_weight: float = 0.01,
     iterations: int = 50,
-    tolerance: float = 0.0025,
+    tolerance: float = _TOLERANCE,
     momentum: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Separate a series into L + S by soft thresholding of its singular values and of its temporal spectrum.
@@ -100,7 +100,8 @@ class LowRankSparse:
     Parameters
     ----------
     options
-        Uses `low_rank_weight`, `sparse_weight`, `low_rank_sparse_iterations` and `implementation`.
+        Uses `low_rank_weight`, `sparse_weight`, `low_rank_sparse_iterations`, `low_rank_sparse_momentum` and
+        `implementation`.
 
     Notes
     -----
@@ -133,8 +134,8 @@ class LowRankSparse:
             low_rank_weight=self._options.low_rank_weight,
             sparse_weight=self._options.sparse_weight,
             iterations=self._options.low_rank_sparse_iterations,
-            tolerance=_TOLERANCE,
-            momentum=True,
+            tolerance=_MOMENTUM_TOLERANCE if self._options.low_rank_sparse_momentum else _TOLERANCE,
+            momentum=self._options.low_rank_sparse_momentum,
         )
         image = data.hybrid.new_zeros((len(data.mask), *data.maps.shape[-2:]))
         image[frames] = low_rank + sparse

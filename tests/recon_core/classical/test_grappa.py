@@ -286,3 +286,27 @@ def test_kx_ends_are_not_periodic():
     filled = fft(fill_gaps(hybrid, mask, [line_grid(mask[0])], weights), (-1,))
     expected = torch.cat([kspace[0, 0, 1, 1:], torch.zeros(1)])
     torch.testing.assert_close(filled[0, 0, 1], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_every_frame_may_learn_from_its_own_lines(semi_real):
+    [data] = semi_real("scd201")
+    hybrid, mask = measure(data.kspace[:3], data.mask[:3])
+    mask[1] = False
+    hybrid[1] = 0
+    maps, _ = walsh_maps(*time_average(hybrid, mask))
+    each = Grappa(ReconOptions(grappa_calibration="frame"))
+    series = run(each, hybrid, maps, mask)
+    for frame in (0, 2):
+        this = slice(frame, frame + 1)
+        alone = run(Grappa(ReconOptions()), hybrid[this], maps, mask[this])
+        torch.testing.assert_close(series[this], alone)
+    assert not series[1].any()
+    assert not torch.allclose(series[0], run(Grappa(ReconOptions()), hybrid, maps, mask)[0], rtol=1e-3)
+
+
+def test_frames_without_reference_lines_cannot_learn_from_their_own(semi_real):
+    data = semi_real("scd301")[0]
+    hybrid, mask = measure(data.kspace[:4], data.mask[:4])
+    maps, _ = walsh_maps(*time_average(hybrid, mask))
+    with pytest.raises(DataError, match="cg_sense"):
+        run(Grappa(ReconOptions(grappa_calibration="frame")), hybrid, maps, mask)

@@ -134,3 +134,13 @@ def test_values_that_are_not_finite_are_not_hidden(scan):
     hybrid[0, 0, 0, 0] = torch.nan
     with pytest.raises(RuntimeError):
         run(LowRankSparse(ReconOptions()), hybrid, maps, mask)
+
+
+def test_without_momentum_it_is_the_published_iteration(scan):
+    _, hybrid, maps, mask = scan()
+    operator = SenseOperator(maps, mask)
+    low_rank, sparse, passes = low_rank_sparse(operator, operator.adjoint(hybrid))
+    image = run(LowRankSparse(ReconOptions(low_rank_sparse_momentum=False)), hybrid, maps, mask)
+    assert 1 < passes <= 51
+    torch.testing.assert_close(image, low_rank + sparse)
+    assert not torch.allclose(run(LowRankSparse(ReconOptions()), hybrid, maps, mask), image, rtol=1e-4)
