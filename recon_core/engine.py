@@ -19,8 +19,9 @@ from recon_core.coils.espirit import espirit_maps
 from recon_core.coils.inati import inati_maps
 from recon_core.coils.walsh import walsh_maps
 from recon_core.data import CineSlice, HybridSlice, Reconstruction
-from recon_core.errors import CinestreamError, DataError, ModelError
+from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError
 from recon_core.fourier import ifft
+from recon_core.memory import available_bytes, predicted_bytes
 from recon_core.methods import METHODS
 from recon_core.options import ReconOptions
 
@@ -124,6 +125,8 @@ class Engine:
         ------
         ModelError
             If the method is unknown, the device is missing, or the computation fails.
+        ResourceError
+            If the slice does not fit into the memory that is free.
         """
         with self._lock:
             try:
@@ -143,6 +146,7 @@ class Engine:
         # A subclass may carry settings of the stream; they must not make a new method each.
         core = ReconOptions(**{field.name: getattr(options, field.name) for field in fields(ReconOptions)})
 
+        _check_memory(cine_slice.kspace.shape, device)
         started = time.perf_counter()
         data = _on_device(cine_slice, core, device)
         _synchronise(device)
@@ -195,6 +199,20 @@ class Engine:
 
         g_factor = replica_g_factor(reconstruct, data.maps, pattern, replicas=_REPLICAS)
         return np.asarray(g_factor.cpu().numpy(), np.float32)
+
+
+def _check_memory(shape: tuple[int, ...], device: torch.device) -> None:
+    """Refuse a slice that would take the machine down: a scan too large, or a forged matrix size."""
+    n_frames, n_coils, n_y, n_x = shape
+    # the data as they came, transformed along the readout, and once more in between
+    needed = 3 * 8 * n_frames * n_coils * n_y * n_x
+    needed += predicted_bytes("cg_sense", (n_frames, n_coils, n_y, n_x), device=device.type)
+    free = available_bytes(device)
+    if free is not None and needed > free:
+        raise ResourceError(
+            f"a slice of {' x '.join(map(str, shape))} (frame x coil x ky x kx) needs {needed / 2**30:.1f} GiB and "
+            f"{free / 2**30:.1f} GiB are free on {device.type}; compress the coils (virtual_coils) or free memory"
+        )
 
 
 def _on_device(cine_slice: CineSlice, options: ReconOptions, device: torch.device) -> HybridSlice:

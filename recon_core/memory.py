@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -79,6 +80,18 @@ def predicted_bytes(
         return held + max(transform, 3 * images + normal)
     # As in cg_sense, and the right side and the image with y contiguous.
     return held + max(transform, 9 * images, 7 * images + normal)
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Say how much memory of a device is free; None where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kibibytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * kibibytes[0] if kibibytes else None
 
 
 def frames_per_chunk(

@@ -14,7 +14,7 @@ from recon_core.classical.grappa import Grappa
 from recon_core.classical.zero_filled import ZeroFilled
 from recon_core.data import CineSlice
 from recon_core.engine import Engine, create_method
-from recon_core.errors import DataError, ModelError
+from recon_core.errors import DataError, ModelError, ResourceError
 from recon_core.fourier import fft
 from recon_core.metrics import best_scale, nrmse
 from recon_core.options import ReconOptions
@@ -495,3 +495,11 @@ def test_nothing_but_zeros(engine, make_slice, method, maps, whitened):
     assert result.method == method
     assert not result.image.any()
     assert result.g_factor is None or np.isfinite(result.g_factor).all()
+
+
+def test_a_slice_that_does_not_fit_is_refused(engine, make_slice, monkeypatch):
+    monkeypatch.setattr("recon_core.engine.available_bytes", lambda device: 100_000)
+    with pytest.raises(ResourceError, match=r"4 x 5 x 24 x 18 .* needs 0.0 GiB .* on cpu; compress the coils"):
+        engine.reconstruct(make_slice()[0], ReconOptions())
+    monkeypatch.setattr("recon_core.engine.available_bytes", lambda device: None)
+    assert engine.reconstruct(make_slice()[0], ReconOptions()).image.any()

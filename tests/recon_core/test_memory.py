@@ -1,4 +1,6 @@
 import gc
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from recon_core.classical.cg_sense import CGSense
 from recon_core.consistency import DataConsistency
 from recon_core.errors import ResourceError
-from recon_core.memory import frames_per_chunk, predicted_bytes
+from recon_core.memory import available_bytes, frames_per_chunk, predicted_bytes
 from recon_core.options import ReconOptions
 from tests.recon_core.support import run
 
@@ -101,3 +103,14 @@ def test_everything_fits_into_enough():
 def test_a_budget_too_small_for_one_frame_is_refused():
     with pytest.raises(ResourceError, match=r"one frame of 8 x 96 x 64 .* takes \d+ MiB"):
         frames_per_chunk("cg_sense", (20, 8, 96, 64), 1000)
+
+
+def test_available_memory_is_what_the_system_says():
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = available_bytes(torch.device("cpu"))
+    assert free is None or 0 < free <= total
+
+
+def test_available_memory_is_unknown_where_the_system_does_not_tell(monkeypatch):
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "MemTotal: 5 kB\n")
+    assert available_bytes(torch.device("cpu")) is None
