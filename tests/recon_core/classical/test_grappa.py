@@ -290,9 +290,9 @@ def test_kx_ends_are_not_periodic():
 
 def test_every_frame_may_learn_from_its_own_lines(semi_real):
     [data] = semi_real("scd201")
-    hybrid, mask = measure(data.kspace[:3], data.mask[:3])
-    mask[1] = False
-    hybrid[1] = 0
+    taken = data.mask[:3].copy()
+    taken[1] = False
+    hybrid, mask = measure(data.kspace[:3] * taken[:, None, :, None], taken)
     maps, _ = walsh_maps(*time_average(hybrid, mask))
     each = Grappa(ReconOptions(grappa_calibration="frame"))
     series = run(each, hybrid, maps, mask)
