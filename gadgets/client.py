@@ -108,7 +108,7 @@ def send(
                         images.append(message)
                         result.images += 1
                     elif isinstance(message, Text):
-                        logger.warning("%s", message.text)
+                        _log(message.text)
                         result.texts.append(message.text)
                 result.closed = True
             except (OSError, ProtocolError) as error:
@@ -119,6 +119,14 @@ def send(
                         connection.shutdown(socket.SHUT_RDWR)  # wakes a sender that nobody listens to
                 sender.join()
     return result
+
+
+def _log(text: str) -> None:
+    """Log what the server says at the level that its first word gives, as FIRE's lines have it."""
+    word, _, rest = text.strip().partition(" ")
+    known = {"ERROR": logging.ERROR, "CRITICAL": logging.ERROR, "INFO": logging.INFO, "DEBUG": logging.DEBUG}
+    level = known.get(word, logging.WARNING)
+    logger.log(level, "server: %s", rest.strip() if word in (*known, "WARNING") else text)
 
 
 def _send_all(

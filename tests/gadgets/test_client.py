@@ -333,3 +333,18 @@ def test_images_are_in_the_file_when_the_server_dies(raw, output):
     assert not result.good
     if result.images:
         assert stored(output) == [wire(image)]
+
+
+@pytest.mark.parametrize(
+    ("text", "level", "said"),
+    [
+        ("ERROR   no images", "ERROR", "server: no images"),
+        ("WARNING one line is missing", "WARNING", "server: one line is missing"),
+        ("INFO    hello", "INFO", "server: hello"),
+        ("[gadget] ERROR: broken", "WARNING", "server: [gadget] ERROR: broken"),
+    ],
+)
+def test_the_servers_lines_are_logged_at_their_level(caplog, text, level, said):
+    with caplog.at_level("DEBUG", logger="cinestream"):
+        gadgets.client._log(text)
+    assert [(record.levelname, record.message) for record in caplog.records] == [(level, said)]
