@@ -15,7 +15,6 @@ from recon_core.errors import HeaderError
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
-COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set", "segment")
 _LARGEST_COUNTER = 65535  # counters are uint16
 
 

@@ -32,7 +32,7 @@ METHODS: dict[str, MethodInfo] = {
     ),
     "cg_sense": MethodInfo(
         "recon_core.classical.cg_sense:CGSense",
-        "iterative SENSE, every frame on its own, all frames computed at once; takes any pattern",
+        "iterative SENSE around the image of the time average, regularised by the noise level; takes any pattern",
         "10.1002/mrm.1241",
     ),
     "grappa": MethodInfo(

@@ -49,7 +49,11 @@ class ReconOptions:
     tolerance: float = option(
         1e-4, "cg_sense: residual, relative to that of a zero image, at which it stops early", minimum=0.0
     )
-    warm_start: bool = option(True, "cg_sense: start from the image of the time average instead of zero")
+    warm_start: bool = option(
+        True,
+        "cg_sense: start every frame from the image of the time average, to which the regularisation then draws; false "
+        "starts from zero and draws to it, every frame on its own",
+    )
     grappa_calibration: str = option(
         "average",
         "grappa: learn the weights once, from the separate reference or the time average, or in every frame from its "
