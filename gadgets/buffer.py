@@ -357,7 +357,7 @@ class SliceBuffers:
             remedy = "Check the limits of averages, phases and repetitions in the header"
             self._problems.add("late", f"{text}. {remedy}", damage=True, count=len(readouts))
             return
-        buffer = self._buffer(key, plan)
+        buffer = self._buffer(key, plan, readouts.data.shape[1])
         flags = readouts.headers["flags"] & _LAST
         if not flags.any() and buffer.count + len(readouts) < plan.fewest_readouts:
             buffer.add(readouts, time, row)
@@ -398,11 +398,12 @@ class SliceBuffers:
             if self._plans[key.encoding].looks_complete(self._open[key]):
                 yield from self._finish(key)
 
-    def _buffer(self, key: SliceKey, plan: _Plan) -> _Buffer:
+    def _buffer(self, key: SliceKey, plan: _Plan, n_coils: int) -> _Buffer:
         buffer = self._open.get(key)
         if buffer is None:
             coils, energy = self._virtual
-            virtual = VirtualCoils(coils, energy, plan.rows // 2, plan.fewest_lines) if coils or energy < 1 else None
+            fewer = coils < n_coils if coils else energy < 1
+            virtual = VirtualCoils(coils, energy, plan.rows // 2, plan.fewest_lines) if fewer else None
             self._open[key] = buffer = _Buffer(plan.frames, plan.rows, plan.averages, virtual)
         return buffer
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from gadgets.buffer import SliceBuffers, describe
 from gadgets.images import ImageMaker
+from gadgets.pipeline import check_weights
 from gadgets.preparation import Preparation
 from gadgets.problems import Problems
 from gadgets.protocol import Image, Readouts, Text, Waveform
@@ -71,6 +72,11 @@ class Chain:
         Where to note what goes wrong; a listener may be on it.
     watch
         Called with every slice and its reconstruction, for a report; may be None.
+
+    Raises
+    ------
+    ModelError
+        If the method needs weights that are not there, and there is no fallback.
     """
 
     def __init__(
@@ -82,6 +88,9 @@ class Chain:
         watch: Callable[[CompleteSlice, Reconstruction], None] | None = None,
     ) -> None:
         self.summary = ScanSummary(problems=problems or Problems())
+        absent = check_weights(settings)
+        if absent:
+            self.summary.problems.add("weights", absent, damage=False)
         self._header = header
         self._settings = settings
         self._engine = engine

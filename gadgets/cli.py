@@ -34,6 +34,7 @@ Streaming reconstruction of cine cardiac MRI from ISMRMRD raw data.
   cinestream replay scan.h5 -p cg_sense -o images.h5        reconstruct a raw file
   cinestream serve                                          run the resident server for Gadgetron or FIRE
   cinestream evaluate images.h5 --truth scan_truth.npz      measure images against the truth
+  cinestream import-weights crnn_mri FILE                   bring trained weights for a network
   cinestream send scan.h5 -c cg_sense -o images.h5          be the scanner: send a file, keep the images
 """
 
@@ -194,8 +195,64 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _methods(_: argparse.Namespace) -> int:
     for name, info in METHODS.items():
-        _say(f"{name}\n    {info.summary}\n    https://doi.org/{info.reference}")
+        _say(f"{name}\n    {info.summary}\n    {info.reference}")
+        if info.network:
+            for line in _weights_of(name):
+                _say(f"    {line}")
     return 0
+
+
+def _weights_of(method: str) -> list[str]:
+    """Say which weights there are for a network."""
+    from recon_core.manifest import weights_of
+
+    entries = weights_of(method)
+    if not entries:
+        return [f"no weights: scans go to the fallback; cinestream import-weights {method} FILE brings some"]
+    return [
+        f"weights {entry.name}: {entry.range.describe() if entry.range else 'training not recorded'}"
+        + (f" ({entry.licence})" if entry.licence else "")
+        for entry in entries
+    ]
+
+
+def _import_weights(options: argparse.Namespace) -> int:
+    from recon_core.quality import TrainingRange
+    from recon_core.weights import import_weights
+
+    trained = None
+    if options.range:
+        values = pipeline.parse_assignments(options.range)
+        trained = TrainingRange.parse({name: _range_value(name, value) for name, value in values.items()})
+    entry, report = import_weights(
+        options.method,
+        options.file,
+        name=options.name,
+        folder=options.folder,
+        config=pipeline.parse_assignments(options.config),
+        range=trained,
+        input_peak=options.input_peak,
+        licence=options.licence,
+        source=options.source,
+    )
+    _say(report.text())
+    for note in filter(None, (entry.notes, f"licence: {entry.licence}" if entry.licence else "")):
+        _say(note)
+    if entry.range is None:
+        _say("what they were trained for is not recorded, so no scan is refused; --range says it")
+    _say(f"{entry.file} is used by method={entry.method}, weights={entry.name}")
+    return 0
+
+
+def _range_value(name: str, text: str) -> object:
+    """Read ``4:12``, or for patterns ``random,interleaved``."""
+    if name == "patterns":
+        return text.split(",")
+    try:
+        bounds = [float(part) for part in text.split(":")]
+    except ValueError:
+        return text
+    return bounds * 2 if len(bounds) == 1 else bounds
 
 
 def _pipelines(options: argparse.Namespace) -> int:
@@ -260,7 +317,9 @@ def _parser() -> argparse.ArgumentParser:
     listing = _command(commands, "pipelines", _pipelines, "list pipelines and settings, or install them")
     _add_folders(listing)
     listing.add_argument("--install", type=Path, metavar="DIR", help="copy them into a Gadgetron's home or folder")
-    _command(commands, "methods", _methods, "list the reconstruction methods")
+    _command(commands, "methods", _methods, "list the reconstruction methods, and the weights of the networks")
+    text = "bring trained weights of a network, such as its authors', to where pipelines find them"
+    _add_import_weights(_command(commands, "import-weights", _import_weights, text, _IMPORT_HELP))
     _command(commands, "doctor", _doctor, "check this machine")
     return parser
 
@@ -375,6 +434,34 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     text = "measure DISTS too, with these weights (.safetensors: VGG-16 features.*, alpha, beta; none come along)"
     parser.add_argument("--dists-weights", type=Path, metavar="FILE", help=text)
     parser.add_argument("--group", default="dataset", help="HDF5 group of the images (default: %(default)s)")
+
+
+def _add_import_weights(parser: argparse.ArgumentParser) -> None:
+    networks = [name for name, info in METHODS.items() if info.network]
+    parser.add_argument("method", choices=networks, metavar="METHOD", help=f"one of {', '.join(networks)}")
+    text = "checkpoint: .safetensors, .pth, .pt or .ckpt; code inside is never run"
+    parser.add_argument("file", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--name", default="", help="name of the weights (default: the method's)")
+    text = "folder to put them into (default: cinestream's own among your data)"
+    parser.add_argument("--folder", type=Path, metavar="DIR", help=text)
+    text = "field of the network's configuration that differs from the published one, such as channels=32; repeatable"
+    parser.add_argument("--config", action="append", default=[], metavar="NAME=VALUE", help=text)
+    text = "what they were trained for: acceleration=4:12, frames=12:30, patterns=random,interleaved; repeatable"
+    parser.add_argument("--range", action="append", default=[], metavar="NAME=LEAST:MOST", help=text)
+    text = "peak of the time-averaged image that the network saw in training, where that matters (default: 1)"
+    parser.add_argument("--input-peak", type=_within(float, 1e-30, 1e30), metavar="X", help=text)
+    parser.add_argument("--licence", default="", metavar="TEXT", help="licence of the weights, kept with them")
+    parser.add_argument("--source", default="", metavar="TEXT", help="where they come from, kept with them")
+
+
+_IMPORT_HELP = """\
+The names of the tensors in the file must be those that the network's authors use. Whatever does not fit (missing,
+unexpected or of another shape) is listed and refuses the file. Checkpoints that are known bring what they were trained
+for along; of others it can be given with --range, and a scan outside goes to the fallback.
+
+  cinestream import-weights crnn_mri crnn_mri_d5_c5.pth
+  cinestream replay scan.h5 -p crnn_mri -o images.h5
+"""
 
 
 def _metavar(kind: type) -> str | None:

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeTree
 
-from recon_core.errors import ResourceError, SettingsError
+from recon_core.errors import ModelError, ResourceError, SettingsError
+from recon_core.manifest import find_weights
+from recon_core.methods import METHODS
 from recon_core.options import ReconOptions, option
 
 if TYPE_CHECKING:
@@ -181,6 +183,35 @@ def parse_json_parameters(text: str) -> JsonParameters | None:
         else:
             unknown.append(str(key))
     return JsonParameters(settings, pipeline, tuple(unknown))
+
+
+def check_weights(settings: Settings) -> str:
+    """See whether the weights that the method needs are there, before the scan rather than after it.
+
+    Parameters
+    ----------
+    settings
+        Settings of the scan.
+
+    Returns
+    -------
+    str
+        Empty if they are, or if the method needs none; else what is missing, and which method is used instead.
+
+    Raises
+    ------
+    ModelError
+        If they are missing and there is no fallback.
+    """
+    if not METHODS[settings.method].network:
+        return ""
+    try:
+        find_weights(settings.method, settings.weights)
+    except ModelError as error:
+        if settings.fallback == "none":
+            raise
+        return f"{settings.fallback} is used instead of {settings.method}: {error}"
+    return ""
 
 
 # --- XML --------------------------------------------------------------------------------------------------------------

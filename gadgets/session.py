@@ -25,6 +25,7 @@ from gadgets.header import parse_header
 from gadgets.pipeline import (
     Settings,
     apply,
+    check_weights,
     find_pipeline,
     is_pipeline,
     list_pipelines,
@@ -273,7 +274,8 @@ class Session:
             problems.add("raw", self._spool.problem, damage=True)
 
     def _reconstruct(self, settings: Settings, header: ScanHeader, problems: Problems) -> None:
-        threading.Thread(target=self._warm_up, name="cinestream-warm-up", daemon=True).start()
+        warm_up = threading.Thread(target=self._warm_up, args=[settings], name="cinestream-warm-up", daemon=True)
+        warm_up.start()
         settings = self._adjust(settings, problems)
         chain = Chain(header, apply(settings, self._options.overrides), self._engine, problems)
         for item in chain(self._items()):
@@ -281,10 +283,10 @@ class Session:
             if self._to_gadgetron or not isinstance(item, Waveform):
                 self._send(item)
 
-    def _warm_up(self) -> None:
-        """Import what is heavy while the first readouts come in; if that fails, the first slice will say so."""
+    def _warm_up(self, settings: Settings) -> None:
+        """Import what is heavy and read weights while readouts come in; if that fails, the first slice will say so."""
         with contextlib.suppress(Exception):
-            self._engine()
+            self._engine().prepare(apply(settings, self._options.overrides))
 
     # --- handshake ----------------------------------------------------------------------------------------------------
 
@@ -297,6 +299,7 @@ class Session:
                 logger.info("text from the peer: %s", message.text)
             elif isinstance(message, ConfigFile | ConfigText) and settings is None:
                 settings = self._configure(message)
+                check_weights(apply(settings, self._options.overrides))
             elif isinstance(message, Header) and settings is not None:
                 return settings, parse_header(message.text)
             elif isinstance(message, Close):

@@ -32,12 +32,18 @@ class CineSlice:
         ``(receive coil, coil)`` complex64, the inverse of the noise whitening: its product with the coils of `kspace`
         gives those of the receiver, in any unit. With it the image is weighted as the root sum of squares of the
         receive coils; None leaves it as coil maps of unit norm give it.
+    ct
+        ``(y, x)`` float32 in [0, 1]: CT of the same slice on the grid of the image, for methods that take one.
+    ct_cover
+        ``(y, x)`` bool, True where `ct` holds CT; None is everywhere.
     """
 
     kspace: NDArray[np.complex64]
     mask: NDArray[np.bool_]
     calibration: NDArray[np.complex64] | None = None
     colouring: NDArray[np.complex64] | None = None
+    ct: NDArray[np.float32] | None = None
+    ct_cover: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together.
@@ -58,6 +64,9 @@ class CineSlice:
             raise DataError(f"calibration must be (coil, ky, kx) = {(coils, ny, nx)}, got {self.calibration.shape}")
         if self.colouring is not None and (self.colouring.ndim != 2 or self.colouring.shape[1] != coils):
             raise DataError(f"colouring must be (receive coil, coil) = (any, {coils}), got {self.colouring.shape}")
+        for name, plane in (("ct", self.ct), ("ct_cover", self.ct_cover)):
+            if plane is not None and plane.shape != (ny, nx):
+                raise DataError(f"{name} must be (y, x) = {(ny, nx)}, got {plane.shape}")
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,12 @@ class HybridSlice:
         Variance of a complex sample of `hybrid`; None where it is not known because nothing was whitened.
     notes
         Methods add sentences on what they had to do differently.
+    ct
+        ``(y, x)`` float32 in [0, 1]: CT of the same slice on the grid of the image, for methods that take one.
+    ct_cover
+        ``(y, x)`` bool, True where `ct` holds CT; None is everywhere.
+    extra
+        Methods add other images that they made, by name.
     """
 
     hybrid: torch.Tensor
@@ -119,3 +134,34 @@ class HybridSlice:
     measured: torch.Tensor
     noise_variance: float | None = None
     notes: list[str] = field(default_factory=list)
+    ct: torch.Tensor | None = None
+    ct_cover: torch.Tensor | None = None
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse tensors that do not belong together.
+
+        Raises
+        ------
+        DataError
+            If axes or devices disagree.
+        """
+        frames, coils, ny, nx = self.hybrid.shape
+        for name, wanted in (
+            ("mask", (frames, ny)),
+            ("maps", (coils, ny, nx)),
+            ("reference", (coils, ny, nx)),
+            ("measured", (ny,)),
+            ("ct", (ny, nx)),
+            ("ct_cover", (ny, nx)),
+        ):
+            tensor: torch.Tensor | None = getattr(self, name)
+            if tensor is None:
+                continue
+            if tensor.shape != wanted:
+                raise DataError(
+                    f"{name} must be {wanted} with data (frame, coil, ky, x) = {tuple(self.hybrid.shape)}, "
+                    f"got {tuple(tensor.shape)}"
+                )
+            if tensor.device != self.hybrid.device:
+                raise DataError(f"{name} must be on {self.hybrid.device} like the data, got {tensor.device}")

@@ -82,6 +82,22 @@ class Engine:
         # Bounded, because the options may come from any client.
         self._method = lru_cache(maxsize=8)(create_method)
 
+    def prepare(self, options: ReconOptions) -> None:
+        """Build the method, so that the weights of a network are read before the first slice arrives.
+
+        Parameters
+        ----------
+        options
+            As for the slices to come.
+
+        Raises
+        ------
+        ModelError
+            If the method cannot be built.
+        """
+        with self._lock, torch.inference_mode():
+            self._method(options.method, _core(options))
+
     def warm(self, options: ReconOptions, shape: tuple[int, int, int, int]) -> None:
         """Reconstruct noise, so that libraries, transform plans and memory are ready when the first slice arrives.
 
@@ -143,9 +159,7 @@ class Engine:
 
     def _reconstruct(self, cine_slice: CineSlice, options: ReconOptions) -> Reconstruction:
         device = self.device if options.device == "auto" else _resolve(options.device)
-        # A subclass may carry settings of the stream; they must not make a new method each.
-        core = ReconOptions(**{field.name: getattr(options, field.name) for field in fields(ReconOptions)})
-
+        core = _core(options)
         _check_memory(cine_slice.kspace.shape, device)
         started = time.perf_counter()
         data = _on_device(cine_slice, core, device)
@@ -173,12 +187,13 @@ class Engine:
 
     def _run(self, options: ReconOptions, data: HybridSlice) -> tuple[str, torch.Tensor]:
         """Run the chosen method; where it cannot do the scan, the fallback, so that there are images."""
-        method = self._method(options.method, options)
+        before = len(data.notes)
         try:
-            return options.method, method(data)
+            return options.method, self._method(options.method, options)(data)
         except CinestreamError as error:
             if options.fallback in ("none", options.method):
                 raise
+            del data.notes[before:]  # what the method that gave up had to say of its image
             data.notes.append(f"{options.fallback} instead of {options.method}: {error}")
             return options.fallback, self._method(options.fallback, options)(data)
 
@@ -199,6 +214,11 @@ class Engine:
 
         g_factor = replica_g_factor(reconstruct, data.maps, pattern, replicas=_REPLICAS)
         return np.asarray(g_factor.cpu().numpy(), np.float32)
+
+
+def _core(options: ReconOptions) -> ReconOptions:
+    """Leave out the settings of the stream that a subclass may carry; they must not make a new method each."""
+    return ReconOptions(**{field.name: getattr(options, field.name) for field in fields(ReconOptions)})
 
 
 def _check_memory(shape: tuple[int, ...], device: torch.device) -> None:

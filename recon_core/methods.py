@@ -16,33 +16,65 @@ class MethodInfo:
     summary
         One sentence: what it does and what it needs.
     reference
-        Paper (DOI), or empty.
+        Address of the paper.
+    network
+        ``module:class`` of the network, for a method that needs trained weights; else empty.
     """
 
     target: str
     summary: str
-    reference: str = ""
+    reference: str
+    network: str = ""
+
+
+def _network(where: str, summary: str, reference: str) -> MethodInfo:
+    return MethodInfo("recon_core.networks.method:NetworkMethod", summary, reference, f"recon_core.networks.{where}")
 
 
 METHODS: dict[str, MethodInfo] = {
     "zero_filled": MethodInfo(
         "recon_core.classical.zero_filled:ZeroFilled",
         "inverse FFT of the measured lines, coils combined with the maps; shows what the sampling leaves",
-        "10.1002/(SICI)1522-2594(200005)43:5<682::AID-MRM10>3.0.CO;2-G",
+        "https://doi.org/10.1002/(SICI)1522-2594(200005)43:5<682::AID-MRM10>3.0.CO;2-G",
     ),
     "cg_sense": MethodInfo(
         "recon_core.classical.cg_sense:CGSense",
         "iterative SENSE around the image of the time average, regularised by the noise level; takes any pattern",
-        "10.1002/mrm.1241",
+        "https://doi.org/10.1002/mrm.1241",
     ),
     "grappa": MethodInfo(
         "recon_core.classical.grappa:Grappa",
         "missing lines from their neighbours, learned from reference lines or the time average; regular patterns only",
-        "10.1002/mrm.10171",
+        "https://doi.org/10.1002/mrm.10171",
     ),
     "low_rank_sparse": MethodInfo(
         "recon_core.classical.low_rank_sparse:LowRankSparse",
         "low rank plus sparse (L+S), all frames together; takes any pattern, best with one that changes over time",
-        "10.1002/mrm.25240",
+        "https://doi.org/10.1002/mrm.25240",
+    ),
+    "crunet_mr": _network(
+        "crunet_mr:CRUNetMR",
+        "convolutional recurrent U-Net, five cascades that hand their features on; any number of frames",
+        "https://pmc.ncbi.nlm.nih.gov/articles/PMC12754836",
+    ),
+    "crnn_mri": _network(
+        "crnn_mri:CRNNMRI",
+        "convolutional recurrent network over frames and iterations; patterns that change from frame to frame",
+        "https://doi.org/10.1109/TMI.2018.2863670",
+    ),
+    "unet3d_mr": _network(
+        "unet3d_mr:UNet3DMR",
+        "CRUNet-MR with 3-D convolutions instead of recurrent units: the baseline of that work, our reading of it",
+        "https://pmc.ncbi.nlm.nih.gov/articles/PMC12754836",
+    ),
+    "cinenet": _network(
+        "cinenet:CineNet",
+        "U-Nets in the planes of time and space, conjugate gradients between them",
+        "https://doi.org/10.1002/mp.14809",
+    ),
+    "promptmr": _network(
+        "promptmr:PromptMR",
+        "prompt-based U-Nets on five adjacent frames in k-space, with coil maps that it learns; magnitude images",
+        "https://doi.org/10.48550/arXiv.2309.13839",
     ),
 }

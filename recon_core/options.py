@@ -37,6 +37,23 @@ class ReconOptions:
         "method that takes over when the chosen one cannot do the scan; none makes that an error",
         choices=("cg_sense", "zero_filled", "none"),
     )
+    weights: str = option(
+        "", "networks: name of the trained weights, as cinestream methods lists them; empty takes the first of the method"
+    )
+    check_range: bool = option(
+        True, "networks: leave a scan that is not like those of the training to the fallback; false only notes it"
+    )
+    window: int = option(
+        0,
+        "networks: frames that are reconstructed together, in windows around the cycle; 0 takes what the weights were "
+        "trained with, else all frames",
+        minimum=0,
+    )
+    precision: str = option(
+        "float32",
+        "networks: precision of the convolutions; everything else stays in float32",
+        choices=("float32", "tf32", "bfloat16", "float16"),
+    )
     iterations: int = option(30, "cg_sense: iterations at most", minimum=1, maximum=1000)
     signal_prior: bool = option(
         True, "cg_sense: regularise by the noise level over the expected signal of each pixel, where noise was measured"

@@ -786,6 +786,14 @@ def test_a_fixed_number_of_virtual_coils():
     np.testing.assert_allclose(np.linalg.norm(done.compression), 1, rtol=1e-6)
 
 
+@pytest.mark.parametrize("wanted", [COILS, COILS + 7])
+def test_coils_that_are_not_too_many_stay_as_they_are(wanted):
+    block = scan(line_by_line(3, LINES), "phase", "kspace_encode_step_1")
+    plain, [done] = (compressed(block, header(phase=3), **virtual)[:1] for virtual in ({}, {"virtual_coils": wanted}))
+    assert done.compression is None
+    np.testing.assert_array_equal(done.cine.kspace, plain[0].cine.kspace)
+
+
 @given(st.sets(st.integers(1, 3 * LINES * 2 - 1), max_size=8), st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_virtual_coils_do_not_depend_on_cuts(cuts, frame_first):

@@ -458,3 +458,24 @@ def test_the_g_factor_comes_as_one_more_image(many_coils):
     assert [int(image.header["image_index"]) for image in images] == [1, 2, 3, 4, 1]
     assert 20 < np.median(images[-1].data) < 300
     assert run.summary.images == 5
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def test_without_weights_the_fallback_makes_the_images_and_they_say_so():
+    made = simulate(ScanPlan(matrix_x=32, matrix_y=24, frames=2, coils=3, acs_lines=8))
+    chain = Chain(parse_header(made.header), Settings(method="crunet_mr"), lambda: Engine("cpu"))
+    images = [item for item in chain(made.items()) if isinstance(item, Image)]
+    assert len(images) == 2
+    (problem,) = chain.summary.problems
+    assert not problem.damage
+    for text in (str(problem), *(image.attributes for image in images)):
+        assert "instead of crunet_mr" in text
+        assert "cinestream import-weights crunet_mr" in text
+
+
+def test_without_weights_and_fallback_there_is_no_chain():
+    made = simulate(ScanPlan(matrix_x=32, matrix_y=24, frames=2, coils=3, acs_lines=8))
+    with pytest.raises(ModelError, match="cinestream import-weights promptmr"):
+        Chain(parse_header(made.header), Settings(method="promptmr", fallback="none"), lambda: Engine("cpu"))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image as Picture
 
 from gadgets import cli, pipeline
@@ -21,9 +22,11 @@ from gadgets.protocol import Readouts
 from gadgets.server import Server
 from gadgets.simulate import ScanPlan, write_simulation
 from recon_core.methods import METHODS
+from recon_core.quality import TrainingRange
 from tests.builders import readouts as random_readouts
+from tests.networks import tiny, write_tiny_weights
 
-COMMANDS = ("replay", "serve", "send", "simulate", "evaluate", "pipelines", "methods", "doctor")
+COMMANDS = ("replay", "serve", "send", "simulate", "evaluate", "pipelines", "methods", "import-weights", "doctor")
 PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=3, coils=3, acceleration=2, acs_lines=10, seed=3)
 
 
@@ -328,9 +331,56 @@ def test_a_scan_that_cannot_be_is_status_2(options, text, tmp_path, run):
 def test_methods_lists_all_with_their_papers(run):
     status, out, _ = run("methods")
     assert status == 0
-    assert all(
-        f"{name}\n    {info.summary}\n    https://doi.org/{info.reference}\n" in out for name, info in METHODS.items()
-    )
+    assert all(f"{name}\n    {info.summary}\n    {info.reference}\n" in out for name, info in METHODS.items())
+    assert all(info.reference.startswith("https://") for info in METHODS.values())
+
+
+def test_methods_says_which_weights_there_are(tmp_path, run, monkeypatch):
+    trained = TrainingRange.parse({"acceleration": [3, 12]})
+    write_tiny_weights(tmp_path, "crunet_mr", range=trained, licence="Apache-2.0")
+    write_tiny_weights(tmp_path, "cinenet", name="mine")
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    _, out, _ = run("methods")
+    assert "    weights crunet_mr: acceleration 3 to 12 (Apache-2.0)\n" in out
+    assert "    weights mine: training not recorded\n" in out
+    assert "    no weights: scans go to the fallback; cinestream import-weights promptmr FILE brings some\n" in out
+
+
+def test_imported_weights_make_images(tmp_path, scan, run, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    network = tiny("crunet_mr")
+    tensors = {network.authors_key(key): value.detach() for key, value in network.named_parameters()}
+    torch.save({"state_dict": tensors}, tmp_path / "authors.pth")
+    config = ["--config", "cascades=2", "--config", "channels=4"]
+    facts = ["--range", "acceleration=1:8", "--range", "patterns=constant,full", "--licence", "CC0"]
+    status, out, err = run("import-weights", "crunet_mr", tmp_path / "authors.pth", *config, *facts)
+    assert (status, err) == (0, "")
+    assert str(tmp_path / "data" / "cinestream" / "weights" / "crunet_mr.safetensors") in out
+    _, out, _ = run("methods")
+    assert "weights crunet_mr: acceleration 1 to 8, constant or full pattern (CC0)" in out
+    assert run("replay", scan, "-p", "crunet_mr", "-o", tmp_path / "images.h5")[0] == 0
+    (images,) = read_images(tmp_path / "images.h5").values()
+    assert all("cinestream crunet_mr; weights crunet_mr" in image.attributes for image in images)
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        ([], ["CRUNetMR", "missing"]),
+        (["--config", "colour=red"], ["colour", "channels"]),
+        (["--range", "acceleration=fast"], ["acceleration", "least, most"]),
+        (["--range", "speed=1:2"], ["speed", "acceleration"]),
+        (["--name", "../weights"], ["../weights"]),
+    ],
+    ids=["another network", "config", "range", "unknown range", "name"],
+)
+def test_weights_that_do_not_fit_are_not_imported(options, texts, tmp_path, run, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    torch.save({"weight": torch.ones(3)}, tmp_path / "other.pth")
+    status, _, err = run("import-weights", "crunet_mr", tmp_path / "other.pth", *options)
+    assert status in (1, 2)
+    assert all(text in err for text in texts)
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_reader_that_leaves_is_no_trouble():

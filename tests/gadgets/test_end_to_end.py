@@ -3,7 +3,8 @@
 A case is a file in tests/cases: the scan (``plan``, fields of ScanPlan, or ``data``, a file among the shared ones with
 its ``reference``), the pipeline and settings on it, how many images come, and the largest normalised root mean square
 error of their magnitudes, one scale for the whole series. ``slow`` keeps the case's own process, which takes seconds
-to start, out of the quick tests; ``slow: all`` keeps out the whole case. ``requires: cuda`` needs a GPU.
+to start, out of the quick tests; ``slow: all`` keeps out the whole case. ``requires: cuda`` needs a GPU. ``weights:
+tiny`` gives the network small untrained weights; its error then only says that the images are what they were.
 """
 
 import shutil
@@ -29,6 +30,7 @@ from gadgets.server import Server, SharedEngine
 from gadgets.simulate import ScanPlan, simulate, write_simulation
 from recon_core.metrics import best_scale, nrmse
 from tests.gadgetron_parent import Gadgetron
+from tests.networks import write_tiny_weights
 
 CASES = {
     path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -48,6 +50,16 @@ def case_parameters(*, door=""):
             absent = not (SHARED / case["data"]).is_file()
             marks.append(pytest.mark.skipif(absent, reason=f"{case['data']} is not beside the repository"))
         yield pytest.param(*([name, door] if door else [name]), marks=marks, id=f"{name}-{door}" if door else name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_weights(tmp_path_factory):
+    """Weights for the networks of the cases, in this process and in those that it starts."""
+    folder = tmp_path_factory.mktemp("weights")
+    write_tiny_weights(folder, *(case["pipeline"] for case in CASES.values() if case.get("weights") == "tiny"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CINESTREAM_WEIGHTS", str(folder))
+        yield
 
 
 @pytest.fixture(scope="module")

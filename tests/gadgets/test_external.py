@@ -21,6 +21,7 @@ from gadgets.server import Server, SharedEngine
 from gadgets.simulate import ScanPlan, simulate
 from tests.builders import readouts as random_readouts
 from tests.gadgetron_parent import EMPTY_CONFIGURATION, Gadgetron, Vanish
+from tests.networks import NETWORKS
 
 PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=3, coils=3, acceleration=2, acs_lines=10, seed=3)
 FAST = "<configuration><method>zero_filled</method></configuration>"
@@ -129,8 +130,18 @@ def test_a_scan_gives_the_images_of_a_replay(name, scan, replayed):
     assert_same(outcome.images, replayed(method=name))
 
 
+def test_a_network_without_weights_leaves_the_scan_to_its_fallback(scan, replayed):
+    """With weights, the end-to-end cases run them."""
+    header, items = scan
+    outcome = Gadgetron(packaged("crunet_mr")).run(header, items)
+    assert_well(outcome)
+    for image, other in zip(outcome.images, replayed(method="cg_sense"), strict=True):
+        np.testing.assert_array_equal(image.data, other.data)
+        assert "import-weights crunet_mr" in image.attributes
+
+
 def test_the_packaged_pipelines_are_all_known_to_these_tests():
-    names = {"zero_filled", "cg_sense", "grappa", "low_rank_sparse"}
+    names = {"zero_filled", "cg_sense", "grappa", "low_rank_sparse", *NETWORKS}
     assert set(pipeline.list_pipelines()) == names | {f"{name}-connect" for name in names}
 
 

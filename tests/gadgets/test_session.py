@@ -521,3 +521,36 @@ def test_what_is_only_noticed_is_no_error(server):
         assert answer.complaints(door) == []
         assert len(answer.images) == N_IMAGES
         assert len(answer.texts) == (door == "client")
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_missing_weights_without_a_fallback_end_the_scan_at_its_configuration(server, door):
+    """Nothing but the configuration is sent: the remedy must come before the patient is scanned."""
+    bare = "<configuration><method>crunet_mr</method><fallback>none</fallback></configuration>"
+    pipeline = whole("crunet_mr").replace("</method>", "</method><fallback>none</fallback>")
+    answer = talk(server, ConfigText(bare if door == "gadgetron" else pipeline))
+    (complaint,) = answer.complaints(door)
+    assert "cinestream import-weights crunet_mr" in complaint
+    assert answer.closed
+
+
+def test_missing_weights_with_a_fallback_are_told_to_the_client(server):
+    header, items = scan()
+    answer = talk(server, ConfigFile("crunet_mr"), Header(header), *items, Close())
+    assert answer.complaints("client") == []
+    (text,) = answer.texts
+    assert text.startswith("WARNING cg_sense is used instead of crunet_mr: ")
+    assert "cinestream import-weights crunet_mr" in text
+    assert len(answer.images) == N_IMAGES
+
+
+def test_what_the_operator_overrides_counts_for_the_weights():
+    header, items = scan()
+    pipeline = whole("crunet_mr").replace("</method>", "</method><fallback>none</fallback>")
+    with serving(options=SessionOptions(overrides={"fallback": "zero_filled"})) as server:
+        answer = talk(server, ConfigText(pipeline), Header(header), *items, Close())
+    assert answer.complaints("client") == []
+    assert len(answer.images) == N_IMAGES

@@ -1,0 +1,154 @@
+"""What makes a method of a network: weights, range, scale, windows of frames, memory and precision."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch
+
+from recon_core.coils.calibration import time_average
+from recon_core.errors import ModelError, ResourceError
+from recon_core.fourier import ifft
+from recon_core.manifest import find_weights
+from recon_core.memory import available_bytes
+from recon_core.networks.windows import over_windows
+from recon_core.quality import Sampling
+from recon_core.weights import load_network
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from recon_core.data import HybridSlice
+    from recon_core.options import ReconOptions
+
+_HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class NetworkMethod:
+    """The network that the options choose, with its trained weights.
+
+    Parameters
+    ----------
+    options
+        Uses `method`, `weights`, `check_range`, `window`, `precision` and `implementation`.
+
+    Raises
+    ------
+    ModelError
+        If there are no such weights, or they do not fit the network.
+    """
+
+    def __init__(self, options: ReconOptions) -> None:
+        self._options = options
+        self._entry = find_weights(options.method, options.weights)
+        self._network = load_network(self._entry, torch.device("cpu"))
+
+    def __call__(self, data: HybridSlice) -> torch.Tensor:
+        """Reconstruct one slice.
+
+        Parameters
+        ----------
+        data
+            The slice.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(frame, y, x)`` complex64 in the units of the data.
+
+        Raises
+        ------
+        ModelError
+            If the scan is not like those that the weights were trained for, unless `check_range` is off.
+        ResourceError
+            If the fewest frames that the network takes do not fit into memory.
+        """
+        self._check_range(data)
+        data.notes.append(f"weights {self._entry.name} (sha256 {self._entry.sha256[:8]})")
+        scale = 1.0
+        if self._network.scale == "peak":
+            peak = _peak(data)
+            if peak == 0:
+                return torch.zeros_like(data.hybrid[:, 0])
+            scale = self._entry.input_peak / peak
+        scaled = dataclasses.replace(data, hybrid=data.hybrid * scale)
+        with _precision(self._options.precision, data.hybrid.device):
+            return self._reconstruct(scaled) / scale
+
+    def _check_range(self, data: HybridSlice) -> None:
+        trained = self._entry.range
+        if trained is None:
+            data.notes.append(f"what the weights {self._entry.name} were trained for is not known")
+            return
+        reasons = trained.outside(Sampling.of(data.mask.cpu().numpy(), data.hybrid.shape[1], data.hybrid.shape[3]))
+        if not reasons:
+            return
+        text = f"the scan is not like the training of the weights {self._entry.name}: {'; '.join(reasons)}"
+        if self._options.check_range:
+            raise ModelError(f"{text}; check_range=false reconstructs it all the same")
+        data.notes.append(text)
+
+    def _reconstruct(self, data: HybridSlice) -> torch.Tensor:
+        """Reconstruct in windows of as many frames as the weights want and the memory allows."""
+        network = self._network.to(data.hybrid.device)
+        n_frames = len(data.hybrid)
+        wanted = max(self._options.window or self._entry.window or n_frames, network.minimum_frames)
+        wanted = min(wanted, network.maximum_frames or wanted)
+        window = wanted
+
+        def reconstruct(frames: torch.Tensor) -> torch.Tensor:
+            part = dataclasses.replace(data, hybrid=data.hybrid[frames], mask=data.mask[frames])
+            return network.reconstruct(part, implementation=self._options.implementation)
+
+        while True:
+            window = self._fitting(window, data)
+            try:
+                image = over_windows(reconstruct, n_frames, window, data.hybrid.device)
+                break
+            except torch.cuda.OutOfMemoryError as error:
+                if window == network.minimum_frames:
+                    raise ResourceError(f"{self._options.method} does not fit into the memory of the GPU") from error
+                window = max(network.minimum_frames, window // 2)
+                torch.cuda.empty_cache()
+        if window < min(wanted, n_frames):
+            data.notes.append(f"in windows of {window} frames, because more do not fit into memory")
+        return image
+
+    def _fitting(self, window: int, data: HybridSlice) -> int:
+        """The most frames, up to a window, that fit into memory together."""
+        _, n_coils, n_y, n_x = data.hybrid.shape
+        free = available_bytes(data.hybrid.device)
+        fewest = self._network.minimum_frames
+        while free is not None:
+            # beside the work of the network: the frames of the window
+            needed = self._network.working_bytes((window, n_coils, n_y, n_x)) + 8 * window * n_coils * n_y * n_x
+            if needed <= free:
+                break
+            if window == fewest:
+                raise ResourceError(
+                    f"{self._options.method} needs {needed / 2**30:.1f} GiB for {window} frames of {n_coils} coils, "
+                    f"{n_y} x {n_x}, and {free / 2**30:.1f} GiB are free on {data.hybrid.device.type}"
+                )
+            window = max(fewest, window // 2)
+        return window
+
+
+def _peak(data: HybridSlice) -> float:
+    """The largest magnitude of the image of the time average."""
+    average, _ = time_average(data.hybrid, data.mask)
+    return float((data.maps.conj() * ifft(average, (-2,))).sum(0).abs().max())
+
+
+@contextlib.contextmanager
+def _precision(name: str, device: torch.device) -> Iterator[None]:
+    """Let convolutions run in a lower precision; normalisation, transforms and data consistency stay in float32."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.allow_tf32
+    cudnn.allow_tf32 = name == "tf32"
+    try:
+        with torch.autocast(device.type, dtype=_HALVES.get(name), enabled=name in _HALVES):
+            yield
+    finally:
+        cudnn.allow_tf32 = before

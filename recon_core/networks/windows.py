@@ -1,0 +1,59 @@
+"""Windows over a periodic series of frames, for networks that take a fixed number of them or a few at a time."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def over_windows(
+    reconstruct: Callable[[torch.Tensor], torch.Tensor], n_frames: int, window: int, device: torch.device
+) -> torch.Tensor:
+    """Reconstruct a periodic series in windows of a given length and blend them.
+
+    Parameters
+    ----------
+    reconstruct
+        Takes the indices ``(window,)`` of frames and gives their image ``(window, y, x)``.
+    n_frames
+        Frames of the series, one or more.
+    window
+        Frames of a window.
+    device
+        Where the indices live.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(frame, y, x)``: with as many frames as the window has, the one result; with fewer, the cycle is repeated to
+        fill it and a frame is the mean of its repetitions; with more, windows start every half window or less, around
+        the end of the cycle too, and are blended with the weight ``sin^2`` of the place in the window.
+    """
+    slots = torch.arange(window, device=device)
+    if n_frames == window:
+        return reconstruct(slots)
+    if n_frames < window:
+        starts, weights = [0], torch.ones(window, device=device)
+    else:
+        n_windows = math.ceil(n_frames / max(1, window // 2))
+        starts = [i * n_frames // n_windows for i in range(n_windows)]
+        weights = torch.sin(torch.pi * (slots + 0.5) / window).square()
+    indices = [(start + slots) % n_frames for start in starts]
+    images = (weights[:, None, None] * reconstruct(frames) for frames in indices)
+    blended = _scatter(next(images), indices[0], n_frames)
+    for frames, image in zip(indices[1:], images, strict=True):
+        blended.index_add_(0, frames, image)
+    total = torch.zeros(n_frames, device=device)
+    for frames in indices:
+        total.index_add_(0, frames, weights)
+    return blended / total[:, None, None]
+
+
+def _scatter(image: torch.Tensor, frames: torch.Tensor, n_frames: int) -> torch.Tensor:
+    """Sum the images of a window ``(window, y, x)`` into the series ``(frame, y, x)``."""
+    return image.new_zeros((n_frames, *image.shape[1:])).index_add_(0, frames, image)

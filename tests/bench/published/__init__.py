@@ -1,0 +1,1 @@
+"""The networks as their authors run them, with our weights, to be timed beside ours."""

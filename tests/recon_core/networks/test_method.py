@@ -1,0 +1,189 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from recon_core import memory
+from recon_core.coils.calibration import time_average
+from recon_core.data import HybridSlice
+from recon_core.errors import ModelError, ResourceError
+from recon_core.networks import method as method_module
+from recon_core.networks.base import Network
+from recon_core.networks.method import NetworkMethod
+from recon_core.options import ReconOptions
+from recon_core.quality import TrainingRange
+from recon_core.simulate.sampling import interleaved_mask
+from tests.networks import tiny, write_tiny_weights
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """A function that puts tiny weights in place, with facts of their own."""
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+
+    def write(method, **facts):
+        write_tiny_weights(tmp_path, method, **facts)
+
+    return write
+
+
+def data(n_frames=6, n_coils=2, n_y=16, n_x=12, scale=1.0):
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.from_numpy(interleaved_mask(n_frames, n_y, 2))
+    hybrid = scale * torch.randn(n_frames, n_coils, n_y, n_x, dtype=torch.complex64, generator=generator)
+    hybrid = hybrid * mask[:, None, :, None]
+    maps = torch.full((n_coils, n_y, n_x), n_coils**-0.5, dtype=torch.complex64)
+    return HybridSlice(hybrid, mask, maps, *time_average(hybrid, mask))
+
+
+def run(slice_, **options):
+    with torch.inference_mode():
+        return NetworkMethod(ReconOptions(**options))(slice_)
+
+
+def test_it_is_the_network_on_all_frames(weights):
+    weights("crunet_mr")
+    with torch.inference_mode():
+        expected = tiny("crunet_mr").reconstruct(data())
+    torch.testing.assert_close(run(data(), method="crunet_mr"), expected)
+
+
+def test_the_peak_is_what_the_weights_were_trained_with(weights):
+    """A network with biases does something else at another scale; the unit of the data must not matter."""
+    weights("crnn_mri", input_peak=1.0)
+    plain = run(data(), method="crnn_mri")
+    torch.testing.assert_close(run(data(scale=50.0), method="crnn_mri"), 50 * plain, rtol=1e-4, atol=1e-4)
+    weights("crnn_mri", input_peak=3.0)
+    assert not torch.allclose(run(data(), method="crnn_mri"), plain, rtol=1e-2)
+
+
+def test_the_peak_is_that_of_the_time_average(weights, monkeypatch):
+    weights("crnn_mri", input_peak=2.0)
+    seen = []
+    original = Network.reconstruct
+
+    def spy(self, part, **more):
+        seen.append(part)
+        return original(self, part, **more)
+
+    network_class = type(tiny("crnn_mri"))
+    original = network_class.reconstruct
+    monkeypatch.setattr(network_class, "reconstruct", spy)
+    run(data(scale=17.0), method="crnn_mri")
+    (part,) = seen
+    average, _ = time_average(part.hybrid, part.mask)
+    image = torch.fft.fftshift(torch.fft.ifft(torch.fft.ifftshift(average, -2), dim=-2, norm="ortho"), -2)
+    assert (part.maps.conj() * image).sum(0).abs().max().item() == pytest.approx(2.0, rel=1e-4)
+
+
+def test_windows_go_around_the_cycle(weights):
+    """Without anything recurrent over the windows, a shift of the series by a whole window shifts the result."""
+    weights("unet3d_mr")
+    first = data(n_frames=8)
+    shifted = dataclasses.replace(first, hybrid=first.hybrid.roll(4, 0), mask=first.mask.roll(4, 0))
+    images = [run(part, method="unet3d_mr", window=4) for part in (first, shifted)]
+    torch.testing.assert_close(images[0].roll(4, 0), images[1], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(images[0], run(first, method="unet3d_mr"), rtol=1e-2)
+
+
+def test_the_window_of_the_manifest_holds_unless_the_options_say_another(weights, monkeypatch):
+    weights("crunet_mr")
+    entry = method_module.find_weights("crunet_mr", "")
+    monkeypatch.setattr(method_module, "find_weights", lambda *_: dataclasses.replace(entry, window=3))
+    seen = []
+    monkeypatch.setattr(
+        method_module, "over_windows", lambda _f, n, window, _d: (seen.append(window), torch.zeros(n, 16, 12))[1]
+    )
+    for options in ({}, {"window": 5}):
+        run(data(), method="crunet_mr", **options)
+    assert seen == [3, 5]
+
+
+def test_a_short_series_is_repeated_to_what_the_network_needs(weights):
+    weights("cinenet")
+    assert tiny("cinenet").minimum_frames > 2
+    assert run(data(n_frames=2), method="cinenet").shape == (2, 16, 12)
+
+
+def test_windows_shrink_to_the_memory(weights, monkeypatch):
+    weights("crunet_mr")
+    network = tiny("crunet_mr")
+    needed = network.working_bytes((3, 2, 16, 12)) + 8 * 3 * 2 * 16 * 12
+    monkeypatch.setattr(method_module, "available_bytes", lambda _: needed)
+    slice_ = data(n_frames=6)
+    image = run(slice_, method="crunet_mr")
+    assert any("windows of 3 frames" in note for note in slice_.notes)
+    torch.testing.assert_close(image, run(data(n_frames=6), method="crunet_mr", window=3))
+
+
+def test_too_little_memory_for_a_frame_is_an_error(weights, monkeypatch):
+    weights("crunet_mr")
+    monkeypatch.setattr(method_module, "available_bytes", lambda _: 1000)
+    with pytest.raises(ResourceError, match=r"crunet_mr needs .* GiB for 1 frames"):
+        run(data(), method="crunet_mr")
+
+
+def test_a_gpu_that_runs_out_of_memory_gets_less_to_do(weights, monkeypatch):
+    weights("crunet_mr")
+    network_class = type(tiny("crunet_mr"))
+    original, seen = network_class.reconstruct, []
+
+    def tight(self, part, **more):
+        seen.append(len(part.hybrid))
+        if len(part.hybrid) > 2:
+            raise torch.cuda.OutOfMemoryError
+        return original(self, part, **more)
+
+    monkeypatch.setattr(network_class, "reconstruct", tight)
+    slice_ = data(n_frames=8)
+    assert run(slice_, method="crunet_mr").shape == (8, 16, 12)
+    assert seen[:3] == [8, 4, 2]
+    assert any("windows of 2 frames" in note for note in slice_.notes)
+
+
+def test_a_system_that_does_not_tell_its_memory_is_trusted(weights, monkeypatch):
+    weights("crunet_mr")
+    monkeypatch.setattr(method_module, "available_bytes", lambda _: None)
+    assert run(data(), method="crunet_mr").shape == (6, 16, 12)
+
+
+def test_a_scan_unlike_the_training_is_refused_or_noted(weights):
+    weights("crunet_mr", range=TrainingRange.parse({"acceleration": [4, 12], "patterns": ["constant"]}))
+    with pytest.raises(ModelError, match=r"acceleration 2, .*; interleaved pattern, .*check_range=false"):
+        run(data(), method="crunet_mr")
+    slice_ = data()
+    assert run(slice_, method="crunet_mr", check_range=False).shape == (6, 16, 12)
+    assert any("acceleration 2, trained for 4 to 12" in note for note in slice_.notes)
+
+
+def test_every_image_says_which_weights_made_it(weights):
+    weights("crunet_mr")
+    slice_ = data()
+    run(slice_, method="crunet_mr")
+    entry = method_module.find_weights("crunet_mr", "")
+    assert f"weights crunet_mr (sha256 {entry.sha256[:8]})" in slice_.notes
+    assert any("not known" in note for note in slice_.notes)
+    weights("crunet_mr", range=TrainingRange.parse({"acceleration": [1, 12]}))
+    slice_ = data()
+    run(slice_, method="crunet_mr")
+    assert len(slice_.notes) == 1
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("tf32", 0.0), ("bfloat16", 0.1)])
+def test_precision(weights, precision, limit):
+    """On the CPU tf32 is float32. Lower precision changes the image a little, and nothing after it."""
+    weights("crunet_mr")
+    exact = run(data(), method="crunet_mr")
+    image = run(data(), method="crunet_mr", precision=precision)
+    error = ((image - exact).norm() / exact.norm()).item()
+    assert 0 <= error <= limit
+    assert (error > 0) == (limit > 0)
+    assert image.dtype == torch.complex64
+    assert not torch.is_autocast_enabled("cpu")
+    torch.testing.assert_close(run(data(), method="crunet_mr"), exact)
+
+
+def test_memory_that_is_available_is_asked_of_the_device():
+    assert method_module.available_bytes is memory.available_bytes
+    assert np.isfinite(memory.available_bytes(torch.device("cpu")) or 0)
