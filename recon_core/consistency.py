@@ -46,7 +46,7 @@ class DataConsistency:
     Images are ``(frame, y, x)``, of the dtype of the maps; results have y contiguous in memory, and images that have it
     need no copy. All forms can be differentiated in the image and in their
     weights. An image that is not finite gives a result that is not finite, in
-    its frame only (in all frames for `solve` with ``joint=True``).
+    its frame only (in all frames of its entry of the batch for `solve` with ``joint=True``).
 
     A is M F S with mask M, centred orthonormal transform F and maps S; ``w = sum_c |S_c|^2`` (`intensity`) is one for
     maps of unit norm. Where it is not, nothing is divided by it: `hard` and `weighted` are then the replacement in the
@@ -155,6 +155,7 @@ class DataConsistency:
         *,
         tolerance: float = 0.0,
         joint: bool = False,
+        constant_steps: bool = False,
     ) -> torch.Tensor:
         """Minimise ``||A x - y||^2 + lambda ||x - z||^2`` by conjugate gradients that start from z.
 
@@ -169,7 +170,9 @@ class DataConsistency:
         tolerance
             Stop when the residual, relative to that of z, is at most this in every frame.
         joint
-            One step size for all frames (and the batch) together.
+            One step size for all frames together; entries of a batch stay apart.
+        constant_steps
+            Back-propagation takes the step sizes for constants; see `recon_core.solvers.conjugate_gradient`.
 
         Returns
         -------
@@ -185,6 +188,7 @@ class DataConsistency:
             regularization=weight,
             tolerance=tolerance,
             joint=joint,
+            constant_steps=constant_steps,
         )
         return image + change
 

@@ -89,6 +89,9 @@ class Reconstruction:
         Sentences for the image comment and the log: what differed from what was asked.
     g_factor
         ``(y, x)`` float32 noise amplification, when it was asked for.
+    extra
+        Other images that the method made, by name: ``uncertainty`` ``(frame, y, x)`` float32 in the units of `image`,
+        ``fused`` ``(y, x)`` float32 in no unit.
     """
 
     image: NDArray[np.complex64]
@@ -97,6 +100,7 @@ class Reconstruction:
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     g_factor: NDArray[np.float32] | None = None
+    extra: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ class HybridSlice:
     mask
         ``(frame, ky)`` bool.
     maps
-        ``(coil, y, x)`` complex64 of unit norm over the coils, or zero.
+        ``(coil, y, x)`` complex64 of unit norm over the coils, or zero; iterative methods also take a set per frame.
     reference
         ``(coil, ky, x)`` complex64: lines of a separate reference scan, or the average of the frames.
     measured
@@ -158,7 +162,8 @@ class HybridSlice:
             tensor: torch.Tensor | None = getattr(self, name)
             if tensor is None:
                 continue
-            if tensor.shape != wanted:
+            per_frame = name == "maps" and tensor.shape == (frames, *wanted)
+            if tensor.shape != wanted and not per_frame:
                 raise DataError(
                     f"{name} must be {wanted} with data (frame, coil, ky, x) = {tuple(self.hybrid.shape)}, "
                     f"got {tuple(tensor.shape)}"

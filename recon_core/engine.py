@@ -56,10 +56,14 @@ def create_method(name: str, options: ReconOptions) -> Method:
     ModelError
         If no method has this name.
     """
-    if name not in METHODS:
-        raise ModelError(f"there is no method {name!r}; choose one of {', '.join(sorted(METHODS))}")
+    _check_name(name)
     module, _, attribute = METHODS[name].target.partition(":")
     return cast("Method", getattr(importlib.import_module(module), attribute)(options))
+
+
+def _check_name(name: str) -> None:
+    if name not in METHODS:
+        raise ModelError(f"there is no method {name!r}; choose one of {', '.join(sorted(METHODS))}")
 
 
 class Engine:
@@ -169,7 +173,10 @@ class Engine:
         name, image = self._run(core, data)
         g_factor = self._g_factor(name, core, data) if core.g_factor else None
         if cine_slice.colouring is not None:
-            image = image * _receive_intensity(data.maps, _tensor(cine_slice.colouring, device))
+            intensity = _receive_intensity(data.maps, _tensor(cine_slice.colouring, device))
+            image = image * intensity
+            if "uncertainty" in data.extra:
+                data.extra["uncertainty"] = data.extra["uncertainty"] * intensity
         result = image.contiguous().cpu().numpy()
         finished = time.perf_counter()
 
@@ -183,17 +190,21 @@ class Engine:
             seconds={"maps": mapped - started, "reconstruct": finished - mapped},
             notes=tuple(data.notes),
             g_factor=g_factor,
+            extra={name: image.float().cpu().numpy() for name, image in data.extra.items()},
         )
 
     def _run(self, options: ReconOptions, data: HybridSlice) -> tuple[str, torch.Tensor]:
         """Run the chosen method; where it cannot do the scan, the fallback, so that there are images."""
+        _check_name(options.method)
         before = len(data.notes)
         try:
             return options.method, self._method(options.method, options)(data)
         except CinestreamError as error:
             if options.fallback in ("none", options.method):
                 raise
-            del data.notes[before:]  # what the method that gave up had to say of its image
+            # what the method that gave up had to say and to show
+            del data.notes[before:]
+            data.extra.clear()
             data.notes.append(f"{options.fallback} instead of {options.method}: {error}")
             return options.fallback, self._method(options.fallback, options)(data)
 
@@ -247,7 +258,8 @@ def _on_device(cine_slice: CineSlice, options: ReconOptions, device: torch.devic
     maps, notes = _coil_maps(reference, measured, options)
     # whitening gives real and imaginary part unit variance each
     noise_variance = None if cine_slice.colouring is None else 2.0
-    return HybridSlice(hybrid, mask, maps, reference, measured, noise_variance, list(notes))
+    ct, cover = (None if plane is None else _tensor(plane, device) for plane in (cine_slice.ct, cine_slice.ct_cover))
+    return HybridSlice(hybrid, mask, maps, reference, measured, noise_variance, list(notes), ct=ct, ct_cover=cover)
 
 
 def _coil_maps(

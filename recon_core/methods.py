@@ -28,7 +28,7 @@ class MethodInfo:
 
 
 def _network(where: str, summary: str, reference: str) -> MethodInfo:
-    return MethodInfo("recon_core.networks.method:NetworkMethod", summary, reference, f"recon_core.networks.{where}")
+    return MethodInfo("recon_core.networks.method:NetworkMethod", summary, reference, f"recon_core.{where}")
 
 
 METHODS: dict[str, MethodInfo] = {
@@ -53,28 +53,53 @@ METHODS: dict[str, MethodInfo] = {
         "https://doi.org/10.1002/mrm.25240",
     ),
     "crunet_mr": _network(
-        "crunet_mr:CRUNetMR",
+        "networks.crunet_mr:CRUNetMR",
         "convolutional recurrent U-Net, five cascades that hand their features on; any number of frames",
         "https://pmc.ncbi.nlm.nih.gov/articles/PMC12754836",
     ),
     "crnn_mri": _network(
-        "crnn_mri:CRNNMRI",
+        "networks.crnn_mri:CRNNMRI",
         "convolutional recurrent network over frames and iterations; patterns that change from frame to frame",
         "https://doi.org/10.1109/TMI.2018.2863670",
     ),
     "unet3d_mr": _network(
-        "unet3d_mr:UNet3DMR",
+        "networks.unet3d_mr:UNet3DMR",
         "CRUNet-MR with 3-D convolutions instead of recurrent units: the baseline of that work, our reading of it",
         "https://pmc.ncbi.nlm.nih.gov/articles/PMC12754836",
     ),
     "cinenet": _network(
-        "cinenet:CineNet",
+        "networks.cinenet:CineNet",
         "U-Nets in the planes of time and space, conjugate gradients between them",
         "https://doi.org/10.1002/mp.14809",
     ),
     "promptmr": _network(
-        "promptmr:PromptMR",
+        "networks.promptmr:PromptMR",
         "prompt-based U-Nets on five adjacent frames in k-space, with coil maps that it learns; magnitude images",
         "https://doi.org/10.48550/arXiv.2309.13839",
+    ),
+    "cst_net": _network(
+        "networks.cst_net:CSTNet",
+        "spatiotemporal transformer refined by recurrent layers, in windows of 16 frames; frames may be empty",
+        "https://doi.org/10.1016/j.compbiomed.2024.109133",
+    ),
+    "dual_unet_resnet3d": _network(
+        "networks.dual_unet_resnet3d:DualUNetResNet3D",
+        "two U-Nets for real and imaginary part, fused to magnitudes, a fixed number of frames; no data consistency",
+        "https://github.com/XiongWenye/Deep-Learning-Dynamic-MRI-Reconstruction",
+    ),
+    "unrolled_resnet3d": _network(
+        "networks.unrolled_resnet3d:UnrolledResNet3D",
+        "the dual U-Net unrolled, with trained data consistency after each cascade",
+        "https://github.com/XiongWenye/Deep-Learning-Dynamic-MRI-Reconstruction",
+    ),
+    "atlf_net": _network(
+        "networks.atlf_net:ATLFNet",
+        "unrolled network with stripe-shaped attention that a CT of the same anatomy may assist, frame by frame",
+        "https://github.com/houxiaotong/ATLF-NET",
+    ),
+    "dstdm": _network(
+        "diffusion.method:DSTDM",
+        "diffusion model on planes of time and space, sampled around a first image or from noise",
+        "https://doi.org/10.1109/TCI.2025.3598421",
     ),
 }

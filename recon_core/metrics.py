@@ -9,7 +9,7 @@ is needed it is the maximum of the whole reference series, so that frames weigh 
   maximum of the label (DUS-Net) or of the reconstruction (T2LR-Net) as peak; SSIM with frames as channels and range 1.
 - PromptMR (Xin et al., doi:10.48550/arXiv.2309.13839) and CineNet: NMSE and PSNR per volume, as here, with the maximum
   of the target as peak; SSIM per frame.
-- Dual U-Net with 3-D ResNet: peak 1; SSIM with Gaussian windows over time and space.
+- Dual U-Net with 3-D ResNet: peak 1, SSIM with Gaussian windows over time and space; `block_psnr` and `block_ssim`.
 
 So numbers of different papers are to be compared neither with each other nor with these.
 """
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     Frames = NDArray[np.float64]
 
 _WINDOW = 7  # pixels, side of an SSIM window
+_GAUSSIAN_WINDOW = 11  # frames and pixels, side of an SSIM window over time and space
+_GAUSSIAN_SIGMA = 1.5
 _HAAR_C = 30.0
 _HAAR_ALPHA = 4.2
 
@@ -150,16 +152,8 @@ def ssim(image: Image, reference: Image, region: NDArray[np.bool_] | None = None
     ours, theirs = _magnitudes(image, reference)
     if min(ours.shape[1:]) < _WINDOW:
         raise DataError(f"SSIM needs frames of at least {_WINDOW} x {_WINDOW} pixels, got {ours.shape[1:]}")
-    unbiased = _WINDOW**2 / (_WINDOW**2 - 1)
-    mean_ours, mean_theirs = _window_mean(ours), _window_mean(theirs)
-    variance_ours = unbiased * (_window_mean(ours * ours) - mean_ours**2)
-    variance_theirs = unbiased * (_window_mean(theirs * theirs) - mean_theirs**2)
-    covariance = unbiased * (_window_mean(ours * theirs) - mean_ours * mean_theirs)
     peak = float(theirs.max())
-    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
-    similarity = ((2 * mean_ours * mean_theirs + c1) * (2 * covariance + c2)) / (
-        (mean_ours**2 + mean_theirs**2 + c1) * (variance_ours + variance_theirs + c2)
-    )
+    similarity = _similarity(ours, theirs, _window_mean, peak, _WINDOW**2 / (_WINDOW**2 - 1))
     return float(_pixels(similarity, None if region is None else window_centres(region)).mean())
 
 
@@ -230,6 +224,58 @@ def frame_mean(measure: Callable[[Image, Image], float], image: Image, reference
     return float(np.mean([measure(ours[i : i + 1], theirs[i : i + 1]) for i in range(len(ours))]))
 
 
+def block_psnr(image: Image, reference: Image) -> float:
+    """Peak signal-to-noise ratio in dB of a series that was scaled to a peak of one, over the whole series.
+
+    The way the Dual U-Net with 3-D ResNet was scored (github.com/XiongWenye/Deep-Learning-Dynamic-MRI-Reconstruction).
+
+    Parameters
+    ----------
+    image, reference
+        ``(frame, y, x)``, real or complex; magnitudes are compared.
+
+    Returns
+    -------
+    float
+        ``-10 log10(mean square error + 1e-8)``, so that a perfect image has 80 dB.
+    """
+    ours, theirs = _magnitudes(image, reference)
+    return -10 * math.log10(float(np.mean(np.square(ours - theirs))) + 1e-8)
+
+
+def block_ssim(image: Image, reference: Image) -> float:
+    """Structural similarity in space and time, averaged over pixels and frames.
+
+    The way the Dual U-Net with 3-D ResNet was scored (github.com/XiongWenye/Deep-Learning-Dynamic-MRI-Reconstruction):
+    windows are cubes of 11 frames, rows and columns that lie inside the series, with Gaussian weights of standard
+    deviation 1.5; variances are divided by the sum of the weights, constants are K1 = 0.01 and K2 = 0.03, and the
+    dynamic range is maximum less minimum of the reference. Wang et al., IEEE Trans Image Process 2004,
+    doi:10.1109/TIP.2003.819861.
+
+    Parameters
+    ----------
+    image, reference
+        ``(frame, y, x)``, real or complex, at least 11 along each axis; magnitudes are compared.
+
+    Returns
+    -------
+    float
+        1 for a perfect image.
+
+    Raises
+    ------
+    DataError
+        If the series is smaller than the window, or the reference is the same everywhere.
+    """
+    ours, theirs = _magnitudes(image, reference)
+    if min(ours.shape) < _GAUSSIAN_WINDOW:
+        raise DataError(f"SSIM over time needs at least {_GAUSSIAN_WINDOW} frames, rows and columns, got {ours.shape}")
+    dynamic_range = float(np.ptp(theirs))
+    if dynamic_range == 0:
+        raise DataError("the reference is the same everywhere; it has no range to measure in")
+    return float(_similarity(ours, theirs, _gaussian_mean, dynamic_range, 1.0).mean())
+
+
 def _magnitudes(image: Image, reference: Image) -> tuple[Frames, Frames]:
     """Magnitudes in double precision, after checking that they can be compared."""
     if image.shape != reference.shape or image.ndim != 3:
@@ -258,6 +304,30 @@ def _window_mean(frames: Frames) -> Frames:
     for axis in (1, 2):
         frames = np.lib.stride_tricks.sliding_window_view(frames, _WINDOW, axis=axis).mean(axis=-1)
     return frames
+
+
+def _gaussian_mean(frames: Frames) -> Frames:
+    """Mean of every 11 x 11 x 11 window of ``(frame, y, x)`` with Gaussian weights."""
+    distance = np.arange(_GAUSSIAN_WINDOW) - _GAUSSIAN_WINDOW // 2
+    weights = np.exp(-0.5 * np.square(distance / _GAUSSIAN_SIGMA))
+    for axis in (0, 1, 2):
+        windows = np.lib.stride_tricks.sliding_window_view(frames, _GAUSSIAN_WINDOW, axis=axis)
+        frames = np.asarray(windows @ (weights / weights.sum()))
+    return frames
+
+
+def _similarity(
+    ours: Frames, theirs: Frames, mean: Callable[[Frames], Frames], dynamic_range: float, correction: float
+) -> Frames:
+    """Structural similarity of all windows that `mean` averages over; variances are corrected by a factor."""
+    mean_ours, mean_theirs = mean(ours), mean(theirs)
+    variance_ours = correction * (mean(ours * ours) - mean_ours**2)
+    variance_theirs = correction * (mean(theirs * theirs) - mean_theirs**2)
+    covariance = correction * (mean(ours * theirs) - mean_ours * mean_theirs)
+    c1, c2 = (0.01 * dynamic_range) ** 2, (0.03 * dynamic_range) ** 2
+    return ((2 * mean_ours * mean_theirs + c1) * (2 * covariance + c2)) / (
+        (mean_ours**2 + mean_theirs**2 + c1) * (variance_ours + variance_theirs + c2)
+    )
 
 
 def _halved(frames: Frames) -> Frames:

@@ -38,7 +38,8 @@ class ReconOptions:
         choices=("cg_sense", "zero_filled", "none"),
     )
     weights: str = option(
-        "", "networks: name of the trained weights, as cinestream methods lists them; empty takes the first of the method"
+        "",
+        "networks: name of the trained weights, as cinestream methods lists them; empty takes the first of the method",
     )
     check_range: bool = option(
         True, "networks: leave a scan that is not like those of the training to the fallback; false only notes it"
@@ -53,6 +54,37 @@ class ReconOptions:
         "float32",
         "networks: precision of the convolutions; everything else stays in float32",
         choices=("float32", "tf32", "bfloat16", "float16"),
+    )
+    sampler: str = option(
+        "fast",
+        "dstdm: fast takes 20 steps from a first image, fastest 10, paper 100 of both orientations from noise",
+        choices=("fast", "fastest", "paper"),
+    )
+    sampler_steps: int = option(0, "dstdm: steps, two or more; 0 takes those of the sampler", minimum=0, maximum=10000)
+    seed: int = option(0, "dstdm: of the noise; the same seed gives the same image", minimum=0, maximum=2**31)
+    samples: int = option(
+        1,
+        "dstdm: images that are drawn and averaged; with two or more their standard deviation becomes a series",
+        minimum=1,
+        maximum=1000,
+    )
+    consistency_repetitions: int = option(
+        0,
+        "dstdm: how often measured samples are put back after a step; 0 takes one, or three from a poor first image",
+        minimum=0,
+        maximum=100,
+    )
+    consistency_iterations: int = option(
+        0,
+        "dstdm: conjugate gradient steps instead of putting measured samples back; 0 puts back",
+        minimum=0,
+        maximum=100,
+    )
+    start_noise: float = option(
+        0.0,
+        "dstdm: noise added to the first image, relative to its peak; 0 takes it from the data",
+        minimum=0.0,
+        maximum=100.0,
     )
     iterations: int = option(30, "cg_sense: iterations at most", minimum=1, maximum=1000)
     signal_prior: bool = option(

@@ -18,10 +18,11 @@ def conjugate_gradient(
     regularization: float | torch.Tensor,
     tolerance: float = 0.0,
     joint: bool = False,
+    constant_steps: bool = False,
 ) -> torch.Tensor:
     """Solve (A^H A + lambda) x = b from a zero start, each frame with step sizes of its own.
 
-    Differentiable in b and lambda, step sizes included.
+    Differentiable in b and lambda, step sizes included unless they are to be constants.
 
     Parameters
     ----------
@@ -36,31 +37,39 @@ def conjugate_gradient(
     tolerance
         Stop when ``||b - (A^H A + lambda) x|| <= tolerance * ||b||`` in every frame.
     joint
-        One step size for all frames together, as if they were one image.
+        One step size for all frames together, as if they were one image; entries of a batch stay apart.
+    constant_steps
+        In back-propagation the step sizes are numbers that depend on nothing. That is another gradient than the one of
+        the solution, but some published networks are trained with it.
 
     Returns
     -------
     torch.Tensor
         x, shape of b; zero in frames where b is zero.
     """
-    axes = tuple(range(-right_side.ndim, 0)) if joint else (-2, -1)
+    axes = (-3, -2, -1) if joint else (-2, -1)
+
+    def kept(number: torch.Tensor) -> torch.Tensor:
+        return number.detach() if constant_steps else number
+
     # y contiguous in memory, as the operator likes it; and in units of ||b||, so that no data scale can underflow or
     # overflow in the squares below.
     right_side = right_side.mT.contiguous().mT
-    scale = _norm(right_side, axes)
+    scale = kept(_norm(right_side, axes))
     residual = _ratio(right_side, scale)
     image = torch.zeros_like(residual)
     direction = residual
     power = _inner(residual, residual, axes)
     for _ in range(iterations):
-        if bool((power <= tolerance**2).all()):
+        # Without a tolerance a GPU need not be waited for: from a residual of zero on nothing changes.
+        if tolerance > 0 and bool((power <= tolerance**2).all()):
             break
         image_of_direction = operator.normal(direction) + regularization * direction
-        step = _ratio(power, _inner(direction, image_of_direction, axes))
+        step = kept(_ratio(power, _inner(direction, image_of_direction, axes)))
         image = torch.addcmul(image, direction, step)
         residual = torch.addcmul(residual, image_of_direction, step, value=-1)
         previous, power = power, _inner(residual, residual, axes)
-        direction = torch.addcmul(residual, direction, _ratio(power, previous))
+        direction = torch.addcmul(residual, direction, kept(_ratio(power, previous)))
     return image * scale
 
 

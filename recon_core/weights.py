@@ -61,7 +61,7 @@ if you trust the file, save the bare tensors with the code that it belongs to, a
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
+def read_checkpoint(path: Path, kind: type[Network] | None = None) -> dict[str, torch.Tensor]:
     """Read the tensors of a checkpoint; code that lies in it is never run.
 
     Parameters
@@ -69,6 +69,8 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     path
         A ``.safetensors`` file, or one that ``torch.save`` wrote, under any other suffix. The tensors may be nested, as
         trainers nest them: under ``state_dict``, ``model``, and so on.
+    kind
+        Class of the network that they are for, which may know where its authors keep them.
 
     Returns
     -------
@@ -83,7 +85,8 @@ def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise ModelError(f"there is no checkpoint {path}")
     document = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    tensors = _find_tensors(document, path)
+    chosen = kind.from_checkpoint(document) if kind is not None and isinstance(document, dict) else None
+    tensors = _find_tensors(document, path) if chosen is None else chosen
     for key, tensor in tensors.items():
         # A few bytes can claim to be a tensor of any size, if all its elements are the same one.
         if (
@@ -588,11 +591,11 @@ def import_weights(
     """
     name, folder = name or method, folder or user_folder()
     check_name(name)
-    _network_class(method)
+    kind = _network_class(method)
     target = folder / f"{name}.safetensors"
     if target.exists() and target.name not in _files_of(folder):
         raise SettingsError(f"{target} exists and is not in {folder / MANIFEST}; move it away or choose another --name")
-    tensors = read_checkpoint(path)
+    tensors = read_checkpoint(path, kind)
     facts = known_weights(content_digest(tensors)) or WeightsFacts(method=method, source=f"imported from {path.name}")
     if facts.method != method:
         raise ModelError(f"{path} is known as weights of {facts.method}, not of {method}")
@@ -608,7 +611,7 @@ def import_weights(
         range=range or facts.range,
         input_peak=facts.input_peak if input_peak is None else input_peak,
         window=facts.window if window is None else window,
-        licence=licence or facts.licence,
+        licence=licence or facts.licence or (kind.licence_notice if report.naming == "authors" else ""),
         source=source or facts.source,
         notes=notes or facts.notes,
     )

@@ -18,6 +18,11 @@ TINY = {
     "crnn_mri": {"iterations": 2, "channels": 4},
     "unet3d_mr": {"cascades": 2, "channels": 4},
     "cinenet": {"cascades": 2, "cg_iterations": 2, "channels": 4, "pools": 2},
+    "cst_net": {"channels": 4},
+    "dual_unet_resnet3d": {"frames": 4, "features": 4, "planes": 4},
+    "unrolled_resnet3d": {"frames": 4, "features": 4, "planes": 4, "cascades": 2},
+    "atlf_net": {"base": 8, "rank": 2, "channels": 8, "phases": 2, "ct_dropout": True},
+    "dstdm": {"channels": 32, "channel_factors": (1, 1, 1), "blocks": 1},
     "promptmr": {
         "cascades": 2,
         "adjacent_frames": 3,
@@ -48,7 +53,7 @@ def write_tiny_weights(folder: Path, *methods: str, **facts) -> None:
         checkpoint = folder / "checkpoint.pth"
         folder.mkdir(parents=True, exist_ok=True)
         network = tiny(method)
-        tensors = {network.authors_key(key): value.detach().clone() for key, value in network.named_parameters()}
+        tensors = {network.authors_key(key): value.clone() for key, value in network.state_dict().items()}
         torch.save(tensors, checkpoint)
         import_weights(method, checkpoint, folder=folder, config=TINY[method], **facts)
         checkpoint.unlink()

@@ -52,4 +52,4 @@ def fill(network: Network, value: Callable[[str, tuple[int, ...]], np.ndarray] =
     with torch.no_grad():
         for key, parameter in network.named_parameters():
             numbers = value(network.authors_key(key), tuple(parameter.shape))
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(numbers)))
+            parameter.copy_(torch.from_numpy(np.asarray(numbers)))

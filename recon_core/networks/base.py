@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
 from torch import nn
 
 from recon_core.consistency import DataConsistency
@@ -12,9 +13,8 @@ from recon_core.consistency import DataConsistency
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import torch
-
     from recon_core.data import HybridSlice
+    from recon_core.options import ReconOptions
 
 
 class Network(nn.Module, ABC):
@@ -31,6 +31,8 @@ class Network(nn.Module, ABC):
     scale: ClassVar[Literal["free", "peak"]]
     #: Pattern of the tensors that the authors' checkpoints hold and their networks never use.
     unused_keys: ClassVar[str] = "(?!)"
+    #: What the licence of the authors' checkpoints restricts; told on import.
+    licence_notice: ClassVar[str] = ""
 
     @property
     def minimum_frames(self) -> int:
@@ -40,6 +42,15 @@ class Network(nn.Module, ABC):
     @property
     def maximum_frames(self) -> int | None:
         """Frames that it takes at most, in windows around the cycle of a longer series; None for any number."""
+        return None
+
+    def configure(self, options: ReconOptions) -> None:
+        """Take over the options that concern how it is run, where there are such."""
+
+    @classmethod
+    def from_checkpoint(cls, document: Mapping[str, object]) -> dict[str, torch.Tensor] | None:
+        """Find the weights in a checkpoint of an unusual form; None where it is an ordinary one."""
+        del document
         return None
 
     def authors_key(self, key: str) -> str:
@@ -109,3 +120,9 @@ class ImageNetwork(Network):
         consistency = DataConsistency(data.maps, data.mask, data.hybrid, implementation=implementation)
         image: torch.Tensor = self(consistency.zero_filled, consistency)
         return image
+
+
+def zero_without_signal(result: torch.Tensor, image: torch.Tensor, consistency: DataConsistency) -> torch.Tensor:
+    """Zeros instead of what biases make where neither the image nor the data hold anything, per entry of the batch."""
+    signal = (image != 0) | (consistency.zero_filled != 0)
+    return torch.where(signal.flatten(-3).any(-1)[..., None, None, None], result, 0)

@@ -32,7 +32,7 @@ class NetworkMethod:
     Parameters
     ----------
     options
-        Uses `method`, `weights`, `check_range`, `window`, `precision` and `implementation`.
+        Uses `method`, `weights`, `check_range`, `window`, `precision` and `implementation`; the network may use others.
 
     Raises
     ------
@@ -44,6 +44,7 @@ class NetworkMethod:
         self._options = options
         self._entry = find_weights(options.method, options.weights)
         self._network = load_network(self._entry, torch.device("cpu"))
+        self._network.configure(options)
 
     def __call__(self, data: HybridSlice) -> torch.Tensor:
         """Reconstruct one slice.
@@ -75,7 +76,10 @@ class NetworkMethod:
             scale = self._entry.input_peak / peak
         scaled = dataclasses.replace(data, hybrid=data.hybrid * scale)
         with _precision(self._options.precision, data.hybrid.device):
-            return self._reconstruct(scaled) / scale
+            image = self._reconstruct(scaled) / scale
+        if "uncertainty" in data.extra:
+            data.extra["uncertainty"] = data.extra["uncertainty"] / scale
+        return image
 
     def _check_range(self, data: HybridSlice) -> None:
         trained = self._entry.range
@@ -99,13 +103,17 @@ class NetworkMethod:
         window = wanted
 
         def reconstruct(frames: torch.Tensor) -> torch.Tensor:
-            part = dataclasses.replace(data, hybrid=data.hybrid[frames], mask=data.mask[frames])
-            return network.reconstruct(part, implementation=self._options.implementation)
+            part = dataclasses.replace(data, hybrid=data.hybrid[frames], mask=data.mask[frames], extra={})
+            image = network.reconstruct(part, implementation=self._options.implementation)
+            uncertainty = part.extra.pop("uncertainty", None)
+            data.extra.update(part.extra)
+            # one is blended as the other is
+            return image[:, None] if uncertainty is None else torch.stack((image, uncertainty.to(image.dtype)), 1)
 
         while True:
             window = self._fitting(window, data)
             try:
-                image = over_windows(reconstruct, n_frames, window, data.hybrid.device)
+                images = over_windows(reconstruct, n_frames, window, data.hybrid.device)
                 break
             except torch.cuda.OutOfMemoryError as error:
                 if window == network.minimum_frames:
@@ -114,7 +122,9 @@ class NetworkMethod:
                 torch.cuda.empty_cache()
         if window < min(wanted, n_frames):
             data.notes.append(f"in windows of {window} frames, because more do not fit into memory")
-        return image
+        if images.shape[1] > 1:
+            data.extra["uncertainty"] = images[:, 1].real
+        return images[:, 0]
 
     def _fitting(self, window: int, data: HybridSlice) -> int:
         """The most frames, up to a window, that fit into memory together."""

@@ -19,7 +19,7 @@ def over_windows(
     Parameters
     ----------
     reconstruct
-        Takes the indices ``(window,)`` of frames and gives their image ``(window, y, x)``.
+        Takes the indices ``(window,)`` of frames and gives their images ``(window, ...)``.
     n_frames
         Frames of the series, one or more.
     window
@@ -30,7 +30,7 @@ def over_windows(
     Returns
     -------
     torch.Tensor
-        ``(frame, y, x)``: with as many frames as the window has, the one result; with fewer, the cycle is repeated to
+        ``(frame, ...)``: with as many frames as the window has, the one result; with fewer, the cycle is repeated to
         fill it and a frame is the mean of its repetitions; with more, windows start every half window or less, around
         the end of the cycle too, and are blended with the weight ``sin^2`` of the place in the window.
     """
@@ -44,16 +44,21 @@ def over_windows(
         starts = [i * n_frames // n_windows for i in range(n_windows)]
         weights = torch.sin(torch.pi * (slots + 0.5) / window).square()
     indices = [(start + slots) % n_frames for start in starts]
-    images = (weights[:, None, None] * reconstruct(frames) for frames in indices)
+    images = (_along(weights, reconstruct(frames)) for frames in indices)
     blended = _scatter(next(images), indices[0], n_frames)
     for frames, image in zip(indices[1:], images, strict=True):
         blended.index_add_(0, frames, image)
     total = torch.zeros(n_frames, device=device)
     for frames in indices:
         total.index_add_(0, frames, weights)
-    return blended / total[:, None, None]
+    return _along(1 / total, blended)
+
+
+def _along(weights: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Weight images ``(frame, ...)`` by frame."""
+    return weights.view(-1, *[1] * (images.ndim - 1)) * images
 
 
 def _scatter(image: torch.Tensor, frames: torch.Tensor, n_frames: int) -> torch.Tensor:
-    """Sum the images of a window ``(window, y, x)`` into the series ``(frame, y, x)``."""
+    """Sum the images of a window ``(window, ...)`` into the series ``(frame, ...)``."""
     return image.new_zeros((n_frames, *image.shape[1:])).index_add_(0, frames, image)

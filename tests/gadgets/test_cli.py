@@ -349,7 +349,7 @@ def test_methods_says_which_weights_there_are(tmp_path, run, monkeypatch):
 def test_imported_weights_make_images(tmp_path, scan, run, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     network = tiny("crunet_mr")
-    tensors = {network.authors_key(key): value.detach() for key, value in network.named_parameters()}
+    tensors = {network.authors_key(key): value for key, value in network.state_dict().items()}
     torch.save({"state_dict": tensors}, tmp_path / "authors.pth")
     config = ["--config", "cascades=2", "--config", "channels=4"]
     facts = ["--range", "acceleration=1:8", "--range", "patterns=constant,full", "--licence", "CC0"]
@@ -433,6 +433,7 @@ def test_pipelines_are_installed_into_a_gadgetron(tmp_path, run):
         (["--queue-gib", "inf"], ["inf"]),
         (["--grace", "-1"], ["-1"]),
         (["--pipelines", "/no/such/folder"], ["/no/such/folder"]),
+        (["--ct-folder", "/no/such/folder"], ["/no/such/folder"]),
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("-") else "",
 )

@@ -1,6 +1,7 @@
 """The ``<execute>`` door: a Gadgetron starts us, for better or worse."""
 
 import dataclasses
+import os
 import socket
 import struct
 import subprocess
@@ -9,11 +10,12 @@ import threading
 from contextlib import contextmanager, suppress
 from importlib import resources
 
+import nibabel
 import numpy as np
 import pytest
 
 from gadgets import pipeline
-from gadgets.external import SERVER_VARIABLE, _resident_server
+from gadgets.external import CT_VARIABLE, SERVER_VARIABLE, _resident_server
 from gadgets.files import read_images, write_scan
 from gadgets.protocol import ImageArray, Query, Reader, Response, Writer, encode
 from gadgets.replay import replay
@@ -21,7 +23,7 @@ from gadgets.server import Server, SharedEngine
 from gadgets.simulate import ScanPlan, simulate
 from tests.builders import readouts as random_readouts
 from tests.gadgetron_parent import EMPTY_CONFIGURATION, Gadgetron, Vanish
-from tests.networks import NETWORKS
+from tests.networks import NETWORKS, write_tiny_weights
 
 PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=3, coils=3, acceleration=2, acs_lines=10, seed=3)
 FAST = "<configuration><method>zero_filled</method></configuration>"
@@ -138,6 +140,30 @@ def test_a_network_without_weights_leaves_the_scan_to_its_fallback(scan, replaye
     for image, other in zip(outcome.images, replayed(method="cg_sense"), strict=True):
         np.testing.assert_array_equal(image.data, other.data)
         assert "import-weights crunet_mr" in image.attributes
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_ct_comes_from_the_folders_of_the_environment_only(allowed, scan, replayed, tmp_path, monkeypatch):
+    write_tiny_weights(tmp_path / "weights", "atlf_net")
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "weights"))
+    affine = np.diag([100.0, 100.0, 100.0, 1.0])
+    affine[:3, 3] = -550
+    ct = nibabel.Nifti1Image(np.zeros((12, 12, 12), np.float32), affine)
+    ct.header.set_xyzt_units("mm")
+    (tmp_path / "ct").mkdir()
+    nibabel.save(ct, tmp_path / "ct" / "ct.nii")
+
+    header, items = scan
+    text = packaged("atlf_net").replace("</method>", "</method><ct_path>ct.nii</ct_path><device>cpu</device>")
+    folders = f"{tmp_path / 'none'}{os.pathsep}{tmp_path / 'ct'}" if allowed else ""
+    outcome = Gadgetron(text, environment={CT_VARIABLE: folders}).run(header, items)
+    if allowed:
+        assert_well(outcome)
+        assert_same(outcome.images, replayed(method="atlf_net", ct_path=str(tmp_path / "ct" / "ct.nii"), device="cpu"))
+        assert all("ct_status" in image.attributes for image in outcome.images)
+    else:
+        assert_reported(outcome, "ct_path: this server takes no files for CT from its peers")
+        assert outcome.images == []
 
 
 def test_the_packaged_pipelines_are_all_known_to_these_tests():

@@ -361,10 +361,79 @@ def test_the_g_factor_has_the_geometry_of_the_images():
     np.testing.assert_allclose(image.data[0, 0, :, 0], 100 * np.arange(5, 35), rtol=1e-6)
 
 
-def test_the_largest_series_leaves_room_for_that_of_the_g_factor():
+def with_extra(frames=3, seed=0):
+    rng = np.random.default_rng(seed)
+    uncertainty = rng.uniform(0, 0.2, (frames, 6, 8)).astype(np.float32)
+    fused = rng.uniform(0, 1, (6, 8)).astype(np.float32)
+    extra = {"fused": fused, "uncertainty": uncertainty}
+    return dataclasses.replace(with_g_factor(frames, seed), extra=extra)
+
+
+@pytest.mark.parametrize("output", ["magnitude", "complex"])
+def test_the_uncertainty_is_a_series_in_the_units_of_the_images(output):
+    result, complete = with_extra(), complete_slice()
+    images = list(maker(output=output, series=3).make(complete, result))
+    frames, uncertainty = ([each for each in images if each.header["image_series_index"] == n] for n in (3, 24))
+    assert len(frames) == len(uncertainty) == 3
+    factor = float(meta_of(frames[0])["GADGETRON_ScaleRatio"])
+    for number, (image, of) in enumerate(zip(uncertainty, frames, strict=True)):
+        assert (image.header["data_type"], image.header["image_type"], image.data.dtype) == (5, 1, np.float32)
+        np.testing.assert_allclose(image.data[0, 0], factor * result.extra["uncertainty"][number], rtol=1e-5)
+        for name in ("image_index", "phase", "acquisition_time_stamp", "position", "read_dir", "matrix_size"):
+            np.testing.assert_array_equal(image.header[name], of.header[name])
+        meta = meta_of(image)
+        assert meta["cinestream_frame"] == str(number)
+        assert meta["DataRole"] == "Quantitative"
+        assert meta["GADGETRON_DataRole"] == "Uncertainty"
+        assert meta["GADGETRON_SeqDescription"] == "_cg_sense_uncertainty"
+        assert float(meta["GADGETRON_ScaleRatio"]) == pytest.approx(factor)
+
+
+def test_the_fused_image_comes_when_asked_for_and_says_that_it_is_no_mr_image():
+    result = with_extra()
+    *others, image = maker(series=3, emit_fused=True).make(complete_slice(), result)
+    assert image.header["image_series_index"] == 25
+    assert [each.header["image_series_index"] for each in others].count(25) == 0
+    np.testing.assert_allclose(image.data[0, 0], 1000 * result.extra["fused"], rtol=1e-5)
+    meta = meta_of(image)
+    for key in ("GADGETRON_ImageComment", "ImageComments"):
+        assert meta[key].startswith("CT-MR fused, not an MR image; ")
+        assert not any("fused" in meta_of(each)[key] for each in others)
+    assert meta["SequenceDescriptionAdditional"] == "cg_sense_fused"
+    assert meta["DataRole"] == "Quantitative"
+    assert meta["GADGETRON_DataRole"] == "Fused"
+
+    silent = list(maker(series=3).make(complete_slice(), result))
+    assert len(silent) == len(others)
+    assert all(each.header["image_series_index"] != 25 for each in silent)
+
+
+def test_values_below_zero_are_not_mirrored():
+    result = dataclasses.replace(reconstruction(), extra={"fused": np.full((6, 8), -0.5, np.float32)})
+    *_, image = maker(emit_fused=True).make(complete_slice(), result)
+    assert not image.data.any()
+
+
+def test_other_images_leave_those_of_the_frames_as_they_are():
+    plain = list(maker().make(complete_slice(), reconstruction()))
+    images = list(maker(emit_fused=True).make(complete_slice(), with_extra()))
+    assert len(images) == 3 + 1 + 3 + 1
+    for image, expected in zip(images, plain, strict=False):
+        assert image.attributes == expected.attributes
+        np.testing.assert_array_equal(image.data, expected.data)
+
+
+def test_attributes_of_a_slice_reach_all_of_its_images():
+    complete = dataclasses.replace(complete_slice(), meta={"ct_status": "ok", "ct_hash": ""})
+    for image in maker(emit_fused=True).make(complete, with_extra()):
+        assert meta_of(image)["ct_status"] == "ok"
+        assert "ct_hash" not in meta_of(image)
+
+
+def test_the_largest_series_leaves_room_for_those_of_other_images():
     largest = next(field for field in dataclasses.fields(Settings) if field.name == "series").metadata["maximum"]
-    *_, image = maker(series=largest).make(complete_slice(), with_g_factor())
-    assert image.header["image_series_index"] == largest + 20
+    *_, image = maker(series=largest, emit_fused=True).make(complete_slice(), with_extra())
+    assert image.header["image_series_index"] == largest + 22 == 65535
 
 
 # --- headers ----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import json
 import threading
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -30,6 +31,7 @@ from gadgets.server import SharedEngine
 from gadgets.session import MessageQueue, SessionOptions
 from gadgets.spool import Spool
 from tests.builders import readouts, waveform
+from tests.networks import write_tiny_weights
 from tests.peers import (
     BARE,
     CONFIGURATIONS,
@@ -534,6 +536,92 @@ def test_missing_weights_without_a_fallback_end_the_scan_at_its_configuration(se
     answer = talk(server, ConfigText(bare if door == "gadgetron" else pipeline))
     (complaint,) = answer.complaints(door)
     assert "cinestream import-weights crunet_mr" in complaint
+    assert answer.closed
+
+
+@pytest.fixture
+def ct(tmp_path, monkeypatch):
+    """A folder that the operator allows, with a CT in it, beside one that is nobody's business; and weights."""
+    write_tiny_weights(tmp_path / "weights", "atlf_net")
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "weights"))
+    affine = np.diag([100.0, 100.0, 100.0, 1.0])
+    affine[:3, 3] = -550
+    image = nibabel.Nifti1Image(np.zeros((12, 12, 12), np.float32), affine)
+    image.header.set_xyzt_units("mm")
+    for name in ("allowed", "private"):
+        (tmp_path / name).mkdir()
+        nibabel.save(image, tmp_path / name / "ct.nii")
+    return tmp_path
+
+
+def with_ct(door, path):
+    settings = f"<method>atlf_net</method><ct_path>{path}</ct_path>"
+    pipeline = whole("atlf_net").replace("<method>atlf_net</method>", settings)
+    return ConfigText(f"<configuration>{settings}</configuration>" if door == "gadgetron" else pipeline)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("allowed", [False, True])
+def test_a_peer_names_a_ct_in_the_folders_of_the_operator_only(door, allowed, ct):
+    header, items = scan()
+    options = SessionOptions(ct_folders=(ct / "allowed",) if allowed else ())
+    with serving(StubEngine(), options) as running:
+        answer = talk(running, with_ct(door, "ct.nii"), Header(header), *items, Close())
+        if allowed:
+            assert_good(answer, door, images_of(header, items, method="atlf_net", ct_path=str(ct / "allowed/ct.nii")))
+            assert all("ct_status" in image.attributes for image in answer.images)
+        else:
+            (complaint,) = answer.complaints(door)
+            assert "ct_path: this server takes no files for CT from its peers" in complaint
+            assert answer.images == []
+        for path in (ct / "private" / "ct.nii", "../private/ct.nii"):
+            answer = talk(running, with_ct(door, path))
+            (complaint,) = answer.complaints(door)
+            assert "ct_path: " in complaint
+            assert "--ct-folder" in complaint
+            assert answer.images == []
+
+
+def test_json_parameters_name_a_ct_in_the_folders_of_the_operator_only(ct):
+    header, items = scan()
+    (ct / "pipelines").mkdir()
+    text = with_ct("client", ct / "private" / "ct.nii").text  # the operator's own may lie anywhere
+    (ct / "pipelines" / "mine.xml").write_text(text)
+    options = SessionOptions(pipelines=(ct / "pipelines",), ct_folders=(ct / "allowed",))
+    private, allowed = ct / "private" / "ct.nii", ct / "allowed" / "ct.nii"
+    with serving(StubEngine(), options) as running:
+        for wanted, used, warned in (
+            ({}, private, False),
+            ({"series": 1, "ctpath": str(private)}, private, False),  # as it is anyhow
+            ({"ctpath": "ct.nii"}, allowed, False),
+            ({"ctpath": "/etc/passwd"}, private, True),
+            ({"ctpath": "a\0b"}, private, True),
+        ):
+            parameters = Text(json.dumps({"parameters": wanted}))
+            answer = talk(running, ConfigFile("mine"), Header(header), parameters, *items, Close())
+            assert_good(answer, images=images_of(header, items, method="atlf_net", ct_path=str(used)))
+            assert [("WARNING" in told and "--ct-folder" in told) for told in answer.texts] == [True] * warned
+
+
+def test_the_ct_of_the_overrides_may_lie_anywhere(ct):
+    header, items = scan()
+    options = SessionOptions(overrides={"ct_path": str(ct / "private" / "ct.nii")})
+    with serving(StubEngine(), options) as running:
+        answer = talk(running, ConfigFile("atlf_net"), Header(header), *items, Close())
+    expected = images_of(header, items, method="atlf_net", ct_path=str(ct / "private" / "ct.nii"))
+    assert_good(answer, images=expected)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_ct_that_is_missing_ends_the_scan_with_its_remedy(door, ct):
+    header, items = scan()
+    options = SessionOptions(overrides={"ct_path": str(ct / "absent.nii")})
+    with serving(StubEngine(), options) as running:
+        answer = talk(running, with_ct(door, ""), Header(header), *items, Close())
+    (complaint,) = answer.complaints(door)
+    assert "ct_path: " in complaint
+    assert "absent.nii: there is no such file or folder" in complaint
+    assert answer.images == []
     assert answer.closed
 
 

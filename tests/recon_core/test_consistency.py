@@ -140,6 +140,55 @@ def test_joint_steps_are_those_of_one_vector():
     assert (tested.solve(image, 0.7, 3) - x).norm() > 1e-4 * x.norm()
 
 
+def test_joint_steps_keep_entries_of_a_batch_apart():
+    maps, mask, kspace, image = make(batch=2)
+    kspace[1] *= 100
+    tested, *_ = prepare(maps, mask, kspace)
+    together = tested.solve(image, 0.7, 3, joint=True)
+    for i in range(2):
+        alone = prepare(maps, mask[i], kspace[i])[0].solve(image[i], 0.7, 3, joint=True)
+        torch.testing.assert_close(together[i], alone)
+
+
+def test_constant_steps_are_those_of_a_fixed_polynomial():
+    """The same result; its derivative is that of the textbook iteration with numbers for step sizes."""
+    maps, mask, kspace, image = make()
+    tested, full_maps, full_mask = prepare(maps, mask, kspace)
+    weight = torch.tensor(0.7, dtype=torch.float64)
+
+    def apply(x, weight):
+        return combine(full_maps, expand(full_maps, x) * full_mask) + weight * x
+
+    def textbook(x, weight):
+        r = p = combine(full_maps, kspace * full_mask) + weight * x - apply(x, weight)
+        for _ in range(3):
+            q = apply(p, weight)
+            alpha = (r.norm() ** 2 / torch.vdot(p.flatten(), q.flatten()).real).item()
+            x, previous, r = x + alpha * p, r, r - alpha * q
+            p = r + (r.norm() / previous.norm()).item() ** 2 * p
+        return x
+
+    def differentiate(function):
+        inputs = image.clone().requires_grad_(), weight.clone().requires_grad_()
+        result = function(*inputs)
+        (result.abs() ** 2).sum().backward()
+        return result.detach(), inputs[0].grad, inputs[1].grad
+
+    expected = differentiate(textbook)
+    constant = differentiate(lambda x, w: tested.solve(x, w, 3, joint=True, constant_steps=True))
+    torch.testing.assert_close(constant, expected)
+    whole = differentiate(lambda x, w: tested.solve(x, w, 3, joint=True))
+    torch.testing.assert_close(whole[0], expected[0])
+    assert (whole[1] - expected[1]).norm() > 1e-3 * expected[1].norm()
+
+
+def test_a_solved_system_stays_solved():
+    """Steps after the residual is zero do nothing, and give no NaN."""
+    maps, mask, kspace, image = make(n_frames=2, n_coils=1, n_y=4, n_x=1)
+    tested, *_ = prepare(torch.ones_like(maps), torch.ones_like(mask), kspace)
+    torch.testing.assert_close(tested.solve(image, 0.5, 40), tested.solve(image, 0.5, 3))
+
+
 def test_single_precision():
     maps, mask, kspace, image = make(4, 10, 24, 20, dtype=torch.complex64)
     tested, full_maps, full_mask = prepare(maps, mask, kspace)

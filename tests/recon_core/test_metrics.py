@@ -5,7 +5,18 @@ import numpy as np
 import pytest
 
 from recon_core.errors import DataError
-from recon_core.metrics import best_scale, dynamic_region, frame_mean, haarpsi, nrmse, psnr, ssim, window_centres
+from recon_core.metrics import (
+    best_scale,
+    block_psnr,
+    block_ssim,
+    dynamic_region,
+    frame_mean,
+    haarpsi,
+    nrmse,
+    psnr,
+    ssim,
+    window_centres,
+)
 
 PARITY = Path(__file__).parents[2] / ".." / "shared" / "parity"
 
@@ -236,7 +247,47 @@ def test_frame_mean_is_how_crunet_mr_was_scored(name):
     assert frame_mean(measure, image, reference) == pytest.approx(expected.mean(), rel=2e-5)
 
 
+def test_block_measures_are_how_the_dual_u_net_was_scored():
+    path = PARITY / "dual_unet_resnet3d" / "case_metrics_lr.npz"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    with np.load(path) as case:
+        image, reference = case["rec"], case["ref"]
+        assert block_psnr(image, reference) == pytest.approx(float(case["psnr"]), rel=1e-6)
+        assert block_ssim(image, reference) == pytest.approx(float(case["ssim"]), rel=1e-6)
+        assert psnr(image, reference) == pytest.approx(float(case["psnr_max"]), rel=1e-5)
+
+
+def test_block_ssim_against_one_window():
+    generator = np.random.default_rng(10)
+    reference, image = generator.uniform(0.2, 0.7, (2, 11, 11, 11))
+    line = np.exp(-np.square(np.arange(-5, 6)) / (2 * 1.5**2))
+    weights = line[:, None, None] * line[:, None] * line
+    weights /= weights.sum()
+    means = [(weights * frames).sum() for frames in (image, reference)]
+    variances = [(weights * (frames - mean) ** 2).sum() for frames, mean in zip((image, reference), means, strict=True)]
+    covariance = (weights * (image - means[0]) * (reference - means[1])).sum()
+    spread = reference.max() - reference.min()
+    c1, c2 = (0.01 * spread) ** 2, (0.03 * spread) ** 2
+    luminance = (2 * means[0] * means[1] + c1) / (means[0] ** 2 + means[1] ** 2 + c1)
+    structure = (2 * covariance + c2) / (sum(variances) + c2)
+    assert block_ssim(image, reference) == pytest.approx(luminance * structure)
+
+
+def test_block_measures():
+    reference = np.random.default_rng(11).uniform(0, 1, (12, 14, 13))
+    assert block_psnr(reference, reference) == pytest.approx(80)
+    assert block_psnr(reference + 0.1, reference) == pytest.approx(20, abs=1e-4)
+    assert block_ssim(reference, reference) == pytest.approx(1)
+    scores = [block_ssim(reference + noise * reference[::-1], reference) for noise in (0.01, 0.1, 1)]
+    assert 1 > scores[0] > scores[1] > scores[2]
+
+
 def test_what_cannot_be_compared(series):
+    with pytest.raises(DataError, match="at least 11 frames"):
+        block_ssim(series, series)
+    with pytest.raises(DataError, match="no range"):
+        block_ssim(np.ones((11, 11, 11)), np.ones((11, 11, 11)))
     with pytest.raises(DataError, match="must both be"):
         nrmse(series[:2], series)
     with pytest.raises(DataError, match="zero everywhere"):

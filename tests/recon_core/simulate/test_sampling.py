@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -7,11 +9,16 @@ from recon_core.simulate.sampling import (
     acs_rows,
     full_mask,
     interleaved_mask,
+    kt_focuss_mask,
     partial_fourier_mask,
+    quadratic_density_mask,
     sampling_mask,
     uniform_mask,
     variable_density_mask,
 )
+from tests.parity_cases.dual_unet_resnet3d import run_mask
+
+PUBLISHED_MASKS = Path(__file__).parents[3] / ".." / "shared" / "parity" / "dual_unet_resnet3d" / "case_masks.npz"
 
 
 @pytest.mark.parametrize("lines", [15, 16, 45])
@@ -56,6 +63,34 @@ def test_acs_larger_than_the_rate_still_leaves_the_block():
     assert (variable_density_mask(3, 32, 8, 10).sum(1) == 10).all()
 
 
+@pytest.mark.skipif(not PUBLISHED_MASKS.exists(), reason="no golden files beside the repository")
+def test_published_masks_are_the_same_bit_by_bit():
+    cases = dict(np.load(PUBLISHED_MASKS))
+    assert {name[:2] for name in cases} == {"vd", "cm"}
+    for name, expected in cases.items():
+        np.testing.assert_array_equal(run_mask(name), expected, err_msg=name)
+
+
+@pytest.mark.parametrize("make", [quadratic_density_mask, kt_focuss_mask])
+def test_published_densities(make):
+    mask = make(400, 120, 6, 8)
+    assert mask.dtype == np.bool_
+    assert (mask.sum(1) == 20).all()
+    assert mask[:, acs_rows(120, 8)].all()
+    rate = mask.mean(0)
+    assert rate[40:56].mean() > 1.5 * rate[:16].mean()
+    assert (rate[0] == 0) == (make is quadratic_density_mask)
+    np.testing.assert_array_equal(mask, make(400, 120, 6, 8))
+    assert (mask != make(400, 120, 6, 8, seed=1)).any()
+
+
+def test_published_masks_with_more_acs_lines_than_the_rate_or_one_line():
+    for make in (quadratic_density_mask, kt_focuss_mask):
+        assert (make(3, 32, 8, 10).sum(1) == 10).all()
+        assert make(2, 1, 1, 0).all()
+    assert (kt_focuss_mask(5, 192, 5, 11).sum(1) == 37).all()  # as published, a line less
+
+
 def test_full_measures_everything():
     assert full_mask(3, 7).all()
     assert sampling_mask("full", 3, 7, acceleration=4, acs_lines=2).all()
@@ -79,6 +114,9 @@ def test_partial_fourier_drops_the_first_lines(lines, fraction, dropped):
         lambda: acs_rows(16, 17),
         lambda: partial_fourier_mask(full_mask(1, 4), 0.5),
         lambda: sampling_mask("spiral", 2, 16),
+        lambda: quadratic_density_mask(2, 16, 1, 4),
+        lambda: quadratic_density_mask(2, 16, 0, 4),
+        lambda: kt_focuss_mask(2, 16, 2, 18),
     ],
 )
 def test_refuses_impossible_masks(make):

@@ -1,0 +1,176 @@
+"""Measure the networks against transcriptions of their published forward passes, both sides of every ratio in one run.
+
+``python -m tests.bench.networks [NAME ...]`` prints a table, on one thread unless ``--threads`` says otherwise. Both
+sides have the same weights, and their images are compared before their times are. Nothing here is a test: a loaded
+machine would fail it for no fault of the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+import torch
+
+from recon_core.coils.calibration import time_average
+from recon_core.consistency import DataConsistency
+from recon_core.data import HybridSlice
+from recon_core.fourier import fft, ifft
+from recon_core.networks.cinenet import CineNet, CineNetConfig
+from recon_core.networks.crnn_mri import CRNNMRI
+from recon_core.networks.crunet_mr import CRUNetMR
+from recon_core.networks.promptmr import PromptMR
+from recon_core.networks.unet3d_mr import UNet3DMR
+from recon_core.simulate.sampling import uniform_mask, variable_density_mask
+from tests.bench.published import cinenet, crnn_mri, crunet_mr, promptmr
+from tests.parity import fill
+
+REPEATS = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(MEASUREMENTS)} (default: all)")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    rows = [("network", "data", "cinestream", "as published", "ratio", "difference")]
+    with torch.inference_mode():
+        for name in options.names or MEASUREMENTS:
+            rows += [tuple(row) for row in MEASUREMENTS[name]()]
+            print(" | ".join(rows[-1]), file=sys.stderr)
+    rows.insert(1, ("---",) * len(rows[0]))
+    print("\n".join(f"| {' | '.join(row)} |" for row in rows))
+
+
+def scan(n_frames: int, n_coils: int, n_y: int, n_x: int, *, varied: bool = False) -> HybridSlice:
+    """A disc that pulsates, with smooth coil maps of unit norm."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, n_y), torch.linspace(-1, 1, n_x), indexing="ij")
+    beat = torch.cos(2 * torch.pi * torch.arange(n_frames) / n_frames)[:, None, None]
+    image = torch.where(y**2 + x**2 < 0.6 + 0.1 * beat, 1 + 0.3 * torch.sin(9 * x) * torch.cos(7 * y), 0.1)
+    angle = 2 * torch.pi * torch.arange(n_coils)[:, None, None] / n_coils
+    distance = (y - 1.5 * torch.sin(angle)) ** 2 + (x - 1.5 * torch.cos(angle)) ** 2
+    maps = torch.exp(-distance / 2 + 0.4j * (x * torch.sin(angle) + y * torch.cos(angle)))
+    maps = maps / torch.linalg.vector_norm(maps, dim=0)
+    make = variable_density_mask(n_frames, n_y, 4, 8) if varied else uniform_mask(n_frames, n_y, 4, 24)
+    mask = torch.from_numpy(make)
+    hybrid = fft(maps * (image * torch.exp(0.5j * x))[:, None], (-2,)) * mask[:, None, :, None]
+    return HybridSlice(hybrid, mask, maps, *time_average(hybrid, mask))
+
+
+def compared(name: str, data: HybridSlice, ours, published) -> list[str]:
+    """Time two functions in turn; both give magnitudes ``(frame, y, x)``."""
+    expected, image = published(), ours()
+    difference = float((image - expected).norm() / expected.norm())
+    seconds = [[], []]
+    for _ in range(REPEATS):
+        for times, function in zip(seconds, (ours, published), strict=True):
+            started = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - started)
+    own, other = min(seconds[0]), min(seconds[1])
+    return [name, size(data), f"{own:.2f} s", f"{other:.2f} s", f"{other / own:.2f}x", f"{difference:.0e}"]
+
+
+def size(data: HybridSlice) -> str:
+    n_frames, n_coils, n_y, n_x = data.hybrid.shape
+    return f"{n_frames} frames, {n_coils} coil{'s' if n_coils > 1 else ''}, {n_y} x {n_x}"
+
+
+def as_plain(array: torch.Tensor) -> torch.Tensor:
+    """Lines (..., ky, x) in hybrid space to un-centred k-space (..., ky, kx), images in natural position."""
+    return torch.fft.fft2(ifft(array, (-2,)), norm="ortho")
+
+
+def measure_crunet_mr():
+    data, network = scan(12, 10, 104, 112), filled(CRUNetMR())
+    kspace = torch.view_as_real(as_plain(data.hybrid).mT.contiguous())[None]
+    # the lines of the un-centred transform are those of the centred one, from another first line
+    mask = torch.fft.ifftshift(data.mask, 1)[None, :1, None, None, :, None].float()
+    maps = torch.view_as_real(data.maps.mT.contiguous())[None, None]
+    plain = mask * kspace
+
+    def published():
+        return torch.view_as_complex(crunet_mr.forward(network, plain, mask, maps)[0]).abs().mT
+
+    yield compared("crunet_mr", data, lambda: network.reconstruct(data).abs(), published)
+
+
+def measure_unet3d_mr():
+    data, network = scan(12, 10, 104, 112), filled(UNet3DMR())
+    network.reconstruct(data)
+    started = time.perf_counter()
+    network.reconstruct(data)
+    yield ["unet3d_mr", size(data), f"{time.perf_counter() - started:.2f} s", "", "", ""]
+
+
+def measure_crnn_mri():
+    data, network = scan(12, 1, 112, 104, varied=True), filled(CRNNMRI())
+    data = HybridSlice(data.hybrid, data.mask, torch.ones_like(data.maps), data.reference, data.measured)
+    kspace = as_plain(data.hybrid[:, 0])
+    mask = torch.fft.ifftshift(data.mask, 1)[:, :, None].expand_as(kspace)
+
+    def pairs(array):
+        return torch.view_as_real(array.to(torch.complex64).permute(1, 2, 0).contiguous()).movedim(-1, 0)[None]
+
+    image, measured = pairs(torch.fft.ifft2(kspace, norm="ortho")), pairs(kspace)
+    both = mask.permute(1, 2, 0).float().expand(1, 2, -1, -1, -1)
+
+    def published():
+        result = crnn_mri.forward(network, image, measured, both)[0]
+        return torch.linalg.vector_norm(result, dim=0).permute(2, 0, 1)
+
+    yield compared("crnn_mri", data, lambda: network.reconstruct(data).abs(), published)
+
+
+def measure_cinenet():
+    data = scan(12, 10, 204, 448, varied=True)
+    network = filled(CineNet(CineNetConfig(cascades=2, cg_iterations=6, channels=16, pools=3)))
+    kspace = torch.view_as_real(fft(data.hybrid, (-1,)))[None]
+    mask = data.mask.float()[None, :, None, :, None, None]
+    maps = torch.view_as_real(data.maps)[None, None]
+    yield compared(
+        "cinenet, 2 of the 10 cascades of the training script",
+        data,
+        lambda: network.reconstruct(data).abs(),
+        lambda: cinenet.forward(network, kspace, mask, maps)[0],
+    )
+    consistency = DataConsistency(data.maps, data.mask, data.hybrid)
+    start = torch.view_as_real(consistency.zero_filled.contiguous())[None]
+    weight = torch.ones(1)
+    yield compared(
+        "its conjugate gradients alone, 6 iterations",
+        data,
+        lambda: consistency.solve(consistency.zero_filled, 1.0, 6, joint=True).abs(),
+        lambda: torch.linalg.vector_norm(cinenet.solve(network, start, start, weight, mask, maps)[0], dim=-1),
+    )
+
+
+def measure_promptmr():
+    data, network = scan(6, 10, 96, 128), filled(PromptMR())
+    yield compared(
+        "promptmr",
+        data,
+        lambda: network.reconstruct(data).abs(),
+        lambda: promptmr.forward(network, data.hybrid, data.mask),
+    )
+
+
+def filled(network):
+    """Deterministic weights; what they are does not change the time."""
+    fill(network)
+    return network.eval()
+
+
+MEASUREMENTS = {
+    "crunet_mr": measure_crunet_mr,
+    "unet3d_mr": measure_unet3d_mr,
+    "crnn_mri": measure_crnn_mri,
+    "cinenet": measure_cinenet,
+    "promptmr": measure_promptmr,
+}
+
+
+if __name__ == "__main__":
+    main()
