@@ -29,6 +29,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.bench.coils
 	$(BIN)/python -m tests.bench.classical
 	$(BIN)/python -m tests.bench.consistency
+	$(BIN)/python -m tests.bench.networks
 	$(BIN)/python -m tests.bench.quality
 
 $(VENV)/.installed: setup.py pyproject.toml

@@ -20,7 +20,7 @@ from recon_core.data import CineSlice
 from recon_core.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -65,6 +65,8 @@ class CompleteSlice:
         What a reader of the images must know: frames and lines that are missing.
     compression
         ``(virtual coil, coil)`` complex64 that made the coils of the k-space from those of the readouts, or None.
+    meta
+        Further attributes of the images.
     """
 
     key: SliceKey
@@ -74,6 +76,7 @@ class CompleteSlice:
     lines: NDArray[np.intp]
     notes: tuple[str, ...] = ()
     compression: NDArray[np.complex64] | None = None
+    meta: Mapping[str, object] = field(default_factory=dict)
 
 
 class VirtualCoils:

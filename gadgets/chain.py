@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gadgets.buffer import SliceBuffers, describe
+from gadgets.ct import load_ct
 from gadgets.images import ImageMaker
 from gadgets.pipeline import check_weights
 from gadgets.preparation import Preparation
@@ -77,6 +78,8 @@ class Chain:
     ------
     ModelError
         If the method needs weights that are not there, and there is no fallback.
+    CinestreamError
+        If the method needs a CT that cannot be used, and its policy is no fallback.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class Chain:
             header, self.summary.problems, settings.time_axis, settings.virtual_coils, settings.coil_energy
         )
         self._images = ImageMaker(header, settings)
+        self._ct = load_ct(header, settings, self.summary.problems)
 
     def __call__(self, items: Iterable[Message]) -> Iterator[Image | Waveform]:
         """Reconstruct.
@@ -155,8 +159,13 @@ class Chain:
             if colouring is not None and complete.compression is not None:
                 colouring = colouring @ complete.compression.conj().T
             cine = dataclasses.replace(complete.cine, colouring=colouring)
+            placed = self._ct.place(complete) if self._ct else None
+            if placed is not None:
+                cine = dataclasses.replace(cine, ct=placed.image, ct_cover=placed.cover)
             complete = dataclasses.replace(complete, cine=cine)
             reconstruction = engine.reconstruct(cine, self._settings)
+            if self._ct and placed is not None and reconstruction.method == self._settings.method:
+                complete = self._ct.label(complete, placed)
             images = list(self._images.make(complete, reconstruction))
         except CinestreamError as error:
             self._note_failure(complete, str(error))

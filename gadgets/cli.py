@@ -121,6 +121,7 @@ def _serve(options: argparse.Namespace) -> int:
         overrides=pipeline.parse_assignments(options.set),
         save_raw=options.save_raw,
         queue_bytes=int(options.queue_gib * (1 << 30)),
+        ct_folders=tuple(options.ct_folder),
     )
     for name in session.aliases.values():
         pipeline.find_pipeline(name, session.pipelines)
@@ -389,6 +390,11 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="pipeline for a configuration name that the sender fixes, for instance openrecon=cg_sense; repeatable",
     )
     _add_set(parser)
+    text = (
+        "folder where a peer may name files for ct_path and ct_transform, relative to it; repeatable. Without, only "
+        "pipelines known by name and --set name such files"
+    )
+    parser.add_argument("--ct-folder", type=_folder, action="append", default=[], metavar="DIR", help=text)
     parser.add_argument("--save-raw", type=Path, metavar="DIR", help="keep the raw stream of every scan in this folder")
     text = "how much of a scan may wait for the reconstruction before the sender is held up (default: %(default)s)"
     parser.add_argument("--queue-gib", type=_within(float, 0, 1e6), default=4.0, metavar="GIB", help=text)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from gadgets import __version__
 from gadgets.pipeline import list_pipelines
 from gadgets.server import DEFAULT_HOST, DEFAULT_PORT
+from recon_core.manifest import list_weights, weights_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,7 @@ def examine() -> Iterator[Check]:
         yield Check(name, metadata.version(name))
     yield _gpu()
     yield _pipelines()
+    yield _weights()
     yield _port()
     yield _gadgetron_python()
 
@@ -60,6 +62,12 @@ def _pipelines() -> Check:
     for pipeline in known.values():
         pipeline.settings  # noqa: B018 - reading it checks it
     return Check("pipelines", ", ".join(known))
+
+
+def _weights() -> Check:
+    known, problems = list_weights(), weights_problems()
+    found = ", ".join(known) or "none; networks leave their scans to the fallback (cinestream methods)"
+    return Check("weights", found, "\n      ".join(problems))
 
 
 def _port() -> Check:

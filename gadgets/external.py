@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gadgets.protocol import (
@@ -26,7 +27,7 @@ from gadgets.protocol import (
     Writer,
 )
 from gadgets.server import DEFAULT_HOST, DEFAULT_PORT, SharedEngine
-from gadgets.session import Session
+from gadgets.session import Session, SessionOptions
 from recon_core.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cinestream")
 
 SERVER_VARIABLE = "CINESTREAM_SERVER"
+#: Folders where a Gadgetron's pipelines may name files for CT, separated as in PATH.
+CT_VARIABLE = "CINESTREAM_CT_FOLDERS"
 _PROBE_SECONDS = 1.0
 _SILENCE_SECONDS = 10.0  # how long a Gadgetron may take for its CLOSE after ours
 
@@ -68,12 +71,16 @@ def reconstruct(connection: Any) -> None:  # noqa: ANN401 - gadgetron.external.C
     with gadgetron:
         server = _resident_server()
         good = (
-            Session(gadgetron, SharedEngine(), begun=begun).run()
+            Session(gadgetron, SharedEngine(), SessionOptions(ct_folders=_ct_folders()), begun=begun).run()
             if server is None
             else _relay(gadgetron, server, begun)
         )
     if not good:
         sys.exit(1)
+
+
+def _ct_folders() -> tuple[Path, ...]:
+    return tuple(Path(folder) for folder in os.environ.get(CT_VARIABLE, "").split(os.pathsep) if folder)
 
 
 def _text(raw: bytes | str) -> str:

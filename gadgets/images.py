@@ -6,7 +6,7 @@ One intensity factor holds for all images of a scan, so that frames and slices k
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 
 _BRIGHT = 1000.0  # value of bright tissue: far from both ends of the 12 bits that the stock converters keep
 _MOST_INDICES = 65535  # of the 16 bits in the image header
-G_FACTOR_SERIES = 20  # added to the series index, as Gadgetron does; and its images hold the g-factor times 100
+# Added to the series index; that of the g-factor, and its factor, as Gadgetron has them.
+G_FACTOR_SERIES, UNCERTAINTY_SERIES, FUSED_SERIES = 20, 21, 22
 _G_FACTOR_SCALE = 100.0
+_FUSED_SCALE = 1000.0
+_FUSED_COMMENT = "CT-MR fused, not an MR image"
 _COPIED = (
     "version",
     "measurement_uid",
@@ -41,6 +44,36 @@ _COPIED = (
     "user_float",
 )
 _COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
+
+
+class _Series(NamedTuple):
+    """Images of a slice besides those of its frames.
+
+    Parameters
+    ----------
+    images
+        ``(image, y, x)`` float32, not negative; one, or one per frame.
+    offset
+        Added to the series index.
+    name
+        Added to the series description.
+    role
+        What Gadgetron calls such images.
+    scale
+        Factor on the values.
+    window
+        Width of the display window; it begins at 0.
+    comment
+        What a reader must know first; may be empty.
+    """
+
+    images: NDArray[np.float32]
+    offset: int
+    name: str
+    role: str
+    scale: float
+    window: float
+    comment: str = ""
 
 
 class ImageMaker:
@@ -74,8 +107,8 @@ class ImageMaker:
         Yields
         ------
         Image
-            One per frame, in the order of the frames: float32 magnitude or complex64, ``(1, 1, y, x)``; then, if there
-            is one, the g-factor in a series of its own.
+            One per frame, in the order of the frames: float32 magnitude or complex64, ``(1, 1, y, x)``; then what else
+            there is, each in a series of its own: g-factor, uncertainty, fused image.
         """
         encoding = self._header.encodings[complete.key.encoding]
         frames = to_recon_space(reconstruction.image, encoding)
@@ -90,27 +123,42 @@ class ImageMaker:
             strict=True,
         ):
             yield _image(header, data, {**common, **_frame_meta(header, frame)})
-        if reconstruction.g_factor is not None:
-            yield self._g_factor_image(complete, reconstruction.g_factor, encoding, common)
+        for series in self._further_series(reconstruction):
+            yield from self._further_images(complete, series, encoding, common)
 
-    def _g_factor_image(
-        self, complete: CompleteSlice, g_factor: NDArray[np.float32], encoding: Encoding, common: dict[str, object]
-    ) -> Image:
-        """The g-factor times 100, in the series and with the role that Gadgetron gives it."""
-        values = np.abs(to_recon_space(g_factor[None].astype(np.complex64), encoding)) * np.float32(_G_FACTOR_SCALE)
-        header = self._headers(complete, encoding, values, self._settings.series + G_FACTOR_SERIES)[0]
-        meta = {
-            **common,
-            **_frame_meta(header, int(complete.frames[0])),
-            "GADGETRON_DataRole": "Gfactor",
-            "GADGETRON_ScaleRatio": _G_FACTOR_SCALE,
-            "GADGETRON_SeqDescription": f"{common['GADGETRON_SeqDescription']}_gfactor",
-            "SequenceDescriptionAdditional": f"{common['SequenceDescriptionAdditional']}_gfactor",
+    def _further_series(self, reconstruction: Reconstruction) -> Iterator[_Series]:
+        if reconstruction.g_factor is not None:
+            yield _Series(
+                reconstruction.g_factor[None], G_FACTOR_SERIES, "gfactor", "Gfactor", _G_FACTOR_SCALE, window=300
+            )
+        uncertainty, fused = (reconstruction.extra.get(name) for name in ("uncertainty", "fused"))
+        if uncertainty is not None:
+            window = self._window / 10  # a standard deviation is a small part of the signal
+            yield _Series(uncertainty, UNCERTAINTY_SERIES, "uncertainty", "Uncertainty", self._scale, window)
+        if fused is not None and self._settings.emit_fused:
+            window = _FUSED_SCALE
+            yield _Series(fused[None], FUSED_SERIES, "fused", "Fused", _FUSED_SCALE, window, _FUSED_COMMENT)
+
+    def _further_images(
+        self, complete: CompleteSlice, series: _Series, encoding: Encoding, common: dict[str, object]
+    ) -> Iterator[Image]:
+        values = to_recon_space(series.images.astype(np.complex64), encoding).real.clip(0) * np.float32(series.scale)
+        headers = self._headers(complete, encoding, values, self._settings.series + series.offset)
+        own: dict[str, object] = {
+            "GADGETRON_DataRole": series.role,
+            "GADGETRON_ScaleRatio": series.scale,
             "DataRole": "Quantitative",
         }
+        for key in ("GADGETRON_SeqDescription", "SequenceDescriptionAdditional"):
+            own[key] = f"{common[key]}_{series.name}"
         for prefix in ("", "GADGETRON_"):
-            meta[f"{prefix}WindowCenter"], meta[f"{prefix}WindowWidth"] = 150, 300
-        return _image(header, values[0], meta)
+            own[f"{prefix}WindowCenter"] = round(series.window / 2)
+            own[f"{prefix}WindowWidth"] = max(1, round(series.window))
+        if series.comment:
+            for key in ("GADGETRON_ImageComment", "ImageComments"):
+                own[key] = f"{series.comment}; {common[key]}"
+        for header, frame, data in zip(headers, complete.frames.tolist(), values, strict=False):
+            yield _image(header, data, {**common, **_frame_meta(header, frame), **own})
 
     def _set_scale(self, frames: NDArray[np.complex64]) -> None:
         if self._window:
@@ -185,6 +233,7 @@ class ImageMaker:
             "ImageColumnDir": phase,
             "Keep_image_geometry": 1,
             "cinestream_method": reconstruction.method,
+            **complete.meta,
         }
         return {key: value for key, value in meta.items() if value not in ("", [], ())}
 

@@ -54,9 +54,37 @@ class Settings(ReconOptions):
         "factor on all images; 0 sets it once per scan so that the bright tissue of the first slice is near 1000",
         minimum=0.0,
     )
-    # 16 bits, with room for the series of the g-factor, 20 further on
-    series: int = option(1, "image_series_index of the images", minimum=1, maximum=65515)
+    # 16 bits, with room for the series of other images, up to 22 further on
+    series: int = option(1, "image_series_index of the images", minimum=1, maximum=65513)
     description: str = option("", "text for the series description; empty takes the method's name")
+    ct_path: str = option(
+        "", "atlf_net: CT of the patient: NIfTI file, folder with one DICOM series, or ISMRMRD HDF5 file or group"
+    )
+    ct_transform: str = option(
+        "", "atlf_net: text file of 4 x 4 numbers, from MR to CT in mm; empty where they share the patient frame"
+    )
+    ct_transform_space: str = option(
+        "lps", "atlf_net: axes of ct_transform; lps as in ITK, ras as in ITK-SNAP and greedy", choices=("lps", "ras")
+    )
+    ct_frame: str = option(
+        "patient",
+        "atlf_net: frame in which the MR is brought to the CT; table takes off the position of the table",
+        choices=("patient", "table"),
+    )
+    ct_window_low: float = option(-200.0, "atlf_net: HU that become 0", minimum=-10000.0, maximum=100000.0)
+    ct_window_high: float = option(800.0, "atlf_net: HU that become 1", minimum=-10000.0, maximum=100000.0)
+    ct_slab_samples: int = option(
+        5, "atlf_net: planes of CT that are averaged across the thickness of a slice", minimum=1, maximum=100
+    )
+    ct_min_coverage: float = option(
+        0.9, "atlf_net: share of the pixels of a slice that must lie inside the CT", minimum=0.0, maximum=1.0
+    )
+    ct_policy: str = option(
+        "error",
+        "atlf_net: what a CT that is missing or does not fit means; fallback goes without, if the weights can",
+        choices=("error", "fallback"),
+    )
+    emit_fused: bool = option(False, "atlf_net: send the fused image of CT and MR too, in a series of its own")
 
 
 _TYPES: dict[str, type] = typing.get_type_hints(Settings)

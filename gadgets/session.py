@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from gadgets import __version__
 from gadgets.chain import Chain
+from gadgets.ct import confine
 from gadgets.header import parse_header
 from gadgets.pipeline import (
     Settings,
@@ -82,6 +83,8 @@ class SessionOptions:
         Folder for the raw stream of every scan, or None.
     queue_bytes
         How much of the stream may wait for the reconstruction before the sender is held up.
+    ct_folders
+        Where a peer may name files for CT; pipelines by name and overrides may name them anywhere.
     """
 
     pipelines: tuple[Path, ...] = ()
@@ -89,6 +92,7 @@ class SessionOptions:
     overrides: Mapping[str, object] = field(default_factory=dict)
     save_raw: Path | None = None
     queue_bytes: int = 4 * _GIB
+    ct_folders: tuple[Path, ...] = ()
 
 
 class _PeerGoneError(Exception):
@@ -315,7 +319,7 @@ class Session:
         if text and not text.startswith("<") and not self._to_gadgetron:
             return self._by_name(text)  # FIRE may send the bare name as text
         self._to_gadgetron = self._to_gadgetron or not is_pipeline(text)
-        return parse_configuration(text) or Settings()
+        return confine(parse_configuration(text) or Settings(), Settings(), self._options.ct_folders)
 
     def _by_name(self, name: str) -> Settings:
         alias = self._options.aliases.get(name.removesuffix(".xml"), name)
@@ -331,7 +335,7 @@ class Session:
             if parameters.pipeline:
                 settings = self._by_name(parameters.pipeline)
             try:
-                settings = apply(settings, parameters.settings)
+                settings = confine(apply(settings, parameters.settings), settings, self._options.ct_folders)
             except SettingsError as error:
                 problems.add("parameter", f"{error}; the pipeline's own settings are kept", damage=False)
             if parameters.unknown:

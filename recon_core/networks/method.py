@@ -75,7 +75,7 @@ class NetworkMethod:
                 return torch.zeros_like(data.hybrid[:, 0])
             scale = self._entry.input_peak / peak
         scaled = dataclasses.replace(data, hybrid=data.hybrid * scale)
-        with _precision(self._options.precision, data.hybrid.device):
+        with precision_of_convolutions(self._options.precision, data.hybrid.device):
             image = self._reconstruct(scaled) / scale
         if "uncertainty" in data.extra:
             data.extra["uncertainty"] = data.extra["uncertainty"] / scale
@@ -152,8 +152,16 @@ def _peak(data: HybridSlice) -> float:
 
 
 @contextlib.contextmanager
-def _precision(name: str, device: torch.device) -> Iterator[None]:
-    """Let convolutions run in a lower precision; normalisation, transforms and data consistency stay in float32."""
+def precision_of_convolutions(name: str, device: torch.device) -> Iterator[None]:
+    """Let convolutions run in a lower precision; normalisation, transforms and data consistency stay in float32.
+
+    Parameters
+    ----------
+    name
+        ``float32``, ``tf32`` (of NVIDIA GPUs), ``bfloat16`` or ``float16``.
+    device
+        Where they run.
+    """
     cudnn = torch.backends.cudnn
     before = cudnn.allow_tf32
     cudnn.allow_tf32 = name == "tf32"

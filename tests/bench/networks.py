@@ -1,13 +1,15 @@
 """Measure the networks against transcriptions of their published forward passes, both sides of every ratio in one run.
 
 ``python -m tests.bench.networks [NAME ...]`` prints a table, on one thread unless ``--threads`` says otherwise. Both
-sides have the same weights, and their images are compared before their times are. Nothing here is a test: a loaded
-machine would fail it for no fault of the code.
+sides have the same weights, and their images are compared before their times are. ``--precision`` prints another: what
+the lower precisions of the convolutions do to the image and to the time, on the GPU where there is one, with the peak
+of its memory. Nothing here is a test: a loaded machine would fail it for no fault of the code.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
 
@@ -20,11 +22,18 @@ from recon_core.fourier import fft, ifft
 from recon_core.networks.cinenet import CineNet, CineNetConfig
 from recon_core.networks.crnn_mri import CRNNMRI
 from recon_core.networks.crunet_mr import CRUNetMR
+from recon_core.networks.cst_net import CSTNet
+from recon_core.networks.dual_unet_resnet3d import DualUNetResNet3D, DualUNetResNet3DConfig
+from recon_core.networks.method import precision_of_convolutions
 from recon_core.networks.promptmr import PromptMR
 from recon_core.networks.unet3d_mr import UNet3DMR
 from recon_core.simulate.sampling import uniform_mask, variable_density_mask
-from tests.bench.published import cinenet, crnn_mri, crunet_mr, promptmr
+from recon_core.weights import build_network
+from tests.bench.published import cinenet, crnn_mri, crunet_mr, cst_net, dual_unet_resnet3d, promptmr
+from tests.networks import NETWORKS
 from tests.parity import fill
+from tests.parity_cases import cst_net as cst_net_case
+from tests.parity_cases import dual_unet_resnet3d as dual_unet_case
 
 REPEATS = 3
 
@@ -33,12 +42,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(MEASUREMENTS)} (default: all)")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", action="store_true", help="measure the precisions instead")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [("network", "data", "cinestream", "as published", "ratio", "difference")]
+    if options.precision:
+        rows = [("network", "data", "precision", "time", "error to float32", "peak memory")]
     with torch.inference_mode():
-        for name in options.names or MEASUREMENTS:
-            rows += [tuple(row) for row in MEASUREMENTS[name]()]
+        for name in options.names or (NETWORKS if options.precision else MEASUREMENTS):
+            rows += [tuple(row) for row in (precisions(name) if options.precision else MEASUREMENTS[name]())]
             print(" | ".join(rows[-1]), file=sys.stderr)
     rows.insert(1, ("---",) * len(rows[0]))
     print("\n".join(f"| {' | '.join(row)} |" for row in rows))
@@ -157,9 +169,60 @@ def measure_promptmr():
     )
 
 
-def filled(network):
+def measure_cst_net():
+    data, network = scan(16, 1, 96, 96, varied=True), filled(CSTNet(), cst_net_case.fill_all)
+    data = HybridSlice(data.hybrid, data.mask, torch.ones_like(data.maps), data.reference, data.measured)
+    image = torch.view_as_real(ifft(data.hybrid[:, 0], (-2,)).contiguous())[None]
+    measured = torch.view_as_real(fft(data.hybrid[:, 0], (-1,)))[None]
+    mask = data.mask.float()[None, :, :, None, None].expand_as(measured)
+
+    def published():
+        return torch.linalg.vector_norm(cst_net.forward(network, image, measured, mask)[0], dim=-1)
+
+    yield compared("cst_net", data, lambda: network.reconstruct(data).abs(), published)
+
+
+def measure_dual_unet_resnet3d():
+    data = scan(20, 1, 192, 192, varied=True)
+    image = torch.rand(1, 20, 192, 192) * torch.exp(0.3j * torch.rand(1, 20, 192, 192))
+    series = torch.stack((image.real, image.imag), 2)
+    for fusion in ("resnet", "none"):
+        network = filled(DualUNetResNet3D(DualUNetResNet3DConfig(fusion=fusion)), dual_unet_case.fill)
+        yield compared(
+            f"dual_unet_resnet3d, fusion {fusion}",
+            data,
+            lambda network=network: network(image, None).abs()[0],
+            lambda network=network: dual_unet_resnet3d.forward(network, series)[0],
+        )
+
+
+def precisions(name: str):
+    """What the precisions cost and bring; the weights are those that training would start from."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    network = build_network(name, {}).eval().to(device)
+    n_frames = network.maximum_frames or max(12, network.minimum_frames)
+    plain = scan(n_frames, 10, *((208, 448) if device.type == "cuda" else (64, 64)), varied=True)
+    tensors = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
+    data = HybridSlice(**{key: value.to(device) if torch.is_tensor(value) else value for key, value in tensors.items()})
+    exact = None
+    for precision in ("float32", "tf32", "bfloat16", "float16") if device.type == "cuda" else ("float32", "bfloat16"):
+        with precision_of_convolutions(precision, device):
+            network.reconstruct(data)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            started = time.perf_counter()
+            image = network.reconstruct(data).cpu()
+            seconds = time.perf_counter() - started
+        exact = image if exact is None else exact
+        peak = f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB" if device.type == "cuda" else ""
+        error = float((image - exact).norm() / exact.norm())
+        yield [name, size(data), precision, f"{seconds:.3f} s", f"{error:.1e}", peak]
+
+
+def filled(network, how=fill):
     """Deterministic weights; what they are does not change the time."""
-    fill(network)
+    how(network)
     return network.eval()
 
 
@@ -169,6 +232,8 @@ MEASUREMENTS = {
     "crnn_mri": measure_crnn_mri,
     "cinenet": measure_cinenet,
     "promptmr": measure_promptmr,
+    "cst_net": measure_cst_net,
+    "dual_unet_resnet3d": measure_dual_unet_resnet3d,
 }
 
 

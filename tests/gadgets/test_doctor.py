@@ -14,6 +14,16 @@ from gadgets.server import Server
 HERE = Path(sys.executable).parent
 
 
+def test_broken_weights_are_found(tmp_path, monkeypatch):
+    (tmp_path / "manifest.yaml").write_text("crunet_mr: {method: crunet_mr}", encoding="utf-8")
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    check = doctor._weights()
+    assert str(tmp_path / "manifest.yaml") in check.remedy
+    assert "'crunet_mr': file is missing" in check.remedy
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", "")
+    assert doctor._weights().remedy == ""
+
+
 @pytest.fixture
 def finding(monkeypatch):
     """The finding about Gadgetron's Python when PATH holds these folders."""
@@ -45,6 +55,7 @@ def test_all_findings_are_printed(monkeypatch, capsys):
         "h5py",
         "GPU",
         "pipelines",
+        "weights",
         "port 9012",
         "Python of",
     ]
@@ -53,7 +64,7 @@ def test_all_findings_are_printed(monkeypatch, capsys):
         assert line.startswith(f"ok   {name}")
     assert status == 0
     assert "cg_sense" in lines[7]
-    assert str(HERE / "python") in lines[9]
+    assert str(HERE / "python") in lines[-1]
 
 
 def test_one_bad_finding_is_a_bad_end(monkeypatch, capsys):

@@ -435,11 +435,11 @@ def test_no_g_factor_of_nothing(engine):
 
 # --- data that are not as they should be ------------------------------------------------------------------------------
 
-METHODS = ["cg_sense", "grappa", "low_rank_sparse", "zero_filled"]
+CLASSICAL = ["cg_sense", "grappa", "low_rank_sparse", "zero_filled"]
 MAPS = ["walsh", "espirit", "inati"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CLASSICAL)
 def test_folded_maps_are_not_silent(engine, make_slice, method):
     cine_slice, _ = make_slice(step=3, moves=False)
     result = engine.reconstruct(cine_slice, ReconOptions(method=method))
@@ -448,7 +448,7 @@ def test_folded_maps_are_not_silent(engine, make_slice, method):
 
 
 @pytest.mark.parametrize("maps", MAPS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CLASSICAL)
 def test_coils_that_are_all_equal(engine, make_slice, method, maps):
     """Nothing to unfold with, but with reference lines and lines that move the image is nearly there."""
     cine_slice, _ = make_slice(n_y=48, n_x=40, acs_lines=20)
@@ -460,7 +460,7 @@ def test_coils_that_are_all_equal(engine, make_slice, method, maps):
 
 
 @pytest.mark.parametrize("maps", MAPS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CLASSICAL)
 def test_a_coil_of_zeros_changes_nothing(engine, make_slice, method, maps):
     cine_slice, _ = make_slice(n_y=48, n_x=40, acs_lines=20)
     cine_slice.kspace[:, 2] = 0
@@ -473,7 +473,7 @@ def test_a_coil_of_zeros_changes_nothing(engine, make_slice, method, maps):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("maps", MAPS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CLASSICAL)
 @pytest.mark.parametrize("where", ["k-space", "calibration"])
 def test_values_that_are_not_finite_are_an_error_that_says_so(engine, make_slice, where, method, maps, value):
     full, _ = make_slice(n_y=48, n_x=40, step=1)
@@ -487,7 +487,7 @@ def test_values_that_are_not_finite_are_an_error_that_says_so(engine, make_slice
 
 @pytest.mark.parametrize("whitened", [False, True])
 @pytest.mark.parametrize("maps", MAPS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CLASSICAL)
 def test_nothing_but_zeros(engine, make_slice, method, maps, whitened):
     cine_slice, _ = make_slice(acs_lines=12)
     colouring = np.eye(5, dtype=np.complex64) if whitened else None

@@ -35,6 +35,7 @@ from recon_core.weights import (
     parse_config,
     read_checkpoint,
 )
+from tests.networks import TINY, tiny
 
 REAL = Path(__file__).parents[2] / ".." / "shared" / "parity" / "crnn_mri"
 
@@ -779,3 +780,30 @@ def test_the_published_crnn_mri_weights_are_the_same_from_either_file(tmp_path):
     assert sum(parameter.numel() for parameter in network.parameters()) == 297_794
     state = dict(network.named_parameters())
     assert all(torch.equal(state[key], first[network.authors_key(key)]) for key in state)
+
+
+# --- what the authors of dSTDM save -----------------------------------------------------------------------------------
+
+
+def test_of_a_trainers_checkpoint_the_running_average_is_taken(tmp_path):
+    network = tiny("dstdm")
+    model = {network.authors_key(key): value.clone() for key, value in network.state_dict().items()}
+    average = [value + 1 for value in model.values()]
+    document = {
+        "model": {**model, "sigmas": torch.ones(100, dtype=torch.float64)},
+        "ema": {"decay": 0.999, "num_updates": 7, "shadow_params": average},
+        "optimizer": {"state": {}},
+        "step": 7,
+    }
+    torch.save(document, tmp_path / "checkpoint_50.pth")
+    path = tmp_path / "checkpoint_50.pth"
+    entry, report = import_weights("dstdm", path, folder=tmp_path / "weights", config=TINY["dstdm"])
+    assert report.complete
+    loaded = load_network(entry, "cpu").state_dict()
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(loaded[key], value + 1)
+    assert "academic use only" in entry.licence
+    document["ema"]["shadow_params"] = average[1:]
+    torch.save(document, path)
+    with pytest.raises(ModelError, match="running average"):
+        import_weights("dstdm", path, folder=tmp_path / "weights", config=TINY["dstdm"])

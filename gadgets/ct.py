@@ -1,0 +1,216 @@
+"""The CT of a scan in the stream: which files a peer may name, where the slices lie, and what the images say of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from gadgets.buffer import describe
+from gadgets.pipeline import apply
+from recon_core.errors import ModelError, SettingsError
+from recon_core.manifest import find_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+
+    from gadgets.buffer import CompleteSlice
+    from gadgets.header import Encoding, ScanHeader
+    from gadgets.pipeline import Settings
+    from gadgets.problems import Problems
+    from recon_core.ct.geometry import SliceGeometry, Vector
+    from recon_core.ct.placement import PlacedCt, ScanCt
+
+logger = logging.getLogger("cinestream")
+
+METHOD = "atlf_net"
+_FILES = ("ct_path", "ct_transform")
+
+
+def confine(settings: Settings, trusted: Settings, folders: Iterable[Path]) -> Settings:
+    """Let a peer name files for CT in the operator's folders only.
+
+    Parameters
+    ----------
+    settings
+        As the peer wants them.
+    trusted
+        What the operator said; files that are named here may lie anywhere.
+    folders
+        Where a peer may name files, relative to one of them.
+
+    Returns
+    -------
+    Settings
+        With whole paths.
+
+    Raises
+    ------
+    SettingsError
+        If a file is not in the folders; whether it is elsewhere is not told.
+    """
+    found = {}
+    for name in _FILES:
+        value = getattr(settings, name)
+        if value and value != getattr(trusted, name):
+            found[name] = str(_inside(name, value, folders))
+    return apply(settings, found)
+
+
+def _inside(name: str, value: str, folders: Iterable[Path]) -> Path:
+    folders = [folder.resolve() for folder in folders]
+    if not folders:
+        raise SettingsError(
+            f"{name}: this server takes no files for CT from its peers; its operator allows a folder with --ct-folder, "
+            "or names the file in a pipeline or with --set"
+        )
+    for folder in folders:
+        try:
+            path = (folder / value).resolve()
+            # A group inside of an HDF5 file is no file: what counts is where the path begins.
+            if path.is_relative_to(folder) and folder.joinpath(*path.relative_to(folder).parts[:1]).exists():
+                return path
+        except (OSError, ValueError, RuntimeError):  # too long, with a NUL, or links in a circle
+            continue
+    raise SettingsError(
+        f"{name}: {value[:60]!r} is not in the folders that this server's operator allows with --ct-folder; "
+        "give a path relative to one of them"
+    )
+
+
+def load_ct(header: ScanHeader, settings: Settings, problems: Problems) -> SliceCt | None:
+    """Read the CT of a scan before its data come.
+
+    Parameters
+    ----------
+    header
+        The scan's header.
+    settings
+        The pipeline's settings.
+    problems
+        Where to note that the scan goes on without the CT that it should have.
+
+    Returns
+    -------
+    SliceCt or None
+        None where the method takes no CT, or its weights are missing or were trained for none.
+
+    Raises
+    ------
+    CinestreamError
+        As `recon_core.ct.placement.ScanCt` says.
+    """
+    if settings.method != METHOD:
+        return None
+    try:
+        config = find_weights(settings.method, settings.weights).config
+    except ModelError:
+        return None  # check_weights has said so
+    if config.get("condition") == "none":
+        return None
+    from recon_core.ct.placement import CtSettings, ScanCt  # imports torch
+
+    wanted = CtSettings(
+        path=Path(settings.ct_path) if settings.ct_path else None,
+        transform=Path(settings.ct_transform) if settings.ct_transform else None,
+        transform_space=cast("Any", settings.ct_transform_space),
+        frame=cast("Any", settings.ct_frame),
+        window=(settings.ct_window_low, settings.ct_window_high),
+        slab_samples=settings.ct_slab_samples,
+        min_coverage=settings.ct_min_coverage,
+        policy=cast("Any", settings.ct_policy),
+    )
+    ct = ScanCt(wanted, trained_without=bool(config.get("ct_dropout", False)))
+    if ct.problem and settings.ct_path:
+        problems.add("ct", ct.problem, damage=False)
+    elif ct.problem:
+        logger.warning("%s", ct.problem)  # as the operator wants it: nothing to tell the sender of in every scan
+    return SliceCt(ct, header, problems)
+
+
+class SliceCt:
+    """Brings the CT of a scan to its slices.
+
+    Parameters
+    ----------
+    ct
+        The CT.
+    header
+        The scan's header.
+    problems
+        Where to note what is wrong with the CT of a slice.
+    """
+
+    def __init__(self, ct: ScanCt, header: ScanHeader, problems: Problems) -> None:
+        self._ct = ct
+        self._header = header
+        self._problems = problems
+
+    def place(self, complete: CompleteSlice) -> PlacedCt:
+        """Bring the CT to a slice.
+
+        Raises
+        ------
+        DataError
+            If that cannot be, and the policy is ``error``.
+        """
+        from recon_core.ct.alignment import time_average_magnitude
+
+        cine = complete.cine
+        geometry = slice_geometry(complete, self._header.encodings[complete.key.encoding])
+        placed = self._ct.place(geometry, describe(complete.key), time_average_magnitude(cine.kspace, cine.mask))
+        if placed.message:
+            self._problems.add("ct slice", placed.message, damage=False)
+        return placed
+
+    def label(self, complete: CompleteSlice, placed: PlacedCt) -> CompleteSlice:
+        """Let the images of a slice say which CT they were made with, or why with none."""
+        note = f"CT {placed.status}" + (f" ({placed.message})" if placed.message else "")
+        meta = {
+            "ct_status": placed.status,
+            "ct_coverage": placed.coverage,
+            "ct_hash": self._ct.digest,
+            "ct_transform_hash": self._ct.transform_digest,
+        }
+        return dataclasses.replace(complete, notes=(*complete.notes, note), meta={**complete.meta, **meta})
+
+
+def slice_geometry(complete: CompleteSlice, encoding: Encoding) -> SliceGeometry:
+    """Say where the pixels of a slice lie, on the grid on which it is reconstructed.
+
+    Parameters
+    ----------
+    complete
+        The slice; the header of its first frame tells the place.
+    encoding
+        Its encoding.
+
+    Returns
+    -------
+    SliceGeometry
+        Of the encoded field of view, without the oversampling of the readout, where pixel ``N//2`` lies at the position
+        of the header.
+    """
+    from recon_core.ct.geometry import SliceGeometry
+
+    source = complete.headers[0]
+    rows, columns = complete.cine.kspace.shape[2:]
+    encoded, recon = encoding.encoded.field_of_view, encoding.recon.field_of_view
+    return SliceGeometry(
+        position=_vector(source["position"]),
+        read_dir=_vector(source["read_dir"]),
+        phase_dir=_vector(source["phase_dir"]),
+        slice_dir=_vector(source["slice_dir"]),
+        matrix=(columns, rows),
+        field_of_view=(min(encoded[0], recon[0]), encoded[1]),
+        thickness=recon[2],
+        table_position=_vector(source["patient_table_position"]),
+        centre=(columns // 2, rows // 2),
+    )
+
+
+def _vector(values: np.ndarray[Any, Any]) -> Vector:
+    return cast("Vector", tuple(values.tolist()))
