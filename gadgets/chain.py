@@ -152,6 +152,14 @@ class Chain:
             return None
 
     def _reconstruct(self, complete: CompleteSlice) -> Iterator[Image]:
+        settings = self._settings
+        if settings.preview not in ("none", settings.method):
+            ahead = dataclasses.replace(settings, method=settings.preview, g_factor=False)
+            yield from self._images_of(complete, ahead, preview=True)
+        yield from self._images_of(complete, settings)
+
+    def _images_of(self, complete: CompleteSlice, settings: Settings, *, preview: bool = False) -> list[Image]:
+        """Reconstruct a slice; a failure is noted, and gives no images."""
         try:
             engine = self._engine()
             begin = time.perf_counter()
@@ -159,24 +167,23 @@ class Chain:
             if colouring is not None and complete.compression is not None:
                 colouring = colouring @ complete.compression.conj().T
             cine = dataclasses.replace(complete.cine, colouring=colouring)
-            placed = self._ct.place(complete) if self._ct else None
+            placed = self._ct.place(complete) if self._ct and not preview else None
             if placed is not None:
                 cine = dataclasses.replace(cine, ct=placed.image, ct_cover=placed.cover)
             complete = dataclasses.replace(complete, cine=cine)
-            reconstruction = engine.reconstruct(cine, self._settings)
-            if self._ct and placed is not None and reconstruction.method == self._settings.method:
+            reconstruction = engine.reconstruct(cine, settings)
+            if self._ct and placed is not None and reconstruction.method == settings.method:
                 complete = self._ct.label(complete, placed)
-            images = list(self._images.make(complete, reconstruction))
+            images = list(self._images.make(complete, reconstruction, preview=preview))
         except CinestreamError as error:
             self._note_failure(complete, str(error))
-            return
+            return []
         except Exception as error:
             logger.exception("unexpected error")
             self._note_failure(complete, f"unexpected error: {type(error).__name__}: {error}")
-            return
+            return []
         for stage, seconds in {**reconstruction.seconds, "slice": time.perf_counter() - begin}.items():
             self.summary.seconds[stage] = self.summary.seconds.get(stage, 0.0) + seconds
-        self.summary.slices += 1
         self.summary.images += len(images)
         logger.info(
             "%s: %d frames with %s in %.2f s",
@@ -185,9 +192,11 @@ class Chain:
             reconstruction.method,
             time.perf_counter() - begin,
         )
-        if self._watch is not None:
-            self._watch(complete, reconstruction)
-        yield from images
+        if not preview:
+            self.summary.slices += 1
+            if self._watch is not None:
+                self._watch(complete, reconstruction)
+        return images
 
     def _note_failure(self, complete: CompleteSlice, why: str) -> None:
         text = f"{describe(complete.key)} could not be reconstructed: {why}"

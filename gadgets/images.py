@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _BRIGHT = 1000.0  # value of bright tissue: far from both ends of the 12 bits that the stock converters keep
 _MOST_INDICES = 65535  # of the 16 bits in the image header
 # Added to the series index; that of the g-factor, and its factor, as Gadgetron has them.
-G_FACTOR_SERIES, UNCERTAINTY_SERIES, FUSED_SERIES = 20, 21, 22
+G_FACTOR_SERIES, UNCERTAINTY_SERIES, FUSED_SERIES, PREVIEW_SERIES = 20, 21, 22, 23
 _G_FACTOR_SCALE = 100.0
 _FUSED_SCALE = 1000.0
 _FUSED_COMMENT = "CT-MR fused, not an MR image"
@@ -94,7 +94,9 @@ class ImageMaker:
         self._window = 0.0
         self._used: dict[int, set[int]] = {}
 
-    def make(self, complete: CompleteSlice, reconstruction: Reconstruction) -> Iterator[Image]:
+    def make(
+        self, complete: CompleteSlice, reconstruction: Reconstruction, *, preview: bool = False
+    ) -> Iterator[Image]:
         """Turn the frames of a slice into images.
 
         Parameters
@@ -103,6 +105,8 @@ class ImageMaker:
             The slice with the acquisition headers of its frames.
         reconstruction
             Its frames ``(frame, y, x)`` complex64 over the encoded field of view.
+        preview
+            Whether these images only go ahead of others, in a series of their own.
 
         Yields
         ------
@@ -115,15 +119,16 @@ class ImageMaker:
         self._set_scale(frames)
         values = frames if self._settings.output == "complex" else np.abs(frames)
         values = values * np.float32(self._scale)
-        common = self._common_meta(complete, reconstruction, encoding)
+        common = self._common_meta(complete, reconstruction, encoding, "_preview" if preview else "")
+        series_index = self._settings.series + (PREVIEW_SERIES if preview else 0)
         for header, frame, data in zip(
-            self._headers(complete, encoding, values, self._settings.series),
+            self._headers(complete, encoding, values, series_index),
             complete.frames.tolist(),
             values,
             strict=True,
         ):
             yield _image(header, data, {**common, **_frame_meta(header, frame)})
-        for series in self._further_series(reconstruction):
+        for series in () if preview else self._further_series(reconstruction):
             yield from self._further_images(complete, series, encoding, common)
 
     def _further_series(self, reconstruction: Reconstruction) -> Iterator[_Series]:
@@ -191,10 +196,10 @@ class ImageMaker:
         return headers
 
     def _common_meta(
-        self, complete: CompleteSlice, reconstruction: Reconstruction, encoding: Encoding
+        self, complete: CompleteSlice, reconstruction: Reconstruction, encoding: Encoding, suffix: str
     ) -> dict[str, object]:
         settings, source = self._settings, complete.headers[0]
-        name = settings.description or reconstruction.method
+        name = (settings.description or reconstruction.method) + suffix
         comment = "; ".join([f"cinestream {reconstruction.method}", *complete.notes, *reconstruction.notes])
         rows, columns = complete.cine.kspace.shape[2:]
         measured = np.flatnonzero(complete.cine.mask.any(axis=0))

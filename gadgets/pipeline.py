@@ -54,9 +54,14 @@ class Settings(ReconOptions):
         "factor on all images; 0 sets it once per scan so that the bright tissue of the first slice is near 1000",
         minimum=0.0,
     )
-    # 16 bits, with room for the series of other images, up to 22 further on
-    series: int = option(1, "image_series_index of the images", minimum=1, maximum=65513)
+    # 16 bits, with room for the series of other images, up to 23 further on
+    series: int = option(1, "image_series_index of the images", minimum=1, maximum=65512)
     description: str = option("", "text for the series description; empty takes the method's name")
+    preview: str = option(
+        "none",
+        "method whose images go out ahead of those of a method that takes longer, in a series of their own",
+        choices=("none", "zero_filled", "cg_sense", "low_rank_sparse"),
+    )
     ct_path: str = option(
         "", "atlf_net: CT of the patient: NIfTI file, folder with one DICOM series, or ISMRMRD HDF5 file or group"
     )

@@ -10,6 +10,7 @@ import pytest
 from gadgets.chain import Chain
 from gadgets.files import open_scan
 from gadgets.header import parse_header
+from gadgets.images import PREVIEW_SERIES
 from gadgets.pipeline import Settings
 from gadgets.problems import Problems
 from gadgets.protocol import AcquisitionFlag, EndOfStreamError, Image, Text, Waveform
@@ -479,3 +480,35 @@ def test_without_weights_and_fallback_there_is_no_chain():
     made = simulate(ScanPlan(matrix_x=32, matrix_y=24, frames=2, coils=3, acs_lines=8))
     with pytest.raises(ModelError, match="cinestream import-weights promptmr"):
         Chain(parse_header(made.header), Settings(method="promptmr", fallback="none"), lambda: Engine("cpu"))
+
+
+# --- preview ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_preview_is_out_before_the_method_begins():
+    engine = PlainEngine()
+    chain = Chain(header(), Settings(method="low_rank_sparse", preview="zero_filled", series=4), engine)
+    images = chain([scan(slices=1)])
+    ahead = list(itertools.islice(images, FRAMES))
+    assert len(engine.slices) == 1
+    assert {image.header["image_series_index"].item() for image in ahead} == {4 + PREVIEW_SERIES}
+    assert all("<value>_zero_filled_preview</value>" in image.attributes for image in ahead)
+    rest = list(images)
+    assert len(engine.slices) == 2
+    assert {image.header["image_series_index"].item() for image in rest} == {4}
+    assert all("<value>_low_rank_sparse</value>" in image.attributes for image in rest)
+    assert (chain.summary.slices, chain.summary.images) == (1, 2 * FRAMES)
+
+
+def test_the_preview_stays_when_the_method_fails():
+    chain = Chain(header(), Settings(method="low_rank_sparse", preview="cg_sense"), PlainEngine(fails=[1]))
+    images = list(chain([scan(slices=1)]))
+    assert len(images) == FRAMES
+    assert any("ran out of ideas" in str(problem) for problem in chain.summary.problems.damage)
+
+
+def test_a_method_is_no_preview_of_itself():
+    engine = PlainEngine()
+    images = list(Chain(header(), Settings(method="cg_sense", preview="cg_sense"), engine)([scan(slices=1)]))
+    assert len(engine.slices) == 1
+    assert len(images) == FRAMES

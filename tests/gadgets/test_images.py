@@ -433,7 +433,7 @@ def test_attributes_of_a_slice_reach_all_of_its_images():
 def test_the_largest_series_leaves_room_for_those_of_other_images():
     largest = next(field for field in dataclasses.fields(Settings) if field.name == "series").metadata["maximum"]
     *_, image = maker(series=largest, emit_fused=True).make(complete_slice(), with_extra())
-    assert image.header["image_series_index"] == largest + 22 == 65535
+    assert image.header["image_series_index"] == largest + 22 == 65534
 
 
 # --- headers ----------------------------------------------------------------------------------------------------------
