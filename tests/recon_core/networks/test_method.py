@@ -187,3 +187,17 @@ def test_precision(weights, precision, limit):
 def test_memory_that_is_available_is_asked_of_the_device():
     assert method_module.available_bytes is memory.available_bytes
     assert np.isfinite(memory.available_bytes(torch.device("cpu")) or 0)
+
+
+@pytest.mark.parametrize("window", [0, 4])
+def test_an_uncertainty_has_the_units_and_the_frames_of_the_image(weights, window):
+    weights("dstdm")
+    options = {"method": "dstdm", "samples": 2, "sampler_steps": 2, "start_noise": 0.1, "window": window}
+    found = []
+    for scale in (1.0, 50.0):
+        slice_ = data(scale=scale)
+        image = run(slice_, **options)
+        assert slice_.extra["uncertainty"].shape == image.shape
+        found.append(slice_.extra["uncertainty"])
+    assert found[0].any()
+    torch.testing.assert_close(found[1], 50 * found[0], rtol=1e-3, atol=1e-3)
