@@ -35,7 +35,7 @@ from tests.parity import fill
 from tests.parity_cases import cst_net as cst_net_case
 from tests.parity_cases import dual_unet_resnet3d as dual_unet_case
 
-REPEATS = 3
+REPEATS = 2
 
 
 def main() -> None:
@@ -160,7 +160,7 @@ def measure_cinenet():
 
 
 def measure_promptmr():
-    data, network = scan(6, 10, 96, 128), filled(PromptMR())
+    data, network = scan(5, 10, 96, 128), filled(PromptMR())
     yield compared(
         "promptmr",
         data,
