@@ -380,7 +380,9 @@ def test_signal_lets_a_scan_finish(tmp_path, number):
         wait_until((tmp_path / "computing").exists)
         server.process.send_signal(number)
         answer = peer.collect()
-        assert server.stop(number)[0] == 0
+        # no second signal: one that meets the interpreter at its end would kill it
+        server.process.communicate(timeout=PATIENCE)
+        assert server.process.returncode == 0
     assert [wire(image) for image in answer.images] == expected_images()
     assert answer.closed
 
