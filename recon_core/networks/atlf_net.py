@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import torch
 from torch import nn
@@ -29,10 +29,12 @@ from recon_core.networks.atlf_layers import (
     reflect_to_multiple,
     stem,
 )
-from recon_core.networks.base import ImageNetwork
+from recon_core.networks.base import ImageNetwork, zero_without_signal
 from recon_core.networks.blocks import PORTION_BYTES, to_channels, to_complex
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from recon_core.data import HybridSlice
 
 _HEADS = 4
@@ -216,15 +218,13 @@ class ATLFNet(ImageNetwork):
                 )
         result = image
         symmetries = []
-        for phase in self.phases:
-            assert isinstance(phase, Phase)  # noqa: S101 - for the type checker
+        for phase in cast("Iterable[Phase]", self.phases):
             result = consistency.gradient(result, phase.lambda_step)
             result, symmetry = self._improve(phase, result, style)
             result = phase.make_consistent(result, consistency)
             symmetries.append(symmetry)
-        signal = ((image != 0) | (consistency.zero_filled != 0)).flatten(-3).any(-1)
         return ATLFOutput(
-            torch.where(signal[..., None, None, None], result, 0),
+            zero_without_signal(result, image, consistency),
             None if fused is None else fused.reshape(*image.shape[:-3], *fused.shape[1:]),
             torch.stack(symmetries).sum() if self.training else None,
         )

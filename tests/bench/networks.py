@@ -3,15 +3,20 @@
 ``python -m tests.bench.networks [NAME ...]`` prints a table, on one thread unless ``--threads`` says otherwise. Both
 sides have the same weights, and their images are compared before their times are. ``--precision`` prints another: what
 the lower precisions of the convolutions do to the image and to the time, on the GPU where there is one, with the peak
-of its memory. Nothing here is a test: a loaded machine would fail it for no fault of the code.
+of its memory. ``--slice`` reconstructs a slice of usual size as the engine does, windows and memory plan included; the
+peak is that of the process, so give one NAME at a time. Nothing here is a test: a loaded machine would fail it for no
+fault of the code.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import resource
 import sys
 import time
+from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
@@ -19,6 +24,8 @@ from recon_core.coils.calibration import time_average
 from recon_core.consistency import DataConsistency
 from recon_core.data import HybridSlice
 from recon_core.fourier import fft, ifft
+from recon_core.manifest import WeightsEntry
+from recon_core.networks import method
 from recon_core.networks.cinenet import CineNet, CineNetConfig
 from recon_core.networks.crnn_mri import CRNNMRI
 from recon_core.networks.crunet_mr import CRUNetMR
@@ -27,6 +34,7 @@ from recon_core.networks.dual_unet_resnet3d import DualUNetResNet3D, DualUNetRes
 from recon_core.networks.method import precision_of_convolutions
 from recon_core.networks.promptmr import PromptMR
 from recon_core.networks.unet3d_mr import UNet3DMR
+from recon_core.options import ReconOptions
 from recon_core.simulate.sampling import uniform_mask, variable_density_mask
 from recon_core.weights import build_network
 from tests.bench.published import cinenet, crnn_mri, crunet_mr, cst_net, dual_unet_resnet3d, promptmr
@@ -43,14 +51,22 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(MEASUREMENTS)} (default: all)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", action="store_true", help="measure the precisions instead")
+    parser.add_argument(
+        "--slice", action="store_true", help="measure a slice of 25 frames, 10 coils, 208 x 256 instead"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    measure, names = (lambda name: MEASUREMENTS[name]()), [*MEASUREMENTS]
     rows = [("network", "data", "cinestream", "as published", "ratio", "difference")]
     if options.precision:
+        measure, names = precisions, NETWORKS
         rows = [("network", "data", "precision", "time", "error to float32", "peak memory")]
+    elif options.slice:
+        measure, names = whole_slice, NETWORKS
+        rows = [("network", "data", "time", "peak memory of the process", "of which before", "")]
     with torch.inference_mode():
-        for name in options.names or (NETWORKS if options.precision else MEASUREMENTS):
-            rows += [tuple(row) for row in (precisions(name) if options.precision else MEASUREMENTS[name]())]
+        for name in options.names or names:
+            rows += [tuple(row) for row in measure(name)]
             print(" | ".join(rows[-1]), file=sys.stderr)
     rows.insert(1, ("---",) * len(rows[0]))
     print("\n".join(f"| {' | '.join(row)} |" for row in rows))
@@ -218,6 +234,28 @@ def precisions(name: str):
         peak = f"{torch.cuda.max_memory_allocated() / 2**30:.2f} GiB" if device.type == "cuda" else ""
         error = float((image - exact).norm() / exact.norm())
         yield [name, size(data), precision, f"{seconds:.3f} s", f"{error:.1e}", peak]
+
+
+def whole_slice(name: str):
+    """A slice of usual size at the published width; dSTDM takes 2 of its 20 steps, which cost the same each."""
+    config = {"ct_dropout": "true"} if name == "atlf_net" else {}
+    options = ReconOptions(method=name, sampler_steps=2 if name == "dstdm" else 0)
+    torch.manual_seed(0)
+    network = build_network(name, config).eval().requires_grad_(False)
+    entry = WeightsEntry(method=name, name="untrained", file=Path("none"), sha256="0" * 64)
+    with (
+        patch.object(method, "find_weights", return_value=entry),
+        patch.object(method, "load_network", lambda *_: network),
+    ):
+        reconstruct = method.NetworkMethod(options)
+    data = scan(25, 10, 208, 256)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    image = reconstruct(data)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    finite = "" if bool(image.isfinite().all()) else "not finite"
+    yield [name, size(data), f"{seconds:.0f} s", f"{peak / 2**20:.1f} GB", f"{before / 2**20:.1f} GB", finite]
 
 
 def filled(network, how=fill):

@@ -14,6 +14,7 @@ from recon_core.networks.cinenet import CineNet, CineNetConfig
 from tests.bench.published import cinenet as published
 from tests.parity import fill, run_case
 from tests.parity_cases.cinenet import build, value
+from tests.recon_core.networks.support import random_series
 from tests.recon_core.test_memory import peak_bytes
 
 GOLDEN = Path(__file__).parents[3] / ".." / "shared" / "parity" / "cinenet"
@@ -33,15 +34,8 @@ def small(**config):
     return network
 
 
-def series(n_frames=9, n_coils=3, n_y=14, n_x=11, batch=(), seed=0):
-    """Image and data consistency, and what these were made of."""
-    generator = torch.Generator().manual_seed(seed)
-    maps = torch.randn(n_coils, n_y, n_x, dtype=torch.complex64, generator=generator)
-    maps = maps / torch.linalg.vector_norm(maps, dim=0)
-    mask = torch.rand(*batch, n_frames, n_y, generator=generator) < 0.4
-    measured = torch.randn(*batch, n_frames, n_coils, n_y, n_x, dtype=torch.complex64, generator=generator)
-    consistency = DataConsistency(maps, mask, measured)
-    return consistency.zero_filled, consistency, (maps, mask, measured)
+def series(n_frames=9, n_coils=3, n_y=14, n_x=11, **more):
+    return random_series(n_frames, n_coils, n_y, n_x, **more)
 
 
 def difference(result, expected):

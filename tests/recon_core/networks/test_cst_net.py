@@ -14,6 +14,7 @@ from recon_core.networks.cst_net import CSTNet, CSTNetConfig, normalise, pack, u
 from tests.bench.published import cst_net as published
 from tests.parity import run_case
 from tests.parity_cases.cst_net import build, fill_all, make_consistency, start
+from tests.recon_core.networks.support import random_series
 from tests.recon_core.test_memory import peak_bytes
 
 GOLDEN = Path(__file__).parents[3] / ".." / "shared" / "parity" / "cst_net"
@@ -40,15 +41,8 @@ def small(**config):
     return network
 
 
-def series(n_coils=3, n_y=12, n_x=10, batch=(), seed=0, n_frames=16):
-    """Image and data consistency, and what these were made of."""
-    generator = torch.Generator().manual_seed(seed)
-    maps = torch.randn(n_coils, n_y, n_x, dtype=torch.complex64, generator=generator)
-    maps = maps / torch.linalg.vector_norm(maps, dim=0)
-    mask = torch.rand(*batch, n_frames, n_y, generator=generator) < 0.4
-    measured = torch.randn(*batch, n_frames, n_coils, n_y, n_x, dtype=torch.complex64, generator=generator)
-    consistency = DataConsistency(maps, mask, measured)
-    return consistency.zero_filled, consistency, (maps, mask, measured)
+def series(n_coils=3, n_y=12, n_x=10, n_frames=16, **more):
+    return random_series(n_frames, n_coils, n_y, n_x, **more)
 
 
 def difference(result, expected):
