@@ -127,6 +127,8 @@ class HybridSlice:
         ``(y, x)`` float32 in [0, 1]: CT of the same slice on the grid of the image, for methods that take one.
     ct_cover
         ``(y, x)`` bool, True where `ct` holds CT; None is everywhere.
+    start
+        ``(frame, y, x)`` complex64: the image that a network starts from; None is the zero-filled one.
     extra
         Methods add other images that they made, by name.
     """
@@ -140,6 +142,7 @@ class HybridSlice:
     notes: list[str] = field(default_factory=list)
     ct: torch.Tensor | None = None
     ct_cover: torch.Tensor | None = None
+    start: torch.Tensor | None = None
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -158,6 +161,7 @@ class HybridSlice:
             ("measured", (ny,)),
             ("ct", (ny, nx)),
             ("ct_cover", (ny, nx)),
+            ("start", (frames, ny, nx)),
         ):
             tensor: torch.Tensor | None = getattr(self, name)
             if tensor is None:

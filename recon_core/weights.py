@@ -615,13 +615,43 @@ def import_weights(
         source=source or facts.source,
         notes=notes or facts.notes,
     )
+    return write_weights(network, facts, name, folder), report
+
+
+def write_weights(network: Network, facts: WeightsFacts, name: str, folder: Path) -> WeightsEntry:
+    """Put the weights of a network into a folder and its manifest.
+
+    Parameters
+    ----------
+    network
+        The network; its configuration takes the place of that in `facts`.
+    facts
+        What is known of the weights.
+    name
+        Under which they will be listed.
+    folder
+        Made if it is not there; weights of that name are replaced.
+
+    Raises
+    ------
+    SettingsError
+        If the name is not possible, or a file that is not in the manifest would be replaced.
+    ResourceError
+        If the files cannot be written.
+    """
+    check_name(name)
+    target = folder / f"{name}.safetensors"
+    if target.exists() and target.name not in _files_of(folder):
+        raise SettingsError(f"{target} exists and is not in {folder / MANIFEST}; move it away or choose another name")
+    settings = {key: _plain(value) for key, value in dataclasses.asdict(network.config).items()}
+    facts = dataclasses.replace(facts, config=settings)
     # One key, because those of several have no fixed order in the file, which is to be the same for the same weights.
-    content = save(_own_tensors(network), {"cinestream": json.dumps({"method": method, "config": facts.config})})
+    content = save(_own_tensors(network), {"cinestream": json.dumps({"method": facts.method, "config": settings})})
     entry = WeightsEntry(**vars(facts), name=name, file=target, sha256=hashlib.sha256(content).hexdigest())
     with replacing(target) as part:
         part.write_bytes(content)
     write_entry(folder, entry)
-    return entry, report
+    return entry
 
 
 def load_network(entry: WeightsEntry, device: torch.device | str) -> Network:

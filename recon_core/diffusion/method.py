@@ -134,6 +134,7 @@ class DSTDM(Network):
     def __init__(self, config: ScoreConfig | None = None) -> None:
         super().__init__()
         self.score = ScoreNetwork(config)
+        self.config = self.score.config
         #: How `reconstruct` samples.
         self.sampling = SamplingOptions()
 

@@ -152,6 +152,7 @@ class ATLFNet(ImageNetwork):
     """
 
     Config = ATLFNetConfig
+    config: ATLFNetConfig
     scale: ClassVar[Literal["free", "peak"]] = "peak"
 
     def __init__(self, config: ATLFNetConfig | None = None) -> None:
@@ -286,7 +287,8 @@ class ATLFNet(ImageNetwork):
         over the frames where there are several.
         """
         consistency = DataConsistency(data.maps, data.mask, data.hybrid, implementation=implementation)
-        output = self.run(consistency.zero_filled, consistency, data.ct, data.ct_cover)
+        start = consistency.zero_filled if data.start is None else data.start
+        output = self.run(start, consistency, data.ct, data.ct_cover)
         if output.fused is not None:
             data.extra["fused"] = output.fused.mean(0)
         return output.image

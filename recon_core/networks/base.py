@@ -26,6 +26,8 @@ class Network(nn.Module, ABC):
 
     #: The dataclass that configures it; every field has the published default.
     Config: ClassVar[type[Any]]
+    #: That which this one was built from.
+    config: Any
     #: ``free``: scaling the data scales the image. ``peak``: the data must be scaled, as in training, so that the peak
     #: of the time-averaged image has the value that belongs to the weights.
     scale: ClassVar[Literal["free", "peak"]]
@@ -116,9 +118,9 @@ class ImageNetwork(Network):
         """
 
     def reconstruct(self, data: HybridSlice, *, implementation: str = "auto") -> torch.Tensor:
-        """Reconstruct one slice, from its zero-filled image; see `Network.reconstruct`."""
+        """Reconstruct one slice, from its start or its zero-filled image; see `Network.reconstruct`."""
         consistency = DataConsistency(data.maps, data.mask, data.hybrid, implementation=implementation)
-        image: torch.Tensor = self(consistency.zero_filled, consistency)
+        image: torch.Tensor = self(consistency.zero_filled if data.start is None else data.start, consistency)
         return image
 
 

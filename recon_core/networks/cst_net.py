@@ -336,6 +336,7 @@ class CSTNet(ImageNetwork):
     """
 
     Config = CSTNetConfig
+    config: CSTNetConfig
     scale = "peak"
 
     def __init__(self, config: CSTNetConfig | None = None) -> None:
@@ -374,7 +375,8 @@ class CSTNet(ImageNetwork):
     def reconstruct(self, data: HybridSlice, *, implementation: str = "auto") -> torch.Tensor:
         """Reconstruct one slice of 16 frames; see `Network.reconstruct`."""
         consistency = DataConsistency(data.maps, data.mask, data.hybrid, implementation=implementation)
-        image: torch.Tensor = self(normalise(consistency.zero_filled, consistency), consistency)
+        start = normalise(consistency.zero_filled, consistency) if data.start is None else data.start
+        image: torch.Tensor = self(start, consistency)
         return image
 
     def forward(self, image: torch.Tensor, consistency: DataConsistency) -> torch.Tensor:

@@ -48,11 +48,15 @@ class DualUNetResNet3DConfig:
         2, or 1 for real and imaginary parts together: half the parameters, and the same quality.
     planes
         Feature maps of the residual network.
+    residual
+        The U-Nets give the changes of real and imaginary part, between -1 and 1, and the result is complex; without
+        fusion only. Not published; what passes by the networks needs not be learned, so a short training gets much
+        further.
 
     Raises
     ------
     ModelError
-        If there are neither one nor two U-Nets.
+        If there are neither one nor two U-Nets, or the residual network is to fuse changes.
     """
 
     frames: int = 20
@@ -60,11 +64,14 @@ class DualUNetResNet3DConfig:
     fusion: Literal["none", "resnet"] = "none"
     unets: int = 2
     planes: int = 32
+    residual: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a number of U-Nets that has no meaning."""
         if self.unets not in (1, 2):
             raise ModelError(f"there are one or two U-Nets, got unets={self.unets}")
+        if self.residual and self.fusion != "none":
+            raise ModelError("residual goes with fusion=none: the fusion has no input that a change could be added to")
 
 
 # --- U-Net ------------------------------------------------------------------------------------------------------------
@@ -320,10 +327,11 @@ class DephasedNetwork(ImageNetwork):
         return self._frames
 
     def reconstruct(self, data: HybridSlice, *, implementation: str = "auto") -> torch.Tensor:
-        """Reconstruct one slice, from its zero-filled image without its smooth phase; see `Network.reconstruct`."""
+        """Reconstruct one slice, from its first image without the smooth phase; see `Network.reconstruct`."""
         phase = smooth_phase(data)
         consistency = DataConsistency(data.maps * phase, data.mask, data.hybrid, implementation=implementation)
-        image: torch.Tensor = self(consistency.zero_filled, consistency)
+        start = consistency.zero_filled if data.start is None else data.start * phase.conj()
+        image: torch.Tensor = self(start, consistency)
         return image * phase
 
     def _series(self, image: torch.Tensor) -> torch.Tensor:
@@ -419,21 +427,28 @@ class DualUNetResNet3D(DephasedNetwork):
         return unet_key(key)
 
     def forward(self, image: torch.Tensor, consistency: DataConsistency) -> torch.Tensor:  # noqa: ARG002 - has no use
-        """Improve an image; see `ImageNetwork.forward`. The result is real; the measured data are not looked at."""
-        series = self._series(image)
-        result = self._magnitude(series)
-        if self.config.fusion == "resnet":
-            result = self.resnet(result)
-        result = torch.where((series != 0).flatten(1).any(1)[:, None, None, None], result, 0)
-        return torch.complex(result, torch.zeros_like(result)).reshape(image.shape)
+        """Improve an image; see `ImageNetwork.forward`.
 
-    def _magnitude(self, series: torch.Tensor) -> torch.Tensor:
-        """``(batch, frame, y, x)`` complex to the magnitude of what the U-Nets make of it."""
+        The measured data are not looked at; the result is real, unless it is made of changes (``residual``).
+        """
+        series = self._series(image)
+        first, second = self._parts(series)
+        if self.config.residual:
+            result = series + torch.complex(2 * first - 1, 2 * second - 1)
+        else:
+            magnitude = torch.hypot(first, second)
+            if self.config.fusion == "resnet":
+                magnitude = self.resnet(magnitude)
+            result = torch.complex(magnitude, torch.zeros_like(magnitude))
+        return torch.where((series != 0).flatten(1).any(1)[:, None, None, None], result, 0).reshape(image.shape)
+
+    def _parts(self, series: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the U-Nets make of real and imaginary part of ``(batch, frame, y, x)``."""
         if self.config.unets == 2:
-            return torch.hypot(self.unet_real(series.real), self.unet_imag(series.imag))
+            return self.unet_real(series.real), self.unet_imag(series.imag)
         # All real parts go in before all imaginary parts; what comes out are pairs, frame by frame, as published.
         pairs: torch.Tensor = self.unet(torch.cat((series.real, series.imag), 1))
-        return torch.hypot(pairs[:, ::2], pairs[:, 1::2])
+        return pairs[:, ::2], pairs[:, 1::2]
 
     def working_bytes(self, shape: tuple[int, int, int, int]) -> int:
         """Predict the memory that `reconstruct` takes; see `Network.working_bytes`."""

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from recon_core.coils.calibration import time_average
 from recon_core.errors import DataError, ModelError
+from recon_core.fourier import fft
 from recon_core.networks.base import Network
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class PromptMR(Network):
     """
 
     Config = PromptMRConfig
+    config: PromptMRConfig
     scale: ClassVar[Literal["free", "peak"]] = "free"
 
     def __init__(self, config: PromptMRConfig | None = None) -> None:
@@ -267,6 +269,10 @@ class PromptMR(Network):
         """
         mask = data.mask.bool()
         measured = to_lines(data.hybrid, mask)
+        first = measured
+        if data.start is not None:
+            first = to_lines(fft(data.maps * data.start[:, None], (-2,)), torch.ones_like(mask))
+            first = torch.where(torch.fft.ifftshift(mask, -1)[:, None, None], measured, first)
         maps = self._coil_maps(measured[None], mask[None], None, (data.reference[None], data.measured[None]))[0]
         n_frames, n_coils, n_x, n_y = measured.shape
         centre = self.config.adjacent_frames // 2
@@ -274,11 +280,11 @@ class PromptMR(Network):
         image = measured.new_empty((n_frames, n_x, n_y))
         weights = data.maps.mT.conj()
         portion = self._window_portion((n_coils, n_x, n_y), mask.device)
-        for first in range(0, n_frames, portion):
-            frames = torch.arange(first, min(first + portion, n_frames), device=mask.device)
+        for begin in range(0, n_frames, portion):
+            frames = torch.arange(begin, min(begin + portion, n_frames), device=mask.device)
             window = (frames[:, None] + slots) % n_frames
-            kspace = self._cascade(measured[window], mask[window], maps[window], only_centre=True)[:, 0]
-            image[first : first + portion] = _combine(torch.fft.ifft(kspace, norm="ortho"), weights)
+            kspace = self._cascade(first[window], measured[window], mask[window], maps[window], only_centre=True)[:, 0]
+            image[begin : begin + portion] = _combine(torch.fft.ifft(kspace, norm="ortho"), weights)
         return image.mT
 
     def _unroll(
@@ -296,7 +302,7 @@ class PromptMR(Network):
         averages, averaged = (torch.stack(parts) for parts in zip(*reference, strict=True))
         measured = to_lines(hybrid, mask)
         maps = self._coil_maps(measured, mask, low_frequencies, (averages, averaged))
-        return self._cascade(measured, mask, maps, only_centre=only_centre)
+        return self._cascade(measured, measured, mask, maps, only_centre=only_centre)
 
     def _coil_maps(
         self,
@@ -331,12 +337,11 @@ class PromptMR(Network):
         return self.sens_net.norm_unet.unet.conv_last.weight.device
 
     def _cascade(
-        self, measured: torch.Tensor, mask: torch.Tensor, maps: torch.Tensor, *, only_centre: bool
+        self, kspace: torch.Tensor, measured: torch.Tensor, mask: torch.Tensor, maps: torch.Tensor, *, only_centre: bool
     ) -> torch.Tensor:
         """Run the cascades on ``(batch, frame, coil, x, ky)``; the last may give the centre frame alone."""
         weights = torch.fft.ifftshift(mask, -1)[:, :, None, None].to(measured.real.dtype)
         every, centre = slice(None), slice(mask.shape[1] // 2, mask.shape[1] // 2 + 1)
-        kspace = measured
         for i, cascade in enumerate(self.cascades, 1):
             frames = centre if only_centre and i == len(self.cascades) else every
             kspace = cascade(kspace, measured, weights, maps, frames)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -41,6 +41,12 @@ class UnrolledResNet3DConfig:
         Real and imaginary parts of a cascade lie between -1 and 1, ``2 sigmoid - 1``; set it to train on images with
         phase. As published they lie between 0 and 1, which leaves phases of 0 to 90 degrees only: enough for the
         real images of that work, and wrong for measured ones.
+    fusion
+        ``resnet``: as published, a residual network at half the resolution makes the two parts out of the magnitude of
+        what the U-Nets give; ``none``: the U-Nets give the parts, as in the best variant of the Dual U-Net.
+    residual
+        The networks give the change of the image, between -1 and 1. Not published; what passes by the networks needs
+        not be learned, so a short training gets much further.
     """
 
     cascades: int = 3
@@ -48,6 +54,8 @@ class UnrolledResNet3DConfig:
     features: int = 64
     planes: int = 32
     signed_outputs: bool = False
+    fusion: Literal["none", "resnet"] = "resnet"
+    residual: bool = False
 
 
 class Cascade(nn.Module):
@@ -61,18 +69,25 @@ class Cascade(nn.Module):
 
     def __init__(self, config: UnrolledResNet3DConfig) -> None:
         super().__init__()
-        self._signed = config.signed_outputs
+        self._signed = config.signed_outputs or config.residual
+        self._residual = config.residual
         self.unet_real = UNet(config.frames, config.features)
         self.unet_imag = UNet(config.frames, config.features)
-        self.resnet = FusionResNet(config.frames, config.planes, 2 * config.frames)
+        if config.fusion == "resnet":
+            self.resnet = FusionResNet(config.frames, config.planes, 2 * config.frames)
+        self._fuses = config.fusion == "resnet"
         self.lam = nn.Parameter(torch.ones(()))
 
     def forward(self, series: torch.Tensor) -> torch.Tensor:
         """Improve ``(batch, frame, y, x)`` complex64."""
-        parts: torch.Tensor = self.resnet(torch.hypot(self.unet_real(series.real), self.unet_imag(series.imag)))
+        real, imaginary = self.unet_real(series.real), self.unet_imag(series.imag)
+        if self._fuses:
+            parts = self.resnet(torch.hypot(real, imaginary))
+            real, imaginary = parts[:, ::2], parts[:, 1::2]
         if self._signed:
-            parts = 2 * parts - 1
-        return torch.complex(parts[:, ::2], parts[:, 1::2])
+            real, imaginary = 2 * real - 1, 2 * imaginary - 1
+        result = torch.complex(real, imaginary)
+        return series + result if self._residual else result
 
 
 class UnrolledResNet3D(DephasedNetwork):

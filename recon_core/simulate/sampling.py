@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 SAMPLINGS = ("full", "uniform", "interleaved", "variable_density")
 
 _WIDTH = 0.22  # standard deviation of the variable density, relative to the number of lines
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
 _FLOOR = 0.12  # its value far from the centre, relative to the centre
 
 
@@ -114,16 +115,58 @@ def variable_density_mask(
     NDArray[np.bool_]
         ``(frame, ky)``.
     """
+    mask, outside, density, count = _drawing(frames, lines, acceleration, acs_lines)
+    rng = np.random.default_rng([seed, 41])
+    for frame in mask:
+        frame[rng.choice(outside, count, replace=False, p=density)] = True
+    return mask
+
+
+def _drawing(
+    frames: int, lines: int, acceleration: int, acs_lines: int
+) -> tuple[NDArray[np.bool_], NDArray[np.intp], NDArray[np.float64], int]:
+    """Prepare to draw lines: the mask with its block, the lines outside it with their density, and how many to take."""
     grid_rows(frames, lines, acceleration)  # checks the arguments
     block = acs_rows(lines, acs_lines)
-    rng = np.random.default_rng([seed, 41])
     outside = np.flatnonzero(~block)
     count = min(max(round(lines / acceleration) - acs_lines, 0 if acs_lines else 1), len(outside))
     distance = (outside - lines // 2) / (_WIDTH * lines)
     density = _FLOOR + np.exp(-0.5 * distance**2)
-    mask = np.tile(block, (frames, 1))
+    return np.tile(block, (frames, 1)), outside, density / density.sum(), count
+
+
+def golden_mask(frames: int, lines: int, acceleration: int, acs_lines: int = 0, *, seed: int = 0) -> NDArray[np.bool_]:
+    """Lines that follow each other at the golden ratio, denser towards the centre, as real-time scans take them.
+
+    Any run of frames covers k-space about evenly (the Cartesian relative of golden-angle radial scans,
+    doi:10.1109/TMI.2006.885337). The density is that of `variable_density_mask`.
+
+    Parameters
+    ----------
+    frames, lines
+        Size of the mask.
+    acceleration
+        Every frame has ``round(lines / R)`` lines, those of the ACS block among them, but at least the block.
+    acs_lines
+        Lines at the centre that every frame has.
+    seed
+        Where the sequence starts.
+
+    Returns
+    -------
+    NDArray[np.bool_]
+        ``(frame, ky)``.
+    """
+    mask, outside, density, count = _drawing(frames, lines, acceleration, acs_lines)
+    edges = np.cumsum(density)
+    place = np.random.default_rng([seed, 42]).random()
     for frame in mask:
-        frame[rng.choice(outside, count, replace=False, p=density / density.sum())] = True
+        taken = 0
+        while taken < count:
+            place = (place + _GOLDEN_RATIO) % 1.0
+            line = outside[min(int(np.searchsorted(edges, place)), len(outside) - 1)]
+            taken += not frame[line]
+            frame[line] = True
     return mask
 
 

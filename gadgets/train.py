@@ -1,0 +1,218 @@
+"""Command ``train``: data, a bar that moves, curves to look at, and weights that pipelines find."""
+
+from __future__ import annotations
+
+import dataclasses
+from html import escape
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image as Picture
+from tqdm import tqdm
+
+from gadgets import __version__
+from gadgets.page import document, encoded, gray, montage, moving_column, write_file
+from recon_core.manifest import WeightsFacts
+from recon_core.methods import METHODS
+from recon_core.training.coverage import covered
+from recon_core.training.library import Library, read_library
+from recon_core.training.measurements import draw_mask
+from recon_core.training.series import KINDS, draw_series
+from recon_core.training.trainer import Trainer
+from recon_core.weights import write_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from recon_core.manifest import WeightsEntry
+    from recon_core.training.plan import TrainingPlan
+    from recon_core.training.trainer import Point
+
+_BASELINES = ("zero_filled", "cg_sense", "low_rank_sparse")
+_COLOURS = ("#0b7285", "#c92a2a", "#5f3dc4")
+_PLOT = (640, 300, 48)  # width, height and margin of the curves, in pixels
+
+
+def train(
+    plan: TrainingPlan, folder: Path, data: Path | None, seconds: float, say: Callable[[str], None]
+) -> Trainer | None:
+    """Train until the plan is done or the time is over.
+
+    Parameters
+    ----------
+    plan
+        What to do.
+    folder
+        Where it is kept; a training that is there is continued.
+    data
+        Folder of images to learn from, or None.
+    seconds
+        Wall time for this time.
+    say
+        Takes lines for the user.
+
+    Returns
+    -------
+    Trainer
+        With the trained network, or None where there is more to do.
+    """
+    libraries = [read_library(data, part) for part in ("training", "held out")] if data else [Library(), Library()]
+    trainer = Trainer(plan, *libraries, folder)
+    parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
+    say(f"{plan.name}: {parameters:,} parameters, step {trainer.step} of {plan.steps}; state in {folder}")
+    with tqdm(total=plan.steps, initial=trainer.step, unit=" steps", desc=plan.name, disable=None) as bar:
+
+        def tell(_: int, loss: float) -> None:
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+
+        done = trainer.run(seconds, tell)
+    for point in trainer.curve()[-1:]:
+        say(_line(point))
+    write_curves(folder / "curves.html", trainer)
+    say(f"curves in {folder / 'curves.html'}")
+    return trainer if done else None
+
+
+def export(trainer: Trainer, folder: Path) -> WeightsEntry:
+    """Put the averaged weights of a training where pipelines find them.
+
+    Parameters
+    ----------
+    trainer
+        The training.
+    folder
+        Of weights and their manifest.
+    """
+    plan, curve = trainer.plan, trainer.curve()
+    fixed = trainer.network.maximum_frames
+    facts = WeightsFacts(
+        method=plan.method,
+        input_peak=1.0,
+        window=fixed or plan.frames[1],
+        start=plan.start,
+        range=covered(plan, fixed),
+        source=f"trained with cinestream {__version__}",
+        licence="Apache-2.0",
+        training={
+            "steps": trainer.step,
+            "minutes": round(trainer.seconds / 60),
+            **{name: str(value) for name, value in dataclasses.asdict(plan).items() if name in _RECIPE},
+        },
+        metrics={"validation": {kind: values[0] for kind, values in curve[-1].psnr.items()}} if curve else {},
+    )
+    with trainer.averaged() as network:
+        return write_weights(network, facts, plan.name, folder)
+
+
+_RECIPE = ("seed", "loss", "rate", "schedule", "frames", "lines", "width", "precision")
+
+
+def write_samples(path: Path, data: Path | None, *, seed: int = 0) -> None:
+    """Draw a sheet of what networks learn from.
+
+    Parameters
+    ----------
+    path
+        PNG to write: for each kind of series rows of two frames, a temporal profile, the phase, another contrast, and
+        the lines that are measured, time running to the right.
+    data
+        Folder of images to learn from, or None.
+    seed
+        Of the sheet.
+    """
+    library = read_library(data, "training") if data else Library()
+    columns = []
+    for kind in KINDS:
+        tiles = []
+        for number in range(_SAMPLES):
+            series = draw_series((seed, number), library, kind=kind, frames=16, matrix=(128, 128))
+            magnitude = np.abs(series.image)
+            column, _ = moving_column(magnitude)
+            phase = (np.angle(series.image[0]) / (2 * np.pi) + 0.5) * (magnitude[0] > 0.05)
+            mask, _ = draw_mask(np.random.default_rng([seed, number]), 16, 128)
+            profile = magnitude[:, :, column].T.repeat(4, axis=1)
+            lines = np.float32(mask.T.repeat(2, axis=1))
+            tiles += [
+                gray(np.asarray(tile, np.float32), 1.0)
+                for tile in (
+                    magnitude[0],
+                    magnitude[8],
+                    profile,
+                    phase,
+                    series.anatomy,
+                    np.pad(lines, ((0, 0), (0, 64))),
+                )
+            ]
+        columns.append(montage([_square(tile) for tile in tiles], 6))
+    sheet = np.concatenate(columns, axis=0)
+    write_file(path, encoded([Picture.fromarray(sheet)], "PNG"))
+
+
+_SAMPLES = 4
+
+
+def _square(tile: np.ndarray) -> np.ndarray:
+    """Fill a tile up to 128 columns."""
+    return np.pad(tile, ((0, 0), (0, 128 - tile.shape[1])))
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+
+def write_curves(path: Path, trainer: Trainer) -> None:
+    """Draw loss and validation of a training into an HTML page."""
+    points = trainer.curve()
+    plan = trainer.plan
+    body = [f"<h1>{escape(plan.name)}</h1><p>{escape(METHODS[plan.method].summary)}</p>"]
+    if points:
+        minutes = [point.seconds / 60 for point in points]
+        body.append(_plot("Loss", minutes, {"mean since the last point": [point.loss for point in points]}, {}))
+        if points[-1].psnr:
+            references = {method: trainer.compare(method) for method in _BASELINES}
+            for index, title in enumerate(("PSNR of the held-out scans in dB", "PSNR of their dynamic region in dB")):
+                lines = {kind: [point.psnr[kind][index] for point in points] for kind in KINDS}
+                levels = {
+                    f"{method}, {kind}": values[kind][index] for method, values in references.items() for kind in KINDS
+                }
+                body.append(_plot(title, minutes, lines, levels))
+    write_file(path, document(f"Training of {plan.name}", "\n".join(body)))
+
+
+def _plot(title: str, x: Sequence[float], lines: dict[str, list[float]], levels: dict[str, float]) -> str:
+    """Curves over minutes as SVG, with dashed lines for other methods."""
+    width, height, margin = _PLOT
+    every = [value for line in lines.values() for value in line] + list(levels.values())
+    low, high = min(every), max(every)
+    span, end = max(high - low, 1e-6), max(x[-1], 1e-6)
+
+    def place(minute: float, value: float) -> tuple[float, float]:
+        return margin + minute / end * (width - 2 * margin), height - margin - (value - low) / span * (
+            height - 2 * margin
+        )
+
+    parts = []
+    for colour, (name, values) in zip(_COLOURS, lines.items(), strict=False):
+        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (place(m, v) for m, v in zip(x, values, strict=True)))
+        px, py = place(x[-1], values[-1])
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<text x="{px + 4:.0f}" y="{py:.0f}" fill="{colour}" font-size="11">{escape(name)}</text>')
+    for name, level in levels.items():
+        colour = next((c for c, kind in zip(_COLOURS, lines, strict=False) if name.endswith(kind)), "#868e96")
+        _, py = place(0, level)
+        parts.append(
+            f'<line x1="{margin}" x2="{width - margin}" y1="{py:.1f}" y2="{py:.1f}" stroke="{colour}" '
+            f'stroke-dasharray="2 4"/><text x="{margin + 2}" y="{py - 2:.0f}" fill="{colour}" font-size="9">'
+            f"{escape(name)}</text>"
+        )
+    parts += [f'<text x="4" y="{place(0, value)[1]:.0f}" font-size="11">{value:.3g}</text>' for value in (low, high)]
+    parts.append(f'<text x="{width - margin}" y="{height - 8}" font-size="11" text-anchor="end">{end:.0f} min</text>')
+    return f'<h2>{escape(title)}</h2><svg viewBox="0 0 {width} {height}" style="max-width:60rem">{"".join(parts)}</svg>'
+
+
+def _line(point: Point) -> str:
+    scores = ", ".join(f"{kind} {whole:.1f} (dynamic {moving:.1f})" for kind, (whole, moving) in point.psnr.items())
+    return (
+        f"step {point.step}, {point.seconds / 60:.0f} min: loss {point.loss:.3f}; PSNR in dB: {scores or 'not watched'}"
+    )

@@ -1,0 +1,56 @@
+"""Which scans a training saw, for the range that goes with the weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recon_core.quality import PATTERNS, Sampling, TrainingRange
+from recon_core.training.measurements import COILS, SNR, draw_mask
+
+if TYPE_CHECKING:
+    from recon_core.training.plan import TrainingPlan
+
+_DRAWS = 400
+_LONGEST = 1000  # frames; any more than a window are reconstructed in windows
+
+
+def covered(plan: TrainingPlan, frames: int | None = None) -> TrainingRange:
+    """Say which scans a plan covers.
+
+    Parameters
+    ----------
+    plan
+        How the network is trained.
+    frames
+        What the network takes, if it takes a fixed number.
+
+    Returns
+    -------
+    TrainingRange
+        From the extremes of many masks of the training, without the most extreme hundredth at either end.
+    """
+    rng = np.random.default_rng([plan.seed, 505])
+    least, most = plan.lines
+    scans = []
+    for _ in range(_DRAWS):
+        lines = 2 * int(rng.integers(least // 2, most // 2 + 1))
+        mask, _ = draw_mask(rng, frames or int(rng.integers(plan.frames[0], plan.frames[1] + 1)), lines)
+        scans.append(Sampling.of(mask, 1, lines))
+
+    def extremes(values: list[float]) -> tuple[float, float]:
+        low, high = np.quantile(values, (0.01, 0.99))
+        return round(float(low), 1), round(float(high), 1)
+
+    patterns = {scan.pattern for scan in scans}
+    return TrainingRange(
+        acceleration=extremes([scan.acceleration for scan in scans]),
+        centre_lines=(0, extremes([scan.centre_lines for scan in scans])[1]),
+        frames=(frames or plan.frames[0], _LONGEST),
+        lines=(least, most),
+        coils=(COILS[0], COILS[-1]),
+        snr=SNR,
+        empty_frames=(0, max(scan.empty_frames for scan in scans)),
+        patterns=tuple(name for name in PATTERNS if name in patterns),
+    )

@@ -1,0 +1,199 @@
+"""What a scanner would measure of a series: coils, sampling and noise, with the image to be found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from recon_core.coils.calibration import time_average
+from recon_core.coils.walsh import walsh_maps
+from recon_core.data import HybridSlice
+from recon_core.fourier import fft, ifft
+from recon_core.simulate.coils import coil_maps, noise_covariance
+from recon_core.simulate.sampling import (
+    golden_mask,
+    interleaved_mask,
+    partial_fourier_mask,
+    uniform_mask,
+    variable_density_mask,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from recon_core.training.series import Series
+
+#: Mask families, and how often each is drawn.
+FAMILIES = {"uniform": 0.45, "interleaved": 0.2, "variable_density": 0.22, "golden": 0.13}
+#: Numbers of coils that are drawn.
+COILS = (4, 5, 6, 8, 10, 12, 16, 24, 32)
+_COIL_SHARES = (0.1, 0.1, 0.15, 0.2, 0.2, 0.13, 0.07, 0.03, 0.02)
+#: Brightest tissue over the noise of a complete frame, least and most.
+SNR = (15.0, 150.0)
+_TRUE_MAPS = 0.15  # how often the network gets the maps themselves instead of their estimate
+_MOST_IMAGES = 400  # frames times coils
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """An undersampled scan of a series, scaled so that the image of its time average has a peak of one.
+
+    Parameters
+    ----------
+    hybrid
+        ``(frame, coil, ky, x)`` complex64, zero where nothing was measured.
+    mask
+        ``(frame, ky)`` bool.
+    maps
+        ``(coil, y, x)`` complex64, those that a network is to use.
+    target
+        ``(frame, y, x)`` complex64: what these maps make of complete data without noise.
+    noise_variance
+        Of a complex sample of `hybrid`.
+    anatomy
+        ``(y, x)`` float32 between 0 and 1, see `recon_core.training.series.Series`.
+    family
+        One of `FAMILIES`.
+    """
+
+    hybrid: torch.Tensor
+    mask: torch.Tensor
+    maps: torch.Tensor
+    target: torch.Tensor
+    noise_variance: float
+    anatomy: torch.Tensor
+    family: str
+
+    def crop(self, first: int, width: int) -> Measurement:
+        """Cut columns out. All lines, frames and coils stay, and x is no longer encoded, so the physics is exact."""
+        columns = slice(first, first + width)
+        return replace(
+            self,
+            hybrid=self.hybrid[..., columns].contiguous(),
+            maps=self.maps[..., columns].contiguous(),
+            target=self.target[..., columns].contiguous(),
+            anatomy=self.anatomy[..., columns].contiguous(),
+        )
+
+    def slice(self) -> HybridSlice:
+        """As the methods take it."""
+        reference, measured = time_average(self.hybrid, self.mask)
+        return HybridSlice(self.hybrid, self.mask, self.maps, reference, measured, self.noise_variance)
+
+
+def draw_mask(rng: np.random.Generator, frames: int, lines: int) -> tuple[NDArray[np.bool_], str]:
+    """Draw the lines that are measured.
+
+    Parameters
+    ----------
+    rng
+        Where the choice comes from.
+    frames, lines
+        Size of the mask.
+
+    Returns
+    -------
+    tuple
+        ``(frame, ky)`` bool, and the name of the family.
+    """
+    family = str(rng.choice([*FAMILIES], p=[*FAMILIES.values()]))
+    seed = int(rng.integers(2**31))
+    acs = int(rng.integers(4, 13)) * 2
+    if family == "uniform":
+        mask = uniform_mask(frames, lines, int(rng.integers(3, 13)), acs)
+        mask = np.roll(mask, int(rng.integers(-3, 4)), axis=1) | uniform_mask(frames, lines, lines, acs)
+    elif family == "interleaved":
+        mask = interleaved_mask(frames, lines, int(rng.integers(3, 13)), acs if rng.random() < 0.3 else 0)
+    else:
+        fewest = int(rng.integers(2, 9))
+        acceleration = round(float(np.exp(rng.uniform(*np.log((4, 24))))))
+        draw = variable_density_mask if family == "variable_density" else golden_mask
+        mask = draw(frames, lines, acceleration, min(fewest, lines // acceleration), seed=seed)
+        if rng.random() < 0.1:  # frames that the scanner gave to something else
+            mask[rng.choice(frames, frames // 4, replace=False)] = False
+    if rng.random() < 0.12:
+        mask = partial_fourier_mask(mask, float(rng.uniform(0.62, 0.9)))
+        mask = mask[:, ::-1].copy() if rng.random() < 0.5 else mask
+    return mask, family
+
+
+def measure(
+    seed: tuple[int, ...],
+    series: Series,
+    *,
+    mask: NDArray[np.bool_] | None = None,
+    n_coils: int | None = None,
+    snr: float | None = None,
+) -> Measurement:
+    """Measure a series.
+
+    Parameters
+    ----------
+    seed
+        Same seed and arguments, same measurement.
+    series
+        The truth.
+    mask, n_coils, snr
+        Chosen at random where None. The noise of a pixel of the complete image, before any combination with time, is
+        the brightest tissue over `snr`.
+    """
+    rng = np.random.default_rng([*seed, 202])
+    n_frames, ny, nx = series.image.shape
+    family = "given"
+    if mask is None:
+        mask, family = draw_mask(rng, n_frames, ny)
+    if n_coils is None:
+        usual = [n for n in COILS if n * n_frames <= _MOST_IMAGES or n == COILS[0]]
+        shares = np.array(_COIL_SHARES[: len(usual)])
+        n_coils = int(rng.choice(usual, p=shares / shares.sum()))
+    snr = snr or float(np.exp(rng.uniform(*np.log(SNR))))
+
+    true_maps = torch.from_numpy(_draw_maps(rng, n_coils, (ny, nx)))
+    image = torch.from_numpy(series.image)
+    lines = torch.from_numpy(mask)
+    complete = fft(true_maps * image[:, None], (-2,))
+    noise = torch.from_numpy(rng.standard_normal((*complete.shape, 2), np.float32)).view_as(
+        torch.view_as_real(complete)
+    )
+    # the maps are of unit norm in the middle of the array, so that the sum of the coils has this noise too
+    noise_deviation = 1 / snr
+    noisy = complete + torch.view_as_complex(noise) * (noise_deviation / 2**0.5)
+    hybrid = noisy * lines[:, None, :, None]
+
+    reference, measured = time_average(hybrid, lines)
+    if rng.random() < _TRUE_MAPS:
+        maps = true_maps / torch.linalg.vector_norm(true_maps, dim=0).clamp(min=1e-6)
+    else:
+        maps, _ = walsh_maps(reference, measured, neighbourhood=7, refinements=4)
+    target = (maps.conj() * ifft(complete, (-2,))).sum(1)
+    peak = float((maps.conj() * ifft(reference, (-2,))).sum(0).abs().max())
+    scale = 1 / max(peak, 1e-6)
+    return Measurement(
+        hybrid=hybrid * scale,
+        mask=lines,
+        maps=maps,
+        target=target * scale,
+        noise_variance=(noise_deviation * scale) ** 2,
+        anatomy=torch.from_numpy(series.anatomy),
+        family=family,
+    )
+
+
+def _draw_maps(rng: np.random.Generator, n_coils: int, matrix: tuple[int, int]) -> NDArray[np.complex64]:
+    """Maps ``(coil, y, x)`` of an array somewhere around the slice, whitened as the stream whitens them."""
+    seed = int(rng.integers(2**31))
+    turned = bool(rng.random() < 0.5)
+    ny, nx = matrix[::-1] if turned else matrix
+    fov = rng.uniform(260, 400) * np.array((rng.uniform(0.75, 1), 1.0))
+    maps = coil_maps(n_coils, (ny, nx), (fov[0], fov[1]), slice_offset_mm=rng.uniform(-60, 60), seed=seed)
+    if turned:
+        maps = maps.swapaxes(1, 2)
+    maps = maps[:, :: int(rng.choice((-1, 1))), :: int(rng.choice((-1, 1)))]
+    covariance = noise_covariance(n_coils, seed=seed)
+    whitening = np.linalg.inv(np.linalg.cholesky(covariance)).astype(np.complex64)
+    whitened = np.einsum("ij,jyx->iyx", whitening, maps)
+    norm = np.sqrt((np.abs(whitened) ** 2).sum(0))
+    return np.ascontiguousarray(whitened / np.float32(np.median(norm)))

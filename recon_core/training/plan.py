@@ -1,0 +1,270 @@
+"""How a network is trained: every choice in one place, with the papers' and a short budget's as presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from recon_core.errors import SettingsError
+from recon_core.methods import METHODS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+Schedule = Literal["constant", "cosine", "step", "decay"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """All that decides what training gives; two runs of one plan on one machine give the same weights.
+
+    Parameters
+    ----------
+    method
+        Name of the network.
+    name
+        Under which the weights will be listed.
+    network
+        Fields of the network's ``Config``.
+    steps
+        Updates of the weights, one crop each.
+    loss
+        One of `recon_core.training.losses.LOSSES`, or ``denoising`` for the diffusion model.
+    rate, betas, weight_decay, clip
+        Of the optimiser (Adam; AdamW with decoupled decay where `decoupled`); `clip` limits the norm of the gradient, 0
+        does not.
+    decoupled
+        Whether the decay is that of AdamW.
+    schedule, warm_up, floor
+        ``cosine`` falls to `floor` times the rate; ``step`` falls to it at `step_at`; ``decay`` falls evenly in the
+        logarithm; the first `warm_up` steps rise from zero.
+    step_at
+        Share of the steps before the fall of ``step``.
+    frozen_norm
+        Share of the steps after which batch normalisation takes its running statistics instead of those of one crop.
+    average
+        Decay of the running average of the weights, which is what will be kept.
+    frames, lines, coils
+        Least and most of the series to learn from; `frames` is overruled by networks that take a fixed number.
+    width
+        Columns of a crop.
+    crops
+        Consecutive steps on crops of the same scan.
+    start
+        The image that the network starts from, one of `recon_core.networks.start.STARTS`.
+    precision
+        Of the convolutions: ``float32`` or ``bfloat16``.
+    seed
+        Of weights and data.
+    validate_every
+        Steps between two looks at held-out scans.
+    """
+
+    method: str
+    name: str
+    network: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = 4000
+    loss: str = "moving"
+    rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    decoupled: bool = True
+    clip: float = 1.0
+    schedule: Schedule = "cosine"
+    warm_up: int = 100
+    floor: float = 0.02
+    step_at: float = 1.0
+    frozen_norm: float = 1.0
+    average: float = 0.998
+    frames: tuple[int, int] = (8, 16)
+    lines: tuple[int, int] = (96, 168)
+    width: int = 24
+    crops: int = 6
+    start: str = "cg_sense"
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    seed: int = 0
+    validate_every: int = 250
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained.
+
+        Raises
+        ------
+        SettingsError
+            Naming the field.
+        """
+        if self.method not in METHODS or not METHODS[self.method].network:
+            networks = ", ".join(name for name, info in METHODS.items() if info.network)
+            raise SettingsError(f"method must be a network, one of {networks}; got {self.method!r}")
+        for name in ("steps", "width", "crops", "validate_every"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("frames", "lines"):
+            least, most = getattr(self, name)
+            if not 1 <= least <= most:
+                raise SettingsError(f"{name} must be [least, most], got {getattr(self, name)}")
+        if self.rate <= 0 or not 0 <= self.average < 1:
+            raise SettingsError(f"rate must be above 0 and average in [0, 1), got {self.rate} and {self.average}")
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        if step < self.warm_up:
+            return self.rate * (step + 1) / self.warm_up
+        progress = (step - self.warm_up) / max(1, self.steps - self.warm_up)
+        if self.schedule == "cosine":
+            factor = self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        elif self.schedule == "step":
+            factor = 1.0 if progress < self.step_at else self.floor
+        elif self.schedule == "decay":
+            factor = self.floor**progress
+        else:
+            factor = 1.0
+        return self.rate * factor
+
+
+#: As published: optimiser, loss and schedule of each paper. Steps are theirs too, far beyond a CPU.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    # Lyu et al., PMC12754836
+    "crunet_mr": {
+        "loss": "crunet", "rate": 3e-4, "betas": (0.9, 0.999), "weight_decay": 0.01, "clip": 0.0,
+        "schedule": "cosine", "floor": 1 / 3, "steps": 144_000, "warm_up": 10_000, "precision": "float32",
+        "start": "zero_filled",
+    },
+    # trained for comparison in the same paper, in the same way
+    "unet3d_mr": {
+        "loss": "crunet", "rate": 3e-4, "betas": (0.9, 0.999), "weight_decay": 0.01, "clip": 0.0,
+        "schedule": "cosine", "floor": 1 / 3, "steps": 144_000, "warm_up": 10_000, "precision": "float32",
+        "start": "zero_filled",
+    },
+    # Qin et al., doi:10.1109/TMI.2018.2863670, and its published demonstration
+    "crnn_mri": {
+        "loss": "squared", "rate": 1e-3, "betas": (0.5, 0.999), "clip": 0.0, "schedule": "constant", "warm_up": 0,
+        "steps": 100_000, "frames": (30, 30), "precision": "float32",
+        "start": "zero_filled",
+    },
+    # doi:10.48550/arXiv.2202.09180 is the physics; schedule of the published script
+    "cinenet": {
+        "loss": "similarity_of_frames", "rate": 1e-4, "betas": (0.9, 0.999), "clip": 0.0, "schedule": "step",
+        "floor": 0.01, "step_at": 140 / 150, "warm_up": 0, "steps": 150_000, "precision": "float32",
+        "start": "zero_filled",
+    },
+    # Xin et al., doi:10.48550/arXiv.2309.13839
+    "promptmr": {
+        "loss": "similarity_of_series", "rate": 2e-4, "betas": (0.9, 0.999), "weight_decay": 0.01, "clip": 0.01,
+        "schedule": "step", "floor": 0.1, "step_at": 11 / 12, "warm_up": 0, "steps": 200_000, "precision": "float32",
+        "start": "zero_filled",
+    },
+    # Wang et al., doi:10.1016/j.compbiomed.2024.109133; 0.95 per epoch over 50 epochs
+    "cst_net": {
+        "loss": "squared", "rate": 1e-3, "betas": (0.9, 0.999), "clip": 0.0, "schedule": "decay", "floor": 0.95**50,
+        "warm_up": 0, "steps": 50_000, "precision": "float32",
+        "start": "zero_filled",
+    },
+    "dual_unet_resnet3d": {
+        "loss": "squared_magnitude", "rate": 1e-4, "betas": (0.9, 0.999), "weight_decay": 1e-4, "decoupled": False,
+        "clip": 0.0, "schedule": "cosine", "floor": 0.0, "warm_up": 5_000, "steps": 100_000, "precision": "float32",
+        "start": "zero_filled",
+    },
+    "unrolled_resnet3d": {
+        "loss": "squared_magnitude", "rate": 1e-4, "betas": (0.9, 0.999), "weight_decay": 1e-4, "decoupled": False,
+        "clip": 0.0, "schedule": "cosine", "floor": 0.0, "warm_up": 5_000, "steps": 100_000, "precision": "float32",
+        "start": "zero_filled",
+    },
+    # defaults of ISTA-Net+, doi:10.1109/CVPR.2018.00196, where its layers come from
+    "atlf_net": {
+        "loss": "squared", "rate": 1e-4, "betas": (0.9, 0.999), "clip": 0.01, "schedule": "cosine", "floor": 0.0,
+        "warm_up": 0, "steps": 200_000, "precision": "float32",
+        "start": "zero_filled",
+    },
+    # Wang et al., doi:10.1109/TCI.2025.3598421
+    "dstdm": {
+        "loss": "denoising", "rate": 2e-4, "betas": (0.9, 0.999), "clip": 1.0, "schedule": "constant",
+        "warm_up": 5_000, "steps": 149_550, "average": 0.999, "precision": "float32",
+        "start": "zero_filled",
+    },
+}  # fmt: skip
+
+#: For a few hours of two CPU cores: narrow networks, each still of its own kind.
+SHORT: dict[str, dict[str, Any]] = {
+    "crunet_mr": {"network": {"cascades": 5, "channels": 16}},
+    "unet3d_mr": {"network": {"cascades": 5, "channels": 16}},
+    "crnn_mri": {"network": {"iterations": 5, "channels": 24, "shared_weights": False}},
+    "cinenet": {"network": {"cascades": 5, "channels": 16, "pools": 3, "dynamic_type": "3D", "constant_steps": False}},
+    "promptmr": {
+        "network": {
+            "cascades": 5, "adjacent_frames": 5, "features": 16, "feature_dim": (24, 32, 40),
+            "prompt_dim": (8, 16, 24), "sens_features": 8, "sens_feature_dim": (12, 16, 20),
+            "sens_prompt_dim": (4, 8, 12), "encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1, 1),
+            "bottleneck_blocks": 1, "learnable_prompt": True,
+        }
+    },
+    "cst_net": {"network": {"layout": "planar", "channels": 16}},
+    "dual_unet_resnet3d": {"network": {"frames": 16, "features": 16, "residual": True}, "frozen_norm": 0.3},
+    "unrolled_resnet3d": {
+        "network": {"frames": 16, "features": 12, "fusion": "none", "residual": True}, "frozen_norm": 0.3
+    },
+    "atlf_net": {"network": {"base": 16, "rank": 2, "channels": 16, "phases": 5, "ct_dropout": True}},
+    "dstdm": {
+        "network": {"channels": 32, "channel_factors": (1, 2, 2), "blocks": 1, "parametrisation": "edm"},
+        "loss": "denoising",
+    },
+}  # fmt: skip
+
+PRESETS = ("short", "published")
+
+
+def preset_plan(method: str, preset: str = "short", **changes: Any) -> TrainingPlan:  # noqa: ANN401 - fields of many types
+    """Make the plan of a preset.
+
+    Parameters
+    ----------
+    method
+        Name of the network.
+    preset
+        One of `PRESETS`.
+    **changes
+        Fields of `TrainingPlan` that differ from it.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such network, preset or field, or a value is out of bounds.
+    """
+    if preset not in PRESETS:
+        raise SettingsError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
+    short = preset == "short"
+    values = dict((SHORT if short else PUBLISHED).get(method, {}))
+    values |= {"name": f"{method}-small" if short else method}
+    known = {field.name for field in dataclasses.fields(TrainingPlan)}
+    for name, value in changes.items():
+        if name not in known:
+            raise SettingsError(f"a training plan has {', '.join(sorted(known))}; it has no {name!r}")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return TrainingPlan(**{"method": method, **values})
+
+
+def read_plan(path: Path, method: str) -> TrainingPlan:
+    """Read a plan from YAML: ``preset`` and the fields of `TrainingPlan` that differ from it.
+
+    Raises
+    ------
+    SettingsError
+        If it cannot be read, or says what a plan cannot have.
+    """
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"cannot read the training plan {path}: {error}") from error
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        raise SettingsError(f"the training plan {path} must map names to values")
+    if document.pop("method", method) != method:
+        raise SettingsError(f"the training plan {path} is not for {method}")
+    try:
+        return preset_plan(method, **document)
+    except TypeError as error:
+        raise SettingsError(f"the training plan {path} has a value of the wrong type: {error}") from error

@@ -1,0 +1,389 @@
+"""One trainer for all networks: steps, running average, held-out scans on the way, and a state to go on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from recon_core.consistency import DataConsistency
+from recon_core.diffusion.loss import ExponentialAverage, denoising_loss, draw_times
+from recon_core.diffusion.method import DSTDM
+from recon_core.engine import create_method
+from recon_core.errors import DataError, SettingsError
+from recon_core.metrics import best_scale, dynamic_region, psnr
+from recon_core.networks.atlf_net import ATLFNet
+from recon_core.networks.method import precision_of_convolutions
+from recon_core.networks.start import with_start
+from recon_core.networks.windows import over_windows
+from recon_core.options import ReconOptions
+from recon_core.simulate.sampling import uniform_mask
+from recon_core.training.checkpoint import read_checkpoint, write_checkpoint
+from recon_core.training.losses import LOSSES, structural_similarity
+from recon_core.training.measurements import Measurement, measure
+from recon_core.training.series import KINDS, draw_series
+from recon_core.weights import build_network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from recon_core.networks.base import Network
+    from recon_core.training.library import Library
+    from recon_core.training.plan import TrainingPlan
+
+_FRAMES = (8, 10, 12, 16, 20, 25, 30, 40)
+_HELD_OUT_SEED = 900_000  # far from the seeds of any training
+_CHECKPOINT, _CURVE = "checkpoint", "curve.jsonl"
+_SYMMETRY, _SIMILARITY, _FUSION = 0.01, 0.1, 0.2  # weights of the terms of ATLF-Net's loss
+_WITHOUT_CT = 0.4  # how often ATLF-Net goes without
+
+
+class Point(NamedTuple):
+    """A point of the training curve.
+
+    Parameters
+    ----------
+    step, seconds
+        How far training is, and how long it took so far.
+    loss
+        Mean since the last point.
+    psnr
+        Of the running average on the held-out scans, in dB, by kind: whole image and dynamic region.
+    """
+
+    step: int
+    seconds: float
+    loss: float
+    psnr: dict[str, tuple[float, float]]
+
+
+class Trainer:
+    """Trains one network by a plan, from where the folder says that it was left.
+
+    Parameters
+    ----------
+    plan
+        What to do.
+    library
+        Images to learn from; may be empty.
+    held_out
+        Images to validate on; None draws only the project's own anatomies.
+    folder
+        Of the checkpoint and the curve; made if it is not there.
+
+    Raises
+    ------
+    SettingsError
+        If the folder is of a training by another plan.
+    ResourceError
+        If the checkpoint cannot be read.
+    """
+
+    def __init__(self, plan: TrainingPlan, library: Library, held_out: Library, folder: Path) -> None:
+        self.plan = plan
+        self._library = library
+        self._held_out = held_out
+        self._folder = folder
+        torch.manual_seed(plan.seed)
+        self.network = build_network(plan.method, plan.network)
+        kind = torch.optim.AdamW if plan.decoupled else torch.optim.Adam
+        parameters = list(self.network.parameters())
+        self._optimiser = kind(parameters, lr=plan.rate, betas=plan.betas, weight_decay=plan.weight_decay)
+        self._average = ExponentialAverage(self.network, plan.average)
+        self.step = 0
+        self.seconds = 0.0
+        self._scan: tuple[int, Measurement] | None = None
+        self._restore()
+
+    # --- going on from a checkpoint -----------------------------------------------------------------------------------
+
+    def _restore(self) -> None:
+        found = read_checkpoint(self._folder / _CHECKPOINT)
+        if found is None:
+            return
+        tensors, facts = found
+        plan = json.loads(json.dumps(dataclasses.asdict(self.plan)))
+        differing = [name for name in plan if facts["plan"].get(name) != plan[name]]
+        if differing:
+            changes = ", ".join(f"{name} {facts['plan'].get(name)!r}, now {plan[name]!r}" for name in differing)
+            raise SettingsError(
+                f"{self._folder} holds a training by another plan ({changes}); take it up with that plan, or choose "
+                "another folder"
+            )
+        self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
+        self.network.load_state_dict(_part(tensors, "network."), strict=True)
+        self._average.load_state_dict({"n_updates": self.step, "tensors": _part(tensors, "average.")})
+        for number, parameter in enumerate(self._optimiser.param_groups[0]["params"]):
+            state = _part(tensors, f"optimiser.{number}.")
+            if state:
+                self._optimiser.state[parameter] = state
+
+    def save(self) -> None:
+        """Write the checkpoint.
+
+        Raises
+        ------
+        ResourceError
+            If it cannot be written; the former one is still there then.
+        """
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"average.{name}": tensor for name, tensor in self._average.tensors.items()}
+        for number, parameter in enumerate(self._optimiser.param_groups[0]["params"]):
+            for name, value in self._optimiser.state.get(parameter, {}).items():
+                tensors[f"optimiser.{number}.{name}"] = value
+        facts = {"plan": dataclasses.asdict(self.plan), "step": self.step, "seconds": round(self.seconds, 1)}
+        write_checkpoint(self._folder / _CHECKPOINT, _unshared(tensors), facts)
+
+    def curve(self) -> list[Point]:
+        """Points so far."""
+        path = self._folder / _CURVE
+        if not path.exists():
+            return []
+        return [Point(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    # --- learning -----------------------------------------------------------------------------------------------------
+
+    def run(self, seconds: float = float("inf"), tell: Callable[[int, float], None] | None = None) -> bool:
+        """Train until the plan is done or the time is over, and save.
+
+        Parameters
+        ----------
+        seconds
+            Wall time after which no step is begun.
+        tell
+            Called after every step with its number and its loss.
+
+        Returns
+        -------
+        bool
+            Whether the plan is done.
+
+        Raises
+        ------
+        DataError
+            If the loss is not finite; the checkpoint before that is left as it was.
+        """
+        begun, before = time.perf_counter(), self.seconds
+        saved = begun
+        losses: list[float] = []
+        while self.step < self.plan.steps and time.perf_counter() - begun < seconds:
+            losses.append(self._learn())
+            self.step += 1
+            self.seconds = before + time.perf_counter() - begun
+            if tell is not None:
+                tell(self.step, losses[-1])
+            if self.step % self.plan.validate_every == 0 or self.step == self.plan.steps:
+                self._append(Point(self.step, round(self.seconds, 1), float(np.mean(losses)), self.validate()))
+                losses = []
+            if time.perf_counter() - saved > _SAVE_EVERY:
+                self.save()
+                saved = time.perf_counter()
+        self.save()
+        return self.step >= self.plan.steps
+
+    def _learn(self) -> float:
+        plan = self.plan
+        for group in self._optimiser.param_groups:
+            group["lr"] = plan.rate_at(self.step)
+        self.network.train()
+        if self.step >= plan.frozen_norm * plan.steps:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        rng = np.random.default_rng([plan.seed, self.step, 404])
+        scan = self._measured(self.step // plan.crops)
+        width = min(plan.width, scan.maps.shape[-1])
+        crop = scan.crop(int(rng.integers(scan.maps.shape[-1] - width + 1)), width)
+        self._optimiser.zero_grad(set_to_none=True)
+        with precision_of_convolutions(plan.precision, torch.device("cpu")):
+            loss = self._loss(crop, rng)
+        loss.backward()  # type: ignore[no-untyped-call]
+        parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, plan.clip or float("inf"))
+        if not bool(norm.isfinite()):
+            if not bool(loss.isfinite()):
+                raise DataError(f"the loss of step {self.step} is not finite; lower the rate ({plan.rate:g})")
+            return loss.item()  # one bad gradient is left out
+        self._optimiser.step()
+        self._average.update()
+        return loss.item()
+
+    def _measured(self, number: int) -> Measurement:
+        """The scan of that number."""
+        if self._scan is None or self._scan[0] != number:
+            plan, seed = self.plan, (self.plan.seed, number)
+            rng = np.random.default_rng([*seed, 303])
+            matrix = tuple(2 * int(rng.integers(plan.lines[0] // 2, plan.lines[1] // 2 + 1)) for _ in range(2))
+            series = draw_series(seed, self._library, frames=self._frames(rng), matrix=(matrix[0], matrix[1]))
+            self._scan = number, measure(seed, series)
+        return self._scan[1]
+
+    def _frames(self, rng: np.random.Generator) -> int:
+        least, most = self.plan.frames
+        if self.network.maximum_frames is not None:
+            return self.network.maximum_frames
+        return int(rng.choice([n for n in _FRAMES if least <= n <= most] or [least]))
+
+    def _loss(self, scan: Measurement, rng: np.random.Generator) -> torch.Tensor:
+        if isinstance(self.network, DSTDM):
+            return _denoising(self.network, scan, rng)
+        loss = LOSSES[self.plan.loss]
+        if isinstance(self.network, ATLFNet):
+            return _assisted(self.network, scan, self.plan.start, rng, loss)
+        return loss(self.network.reconstruct(with_start(scan.slice(), self.plan.start)), scan.target)
+
+    # --- held-out scans -----------------------------------------------------------------------------------------------
+
+    def validate(self) -> dict[str, tuple[float, float]]:
+        """Reconstruct the held-out scans with the running average; PSNR in dB by kind, of all and of what moves."""
+        if isinstance(self.network, DSTDM):  # sampling takes too long to be watched
+            return {}
+        with self.averaged() as network, torch.inference_mode():
+            return {
+                scan.family: scores(reconstruct_series(network, scan, self.plan.start).numpy(), scan.target.numpy())
+                for scan in self._validation()
+            }
+
+    def compare(self, method: str) -> dict[str, tuple[float, float]]:
+        """What another method makes of the held-out scans; as `validate`."""
+        reconstruct = create_method(method, ReconOptions(method=method))
+        with torch.inference_mode():
+            return {
+                scan.family: scores(reconstruct(scan.slice()).numpy(), scan.target.numpy())
+                for scan in self._validation()
+            }
+
+    def _validation(self) -> Iterator[Measurement]:
+        for number, kind in enumerate(KINDS):
+            seed = (_HELD_OUT_SEED, number)
+            series = draw_series(seed, self._held_out, kind=kind, frames=16, matrix=(128, 96))
+            scan = measure(seed, series, mask=uniform_mask(16, 128, 8, 24), n_coils=8, snr=40)
+            yield dataclasses.replace(scan, family=kind)
+
+    def averaged(self) -> _Averaged:
+        """Context in which the network has the averaged weights, in evaluation mode."""
+        return _Averaged(self.network, self._average)
+
+    def _append(self, point: Point) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        points = [known for known in self.curve() if known.step < point.step] + [point]
+        text = "".join(json.dumps(known._asdict()) + "\n" for known in points)
+        (self._folder / _CURVE).write_text(text, encoding="utf-8")
+
+
+_SAVE_EVERY = 120.0  # seconds
+
+
+class _Averaged:
+    """Swaps the averaged weights in and out."""
+
+    def __init__(self, network: Network, average: ExponentialAverage) -> None:
+        self._network = network
+        self._average = average
+
+    def _swap(self) -> None:
+        with torch.no_grad():
+            for name, parameter in self._network.named_parameters():
+                kept = self._average.tensors[name]
+                value = parameter.clone()
+                parameter.copy_(kept)
+                kept.copy_(value)
+
+    def __enter__(self) -> Network:
+        self._swap()
+        return self._network.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self._swap()
+
+
+def reconstruct_series(network: Network, scan: Measurement, start: str) -> torch.Tensor:
+    """Reconstruct a whole scan, in windows where the network takes a fixed number of frames."""
+    first = with_start(scan.slice(), start).start
+    n_frames = len(scan.mask)
+    window = min(max(n_frames, network.minimum_frames), network.maximum_frames or n_frames)
+
+    def reconstruct(frames: torch.Tensor) -> torch.Tensor:
+        part = dataclasses.replace(scan, hybrid=scan.hybrid[frames], mask=scan.mask[frames])
+        return network.reconstruct(dataclasses.replace(part.slice(), start=None if first is None else first[frames]))
+
+    return over_windows(reconstruct, n_frames, window, scan.hybrid.device)
+
+
+def scores(image: NDArray[np.complex64], target: NDArray[np.complex64]) -> tuple[float, float]:
+    """PSNR of magnitudes after one factor for the series, in dB: of all and of the dynamic region."""
+    scaled = np.abs(image) * np.float32(best_scale(image, target))
+    return round(psnr(scaled, target), 2), round(psnr(scaled, target, dynamic_region(target)), 2)
+
+
+def _denoising(network: DSTDM, scan: Measurement, rng: np.random.Generator) -> torch.Tensor:
+    """Loss of the score network on the planes of time and y."""
+    multiple = network.score.multiple
+    n_frames, n_y, _ = (n // multiple * multiple for n in scan.target.shape)
+    parts = torch.view_as_real(scan.target[:n_frames, :n_y])  # (frame, y, x, 2)
+    clean = parts.permute(2, 3, 0, 1).contiguous()
+    times = draw_times(torch.from_numpy(rng.random(len(clean), np.float32)))
+    noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), np.float32))
+    return denoising_loss(network.score, clean, times, noise)
+
+
+def _assisted(
+    network: ATLFNet,
+    scan: Measurement,
+    start: str,
+    rng: np.random.Generator,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Loss of ATLF-Net, with a CT that may be missing or not quite in place."""
+    consistency = DataConsistency(scan.maps, scan.mask, scan.hybrid)
+    ct = None if rng.random() < _WITHOUT_CT else misplaced(scan.anatomy, rng)
+    first = with_start(scan.slice(), start).start
+    output = network.run(consistency.zero_filled if first is None else first, consistency, ct)
+    magnitude = scan.target.abs()
+    similarity = structural_similarity(output.image.abs(), magnitude, magnitude.max().expand(len(magnitude))).mean()
+    total = loss(output.image, scan.target) + _SIMILARITY * (1 - similarity)
+    if output.symmetry is not None:
+        total = total + _SYMMETRY * output.symmetry
+    if output.fused is not None and ct is not None:
+        average = magnitude.mean(0, keepdim=True)
+        edges = [torch.maximum(a, b) for a, b in zip(_gradients(ct[None]), _gradients(average), strict=True)]
+        steps = [
+            functional.l1_loss(ours, edge.expand_as(ours))
+            for ours, edge in zip(_gradients(output.fused), edges, strict=True)
+        ]
+        total = total + _FUSION * (functional.l1_loss(output.fused, average.expand_as(output.fused)) + sum(steps))
+    return total
+
+
+def misplaced(anatomy: torch.Tensor, rng: np.random.Generator, *, shift: float = 1.5) -> torch.Tensor:
+    """Move a CT ``(y, x)`` by a few pixels and add noise, as registration and dose leave it."""
+    turn = np.deg2rad(rng.normal(0, 1.5))
+    moves = rng.normal(0, shift, 2) * 2 / np.array(anatomy.shape[::-1])
+    matrix = np.array([[np.cos(turn), -np.sin(turn), moves[0]], [np.sin(turn), np.cos(turn), moves[1]]], np.float32)
+    grid = functional.affine_grid(torch.from_numpy(matrix)[None], [1, 1, *anatomy.shape], align_corners=False)
+    moved = functional.grid_sample(anatomy[None, None], grid, padding_mode="border", align_corners=False)[0, 0]
+    noise = torch.from_numpy(rng.standard_normal(tuple(anatomy.shape), np.float32)) * rng.uniform(0, 0.04)
+    return (moved + noise).clamp(0, 1)
+
+
+def _gradients(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Magnitudes of the differences along y and along x."""
+    return image.diff(dim=-2).abs(), image.diff(dim=-1).abs()
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors that share memory, each with its own copy: the file format does not know sharing."""
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
