@@ -172,9 +172,13 @@ class Chain:
                 cine = dataclasses.replace(cine, ct=placed.image, ct_cover=placed.cover)
             complete = dataclasses.replace(complete, cine=cine)
             reconstruction = engine.reconstruct(cine, settings)
+            # first, so that the scale of the scan is not that of a doubtful image
+            beside = reconstruction.beside
+            further = [] if beside is None else list(self._images.make(complete, beside, second="beside"))
             if self._ct and placed is not None and reconstruction.method == settings.method:
                 complete = self._ct.label(complete, placed)
-            images = list(self._images.make(complete, reconstruction, preview=preview))
+            images = list(self._images.make(complete, reconstruction, second="preview" if preview else ""))
+            images += further
         except CinestreamError as error:
             self._note_failure(complete, str(error))
             return []
@@ -192,6 +196,9 @@ class Chain:
             reconstruction.method,
             time.perf_counter() - begin,
         )
+        as_asked = reconstruction.method == settings.method and reconstruction.beside is None
+        for note in reconstruction.notes:
+            logger.log(logging.INFO if as_asked else logging.WARNING, "%s: %s", describe(complete.key), note)
         if not preview:
             self.summary.slices += 1
             if self._watch is not None:

@@ -34,6 +34,7 @@ Streaming reconstruction of cine cardiac MRI from ISMRMRD raw data.
   cinestream replay scan.h5 -p cg_sense -o images.h5        reconstruct a raw file
   cinestream serve                                          run the resident server for Gadgetron or FIRE
   cinestream evaluate images.h5 --truth scan_truth.npz      measure images against the truth
+  cinestream evaluate --suite standard                      measure the methods on held-out scans
   cinestream import-weights crnn_mri FILE                   bring trained weights for a network
   cinestream send scan.h5 -c cg_sense -o images.h5          be the scanner: send a file, keep the images
 """
@@ -172,6 +173,57 @@ def _simulate(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    given = {name: getattr(options, name) for name in (*_OF_FILES, *_OF_SUITE)}
+    wrong = _OF_FILES if options.suite else _OF_SUITE
+    unwanted = [_spelled(name) for name in wrong if given[name]]
+    if options.suite:
+        if unwanted:
+            raise SettingsError(f"--suite makes its own scans and images; it does not go with {', '.join(unwanted)}")
+        return _evaluate_suite(options)
+    if unwanted:
+        raise SettingsError(f"{', '.join(unwanted)} belongs to --suite standard; give that instead of image files")
+    if not options.outputs or not options.truth:
+        raise SettingsError("expected image files and --truth FILE, or --suite standard")
+    return _evaluate_files(options)
+
+
+_OF_FILES = ("outputs", "truth", "slices", "csv", "dists_weights", "group")
+_OF_SUITE = ("methods", "data", "quick", "json", "fresh", "picture")
+
+
+def _spelled(name: str) -> str:
+    return "image files" if name == "outputs" else "--" + name.replace("_", "-")
+
+
+def _evaluate_suite(options: argparse.Namespace) -> int:
+    from gadgets import suite
+
+    for path in filter(None, (options.report, options.picture, options.json)):
+        if not path.absolute().parent.is_dir():  # better known now than in an hour
+            raise ResourceError(f"cannot write {path}: there is no folder {path.absolute().parent}")
+    if options.fresh and not options.json:
+        raise SettingsError("--fresh begins the file of --json anew; give that too")
+    outcome = suite.run_suite(
+        [name for name in options.methods.split(",") if name],
+        data=options.data,
+        quick=options.quick,
+        stored=options.json,
+        fresh=options.fresh,
+        images=bool(options.report or options.picture),
+    )
+    _say(suite.table(outcome))
+    if options.json:
+        _say(f"every number in {options.json}")
+    if options.report:
+        suite.write_suite_page(options.report, outcome)
+        _say(f"report in {options.report}")
+    if options.picture:
+        suite.write_picture(options.picture, outcome)
+        _say(f"figure in {options.picture}")
+    return 0
+
+
+def _evaluate_files(options: argparse.Namespace) -> int:
     from gadgets import evaluate
 
     sources = [path for path in (*options.outputs, options.truth) if path.exists()]
@@ -183,7 +235,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         from recon_core.dists import load_dists
 
         dists = load_dists(options.dists_weights)
-    evaluations, truth = evaluate.evaluate(options.outputs, options.truth, options.group, dists)
+    evaluations, truth = evaluate.evaluate(options.outputs, options.truth, options.group or "dataset", dists)
     _say(evaluate.table(evaluations, slices=options.slices))
     if options.csv:
         evaluate.write_csv(options.csv, evaluations)
@@ -211,8 +263,7 @@ def _weights_of(method: str) -> list[str]:
     if not entries:
         return [f"no weights: scans go to the fallback; cinestream import-weights {method} FILE brings some"]
     return [
-        f"weights {entry.name}: {entry.range.describe() if entry.range else 'training not recorded'}"
-        + (f" ({entry.licence})" if entry.licence else "")
+        f"weights {entry.name}: {entry.describe()}" + (f" ({entry.licence})" if entry.licence else "")
         for entry in entries
     ]
 
@@ -241,6 +292,29 @@ def _import_weights(options: argparse.Namespace) -> int:
         _say(note)
     if entry.range is None:
         _say("what they were trained for is not recorded, so no scan is refused; --range says it")
+    _say(f"{entry.file} is used by method={entry.method}, weights={entry.name}")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from gadgets.train import export, train, write_samples
+    from recon_core.manifest import user_folder
+    from recon_core.training.plan import preset_plan, read_plan
+
+    if options.samples:
+        write_samples(options.samples, options.data)
+        _say(f"samples in {options.samples}")
+    if not options.folder:
+        if options.samples:
+            return 0
+        raise SettingsError("expected --folder DIR to keep the training in, or --samples FILE to look at the data")
+    plan = read_plan(options.config, options.method) if options.config else preset_plan(options.method)
+    seconds = float("inf") if options.minutes is None else 60 * options.minutes
+    trainer = train(plan, options.folder, options.data, seconds, _say)
+    if trainer is None:
+        _say("to be continued by the same command")
+        return 0
+    entry = export(trainer, options.weights_folder or user_folder())
     _say(f"{entry.file} is used by method={entry.method}, weights={entry.name}")
     return 0
 
@@ -314,13 +388,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(_command(commands, "serve", _serve, "run the resident server", _settings_help()))
     _add_send(_command(commands, "send", _send, "send a raw file to a server and keep the images"))
     _add_simulate(_command(commands, "simulate", _simulate, "make a raw file of a beating heart, with its truth"))
-    _add_evaluate(_command(commands, "evaluate", _evaluate, "measure image files against the truth of their scan"))
+    _add_evaluate(
+        _command(commands, "evaluate", _evaluate, "measure image files against the truth of their scan, or methods")
+    )
     listing = _command(commands, "pipelines", _pipelines, "list pipelines and settings, or install them")
     _add_folders(listing)
     listing.add_argument("--install", type=Path, metavar="DIR", help="copy them into a Gadgetron's home or folder")
     _command(commands, "methods", _methods, "list the reconstruction methods, and the weights of the networks")
     text = "bring trained weights of a network, such as its authors', to where pipelines find them"
     _add_import_weights(_command(commands, "import-weights", _import_weights, text, _IMPORT_HELP))
+    text = "train a network on series drawn at random, from scratch or from where it was left"
+    _add_train(_command(commands, "train", _train, text, _TRAIN_HELP))
     _command(commands, "doctor", _doctor, "check this machine")
     return parser
 
@@ -430,16 +508,32 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    text = "write an HTML page with loops, errors, temporal profiles and scores"
+    parser.add_argument("--report", type=Path, metavar="FILE", help=text)
+
+    files = parser.add_argument_group("image files against the truth of their scan")
     text = "image file that replay or send wrote; several are compared side by side"
-    parser.add_argument("outputs", type=Path, nargs="+", metavar="output", help=text)
+    files.add_argument("outputs", type=Path, nargs="*", metavar="output", help=text)
     text = "truth of the scan: .npz with 'image' or 'reference' (slice, frame, y, x)"
-    parser.add_argument("--truth", type=Path, required=True, metavar="FILE", help=text)
-    parser.add_argument("--slices", action="store_true", help="print the scores of every slice too")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML page with loops, errors and scores")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the scores as CSV")
+    files.add_argument("--truth", type=Path, metavar="FILE", help=text)
+    files.add_argument("--slices", action="store_true", help="print the scores of every slice too")
+    files.add_argument("--csv", type=Path, metavar="FILE", help="write the scores as CSV")
     text = "measure DISTS too, with these weights (.safetensors: VGG-16 features.*, alpha, beta; none come along)"
-    parser.add_argument("--dists-weights", type=Path, metavar="FILE", help=text)
-    parser.add_argument("--group", default="dataset", help="HDF5 group of the images (default: %(default)s)")
+    files.add_argument("--dists-weights", type=Path, metavar="FILE", help=text)
+    files.add_argument("--group", default="", help="HDF5 group of the images (default: dataset)")
+
+    suite = parser.add_argument_group("methods on held-out scans, which are made on the way")
+    text = "run a suite: all methods that can run, under six samplings, on scans that no training has seen"
+    suite.add_argument("--suite", choices=("standard",), help=text)
+    suite.add_argument("--methods", default="", metavar="A,B", help="only these methods")
+    text = "folder with scd_cine (Sunnybrook Cardiac Data as npz), whose held-out patient joins, and semi_real_cine"
+    suite.add_argument("--data", type=_folder, metavar="DIR", help=text)
+    suite.add_argument("--quick", action="store_true", help="one scan of each part, and only the samplings with R = 8")
+    text = "keep every number here; a later call computes only what is missing"
+    suite.add_argument("--json", type=Path, metavar="FILE", help=text)
+    suite.add_argument("--fresh", action="store_true", help="begin the file of --json anew")
+    text = "draw a still figure: truth and methods, their errors, temporal profiles (PNG)"
+    suite.add_argument("--picture", type=Path, metavar="FILE", help=text)
 
 
 def _add_import_weights(parser: argparse.ArgumentParser) -> None:
@@ -467,6 +561,34 @@ for along; of others it can be given with --range, and a scan outside goes to th
 
   cinestream import-weights crnn_mri crnn_mri_d5_c5.pth
   cinestream replay scan.h5 -p crnn_mri -o images.h5
+"""
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    networks = [name for name, info in METHODS.items() if info.network]
+    parser.add_argument("method", choices=networks, metavar="METHOD", help=f"one of {', '.join(networks)}")
+    text = "folder of the training: checkpoint and curves; one that is there is continued"
+    parser.add_argument("--folder", type=Path, metavar="DIR", help=text)
+    text = "YAML with preset (short or published) and what differs from it, such as steps, rate or network"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=text)
+    text = "images to learn from beside those drawn: scd_cine/*.npz and scd_ed_es/*.npz"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=text)
+    text = "stop after so long, to be continued by the same command (default: when the plan is done)"
+    parser.add_argument("--minutes", type=_within(float, 0.0, 1e6), metavar="X", help=text)
+    text = "folder to put the weights into (default: cinestream's own among your data)"
+    parser.add_argument("--weights-folder", type=Path, metavar="DIR", help=text)
+    text = "draw a sheet of what is learned from into this PNG, and train only if --folder is given too"
+    parser.add_argument("--samples", type=Path, metavar="FILE", help=text)
+
+
+_TRAIN_HELP = """\
+Series of known truth are drawn without end: beating hearts of the simulator, the images of --data, other shapes, in
+motion of many kinds; coils, lines and noise are drawn for each. The preset "short" trains a narrow network in an hour
+of one CPU core; "published" has the loss, optimiser and schedule of the paper, for a GPU. The weights are exported as
+METHOD-small or METHOD when the plan is done, with the range of scans that they were trained for.
+
+  cinestream train crunet_mr --samples samples.png
+  cinestream train crunet_mr --folder training/crunet_mr --minutes 9
 """
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -22,22 +21,16 @@ from gadgets.buffer import SliceKey, describe
 from gadgets.files import read_images
 from gadgets.page import (
     ERROR_GAIN,
-    GAP,
-    MOST_LOOP_FRAMES,
     SCORES_EXPLAINED,
+    comparison,
     document,
-    embedded,
-    gray,
     loop_step,
-    montage,
-    moving_column,
     score_table,
     white_level,
     write_file,
 )
 from gadgets.scores import SCORES, measure, read_truth, scaled, score_text
 from recon_core.errors import DataError, SettingsError
-from recon_core.metrics import dynamic_region
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,10 +40,6 @@ if TYPE_CHECKING:
 
     from gadgets.protocol import Image
     from gadgets.scores import Truth
-
-_MOST_ACROSS = 4  # outputs at most beside the truth in one picture
-_PANEL_HEIGHT = 360  # CSS pixels at most
-_PROFILE_ASPECT = 1.8  # width over height
 
 
 @dataclass(frozen=True)
@@ -305,57 +294,12 @@ def write_page(path: Path, evaluations: Sequence[Evaluation], truth: Truth, sour
 
 def _slice_section(evaluations: Sequence[Evaluation], i: int, truth: NDArray[np.floating], window: float) -> str:
     """Pictures of one slice and, where the scan has several, its scores."""
-    column, side = moving_column(truth)
-    most = math.ceil(len(evaluations) / math.ceil(len(evaluations) / _MOST_ACROSS))
-    pictures = [
-        _comparison(evaluations[begin : begin + most], i, truth, window, column, most + 1)
-        for begin in range(0, len(evaluations), most)
-    ]
+    series = evaluations[0].series
+    images = [(evaluation.series.name, evaluation.series.frames[i]) for evaluation in evaluations]
+    pictures = comparison(images, truth, window, series.aspect, series.seconds)
     scores = ""
     if len(evaluations[0].scores) > 1:
         rows = [(evaluation.series.name, evaluation.scores[i]) for evaluation in evaluations]
         scores = score_table(rows, mark_best=len(rows) > 1)
-    name = evaluations[0].series.slices[i]
-    cut = f", the first {MOST_LOOP_FRAMES} of {len(truth)} frames" if len(truth) > MOST_LOOP_FRAMES else ""
-    return (
-        f'<section class="slice"><h2>{escape(name[:1].upper() + name[1:])}</h2>{"".join(pictures)}'
-        f'<p class="muted small">From top to bottom: cine loops{cut}; their errors × {ERROR_GAIN} and, below the '
-        "truth, its dynamic region left bright; temporal profiles along the dashed line "
-        f"(x = {column}, where the temporal standard deviation, averaged over {side} × {side} pixels, is largest), "
-        f"time running to the right; errors of the profiles × {ERROR_GAIN}.</p>{scores}</section>"
-    )
-
-
-def _comparison(
-    evaluations: Sequence[Evaluation], i: int, truth: NDArray[np.floating], window: float, column: int, places: int
-) -> str:
-    """Truth and some outputs as columns: a loop of all, which keeps them in step, and a picture of the profiles.
-
-    They fill as much of the page's width as they need of the `places` for columns.
-    """
-    images = [evaluation.series.frames[i] for evaluation in evaluations]
-    region = gray(np.where(dynamic_region(truth), truth, truth / 4), window)
-    shown = [gray(frames, window) for frames in (truth, *images)]
-    errors = [gray(np.abs(frames - truth), window / ERROR_GAIN) for frames in images]
-    across = len(shown)
-    tiles = [panel[:MOST_LOOP_FRAMES] for panel in (*shown, region, *errors)]
-    series, (_, n_rows, n_columns) = evaluations[0].series, truth.shape
-    width = across * (n_columns + GAP) - GAP
-    loop = embedded([montage(frames, across) for frames in zip(*tiles, strict=True)], round(1000 * series.seconds))
-    line = f'<i style="left:{100 * (column + 0.5) / width:.2f}%"></i>'
-
-    repeats = math.ceil(n_rows / len(truth))
-    blank = np.zeros_like(region)
-    lines = [panel[:, :, column].T.repeat(repeats, axis=1) for panel in (*shown, blank, *errors)]
-    profiles = embedded([montage(lines, across)])
-
-    heads = "".join(f"<span>{escape(name)}</span>" for name in ("Truth", *(e.series.name for e in evaluations)))
-    aspect = series.aspect * width / n_columns / 2
-    return (
-        f'<figure class="columns" style="width:{100 * across / places:.2f}%;'
-        f'max-width:{across * series.aspect * _PANEL_HEIGHT:.0f}px">'
-        f"<figcaption>{heads}</figcaption>"
-        f'<div class="picture"><img src="{loop}" alt="Cine loops and their errors" style="aspect-ratio:{aspect:.4f}">'
-        f'{line}</div><div class="picture"><img src="{profiles}" alt="Temporal profiles and their errors" '
-        f'style="aspect-ratio:{across * _PROFILE_ASPECT / 2:.4f}"></div></figure>'
-    )
+    name = series.slices[i]
+    return f'<section class="slice"><h2>{escape(name[:1].upper() + name[1:])}</h2>{pictures}{scores}</section>'

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 _BRIGHT = 1000.0  # value of bright tissue: far from both ends of the 12 bits that the stock converters keep
 _MOST_INDICES = 65535  # of the 16 bits in the image header
 # Added to the series index; that of the g-factor, and its factor, as Gadgetron has them.
-G_FACTOR_SERIES, UNCERTAINTY_SERIES, FUSED_SERIES, PREVIEW_SERIES = 20, 21, 22, 23
+G_FACTOR_SERIES, UNCERTAINTY_SERIES, FUSED_SERIES = 20, 21, 22
+#: Added to the series index of a whole second reconstruction of a slice, by the role that it has.
+SECOND_SERIES = {"preview": 23, "beside": 24}
 _G_FACTOR_SCALE = 100.0
 _FUSED_SCALE = 1000.0
 _FUSED_COMMENT = "CT-MR fused, not an MR image"
@@ -94,9 +96,7 @@ class ImageMaker:
         self._window = 0.0
         self._used: dict[int, set[int]] = {}
 
-    def make(
-        self, complete: CompleteSlice, reconstruction: Reconstruction, *, preview: bool = False
-    ) -> Iterator[Image]:
+    def make(self, complete: CompleteSlice, reconstruction: Reconstruction, *, second: str = "") -> Iterator[Image]:
         """Turn the frames of a slice into images.
 
         Parameters
@@ -105,8 +105,8 @@ class ImageMaker:
             The slice with the acquisition headers of its frames.
         reconstruction
             Its frames ``(frame, y, x)`` complex64 over the encoded field of view.
-        preview
-            Whether these images only go ahead of others, in a series of their own.
+        second
+            Where these are not the images that were asked for, what they are to those: one of `SECOND_SERIES`.
 
         Yields
         ------
@@ -119,8 +119,8 @@ class ImageMaker:
         self._set_scale(frames)
         values = frames if self._settings.output == "complex" else np.abs(frames)
         values = values * np.float32(self._scale)
-        common = self._common_meta(complete, reconstruction, encoding, "_preview" if preview else "")
-        series_index = self._settings.series + (PREVIEW_SERIES if preview else 0)
+        common = self._common_meta(complete, reconstruction, encoding, second and f"_{second}")
+        series_index = self._settings.series + SECOND_SERIES.get(second, 0)
         for header, frame, data in zip(
             self._headers(complete, encoding, values, series_index),
             complete.frames.tolist(),
@@ -128,7 +128,7 @@ class ImageMaker:
             strict=True,
         ):
             yield _image(header, data, {**common, **_frame_meta(header, frame)})
-        for series in () if preview else self._further_series(reconstruction):
+        for series in () if second else self._further_series(reconstruction):
             yield from self._further_images(complete, series, encoding, common)
 
     def _further_series(self, reconstruction: Reconstruction) -> Iterator[_Series]:

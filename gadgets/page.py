@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image as Picture
+from PIL import ImageDraw, ImageFont
 
 from gadgets.scores import SCORES, score_text
 from recon_core.errors import ResourceError
+from recon_core.metrics import dynamic_region
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -34,6 +36,11 @@ MOST_LOOP_FRAMES = 240  # a loop of thousands of frames would make a file no bro
 GAP = 2  # pixels between the panels of one picture
 _GAP_GRAY = 30
 _ROW_HEIGHT = 360  # CSS pixels of a row of figures at most
+_MOST_ACROSS = 4  # outputs at most beside the truth in one picture
+_PROFILE_ASPECT = 1.8  # width over height
+_STILL = 240  # pixels, height of an image in a still
+_SHOWN = 0.62  # part of the field of view in a still, along each axis
+_HEAD = 28  # pixels for a line of text in a still
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -98,6 +105,67 @@ def encoded(pictures: Sequence[Picture.Image], kind: str, duration: int = 0) -> 
     return buffer.getvalue()
 
 
+def still(
+    truth: NDArray[np.floating], columns: Sequence[tuple[str, NDArray[np.floating], str]], caption: str, aspect: float
+) -> Picture.Image:
+    """Draw series beside their truth as one picture: the part that moves, at the moment when it is furthest from rest.
+
+    From top to bottom: images, their errors, temporal profiles along the dashed line, their errors.
+
+    Parameters
+    ----------
+    truth
+        ``(frame, y, x)`` magnitudes.
+    columns
+        For every series its name, ``(frame, y, x)`` magnitudes in the unit of the truth, and what to write below.
+    caption
+        What to write below the truth.
+    aspect
+        Width over height of an image in mm.
+    """
+    window = white_level([truth])
+    region = dynamic_region(truth)
+    weight = np.where(region, truth.std(axis=0), 0) if region.any() else np.ones(region.shape)
+    moment = int((np.abs(truth - truth.mean(axis=0)) * weight).sum(axis=(1, 2)).argmax())
+    column, _ = moving_column(truth)
+    rows, across = (_around(weight.sum(axis=1 - axis), column if axis else None) for axis in (0, 1))
+    column -= across.start
+    shown = [(name, frames[:, rows, across], below) for name, frames, below in [("truth", truth, caption), *columns]]
+
+    width = round(_STILL * aspect)
+    tops = np.cumsum([_HEAD, *(height + GAP for height in (_STILL, _STILL, _STILL // 2, _STILL // 2))]).tolist()
+    size = (len(shown) * (width + GAP) - GAP, tops[-1] + _HEAD - GAP)
+    page = Picture.new("L", size, _GAP_GRAY)
+    draw, font = ImageDraw.Draw(page), ImageFont.load_default(15)
+    for place, (name, frames, below) in enumerate(shown):
+        left = place * (width + GAP)
+        shades = gray(frames, window)
+        errors = gray(np.abs(frames - shown[0][1]), window / ERROR_GAIN)
+        panels = (shades[moment], errors[moment], _profile(shades, column), _profile(errors, column))
+        for i, (panel, top, bottom) in enumerate(zip(panels, tops, tops[1:], strict=False)):
+            if place or i % 2 == 0:
+                tile = Picture.fromarray(panel).resize((width, bottom - GAP - top), Picture.Resampling.BICUBIC)
+                page.paste(tile, (left, top))
+            else:
+                draw.text((left + width / 2, (top + bottom) / 2), f"{ERROR_GAIN} x error", 150, font, anchor="mm")
+        draw.text((left + width / 2, _HEAD / 2), name, 220, font, anchor="mm")
+        draw.text((left + width / 2, size[1] - _HEAD / 2), below, 220 if place else 150, font, anchor="mm")
+    at = round((column + 0.5) / (across.stop - across.start) * width)
+    for top in range(tops[0], tops[1] - GAP, 10):
+        draw.line((at, top, at, top + 4), 255)
+    return page
+
+
+def _around(weight: NDArray[np.floating], included: int | None) -> slice:
+    """The part of an axis that a still shows: around the centre of the weight, and with one place that must be in."""
+    shown = round(_SHOWN * len(weight))
+    first = int(np.average(np.arange(len(weight)), weights=weight)) - shown // 2
+    if included is not None:
+        first = min(max(first, included - shown + 1), included)
+    first = min(max(first, 0), len(weight) - shown)
+    return slice(first, first + shown)
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write a whole file.
 
@@ -159,6 +227,87 @@ def embedded_loop(panels: Sequence[Pixels], frame_seconds: float) -> str:
     """Embed panels ``(frame, y, x)`` side by side as one loop; separate loops would drift apart."""
     pictures = [montage(frames, len(panels)) for frames in zip(*panels, strict=True)]
     return embedded(pictures, round(frame_seconds * 1000))
+
+
+def comparison(
+    images: Sequence[tuple[str, NDArray[np.floating]]],
+    truth: NDArray[np.floating],
+    window: float,
+    aspect: float,
+    seconds: float,
+) -> str:
+    """Series and their truth side by side: cine loops, errors, temporal profiles through the part that moves most.
+
+    Parameters
+    ----------
+    images
+        Name and ``(frame, y, x)`` magnitudes of every series, in the unit of the truth.
+    truth
+        ``(frame, y, x)`` magnitudes.
+    window
+        The brightest value to show.
+    aspect
+        Width over height of an image in mm.
+    seconds
+        Time from frame to frame for the loops.
+    """
+    column, side = moving_column(truth)
+    most = math.ceil(len(images) / math.ceil(len(images) / _MOST_ACROSS))
+    pictures = [
+        _side_by_side(images[begin : begin + most], truth, window, column, most + 1, aspect, seconds)
+        for begin in range(0, len(images), most)
+    ]
+    cut = f", the first {MOST_LOOP_FRAMES} of {len(truth)} frames" if len(truth) > MOST_LOOP_FRAMES else ""
+    return (
+        f'{"".join(pictures)}<p class="muted small">From top to bottom: cine loops{cut}; their errors × {ERROR_GAIN} '
+        "and, below the truth, its dynamic region left bright; temporal profiles along the dashed line "
+        f"(x = {column}, where the temporal standard deviation, averaged over {side} × {side} pixels, is largest), "
+        f"time running to the right; errors of the profiles × {ERROR_GAIN}.</p>"
+    )
+
+
+def _side_by_side(
+    images: Sequence[tuple[str, NDArray[np.floating]]],
+    truth: NDArray[np.floating],
+    window: float,
+    column: int,
+    places: int,
+    aspect: float,
+    seconds: float,
+) -> str:
+    """Truth and some series as columns: a loop of all, which keeps them in step, and a picture of the profiles.
+
+    They fill as much of the page's width as they need of the `places` for columns.
+    """
+    region = gray(np.where(dynamic_region(truth), truth, truth / 4), window)
+    shown = [gray(frames, window) for frames in (truth, *(frames for _, frames in images))]
+    errors = [gray(np.abs(frames - truth), window / ERROR_GAIN) for _, frames in images]
+    across = len(shown)
+    tiles = [panel[:MOST_LOOP_FRAMES] for panel in (*shown, region, *errors)]
+    n_frames, n_rows, n_columns = truth.shape
+    width = across * (n_columns + GAP) - GAP
+    loop = embedded([montage(frames, across) for frames in zip(*tiles, strict=True)], round(1000 * seconds))
+    line = f'<i style="left:{100 * (column + 0.5) / width:.2f}%"></i>'
+
+    repeats = math.ceil(n_rows / n_frames)
+    lines = [_profile(panel, column).repeat(repeats, axis=1) for panel in (*shown, np.zeros_like(region), *errors)]
+    profiles = embedded([montage(lines, across)])
+
+    heads = "".join(f"<span>{escape(name)}</span>" for name in ("Truth", *(name for name, _ in images)))
+    return (
+        f'<figure class="columns" style="width:{100 * across / places:.2f}%;'
+        f'max-width:{across * aspect * _ROW_HEIGHT:.0f}px">'
+        f"<figcaption>{heads}</figcaption>"
+        f'<div class="picture"><img src="{loop}" alt="Cine loops and their errors" '
+        f'style="aspect-ratio:{aspect * width / n_columns / 2:.4f}">'
+        f'{line}</div><div class="picture"><img src="{profiles}" alt="Temporal profiles and their errors" '
+        f'style="aspect-ratio:{across * _PROFILE_ASPECT / 2:.4f}"></div></figure>'
+    )
+
+
+def _profile(frames: Pixels, column: int) -> Pixels:
+    """One column ``(y,)`` of gray frames ``(frame, y, x)`` over time, which runs to the right."""
+    return frames[:, :, column].T
 
 
 SCORES_EXPLAINED = (
@@ -225,7 +374,10 @@ td, th { padding: 4px 22px 4px 0; text-align: left; vertical-align: top; }
 .numbers td + td, .numbers th + th { text-align: right; }
 .total td { border-top: 1px solid var(--line); font-weight: 600; }
 .best { color: var(--accent); font-weight: 600; }
-.numbers td, .numbers th { white-space: nowrap; } .time { width: 100%; } .time td, .time th { padding-right: 14px; }
+.numbers td, .numbers th { white-space: nowrap; }
+.suite { width: 100%; margin-bottom: 22px; } .suite th[colspan] { padding-top: 12px; color: var(--text); }
+.suite th, .suite td { padding-right: 14px; } .suite td .muted { font-size: 12px; } .suite .muted { margin-left: 4px; }
+ .time { width: 100%; } .time td, .time th { padding-right: 14px; }
 .time td.bar { width: 40%; padding-right: 0; vertical-align: middle; }
 td.bar b { display: block; height: 8px; background: var(--accent); border-radius: 1px; }
 .total td.bar b { visibility: hidden; }

@@ -54,8 +54,8 @@ class Settings(ReconOptions):
         "factor on all images; 0 sets it once per scan so that the bright tissue of the first slice is near 1000",
         minimum=0.0,
     )
-    # 16 bits, with room for the series of other images, up to 23 further on
-    series: int = option(1, "image_series_index of the images", minimum=1, maximum=65512)
+    # 16 bits, with room for the series of other images, up to 24 further on
+    series: int = option(1, "image_series_index of the images", minimum=1, maximum=65511)
     description: str = option("", "text for the series description; empty takes the method's name")
     preview: str = option(
         "none",

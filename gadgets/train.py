@@ -22,7 +22,7 @@ from recon_core.training.trainer import Trainer
 from recon_core.weights import write_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from recon_core.manifest import WeightsEntry
@@ -57,8 +57,9 @@ def train(
     Trainer
         With the trained network, or None where there is more to do.
     """
-    libraries = [read_library(data, part) for part in ("training", "held out")] if data else [Library(), Library()]
-    trainer = Trainer(plan, *libraries, folder)
+    learned = read_library(data, "training") if data else Library()
+    held_out = read_library(data, "held out") if data else Library()
+    trainer = Trainer(plan, learned, held_out, folder)
     parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
     say(f"{plan.name}: {parameters:,} parameters, step {trainer.step} of {plan.steps}; state in {folder}")
     with tqdm(total=plan.steps, initial=trainer.step, unit=" steps", desc=plan.name, disable=None) as bar:
@@ -172,7 +173,7 @@ def write_curves(path: Path, trainer: Trainer) -> None:
         if points[-1].psnr:
             references = {method: trainer.compare(method) for method in _BASELINES}
             for index, title in enumerate(("PSNR of the held-out scans in dB", "PSNR of their dynamic region in dB")):
-                lines = {kind: [point.psnr[kind][index] for point in points] for kind in KINDS}
+                lines = {str(kind): [point.psnr[kind][index] for point in points] for kind in KINDS}
                 levels = {
                     f"{method}, {kind}": values[kind][index] for method, values in references.items() for kind in KINDS
                 }
@@ -180,7 +181,7 @@ def write_curves(path: Path, trainer: Trainer) -> None:
     write_file(path, document(f"Training of {plan.name}", "\n".join(body)))
 
 
-def _plot(title: str, x: Sequence[float], lines: dict[str, list[float]], levels: dict[str, float]) -> str:
+def _plot(title: str, x: Sequence[float], lines: Mapping[str, list[float]], levels: Mapping[str, float]) -> str:
     """Curves over minutes as SVG, with dashed lines for other methods."""
     width, height, margin = _PLOT
     every = [value for line in lines.values() for value in line] + list(levels.values())

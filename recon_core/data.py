@@ -92,6 +92,8 @@ class Reconstruction:
     extra
         Other images that the method made, by name: ``uncertainty`` ``(frame, y, x)`` float32 in the units of `image`,
         ``fused`` ``(y, x)`` float32 in no unit.
+    beside
+        What the fallback made of the same slice, where `image` is doubtful and both were asked for.
     """
 
     image: NDArray[np.complex64]
@@ -101,6 +103,7 @@ class Reconstruction:
     notes: tuple[str, ...] = ()
     g_factor: NDArray[np.float32] | None = None
     extra: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    beside: Reconstruction | None = None
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import time
 from dataclasses import fields
-from functools import lru_cache
 from threading import Lock
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from recon_core.errors import CinestreamError, DataError, ModelError, ResourceEr
 from recon_core.fourier import ifft
 from recon_core.memory import available_bytes, predicted_bytes
 from recon_core.methods import METHODS
+from recon_core.networks.method import NetworkMethod
 from recon_core.options import ReconOptions
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _WITH_G_FACTOR = ("cg_sense", "grappa")
 _REPLICAS = 64  # 6 % error per pixel
+_YARDSTICK = "cg_sense"  # with whose images those of networks are compared, as the limits of their weights were
 
 
 def create_method(name: str, options: ReconOptions) -> Method:
@@ -61,6 +63,15 @@ def create_method(name: str, options: ReconOptions) -> Method:
     return cast("Method", getattr(importlib.import_module(module), attribute)(options))
 
 
+class _Made(NamedTuple):
+    """What a method made of a slice: ``(frame, y, x)`` on the device, with what it had to say and to show."""
+
+    method: str
+    image: torch.Tensor
+    notes: list[str]
+    extra: dict[str, torch.Tensor]
+
+
 def _check_name(name: str) -> None:
     if name not in METHODS:
         raise ModelError(f"there is no method {name!r}; choose one of {', '.join(sorted(METHODS))}")
@@ -84,7 +95,7 @@ class Engine:
         self.device = _resolve(device)
         self._lock = Lock()
         # Bounded, because the options may come from any client.
-        self._method = lru_cache(maxsize=8)(create_method)
+        self._method = functools.lru_cache(maxsize=8)(create_method)
 
     def prepare(self, options: ReconOptions) -> None:
         """Build the method, so that the weights of a network are read before the first slice arrives.
@@ -100,7 +111,7 @@ class Engine:
             If the method cannot be built.
         """
         with self._lock, torch.inference_mode():
-            self._method(options.method, _core(options))
+            self._build(options.method, _core(options))
 
     def warm(self, options: ReconOptions, shape: tuple[int, int, int, int]) -> None:
         """Reconstruct noise, so that libraries, transform plans and memory are ready when the first slice arrives.
@@ -124,7 +135,8 @@ class Engine:
         mask[:, ::2] = True
         mask[:, n_lines // 2 - n_lines // 16 : n_lines // 2 + n_lines // 16 + 1] = True
         kspace *= mask[:, None, :, None]
-        self.reconstruct(CineSlice(kspace, mask), options)
+        # noise is like no training, and the network is to be run all the same
+        self.reconstruct(CineSlice(kspace, mask), dataclasses.replace(options, outside_range="note"))
 
     def reconstruct(self, cine_slice: CineSlice, options: ReconOptions) -> Reconstruction:
         """Reconstruct one slice.
@@ -170,54 +182,89 @@ class Engine:
         _synchronise(device)
         mapped = time.perf_counter()
 
-        name, image = self._run(core, data)
-        g_factor = self._g_factor(name, core, data) if core.g_factor else None
-        if cine_slice.colouring is not None:
-            intensity = _receive_intensity(data.maps, _tensor(cine_slice.colouring, device))
-            image = image * intensity
-            if "uncertainty" in data.extra:
-                data.extra["uncertainty"] = data.extra["uncertainty"] * intensity
-        result = image.contiguous().cpu().numpy()
+        made, beside = self._run(core, data, cine_slice)
+        g_factor = self._g_factor(made.method, core, data, made.notes) if core.g_factor else None
+        intensity = 1.0 if cine_slice.colouring is None else _receive_intensity(data.maps, cine_slice.colouring)
+        if "uncertainty" in made.extra:
+            made.extra["uncertainty"] = made.extra["uncertainty"] * intensity
+        sent = [_finite(one.method, one.image * intensity, cine_slice) for one in (made, *beside)]
+        images = [image.contiguous().cpu().numpy() for image in sent]
         finished = time.perf_counter()
 
-        if not np.isfinite(result).all():
-            bad = sorted({int(frame) for frame in np.argwhere(~np.isfinite(result))[:, 0]})
-            raise ModelError(f"{name} gave values that are not finite in frames {bad}; {_finiteness(cine_slice)}")
-        return Reconstruction(
-            image=result,
+        result = Reconstruction(
+            image=images[0],
             maps=data.maps.cpu().numpy(),
-            method=name,
+            method=made.method,
             seconds={"maps": mapped - started, "reconstruct": finished - mapped},
-            notes=tuple(data.notes),
+            notes=(*data.notes, *made.notes),
             g_factor=g_factor,
-            extra={name: image.float().cpu().numpy() for name, image in data.extra.items()},
+            extra={name: image.float().cpu().numpy() for name, image in made.extra.items()},
         )
+        if beside:
+            (other,) = beside
+            notes = (*data.notes, *other.notes)
+            second = Reconstruction(image=images[1], maps=result.maps, method=other.method, notes=notes)
+            result = dataclasses.replace(result, beside=second)
+        return result
 
-    def _run(self, options: ReconOptions, data: HybridSlice) -> tuple[str, torch.Tensor]:
-        """Run the chosen method; where it cannot do the scan, the fallback, so that there are images."""
+    def _run(self, options: ReconOptions, data: HybridSlice, cine_slice: CineSlice) -> tuple[_Made, list[_Made]]:
+        """Run the chosen method; where it cannot do the scan or its image is doubtful, the fallback as well or instead.
+
+        Returns
+        -------
+        tuple
+            The images to send, and none or one to send beside them.
+        """
         _check_name(options.method)
-        before = len(data.notes)
-        try:
-            return options.method, self._method(options.method, options)(data)
-        except CinestreamError as error:
-            if options.fallback in ("none", options.method):
-                raise
-            # what the method that gave up had to say and to show
-            del data.notes[before:]
-            data.extra.clear()
-            data.notes.append(f"{options.fallback} instead of {options.method}: {error}")
-            return options.fallback, self._method(options.fallback, options)(data)
+        has_fallback = options.fallback not in ("none", options.method)
 
-    def _g_factor(self, name: str, options: ReconOptions, data: HybridSlice) -> NDArray[np.float32] | None:
+        @functools.cache  # to compare with and to send
+        def fallback() -> _Made:
+            return self._attempt(options.fallback, options, data, cine_slice)
+
+        try:
+            method = self._build(options.method, options)
+            if not isinstance(method, NetworkMethod):
+                return self._attempt(options.method, options, data, cine_slice), []
+            before = _accept(method.unlike_training(data), options)
+            made = self._attempt(options.method, options, data, cine_slice)
+            reference = fallback().image if options.fallback == _YARDSTICK else None
+            after = _accept(method.doubts(data, made.image, reference), options)
+        except CinestreamError as error:
+            if not has_fallback:
+                raise
+            note = f"{options.fallback} instead of {options.method}: {error}"
+            return fallback()._replace(notes=[note, *fallback().notes]), []
+        reasons = [reason for reason in (before, after) if reason]
+        made.notes.extend(reasons)
+        if not reasons or options.outside_range != "beside" or not has_fallback:
+            return made, []
+        made.notes.append(f"{options.fallback} is beside it")
+        note = f"{options.fallback} beside {options.method}: {'; '.join(reasons)}"
+        return made, [fallback()._replace(notes=[note, *fallback().notes])]
+
+    def _attempt(self, name: str, options: ReconOptions, data: HybridSlice, cine_slice: CineSlice) -> _Made:
+        """Run a method, apart from whatever another one noted."""
+        own = dataclasses.replace(data, notes=[], extra={})
+        image = _finite(name, self._build(name, options)(own), cine_slice)
+        return _Made(name, image, own.notes, own.extra)
+
+    def _build(self, name: str, options: ReconOptions) -> Method:
+        # what becomes of a doubtful image does not make another method
+        return self._method(name, dataclasses.replace(options, outside_range=ReconOptions.outside_range))
+
+    def _g_factor(
+        self, name: str, options: ReconOptions, data: HybridSlice, notes: list[str]
+    ) -> NDArray[np.float32] | None:
         """The g-factor ``(y, x)`` of the first frame that has lines; below one where a prior takes noise away."""
         if name not in _WITH_G_FACTOR:
-            data.notes.append(f"no g-factor: it is defined for {' and '.join(_WITH_G_FACTOR)}, not for {name}")
+            notes.append(f"no g-factor: it is defined for {' and '.join(_WITH_G_FACTOR)}, not for {name}")
             return None
         if not bool(data.mask.any()):
-            data.notes.append("no g-factor: no line was measured")
+            notes.append("no g-factor: no line was measured")
             return None
         # linear in the noise only from a zero start
-        method = self._method(name, dataclasses.replace(options, warm_start=False))
+        method = self._build(name, dataclasses.replace(options, warm_start=False))
         pattern = data.mask[int(data.mask.any(-1).int().argmax())]
 
         def reconstruct(noise: torch.Tensor, maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -230,6 +277,19 @@ class Engine:
 def _core(options: ReconOptions) -> ReconOptions:
     """Leave out the settings of the stream that a subclass may carry; they must not make a new method each."""
     return ReconOptions(**{field.name: getattr(options, field.name) for field in fields(ReconOptions)})
+
+
+def _accept(reason: str, options: ReconOptions) -> str:
+    """Hand a reason for doubt on, unless it is to send the scan to the fallback.
+
+    Raises
+    ------
+    ModelError
+        If it is.
+    """
+    if reason and options.outside_range == "fallback":
+        raise ModelError(f"{reason}; outside_range=note sends the image all the same")
+    return reason
 
 
 def _check_memory(shape: tuple[int, ...], device: torch.device) -> None:
@@ -288,16 +348,32 @@ def _coil_maps(
     return maps, why + notes
 
 
-def _receive_intensity(maps: torch.Tensor, colouring: torch.Tensor) -> torch.Tensor:
+def _receive_intensity(maps: torch.Tensor, colouring_matrix: NDArray[np.complex64]) -> torch.Tensor:
     """Find the shading ``(y, x)`` of the receive coils, about one on average.
 
     Maps of unit norm among whitened coils leave the image weighted with the signal-to-noise ratio of each pixel. Times
     the norm of the same maps among the receive coils it is the root-sum-of-squares image a reader is used to.
     """
+    colouring = _tensor(colouring_matrix, maps.device)
     scale = torch.linalg.matrix_norm(colouring) / maps.shape[0] ** 0.5
     receive_maps = torch.einsum("rc,cyx->ryx", colouring / scale, maps)
     intensity: torch.Tensor = torch.linalg.vector_norm(receive_maps, dim=0)
     return intensity
+
+
+def _finite(name: str, image: torch.Tensor, cine_slice: CineSlice) -> torch.Tensor:
+    """Hand an image ``(frame, y, x)`` on.
+
+    Raises
+    ------
+    ModelError
+        If it has values that are not finite.
+    """
+    good = image.isfinite().all(-1).all(-1)
+    if not bool(good.all()):
+        frames = torch.nonzero(~good).flatten().tolist()
+        raise ModelError(f"{name} gave values that are not finite in frames {frames}; {_finiteness(cine_slice)}")
+    return image
 
 
 def _finiteness(cine_slice: CineSlice) -> str:

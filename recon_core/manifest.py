@@ -10,11 +10,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from recon_core.errors import ModelError, ResourceError, SettingsError
 from recon_core.methods import METHODS
-from recon_core.quality import TrainingRange
+from recon_core.quality import Limits, TrainingRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,10 +24,12 @@ logger = logging.getLogger("cinestream")
 #: Folders to search first, separated as in PATH.
 VARIABLE = "CINESTREAM_WEIGHTS"
 MANIFEST = "manifest.yaml"
+#: What a network may start from: the zero-filled image, as published, or that of a few iterations of CG-SENSE.
+STARTS = ("zero_filled", "cg_sense")
 _KNOWN = "known.yaml"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_LARGEST = 1e30  # as an input_peak; far from where float32 overflows
+_LARGEST = 1e30  # of any number; far from where float32 overflows
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -45,8 +47,17 @@ class WeightsFacts:
         Peak of the time-averaged image, in the units of the training; matters where ``Network.scale`` is ``peak``.
     window
         Frames that the network is run on at a time; 0 is the whole series.
+    start
+        The image that the network starts from, one of `STARTS`.
     range
         The scans that they were trained for, or None where that was not recorded.
+    limits
+        How far their images are from the data and from those of cg_sense on such scans, at most, or None where that was
+        not recorded.
+    training
+        How they were trained: texts and numbers by name, such as recipe, seed, steps and hardware.
+    metrics
+        How good they are: numbers by name, or by condition and name.
     source, licence, notes
         Where they come from, under which licence, and what a user should know.
     """
@@ -55,10 +66,23 @@ class WeightsFacts:
     config: dict[str, object] = field(default_factory=dict)
     input_peak: float = 1.0
     window: int = 0
+    start: str = "zero_filled"
     range: TrainingRange | None = None
+    limits: Limits | None = None
+    training: dict[str, str | float] = field(default_factory=dict)
+    metrics: dict[str, float | dict[str, float]] = field(default_factory=dict)
     source: str = ""
     licence: str = ""
     notes: str = ""
+
+    def describe(self) -> str:
+        """Say in one line for which scans they are, which limits their images keep, and how they were trained."""
+        parts = [
+            self.range.describe() if self.range else "training not recorded",
+            self.limits.describe() if self.limits else "",
+            ", ".join(f"{name} {value}" for name, value in self.training.items()),
+        ]
+        return "; ".join(filter(None, parts))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,9 +332,13 @@ class _Fields:
         window = self._left.pop("window", 0)
         if isinstance(window, bool) or not isinstance(window, int) or window < 0:
             raise self.wrong("window", f"a whole number of frames, 0 for all, got {window!r:.60}")
-        ranges = self.mapping("range")
+        start = self.text("start") or "zero_filled"
+        if start not in STARTS:
+            raise self.wrong("start", f"one of {', '.join(STARTS)}, got {start!r:.60}")
+        ranges, limits = self.mapping("range"), self.mapping("limits")
         try:
             trained = TrainingRange.parse(ranges) if ranges else None
+            kept = Limits.parse(limits) if limits else None
         except (SettingsError, OverflowError) as error:
             raise ModelError(f"{self._where}: {error}") from error
         facts = WeightsFacts(
@@ -318,7 +346,11 @@ class _Fields:
             config=self.mapping("config"),
             input_peak=float(peak),
             window=window,
+            start=start,
             range=trained,
+            limits=kept,
+            training=self._training(),
+            metrics=self._metrics(),
             source=self.text("source"),
             licence=self.text("licence"),
             notes=self.text("notes"),
@@ -326,6 +358,28 @@ class _Fields:
         if self._left:
             raise ModelError(f"{self._where}: unknown field {next(iter(self._left))!r:.60}")
         return facts
+
+    def _training(self) -> dict[str, str | float]:
+        found: dict[str, str | float] = {}
+        for name, value in self.mapping("training").items():
+            if not isinstance(value, str) and not _is_number(value):
+                raise self.wrong("training", f"names with texts and numbers; got {name!r:.60}: {value!r:.60}")
+            found[name] = cast("str | float", value)
+        return found
+
+    def _metrics(self) -> dict[str, float | dict[str, float]]:
+        found = self.mapping("metrics")
+        for name, value in found.items():
+            inner = value if isinstance(value, dict) else {name: value}
+            if not all(isinstance(key, str) and _is_number(number) for key, number in inner.items()):
+                expected = "a mapping of names to numbers, or of conditions to such mappings"
+                raise self.wrong("metrics", f"{expected}; got {name!r:.60}: {value!r:.60}")
+        return cast("dict[str, float | dict[str, float]]", found)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a manifest may have it for a measured number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -364,7 +418,11 @@ def write_entry(folder: Path, entry: WeightsEntry) -> None:
         "config": {key: list(value) if isinstance(value, tuple) else value for key, value in entry.config.items()},
         "input_peak": entry.input_peak,
         "window": entry.window,
+        "start": entry.start,
         "range": entry.range.mapping() if entry.range else {},
+        "limits": entry.limits.mapping() if entry.limits else {},
+        "training": entry.training,
+        "metrics": entry.metrics,
         "source": entry.source,
         "licence": entry.licence,
         "notes": entry.notes,

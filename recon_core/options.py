@@ -41,8 +41,12 @@ class ReconOptions:
         "",
         "networks: name of the trained weights, as cinestream methods lists them; empty takes the first of the method",
     )
-    check_range: bool = option(
-        True, "networks: leave a scan that is not like those of the training to the fallback; false only notes it"
+    outside_range: str = option(
+        "fallback",
+        "networks: what becomes of a scan that is not like those of the training, or of an image that contradicts the "
+        "data or is far from that of cg_sense: fallback sends the fallback's image instead, beside sends both, the "
+        "fallback's in a series of its own, note only says so",
+        choices=("fallback", "beside", "note"),
     )
     window: int = option(
         0,

@@ -1,4 +1,4 @@
-"""What makes a method of a network: weights, range, scale, windows of frames, memory and precision."""
+"""What makes a method of a network: weights, range and limits, scale, windows of frames, memory and precision."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from recon_core.coils.calibration import time_average
-from recon_core.errors import ModelError, ResourceError
+from recon_core.errors import ResourceError
 from recon_core.fourier import ifft
 from recon_core.manifest import find_weights
 from recon_core.memory import available_bytes
+from recon_core.networks.start import with_start
 from recon_core.networks.windows import over_windows
-from recon_core.quality import Sampling
+from recon_core.plausibility import image_figures
+from recon_core.quality import Limits, Sampling
 from recon_core.weights import load_network
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class NetworkMethod:
     Parameters
     ----------
     options
-        Uses `method`, `weights`, `check_range`, `window`, `precision` and `implementation`; the network may use others.
+        Uses `method`, `weights`, `window`, `precision` and `implementation`; the network may use others.
 
     Raises
     ------
@@ -47,7 +49,7 @@ class NetworkMethod:
         self._network.configure(options)
 
     def __call__(self, data: HybridSlice) -> torch.Tensor:
-        """Reconstruct one slice.
+        """Reconstruct one slice, whatever the weights were trained for; `unlike_training` and `doubts` judge that.
 
         Parameters
         ----------
@@ -61,12 +63,11 @@ class NetworkMethod:
 
         Raises
         ------
-        ModelError
-            If the scan is not like those that the weights were trained for, unless `check_range` is off.
         ResourceError
             If the fewest frames that the network takes do not fit into memory.
         """
-        self._check_range(data)
+        if self._entry.range is None:
+            data.notes.append(f"what the weights {self._entry.name} were trained for is not known")
         data.notes.append(f"weights {self._entry.name} (sha256 {self._entry.sha256[:8]})")
         scale = 1.0
         if self._network.scale == "peak":
@@ -74,25 +75,56 @@ class NetworkMethod:
             if peak == 0:
                 return torch.zeros_like(data.hybrid[:, 0])
             scale = self._entry.input_peak / peak
-        scaled = dataclasses.replace(data, hybrid=data.hybrid * scale)
+        data = with_start(data, self._entry.start)
+        start = None if data.start is None else data.start * scale
+        scaled = dataclasses.replace(data, hybrid=data.hybrid * scale, start=start)
         with precision_of_convolutions(self._options.precision, data.hybrid.device):
             image = self._reconstruct(scaled) / scale
         if "uncertainty" in data.extra:
             data.extra["uncertainty"] = data.extra["uncertainty"] / scale
         return image
 
-    def _check_range(self, data: HybridSlice) -> None:
+    def unlike_training(self, data: HybridSlice) -> str:
+        """Say, before the network is run, in which ways the scan is not like those that the weights were trained for.
+
+        Parameters
+        ----------
+        data
+            The slice.
+
+        Returns
+        -------
+        str
+            Empty if it is like them, or if nothing was recorded.
+        """
         trained = self._entry.range
         if trained is None:
-            data.notes.append(f"what the weights {self._entry.name} were trained for is not known")
-            return
-        reasons = trained.outside(Sampling.of(data.mask.cpu().numpy(), data.hybrid.shape[1], data.hybrid.shape[3]))
-        if not reasons:
-            return
-        text = f"the scan is not like the training of the weights {self._entry.name}: {'; '.join(reasons)}"
-        if self._options.check_range:
-            raise ModelError(f"{text}; check_range=false reconstructs it all the same")
-        data.notes.append(text)
+            return ""
+        snr = signal_to_noise(data) if trained.snr else None
+        scan = Sampling.of(data.mask.cpu().numpy(), data.hybrid.shape[1], data.hybrid.shape[3], snr)
+        reasons = "; ".join(trained.outside(scan))
+        return reasons and f"the scan is not like the training of the weights {self._entry.name}: {reasons}"
+
+    def doubts(self, data: HybridSlice, image: torch.Tensor, reference: torch.Tensor | None) -> str:
+        """Say, after the network was run, why its image is not to be trusted.
+
+        Parameters
+        ----------
+        data
+            The slice.
+        image
+            ``(frame, y, x)`` complex64, what the network made of it.
+        reference
+            Image of cg_sense of the slice, or None where there is none to compare with.
+
+        Returns
+        -------
+        str
+            Empty if the image is within the limits that came with the weights, or else those by default.
+        """
+        figures = image_figures(data, image, reference, implementation=self._options.implementation)
+        reasons = ", ".join((self._entry.limits or Limits()).exceeded(figures))
+        return reasons and f"the image of {self._options.method} {reasons}"
 
     def _reconstruct(self, data: HybridSlice) -> torch.Tensor:
         """Reconstruct in windows of as many frames as the weights want and the memory allows."""
@@ -103,7 +135,8 @@ class NetworkMethod:
         window = wanted
 
         def reconstruct(frames: torch.Tensor) -> torch.Tensor:
-            part = dataclasses.replace(data, hybrid=data.hybrid[frames], mask=data.mask[frames], extra={})
+            start = None if data.start is None else data.start[frames]
+            part = dataclasses.replace(data, hybrid=data.hybrid[frames], mask=data.mask[frames], start=start, extra={})
             image = network.reconstruct(part, implementation=self._options.implementation)
             uncertainty = part.extra.pop("uncertainty", None)
             data.extra.update(part.extra)
@@ -143,6 +176,23 @@ class NetworkMethod:
                 )
             window = max(fewest, window // 2)
         return window
+
+
+def signal_to_noise(data: HybridSlice) -> float | None:
+    """Estimate how far a scan rises above its noise.
+
+    Parameters
+    ----------
+    data
+        The slice.
+
+    Returns
+    -------
+    float or None
+        Peak magnitude of the image of the time average over the standard deviation of a complex sample; None where the
+        noise is not known.
+    """
+    return None if data.noise_variance is None else _peak(data) / data.noise_variance**0.5
 
 
 def _peak(data: HybridSlice) -> float:

@@ -1,4 +1,8 @@
-"""The image that a network starts from."""
+"""The image that a network starts from.
+
+As published it is the zero-filled one. The weights of cinestream are trained with that of a few iterations of CG-SENSE
+around the time average: a network that need not undo the folding learns the rest with a fraction of the steps.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,13 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from recon_core.classical.cg_sense import CGSense
+from recon_core.errors import SettingsError
+from recon_core.manifest import STARTS
 from recon_core.options import ReconOptions
 
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice
 
-#: As published; and what the weights of cinestream are trained with, the image of a few iterations of CG-SENSE around
-#: the time average: a network that need not undo the folding learns the rest with a fraction of the steps.
-STARTS = ("zero_filled", "cg_sense")
 _ITERATIONS = 10  # more amplify the noise (measured on training scans: 5, 10, 30 give 28.3, 28.3, 27.9 dB)
 
 
@@ -25,13 +28,20 @@ def with_start(data: HybridSlice, start: str) -> HybridSlice:
     data
         The slice.
     start
-        One of `STARTS`. Frames without data start from the mean of the others.
+        One of `recon_core.manifest.STARTS`. Frames without data start from the mean of the others.
 
     Returns
     -------
     HybridSlice
         The same data, with `HybridSlice.start` as asked.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such start.
     """
+    if start not in STARTS:
+        raise SettingsError(f"a network starts from {' or '.join(STARTS)}, got {start!r}")
     if start == "zero_filled":
         return dataclasses.replace(data, start=None)
     image = CGSense(dataclasses.replace(ReconOptions(), iterations=_ITERATIONS))(data)

@@ -49,8 +49,8 @@ def write_checkpoint(folder: Path, tensors: Mapping[str, torch.Tensor], facts: M
         for number, part in enumerate(parts):
             (fresh / f"state.{number:03d}").write_bytes(part)
         (fresh / _INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
-        shutil.rmtree(former, ignore_errors=True)
-        if folder.exists():
+        if folder.exists():  # else the former one is all there is, after an interruption between these lines
+            shutil.rmtree(former, ignore_errors=True)
             folder.replace(former)
         fresh.replace(folder)
         shutil.rmtree(former, ignore_errors=True)

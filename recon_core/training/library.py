@@ -77,7 +77,7 @@ def read_library(folder: Path, part: Literal["training", "held out"]) -> Library
 
 def _read(path: Path, *names: str) -> list[NDArray[np.generic]]:
     try:
-        with np.load(path) as arrays:
+        with path.open("rb") as file, np.load(file) as arrays:
             return [arrays[name] for name in names]
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ResourceError(f"cannot read {' and '.join(names)} from {path}: {error}") from error

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 FAMILIES = {"uniform": 0.45, "interleaved": 0.2, "variable_density": 0.22, "golden": 0.13}
 #: Numbers of coils that are drawn.
 COILS = (4, 5, 6, 8, 10, 12, 16, 24, 32)
-_COIL_SHARES = (0.1, 0.1, 0.15, 0.2, 0.2, 0.13, 0.07, 0.03, 0.02)
+_COIL_SHARES = (0.06, 0.08, 0.24, 0.3, 0.18, 0.07, 0.04, 0.02, 0.01)
 #: Brightest tissue over the noise of a complete frame, least and most.
-SNR = (15.0, 150.0)
+SNR = (25.0, 400.0)
 _TRUE_MAPS = 0.15  # how often the network gets the maps themselves instead of their estimate
 _MOST_IMAGES = 400  # frames times coils
 
@@ -103,18 +103,18 @@ def draw_mask(rng: np.random.Generator, frames: int, lines: int) -> tuple[NDArra
     seed = int(rng.integers(2**31))
     acs = int(rng.integers(4, 13)) * 2
     if family == "uniform":
-        mask = uniform_mask(frames, lines, int(rng.integers(3, 13)), acs)
+        mask = uniform_mask(frames, lines, int(rng.integers(2, 11)), acs)
         mask = np.roll(mask, int(rng.integers(-3, 4)), axis=1) | uniform_mask(frames, lines, lines, acs)
     elif family == "interleaved":
-        mask = interleaved_mask(frames, lines, int(rng.integers(3, 13)), acs if rng.random() < 0.3 else 0)
+        mask = interleaved_mask(frames, lines, int(rng.integers(2, 11)), acs if rng.random() < 0.3 else 0)
     else:
         fewest = int(rng.integers(2, 9))
-        acceleration = round(float(np.exp(rng.uniform(*np.log((4, 24))))))
+        acceleration = round(float(np.exp(rng.uniform(*np.log((2.5, 20))))))
         draw = variable_density_mask if family == "variable_density" else golden_mask
         mask = draw(frames, lines, acceleration, min(fewest, lines // acceleration), seed=seed)
         if rng.random() < 0.1:  # frames that the scanner gave to something else
             mask[rng.choice(frames, frames // 4, replace=False)] = False
-    if rng.random() < 0.12:
+    if rng.random() < 0.08:
         mask = partial_fourier_mask(mask, float(rng.uniform(0.62, 0.9)))
         mask = mask[:, ::-1].copy() if rng.random() < 0.5 else mask
     return mask, family

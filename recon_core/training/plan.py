@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from recon_core.errors import SettingsError
+from recon_core.manifest import check_name
 from recon_core.methods import METHODS
 
 if TYPE_CHECKING:
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Schedule = Literal["constant", "cosine", "step", "decay"]
+Precision = Literal["float32", "bfloat16"]
+
+# What a value must be at least, and at most.
+_WHOLE = {"steps": 1, "width": 1, "crops": 1, "validate_every": 1, "warm_up": 0, "seed": 0}
+_NUMBERS = {
+    **dict.fromkeys(("rate", "weight_decay", "clip"), math.inf),
+    **dict.fromkeys(("floor", "step_at", "frozen_norm", "average"), 1.0),
+}
+_LEAST = {"frames": 1, "lines": 24}  # a mask may have a central block of 24 lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +42,7 @@ class TrainingPlan:
     steps
         Updates of the weights, one crop each.
     loss
-        One of `recon_core.training.losses.LOSSES`, or ``denoising`` for the diffusion model.
+        One of `recon_core.training.losses.LOSSES`; ``denoising`` for the diffusion model, which has no other.
     rate, betas, weight_decay, clip
         Of the optimiser (Adam; AdamW with decoupled decay where `decoupled`); `clip` limits the norm of the gradient, 0
         does not.
@@ -54,7 +64,7 @@ class TrainingPlan:
     crops
         Consecutive steps on crops of the same scan.
     start
-        The image that the network starts from, one of `recon_core.networks.start.STARTS`.
+        The image that the network starts from, one of `recon_core.manifest.STARTS`.
     precision
         Of the convolutions: ``float32`` or ``bfloat16``.
     seed
@@ -67,7 +77,7 @@ class TrainingPlan:
     name: str
     network: Mapping[str, Any] = field(default_factory=dict)
     steps: int = 4000
-    loss: str = "moving"
+    loss: str = "decibel"
     rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
@@ -84,7 +94,7 @@ class TrainingPlan:
     width: int = 24
     crops: int = 6
     start: str = "cg_sense"
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Precision = "bfloat16"
     seed: int = 0
     validate_every: int = 250
 
@@ -99,18 +109,41 @@ class TrainingPlan:
         if self.method not in METHODS or not METHODS[self.method].network:
             networks = ", ".join(name for name, info in METHODS.items() if info.network)
             raise SettingsError(f"method must be a network, one of {networks}; got {self.method!r}")
-        for name in ("steps", "width", "crops", "validate_every"):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("frames", "lines"):
-            least, most = getattr(self, name)
-            if not 1 <= least <= most:
-                raise SettingsError(f"{name} must be [least, most], got {getattr(self, name)}")
-        if self.rate <= 0 or not 0 <= self.average < 1:
-            raise SettingsError(f"rate must be above 0 and average in [0, 1), got {self.rate} and {self.average}")
+        if not isinstance(self.name, str):
+            raise SettingsError(f"name must be a text, got {self.name!r}")
+        check_name(self.name)
+        for name, least in _WHOLE.items():
+            value = getattr(self, name)
+            if not _are(int, value) or value < least:
+                raise SettingsError(f"{name} must be a whole number from {least}, got {value!r}")
+        for name, most in _NUMBERS.items():
+            value = getattr(self, name)
+            if not _are((int, float), value) or not 0 <= value <= most:
+                hint = "; YAML takes 1e-3 for a text, and 1.0e-3 for a number" if isinstance(value, str) else ""
+                raise SettingsError(f"{name} must be a number from 0{_up_to(most)}, got {value!r}{hint}")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if not _is_pair(int, value) or not least <= value[0] <= value[1]:
+                raise SettingsError(f"{name} must be [least, most], whole numbers from {least}, got {value!r}")
+        if not _is_pair((int, float), self.betas) or not all(0 <= beta < 1 for beta in self.betas):
+            raise SettingsError(f"betas must be two numbers from 0 to below 1, got {self.betas!r}")
+        if self.rate == 0 or self.average == 1:
+            raise SettingsError(f"rate must be above 0 and average below 1, got {self.rate} and {self.average}")
+        if not isinstance(self.decoupled, bool):
+            raise SettingsError(f"decoupled must be true or false, got {self.decoupled!r}")
+        for name, choices in _choices(self.method).items():
+            if getattr(self, name) not in choices:
+                raise SettingsError(
+                    f"{name} of {self.method} must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
 
     def rate_at(self, step: int) -> float:
-        """Learning rate of a step, counted from 0."""
+        """Learning rate of a step, counted from 0.
+
+        The rise is even, to the rate itself in the last step of the warm-up; those published start from zero or a
+        thousandth of the rate and go from epoch to epoch. After it the values are theirs, at the same share of the
+        training.
+        """
         if step < self.warm_up:
             return self.rate * (step + 1) / self.warm_up
         progress = (step - self.warm_up) / max(1, self.steps - self.warm_up)
@@ -123,6 +156,32 @@ class TrainingPlan:
         else:
             factor = 1.0
         return self.rate * factor
+
+
+def _are(kind: type | tuple[type, ...], *values: object) -> bool:
+    """Whether values are numbers of a kind, and none is a truth value."""
+    return all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
+
+
+def _is_pair(kind: type | tuple[type, ...], value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and _are(kind, *value)
+
+
+def _up_to(most: float) -> str:
+    return "" if math.isinf(most) else f" to {most:g}"
+
+
+def _choices(method: str) -> dict[str, tuple[str, ...]]:
+    """The names that a field may have."""
+    from recon_core.manifest import STARTS
+    from recon_core.training.losses import LOSSES
+
+    return {
+        "loss": ("denoising",) if method == "dstdm" else tuple(LOSSES),
+        "start": STARTS,
+        "schedule": get_args(Schedule),
+        "precision": get_args(Precision),
+    }
 
 
 #: As published: optimiser, loss and schedule of each paper. Steps are theirs too, far beyond a CPU.
@@ -236,6 +295,8 @@ def preset_plan(method: str, preset: str = "short", **changes: Any) -> TrainingP
     if preset not in PRESETS:
         raise SettingsError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
     short = preset == "short"
+    if not isinstance(changes.get("network", {}), dict):
+        raise SettingsError(f"network must map the fields of the network to values, got {changes['network']!r}")
     values = dict((SHORT if short else PUBLISHED).get(method, {}))
     values |= {"name": f"{method}-small" if short else method}
     known = {field.name for field in dataclasses.fields(TrainingPlan)}
@@ -264,7 +325,4 @@ def read_plan(path: Path, method: str) -> TrainingPlan:
         raise SettingsError(f"the training plan {path} must map names to values")
     if document.pop("method", method) != method:
         raise SettingsError(f"the training plan {path} is not for {method}")
-    try:
-        return preset_plan(method, **document)
-    except TypeError as error:
-        raise SettingsError(f"the training plan {path} has a value of the wrong type: {error}") from error
+    return preset_plan(method, **document)

@@ -26,7 +26,7 @@ Kind = Literal["cine", "view", "realtime"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _RESPIRATION = (0.2, 0.35)  # breaths per second
-_FINEST = 256  # pixels, finest grid that a series is drawn on
+_FINEST = 256  # pixels, finest grid that a series is drawn on unless its own is finer
 _SHAPES = 90  # of a made-up anatomy
 
 
@@ -75,7 +75,7 @@ def draw_series(
     library
         Images that join the drawn anatomies; may be empty.
     kind, frames, matrix
-        Chosen at random where None: frames from 8 to 40, ``(ny, nx)`` from 96 to 256.
+        Chosen at random where None: frames from 8 to 40, ``(ny, nx)`` from 96 to 192.
     """
     rng = np.random.default_rng([*seed, 101])
     kind = kind or KINDS[int(rng.choice(3, p=(0.4, 0.3, 0.3)))]
@@ -84,7 +84,7 @@ def draw_series(
     rhythm = _draw_rhythm(rng, kind, frames)
     scene = _draw_scene(rng, library, kind, rhythm)
 
-    fine = tuple(min(_FINEST, round(n * rng.uniform(1.05, 1.5))) for n in (ny, nx))
+    fine = tuple(max(n, min(_FINEST, round(n * rng.uniform(1.05, 1.5)))) for n in (ny, nx))
     picture = _warp(rng, scene, kind, rhythm, fine)
     magnitude = _light(rng, picture, kind, rhythm)
     image = magnitude * _phase(rng, magnitude, rhythm)

@@ -16,7 +16,8 @@ from recon_core.consistency import DataConsistency
 from recon_core.diffusion.loss import ExponentialAverage, denoising_loss, draw_times
 from recon_core.diffusion.method import DSTDM
 from recon_core.engine import create_method
-from recon_core.errors import DataError, SettingsError
+from recon_core.errors import DataError, ResourceError, SettingsError
+from recon_core.manifest import replacing
 from recon_core.metrics import best_scale, dynamic_region, psnr
 from recon_core.networks.atlf_net import ATLFNet
 from recon_core.networks.method import precision_of_convolutions
@@ -44,6 +45,8 @@ _FRAMES = (8, 10, 12, 16, 20, 25, 30, 40)
 _HELD_OUT_SEED = 900_000  # far from the seeds of any training
 _CHECKPOINT, _CURVE = "checkpoint", "curve.jsonl"
 _SYMMETRY, _SIMILARITY, _FUSION = 0.01, 0.1, 0.2  # weights of the terms of ATLF-Net's loss
+_SAVE_EVERY = 120.0  # seconds
+_LEAST_SIGNAL = 0.5  # of a crop, relative to the mean of the slice
 _WITHOUT_CT = 0.4  # how often ATLF-Net goes without
 
 
@@ -55,7 +58,7 @@ class Point(NamedTuple):
     step, seconds
         How far training is, and how long it took so far.
     loss
-        Mean since the last point.
+        Mean since the last point, or since training was taken up if that was later.
     psnr
         Of the running average on the held-out scans, in dB, by kind: whole image and dynamic region.
     """
@@ -112,16 +115,21 @@ class Trainer:
             return
         tensors, facts = found
         plan = json.loads(json.dumps(dataclasses.asdict(self.plan)))
-        differing = [name for name in plan if facts["plan"].get(name) != plan[name]]
+        # what a plan of an earlier version does not have was as the default is now
+        fields = dataclasses.fields(self.plan)
+        defaults = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+        former = json.loads(json.dumps(defaults)) | facts["plan"]
+        differing = [name for name in plan if former.get(name) != plan[name]]
         if differing:
-            changes = ", ".join(f"{name} {facts['plan'].get(name)!r}, now {plan[name]!r}" for name in differing)
+            changes = ", ".join(f"{name} {former.get(name)!r}, now {plan[name]!r}" for name in differing)
             raise SettingsError(
                 f"{self._folder} holds a training by another plan ({changes}); take it up with that plan, or choose "
                 "another folder"
             )
         self.step, self.seconds = int(facts["step"]), float(facts["seconds"])
         self.network.load_state_dict(_part(tensors, "network."), strict=True)
-        self._average.load_state_dict({"n_updates": self.step, "tensors": _part(tensors, "average.")})
+        updates = int(facts.get("updates", self.step))  # fewer than steps where a gradient was left out
+        self._average.load_state_dict({"n_updates": updates, "tensors": _part(tensors, "average.")})
         for number, parameter in enumerate(self._optimiser.param_groups[0]["params"]):
             state = _part(tensors, f"optimiser.{number}.")
             if state:
@@ -140,15 +148,30 @@ class Trainer:
         for number, parameter in enumerate(self._optimiser.param_groups[0]["params"]):
             for name, value in self._optimiser.state.get(parameter, {}).items():
                 tensors[f"optimiser.{number}.{name}"] = value
-        facts = {"plan": dataclasses.asdict(self.plan), "step": self.step, "seconds": round(self.seconds, 1)}
+        facts = {
+            "plan": dataclasses.asdict(self.plan),
+            "step": self.step,
+            "updates": self._average.state_dict()["n_updates"],
+            "seconds": round(self.seconds, 1),
+        }
         write_checkpoint(self._folder / _CHECKPOINT, _unshared(tensors), facts)
 
     def curve(self) -> list[Point]:
-        """Points so far."""
+        """Points so far.
+
+        Raises
+        ------
+        ResourceError
+            If they cannot be read.
+        """
         path = self._folder / _CURVE
         if not path.exists():
             return []
-        return [Point(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        try:
+            points = [Point(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+            return [point._replace(psnr={kind: (a, b) for kind, (a, b) in point.psnr.items()}) for point in points]
+        except (OSError, ValueError, TypeError) as error:
+            raise ResourceError(f"cannot read the curve {path}: {error}; remove it to go on without") from error
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
@@ -200,18 +223,19 @@ class Trainer:
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         rng = np.random.default_rng([plan.seed, self.step, 404])
+        torch.manual_seed(int(rng.spawn(1)[0].integers(2**31)))  # of dropout, the same after an interruption
         scan = self._measured(self.step // plan.crops)
         width = min(plan.width, scan.maps.shape[-1])
-        crop = scan.crop(int(rng.integers(scan.maps.shape[-1] - width + 1)), width)
+        crop = scan.crop(_place(scan.target, width, rng), width)
         self._optimiser.zero_grad(set_to_none=True)
         with precision_of_convolutions(plan.precision, torch.device("cpu")):
             loss = self._loss(crop, rng)
+        if not bool(loss.isfinite()):
+            raise DataError(f"the loss of step {self.step} is not finite; lower the rate ({plan.rate:g})")
         loss.backward()  # type: ignore[no-untyped-call]
         parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(parameters, plan.clip or float("inf"))
         if not bool(norm.isfinite()):
-            if not bool(loss.isfinite()):
-                raise DataError(f"the loss of step {self.step} is not finite; lower the rate ({plan.rate:g})")
             return loss.item()  # one bad gradient is left out
         self._optimiser.step()
         self._average.update()
@@ -274,13 +298,10 @@ class Trainer:
         return _Averaged(self.network, self._average)
 
     def _append(self, point: Point) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         points = [known for known in self.curve() if known.step < point.step] + [point]
         text = "".join(json.dumps(known._asdict()) + "\n" for known in points)
-        (self._folder / _CURVE).write_text(text, encoding="utf-8")
-
-
-_SAVE_EVERY = 120.0  # seconds
+        with replacing(self._folder / _CURVE) as part:
+            part.write_text(text, encoding="utf-8")
 
 
 class _Averaged:
@@ -304,6 +325,14 @@ class _Averaged:
 
     def __exit__(self, *_: object) -> None:
         self._swap()
+
+
+def _place(target: torch.Tensor, width: int, rng: np.random.Generator) -> int:
+    """First column of a crop that is not mostly air."""
+    columns = target.abs().mean((0, 1))
+    energy = functional.avg_pool1d(columns[None, None], width, 1)[0, 0]
+    good = torch.nonzero(energy >= _LEAST_SIGNAL * columns.mean()).flatten()
+    return int(good[int(rng.integers(len(good)))])
 
 
 def reconstruct_series(network: Network, scan: Measurement, start: str) -> torch.Tensor:

@@ -1,6 +1,9 @@
+import dataclasses
 import itertools
 import logging
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import ismrmrd
@@ -10,15 +13,18 @@ import pytest
 from gadgets.chain import Chain
 from gadgets.files import open_scan
 from gadgets.header import parse_header
-from gadgets.images import PREVIEW_SERIES
+from gadgets.images import SECOND_SERIES
 from gadgets.pipeline import Settings
 from gadgets.problems import Problems
 from gadgets.protocol import AcquisitionFlag, EndOfStreamError, Image, Text, Waveform
 from gadgets.simulate import ScanPlan, simulate
 from recon_core.data import Reconstruction
-from recon_core.engine import Engine
+from recon_core.engine import Engine, create_method
 from recon_core.errors import DataError, ModelError
+from recon_core.networks.crunet_mr import CRUNetMR
+from recon_core.options import ReconOptions
 from tests.builders import encoding_xml, header_xml, readouts, waveform
+from tests.networks import write_tiny_weights
 
 SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 REAL = (
@@ -482,6 +488,91 @@ def test_without_weights_and_fallback_there_is_no_chain():
         Chain(parse_header(made.header), Settings(method="promptmr", fallback="none"), lambda: Engine("cpu"))
 
 
+# --- doubtful images --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A scan, and a function that reconstructs it with a network whose image is the given part of a good one."""
+    write_tiny_weights(tmp_path, "crunet_mr")
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    made = simulate(ScanPlan(matrix_x=48, matrix_y=40, frames=4, coils=4, acceleration=2, acs_lines=10))
+
+    def run(part, **settings):
+        monkeypatch.setattr(
+            CRUNetMR, "reconstruct", lambda self, data, **_: part * create_method("cg_sense", ReconOptions())(data)
+        )
+        chain = Chain(parse_header(made.header), Settings(device="cpu", **settings), lambda: Engine("cpu"))
+        images = [item for item in chain(made.items()) if isinstance(item, Image)]
+        assert chain.summary.problems.damage == []
+        return [[each for each in images if each.header["image_series_index"] == series] for series in (1, 25)]
+
+    return run
+
+
+def comment(image):
+    return ismrmrd.Meta.deserialize(image.attributes)["ImageComments"]
+
+
+def test_a_good_image_of_a_network_is_sent_as_it_is(trained, caplog):
+    for policy in ("fallback", "beside", "note"):
+        images, beside = trained(1.05, method="crunet_mr", outside_range=policy)
+        assert len(images) == 4
+        assert beside == []
+        assert all("cinestream crunet_mr; " in comment(image) and "cg_sense" not in comment(image) for image in images)
+    assert "cg_sense" not in caplog.text
+
+
+def test_instead_of_a_bad_image_that_of_the_fallback_is_sent_and_says_why(trained, caplog):
+    expected, _ = trained(1.0, method="cg_sense")
+    images, beside = trained(-1.0, method="crunet_mr")
+    assert beside == []
+    for image, wanted in zip(images, expected, strict=True):
+        np.testing.assert_array_equal(image.data, wanted.data)
+        assert "cinestream cg_sense; cg_sense instead of crunet_mr: the image of crunet_mr leaves 2" in comment(image)
+        assert re.search(r"differs by 2\d\d % from that of cg_sense, at most 80 % by default", comment(image))
+    assert "cg_sense instead of crunet_mr" in caplog.text
+
+
+def test_both_images_are_sent_where_that_is_asked_for(trained, caplog):
+    expected, _ = trained(1.0, method="cg_sense")
+    images, beside = trained(0.1, method="crunet_mr", outside_range="beside")
+    assert len(images) == len(beside) == len(expected) == 4
+    for image, other, wanted in zip(images, beside, expected, strict=True):
+        np.testing.assert_array_equal(other.data, wanted.data)  # in the brightness that it has on its own
+        np.testing.assert_allclose(image.data, 0.1 * wanted.data, rtol=1e-4)
+        assert "cg_sense beside crunet_mr: the image of crunet_mr leaves" in comment(other)
+        assert re.search("crunet_mr; .*the image of crunet_mr leaves .*; cg_sense is beside it", comment(image))
+    assert "cg_sense is beside it" in caplog.text
+
+
+def test_a_bad_image_is_only_marked_where_that_is_asked_for(trained):
+    images, beside = trained(0.1, method="crunet_mr", outside_range="note")
+    assert len(images) == 4
+    assert beside == []
+    assert all("cinestream crunet_mr; " in comment(image) and "leaves" in comment(image) for image in images)
+
+
+def test_the_images_of_the_fallback_beside_do_not_claim_a_ct():
+    class Both(PlainEngine):
+        def reconstruct(self, cine, settings):
+            made = super().reconstruct(cine, settings)
+            return dataclasses.replace(made, method="atlf_net", beside=made)
+
+    class Ct:
+        def place(self, complete):
+            return SimpleNamespace(image=np.zeros(complete.cine.kspace.shape[2:], np.float32), cover=None)
+
+        def label(self, complete, placed):
+            return dataclasses.replace(complete, meta={"ct_status": "ok"})
+
+    run = Chain(header(), Settings(fallback="none"), Both())
+    run._ct, run._settings = Ct(), dataclasses.replace(run._settings, method="atlf_net")
+    images = list(run([scan(slices=1)]))
+    claims = {int(image.header["image_series_index"]): "ct_status" in image.attributes for image in images}
+    assert claims == {1: True, 25: False}
+
+
 # --- preview ----------------------------------------------------------------------------------------------------------
 
 
@@ -491,7 +582,7 @@ def test_a_preview_is_out_before_the_method_begins():
     images = chain([scan(slices=1)])
     ahead = list(itertools.islice(images, FRAMES))
     assert len(engine.slices) == 1
-    assert {image.header["image_series_index"].item() for image in ahead} == {4 + PREVIEW_SERIES}
+    assert {image.header["image_series_index"].item() for image in ahead} == {4 + SECOND_SERIES["preview"]}
     assert all("<value>_zero_filled_preview</value>" in image.attributes for image in ahead)
     rest = list(images)
     assert len(engine.slices) == 2

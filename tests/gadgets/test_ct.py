@@ -39,7 +39,7 @@ PLAN = ScanPlan(
     offset_head=-20.0,
     seed=3,
 )
-ATLF = Settings(method="atlf_net", fallback="none", check_range=False, device="cpu")
+ATLF = Settings(method="atlf_net", fallback="none", outside_range="note", device="cpu")
 RAMP = np.array([0.7, -0.5, 0.4])  # HU per mm along left, posterior and superior
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 

@@ -154,12 +154,14 @@ def test_a_ct_comes_from_the_folders_of_the_environment_only(allowed, scan, repl
     nibabel.save(ct, tmp_path / "ct" / "ct.nii")
 
     header, items = scan
-    text = packaged("atlf_net").replace("</method>", "</method><ct_path>ct.nii</ct_path><device>cpu</device>")
+    settings = "<ct_path>ct.nii</ct_path><device>cpu</device><outside_range>note</outside_range>"  # nothing was learned
+    text = packaged("atlf_net").replace("</method>", f"</method>{settings}")
     folders = f"{tmp_path / 'none'}{os.pathsep}{tmp_path / 'ct'}" if allowed else ""
     outcome = Gadgetron(text, environment={CT_VARIABLE: folders}).run(header, items)
     if allowed:
         assert_well(outcome)
-        assert_same(outcome.images, replayed(method="atlf_net", ct_path=str(tmp_path / "ct" / "ct.nii"), device="cpu"))
+        path = str(tmp_path / "ct" / "ct.nii")
+        assert_same(outcome.images, replayed(method="atlf_net", ct_path=path, device="cpu", outside_range="note"))
         assert all("ct_status" in image.attributes for image in outcome.images)
     else:
         assert_reported(outcome, "ct_path: this server takes no files for CT from its peers")

@@ -432,8 +432,24 @@ def test_attributes_of_a_slice_reach_all_of_its_images():
 
 def test_the_largest_series_leaves_room_for_those_of_other_images():
     largest = next(field for field in dataclasses.fields(Settings) if field.name == "series").metadata["maximum"]
-    *_, image = maker(series=largest, emit_fused=True).make(complete_slice(), with_extra())
-    assert image.header["image_series_index"] == largest + 22 == 65534
+    *_, image = maker(series=largest).make(complete_slice(), reconstruction(), second="beside")
+    assert image.header["image_series_index"] == largest + 24 == 65535
+
+
+@pytest.mark.parametrize(("second", "offset"), [("preview", 23), ("beside", 24)])
+@pytest.mark.parametrize("output", ["magnitude", "complex"])
+def test_a_second_reconstruction_is_a_series_of_its_own(second, offset, output):
+    make = maker(series=3, output=output).make
+    first = list(make(complete_slice(), reconstruction(method="crunet_mr")))
+    images = list(make(complete_slice(), with_extra(), second=second))
+    assert len(first) == len(images) == 3  # and nothing else of it
+    for image, of in zip(images, first, strict=True):
+        assert image.header["image_series_index"] == 3 + offset
+        assert meta_of(image)["SequenceDescriptionAdditional"] == f"cg_sense_{second}"
+        assert meta_of(image)["DataRole"] == "Image"
+        assert meta_of(image)["GADGETRON_ScaleRatio"] == meta_of(of)["GADGETRON_ScaleRatio"]
+        for name in ("image_index", "phase", "position", "matrix_size", "data_type"):
+            np.testing.assert_array_equal(image.header[name], of.header[name])
 
 
 # --- headers ----------------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def test_values_from_text_and_json(name, value, expected):
         ("iterations", 1001, "maximum of 1000"),
         ("regularization", "-1e-9", "minimum of 0"),
         ("regularization", float("nan"), "must be a number"),
-        ("series", 65513, "maximum of 65512"),
+        ("series", 65512, "maximum of 65511"),
         ("ct_policy", "guess", "must be one of error, fallback"),
         ("ct_min_coverage", "1.5", "maximum of 1"),
         ("whiten", "maybe", "must be true or false"),

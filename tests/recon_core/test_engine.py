@@ -18,7 +18,10 @@ from recon_core.errors import DataError, ModelError, ResourceError
 from recon_core.fourier import fft
 from recon_core.methods import METHODS
 from recon_core.metrics import best_scale, nrmse
+from recon_core.networks.crunet_mr import CRUNetMR
 from recon_core.options import ReconOptions
+from recon_core.quality import TrainingRange
+from tests.networks import write_tiny_weights
 
 
 @pytest.fixture
@@ -323,6 +326,177 @@ def test_an_error_nobody_foresaw_is_not_hidden_by_the_fallback(engine, make_slic
     monkeypatch.setattr(Grappa, "__call__", fail)
     with pytest.raises(ModelError, match=r"grappa failed .* out of luck"):
         engine.reconstruct(make_slice()[0], ReconOptions(method="grappa"))
+
+
+# --- doubtful images of networks --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def heart(make_slice):
+    """A pulsing disc with noise that was measured."""
+    return make_slice(8, 5, 32, 28, acs_lines=8, pulse=0.5, snr=40, colouring=np.eye(5, dtype=np.complex64))[0]
+
+
+@pytest.fixture
+def network(tmp_path, monkeypatch):
+    """A function that puts a network in place whose image is made from that of cg_sense."""
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+
+    def put(change, **facts):
+        write_tiny_weights(tmp_path, "crunet_mr", **facts)
+        runs = []
+
+        def reconstruct(self, data, *, implementation="auto"):
+            runs.append(data)
+            return change(create_method("cg_sense", ReconOptions())(data))
+
+        monkeypatch.setattr(CRUNetMR, "reconstruct", reconstruct)
+        return runs
+
+    return put
+
+
+def with_other_heart(image):
+    """Half the image is another one."""
+    return torch.where(torch.arange(image.shape[-1]) < image.shape[-1] // 2, image, image.flip(-2).roll(5, -1))
+
+
+BAD_IMAGES = {
+    "zero": lambda image: 0 * image,
+    "constant": lambda image: torch.full_like(image, 0.5 * image.abs().max()),
+    "inverted": lambda image: -image,
+    "without phase": lambda image: image * torch.exp(2j * torch.arange(image.shape[-1])),
+    "twice too bright": lambda image: 2 * image,
+    "blown up": lambda image: 1e25 * image,
+    "noise": lambda image: image.abs().max() * torch.randn_like(image),
+    "still": lambda image: image.mean(0).expand_as(image).clone(),
+    "other heart": with_other_heart,
+    "one frame black": lambda image: torch.where(torch.arange(8)[:, None, None] == 3, 0, image),
+}
+GOOD_IMAGES = {
+    "the same": lambda image: image,
+    "a little brighter": lambda image: 1.1 * image,
+    "more of the motion": lambda image: image + 0.2 * (image - image.mean(0)),
+    "slightly noisy": lambda image: image + 0.02 * image.abs().max() * torch.randn_like(image),
+}
+
+
+@pytest.mark.parametrize("change", BAD_IMAGES.values(), ids=BAD_IMAGES)
+def test_a_bad_image_is_replaced_by_that_of_the_fallback(engine, heart, network, change):
+    network(change)
+    result = engine.reconstruct(heart, ReconOptions(method="crunet_mr"))
+    expected = engine.reconstruct(heart, ReconOptions(method="cg_sense"))
+    np.testing.assert_array_equal(result.image, expected.image)
+    assert (result.method, result.beside) == ("cg_sense", None)
+    (note,) = result.notes
+    assert note.startswith("cg_sense instead of crunet_mr: the image of crunet_mr ")
+    assert note.endswith("outside_range=note sends the image all the same")
+
+
+@pytest.mark.parametrize("whitened", [False, True])
+@pytest.mark.parametrize("fallback", ["cg_sense", "zero_filled", "none"])
+@pytest.mark.parametrize("change", GOOD_IMAGES.values(), ids=GOOD_IMAGES)
+def test_a_good_image_is_never_replaced(engine, heart, network, change, fallback, whitened):
+    network(change)
+    cine_slice = heart if whitened else dataclasses.replace(heart, colouring=None)
+    result = engine.reconstruct(cine_slice, ReconOptions(method="crunet_mr", fallback=fallback))
+    assert result.method == "crunet_mr"
+    assert not any("the image of" in note for note in result.notes)
+
+
+def test_images_of_both_methods_where_that_is_asked_for(engine, heart, network):
+    network(lambda image: 2 * image)
+    result = engine.reconstruct(heart, ReconOptions(method="crunet_mr", outside_range="beside"))
+    expected = engine.reconstruct(heart, ReconOptions(method="cg_sense"))
+    np.testing.assert_allclose(result.image, 2 * expected.image, rtol=1e-5)
+    np.testing.assert_array_equal(result.beside.image, expected.image)
+    assert (result.method, result.beside.method) == ("crunet_mr", "cg_sense")
+    assert any(note.startswith("weights crunet_mr") for note in result.notes)
+    assert result.notes[-1] == "cg_sense is beside it"
+    (note,) = result.beside.notes
+    assert note.startswith("cg_sense beside crunet_mr: the image of crunet_mr leaves")
+
+
+@pytest.mark.parametrize(("policy", "fallback"), [("note", "cg_sense"), ("note", "none"), ("beside", "none")])
+def test_a_bad_image_is_kept_with_a_note(engine, heart, network, policy, fallback):
+    network(lambda image: 2 * image)
+    result = engine.reconstruct(heart, ReconOptions(method="crunet_mr", outside_range=policy, fallback=fallback))
+    assert (result.method, result.beside) == ("crunet_mr", None)
+    assert any(note.startswith("the image of crunet_mr leaves") for note in result.notes)
+
+
+def test_a_bad_image_without_a_fallback_is_an_error(engine, heart, network):
+    network(lambda image: 2 * image)
+    with pytest.raises(
+        ModelError, match=r"the image of crunet_mr leaves .* at most 40 % by default; outside_range=note"
+    ):
+        engine.reconstruct(heart, ReconOptions(method="crunet_mr", fallback="none"))
+
+
+@pytest.mark.parametrize("policy", ["fallback", "beside", "note"])
+def test_an_image_that_is_not_finite_is_replaced_whatever_was_asked_for(engine, heart, network, policy):
+    network(lambda image: image * torch.nan)
+    result = engine.reconstruct(heart, ReconOptions(method="crunet_mr", outside_range=policy))
+    assert (result.method, result.beside) == ("cg_sense", None)
+    assert "crunet_mr gave values that are not finite in frames [0, 1, 2," in result.notes[0]
+    with pytest.raises(ModelError, match="crunet_mr gave values that are not finite"):
+        engine.reconstruct(heart, ReconOptions(method="crunet_mr", outside_range=policy, fallback="none"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "runs", "method", "beside"),
+    [("fallback", 0, "cg_sense", False), ("beside", 1, "crunet_mr", True), ("note", 1, "crunet_mr", False)],
+)
+def test_a_scan_unlike_the_training(engine, heart, network, policy, runs, method, beside):
+    seen = network(lambda image: image, range=TrainingRange(acceleration=(8, 12)))
+    result = engine.reconstruct(heart, ReconOptions(method="crunet_mr", outside_range=policy))
+    assert len(seen) == runs
+    assert (result.method, result.beside is not None) == (method, beside)
+    assert any("the scan is not like the training of the weights crunet_mr: accel" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("policy", ["fallback", "beside", "note"])
+def test_the_fallback_is_computed_once(engine, heart, network, monkeypatch, policy):
+    network(lambda image: 2 * image)
+    calls = []
+    reconstruct = CGSense.__call__
+    monkeypatch.setattr(
+        "recon_core.engine.NetworkMethod.__call__", lambda self, data: 2 * torch.ones_like(data.hybrid[:, 0])
+    )
+    monkeypatch.setattr(CGSense, "__call__", lambda self, data: (calls.append(0), reconstruct(self, data))[1])
+    engine.reconstruct(heart, ReconOptions(method="crunet_mr", outside_range=policy))
+    assert len(calls) == 1
+
+
+def test_the_fallback_is_not_computed_where_nothing_is_compared_with_it(engine, heart, network, monkeypatch):
+    network(lambda image: image)
+    monkeypatch.setattr(ZeroFilled, "__call__", None)
+    assert engine.reconstruct(heart, ReconOptions(method="crunet_mr", fallback="zero_filled")).method == "crunet_mr"
+
+
+def test_a_doubtful_image_takes_its_further_images_along(engine, heart, network, monkeypatch):
+    network(lambda image: image)
+
+    def spoil(self, data):
+        data.extra["uncertainty"] = torch.ones_like(data.hybrid[:, 0].real)
+        return torch.zeros_like(data.hybrid[:, 0])
+
+    monkeypatch.setattr("recon_core.engine.NetworkMethod.__call__", spoil)
+    assert engine.reconstruct(heart, ReconOptions(method="crunet_mr")).extra == {}
+    kept = engine.reconstruct(heart, ReconOptions(method="crunet_mr", outside_range="beside"))
+    assert list(kept.extra) == ["uncertainty"]
+    assert kept.beside.extra == {}
+
+
+def test_the_network_is_warmed_and_kept_whatever_it_makes_of_noise(engine, heart, network):
+    runs = network(lambda image: 2 * image, range=TrainingRange(acceleration=(30, 40)))
+    options = ReconOptions(method="crunet_mr", fallback="none")
+    engine.warm(options, (4, 3, 16, 16))
+    assert len(runs) == 1
+    before = engine._method.cache_info().misses
+    with pytest.raises(ModelError, match="not like the training"):
+        engine.reconstruct(heart, options)
+    assert engine._method.cache_info().misses == before
 
 
 def test_grappa_learns_from_a_separate_reference(engine, make_slice):

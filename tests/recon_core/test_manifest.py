@@ -24,7 +24,7 @@ from recon_core.manifest import (
     write_entry,
 )
 from recon_core.methods import METHODS
-from recon_core.quality import TrainingRange
+from recon_core.quality import Limits, TrainingRange
 
 SHA = "0" * 64
 
@@ -66,13 +66,27 @@ def test_an_entry_comes_back_as_it_was(home):
         config={"channels": 8, "sizes": [1, 2], "shared": True, "kind": "XF"},
         input_peak=2.5,
         window=15,
-        range=TrainingRange(acceleration=(4, 11), patterns=("random",)),
+        range=TrainingRange(acceleration=(4, 11), patterns=("random",), snr=(10, 90)),
+        limits=Limits(residual=0.1, change=0.35),
+        training={"recipe": "standard", "seed": 3, "hours": 2.5},
+        metrics={"psnr": 38.5, "uniform R 4": {"psnr": 40.1, "ssim": 0.97}},
         source="doi:10.1/x: «a»",
         licence="Apache-2.0",
         notes="two\nlines",
     )
     assert find_weights("crnn_mri") == written
     assert list_weights() == {"crnn_mri": written}
+
+
+def test_an_entry_describes_itself(home):
+    assert write(home).describe() == "training not recorded"
+    entry = write(
+        home,
+        range=TrainingRange(acceleration=(4, 8)),
+        limits=Limits(change=0.35),
+        training={"recipe": "standard", "seed": 3},
+    )
+    assert entry.describe() == "acceleration 4 to 8; change up to 35 %; recipe standard, seed 3"
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -192,6 +206,19 @@ BROKEN = {
     "range unknown": ({"range": {"speed": [1, 2]}}, "it has no 'speed'"),
     "range too large": ({"range": {"frames": [1, 10**400]}}, "too large"),
     "range a list": ({"range": [4, 8]}, "range must be a mapping"),
+    "limits unknown": ({"limits": {"speed": 1}}, "there is no 'speed'"),
+    "limits negative": ({"limits": {"change": -1}}, "change of limits must be a positive number"),
+    "limits too large": ({"limits": {"change": 10**400}}, "too large"),
+    "training nested": ({"training": {"a": {"b": 1}}}, "training must be names with texts and numbers; got 'a'"),
+    "training yes": ({"training": {"a": True}}, "training must be names with texts and numbers"),
+    "training infinite": ({"training": {"a": float("inf")}}, "training must be names with texts and numbers"),
+    "training too large": ({"training": {"a": 10**400}}, "training must be names with texts and numbers"),
+    "metrics a text": (
+        {"metrics": {"psnr": "40"}},
+        "metrics must be a mapping of names to numbers, .*got 'psnr': '40'",
+    ),
+    "metrics too deep": ({"metrics": {"a": {"b": {"c": 1}}}}, "metrics must be a mapping of names to numbers"),
+    "metrics of numbers": ({"metrics": {"a": {1: 2}}}, "metrics must be a mapping of names to numbers"),
     "notes a list": ({"notes": ["a"]}, "notes must be a text"),
     "unknown field": ({"license": "MIT"}, "unknown field 'license'"),
 }

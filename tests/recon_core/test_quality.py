@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recon_core.errors import SettingsError
-from recon_core.quality import PATTERNS, Sampling, TrainingRange
+from recon_core.quality import DEFAULT_CHANGE, PATTERNS, ImageFigures, Limits, Sampling, TrainingRange
 from recon_core.simulate.sampling import interleaved_mask, uniform_mask, variable_density_mask
 
 
@@ -111,3 +111,61 @@ def test_nothing_recorded_refuses_nothing():
 def test_a_broken_range_is_refused(mapping, words):
     with pytest.raises(SettingsError, match=words):
         TrainingRange.parse(mapping)
+
+
+def test_the_snr_is_checked_where_it_is_known():
+    trained = TrainingRange.parse({"snr": [10, 80]})
+    assert trained.mapping() == {"snr": [10, 80]}
+    assert trained.describe() == "SNR 10 to 80"
+    mask = np.ones((1, 4), bool)
+    assert trained.outside(Sampling.of(mask, 1, 4)) == []
+    assert trained.outside(Sampling.of(mask, 1, 4, 40.0)) == []
+    assert trained.outside(Sampling.of(mask, 1, 4, 5.25)) == ["SNR 5.25, trained for 10 to 80"]
+
+
+LIMITS = {"residual": 0.1, "change": 0.35}
+
+
+def test_limits_survive_the_manifest():
+    assert Limits.parse(LIMITS).mapping() == LIMITS
+    assert Limits.parse({"change": 1}) == Limits(change=1.0)
+    assert Limits.parse(LIMITS).describe() == "residual up to 10 %, change up to 35 %"
+    assert Limits().mapping() == {}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"speed": 1}, "there is no 'speed'"),
+        ({"residual": 0}, "residual of limits must be a positive number, got 0"),
+        ({"residual": True}, "must be a positive number"),
+        ({"change": "0.3"}, "change of limits must be a positive number, got '0.3'"),
+        ({"change": float("inf")}, "must be a positive number"),
+        ({"change": float("nan")}, "must be a positive number"),
+    ],
+)
+def test_other_limits_are_refused(mapping, message):
+    with pytest.raises(SettingsError, match=message):
+        Limits.parse(mapping)
+
+
+def test_what_exceeds_its_limit_is_said():
+    limits = Limits.parse(LIMITS)
+    assert limits.exceeded(ImageFigures(residual=0.1, change=0.35, motion=1.0)) == []
+    assert limits.exceeded(ImageFigures()) == []
+    assert limits.exceeded(ImageFigures(residual=0.2, change=0.61, motion=0.0)) == [
+        "leaves 20 % of the signal in the data unexplained, at most 10 % on scans of its training",
+        "differs by 61 % from that of cg_sense, at most 35 % on scans of its training",
+    ]
+    assert limits.exceeded(ImageFigures(residual=0.1, change=0.2, motion=0.0)) == ["stands still while the data move"]
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e30])
+def test_what_is_too_large_to_be_measured_exceeds_every_limit(value):
+    assert len(Limits(residual=1e20, change=1e20).exceeded(ImageFigures(residual=value, change=value))) == 2
+
+
+def test_without_recorded_limits_those_by_default_hold():
+    assert Limits(residual=0.1).exceeded(ImageFigures(change=DEFAULT_CHANGE)) == []
+    (reason,) = Limits(residual=0.1).exceeded(ImageFigures(change=2 * DEFAULT_CHANGE))
+    assert reason == "differs by 160 % from that of cg_sense, at most 80 % by default"

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -7,12 +8,13 @@ import torch
 from recon_core import memory
 from recon_core.coils.calibration import time_average
 from recon_core.data import HybridSlice
-from recon_core.errors import ModelError, ResourceError
+from recon_core.errors import ResourceError
 from recon_core.networks import method as method_module
 from recon_core.networks.base import Network
-from recon_core.networks.method import NetworkMethod
+from recon_core.networks.method import NetworkMethod, signal_to_noise
 from recon_core.options import ReconOptions
-from recon_core.quality import TrainingRange
+from recon_core.quality import Limits, TrainingRange
+from recon_core.sense import SenseOperator
 from recon_core.simulate.sampling import interleaved_mask
 from tests.networks import tiny, write_tiny_weights
 
@@ -148,13 +150,58 @@ def test_a_system_that_does_not_tell_its_memory_is_trusted(weights, monkeypatch)
     assert run(data(), method="crunet_mr").shape == (6, 16, 12)
 
 
-def test_a_scan_unlike_the_training_is_refused_or_noted(weights):
+def network(method="crunet_mr"):
+    return NetworkMethod(ReconOptions(method=method))
+
+
+def test_a_scan_unlike_the_training_is_told_and_can_be_run(weights):
     weights("crunet_mr", range=TrainingRange.parse({"acceleration": [4, 12], "patterns": ["constant"]}))
-    with pytest.raises(ModelError, match=r"acceleration 2, .*; interleaved pattern, .*check_range=false"):
-        run(data(), method="crunet_mr")
+    told = network().unlike_training(data())
+    assert told.startswith("the scan is not like the training of the weights crunet_mr: acceleration 2, trained for 4")
+    assert "interleaved pattern, trained for constant" in told
+    assert run(data(), method="crunet_mr").shape == (6, 16, 12)
+    weights("crunet_mr", range=TrainingRange.parse({"acceleration": [2, 12]}))
+    assert network().unlike_training(data()) == ""
+    weights("crunet_mr")
+    assert network().unlike_training(data()) == ""
+
+
+def test_the_snr_is_the_peak_of_the_time_average_over_the_noise():
     slice_ = data()
-    assert run(slice_, method="crunet_mr", check_range=False).shape == (6, 16, 12)
-    assert any("acceleration 2, trained for 4 to 12" in note for note in slice_.notes)
+    assert signal_to_noise(slice_) is None
+    average, _ = time_average(slice_.hybrid, slice_.mask)
+    image = torch.fft.fftshift(torch.fft.ifft(torch.fft.ifftshift(average, -2), dim=-2, norm="ortho"), -2)
+    peak = (slice_.maps.conj() * image).sum(0).abs().max().item()
+    assert signal_to_noise(dataclasses.replace(slice_, noise_variance=4.0)) == pytest.approx(peak / 2)
+
+
+def test_the_snr_is_checked_where_the_noise_is_known(weights):
+    weights("crunet_mr", range=TrainingRange(snr=(1000, 2000)))
+    assert network().unlike_training(data()) == ""
+    told = network().unlike_training(dataclasses.replace(data(), noise_variance=2.0))
+    assert re.search(r"SNR [0-9.]+, trained for 1000 to 2000$", told)
+
+
+def test_an_image_is_judged_by_the_limits_of_the_weights(weights, monkeypatch):
+    weights("crunet_mr")
+    entry = method_module.find_weights("crunet_mr", "")
+    maps = data(n_coils=1).maps
+    mask = torch.ones(6, 16, dtype=torch.bool)
+    reference = torch.randn(6, 16, 12, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
+    hybrid = SenseOperator(maps, mask).forward(reference)
+    slice_ = HybridSlice(hybrid, mask, maps, *time_average(hybrid, mask), noise_variance=1e-6)
+    assert network().doubts(slice_, 1.1 * reference, reference) == ""
+    limited = dataclasses.replace(entry, limits=Limits(change=0.05))
+    monkeypatch.setattr(method_module, "find_weights", lambda *_: limited)
+    told = network().doubts(slice_, 1.1 * reference, reference)
+    assert re.fullmatch(
+        r"the image of crunet_mr differs by 1\d(\.\d)? % from that of cg_sense, at most 5 % on scans of its training",
+        told,
+    )
+    assert network().doubts(slice_, 1.1 * reference, None) == ""
+    assert "of the signal in the data unexplained, at most 40 % by default" in network().doubts(
+        slice_, -reference, None
+    )
 
 
 def test_every_image_says_which_weights_made_it(weights):

@@ -1,0 +1,692 @@
+"""The standard suite: every method on held-out scans under equal conditions, as table, JSON file, page and figure."""
+
+# ruff: noqa: RUF001 - the dash is meant
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from functools import cache, partial
+from html import escape
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from gadgets import __version__
+from gadgets.buffer import SliceBuffers
+from gadgets.files import open_scan
+from gadgets.header import parse_header
+from gadgets.page import (
+    ERROR_GAIN,
+    SCORES_EXPLAINED,
+    comparison,
+    document,
+    encoded,
+    still,
+    white_level,
+    write_file,
+)
+from gadgets.preparation import Preparation
+from gadgets.problems import Problems
+from gadgets.protocol import Readouts
+from gadgets.scores import SCORES, measure, read_truth, scaled
+from recon_core.engine import Engine
+from recon_core.errors import CinestreamError, ModelError, ResourceError, SettingsError
+from recon_core.held_out import CONDITIONS, PARTS, SEED, HeldOutScan, LoadedScan, held_out_scans
+from recon_core.manifest import find_weights, replacing
+from recon_core.methods import METHODS
+from recon_core.options import ReconOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from recon_core.manifest import WeightsEntry
+
+    Key = tuple[str, str, str, str]
+    Facts = dict[str, str | int]
+    Methods = dict[str, WeightsEntry | None]
+
+SEMI_REAL = "semi_real"
+_TITLES = {
+    **PARTS,
+    SEMI_REAL: "Semi-real scans: cines of patients with measured coil maps and noise, sampled as they are",
+}
+_FORMS = {  # of the scores in tables; more of them are in the file
+    "nrmse": "{:.3f}",
+    "psnr": "{:.1f}",
+    "ssim": "{:.3f}",
+    "haarpsi": "{:.3f}",
+    "dynamic_psnr": "{:.1f}",
+    "dynamic_ssim": "{:.3f}",
+}
+_QUICK = tuple(name for name in CONDITIONS if name.endswith("_8"))
+_SHOWN = "random_8"  # its net acceleration is the one in its name, and the methods without weights do best on it
+_MOST_NETWORKS = 4  # in the figure
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a method made of a scan under a condition.
+
+    Parameters
+    ----------
+    part, scan, condition, method
+        Which one.
+    weights
+        Their name and digest; empty for a method that needs none.
+    source
+        Digest of the file that the scan was made of; empty for a simulated one.
+    net_acceleration
+        Lines over measured lines.
+    seconds
+        Wall time of the reconstruction with its coil maps.
+    scores
+        As `gadgets.scores.measure`; empty if there is no image.
+    outside
+        Why a stream would send the fallback's image instead of this one.
+    failure
+        Why there is no image.
+    """
+
+    part: str
+    scan: str
+    condition: str
+    method: str
+    weights: str = ""
+    source: str = ""
+    net_acceleration: float = 1.0
+    seconds: float = 0.0
+    scores: dict[str, float] = field(default_factory=dict)
+    outside: tuple[str, ...] = ()
+    failure: str = ""
+
+    @property
+    def key(self) -> Key:
+        """What tells it from all others."""
+        return self.part, self.scan, self.condition, self.method
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a method made of all scans of a part under a condition.
+
+    Parameters
+    ----------
+    part, condition, method
+        Which ones.
+    scans
+        How many have an image; everything below is of those.
+    outside
+        Of how many of them a stream would send the fallback's image instead.
+    net_acceleration, seconds
+        Medians.
+    median, worst
+        Of every score.
+    failure
+        Why a scan has no image; empty if all have one.
+    """
+
+    part: str
+    condition: str
+    method: str
+    scans: int
+    outside: int
+    net_acceleration: float
+    seconds: float
+    median: dict[str, float]
+    worst: dict[str, float]
+    failure: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One scan under one condition, to look at.
+
+    Parameters
+    ----------
+    part, scan, condition
+        Which one.
+    truth
+        ``(frame, y, x)`` magnitudes of its first slice.
+    aspect
+        Width over height of an image in mm.
+    frame_seconds
+        Time from frame to frame for a loop.
+    images
+        By method ``(frame, y, x)`` magnitudes in the unit of the truth.
+    """
+
+    part: str
+    scan: str
+    condition: str
+    truth: NDArray[np.float32]
+    aspect: float
+    frame_seconds: float
+    images: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of the suite found.
+
+    Parameters
+    ----------
+    facts
+        What the numbers hold for.
+    methods
+        Weights of every network, None for methods that need none.
+    missing
+        Networks without weights.
+    cells
+        Scan by scan, method by method, condition by condition.
+    shown
+        The last scan of each part, if images were wanted.
+    """
+
+    facts: Facts
+    methods: Methods
+    missing: list[str]
+    cells: list[Cell]
+    shown: list[Shown]
+
+
+# --- what is evaluated ------------------------------------------------------------------------------------------------
+
+
+def choose_methods(names: Sequence[str] = ()) -> tuple[Methods, list[str]]:
+    """Find the methods to evaluate.
+
+    Parameters
+    ----------
+    names
+        Methods; empty takes all that can run.
+
+    Returns
+    -------
+    dict, list of str
+        Weights of every method, None where it needs none; networks that are left out because they have no weights.
+
+    Raises
+    ------
+    SettingsError
+        If no method has one of the names.
+    ModelError
+        If a network that was named has no usable weights.
+    """
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise SettingsError(f"there is no method {unknown[0]!r}; choose from {', '.join(METHODS)}")
+    chosen: Methods = {}
+    missing = []
+    for name, info in METHODS.items():
+        if names and name not in names:
+            continue
+        try:
+            chosen[name] = find_weights(name) if info.network else None
+        except ModelError:
+            if names:
+                raise
+            missing.append(name)
+    return chosen, missing
+
+
+def semi_real_scans(folder: Path) -> list[HeldOutScan]:
+    """List the semi-real scans of a folder: every raw file that has its reference beside it.
+
+    Parameters
+    ----------
+    folder
+        Has ``<name>.h5`` and ``<name>_ref.npz`` with ``reference`` ``(slice, frame, y, x)``.
+
+    Returns
+    -------
+    list of HeldOutScan
+        Sorted by name, each under one condition: the sampling of its file.
+    """
+    scans = []
+    for truth in sorted(folder.glob("*_ref.npz")):
+        path = truth.with_name(f"{truth.stem.removesuffix('_ref')}.h5")
+        if path.is_file():
+            source = hashlib.sha256(path.read_bytes() + truth.read_bytes()).hexdigest()
+            name = path.stem.removeprefix("cine_")
+            scans.append(HeldOutScan(SEMI_REAL, name, (name,), partial(_read_scan, path, truth), source))
+    return scans
+
+
+def _read_scan(path: Path, truth: Path) -> LoadedScan:
+    """Read a raw file as a stream is read: noise-whitened, without oversampling, slice by slice."""
+    reference = np.asarray(read_truth(truth), np.complex64)
+    with open_scan(path) as scan:
+        header = parse_header(scan.header)
+        problems = Problems()
+        preparation, buffers = Preparation(header, problems, whiten=True), SliceBuffers(header, problems)
+        runs = (run for item in scan.items if isinstance(item, Readouts) for run in preparation(item))
+        complete = [*(one for run in runs for one in buffers.add(run)), *buffers.flush()]
+    complete.sort(key=lambda one: one.key)
+    slices = [replace(one.cine, colouring=preparation.colouring) for one in complete]
+    x, y, _ = header.encodings[0].recon.field_of_view
+    n_frames, n_rows, n_columns = reference.shape[1:]
+    aspect = x / y if x > 0 and y > 0 else n_columns / n_rows
+    return LoadedScan(reference, lambda _: slices, aspect, 1.0 / n_frames)
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def run_suite(
+    names: Sequence[str] = (),
+    *,
+    data: Path | None = None,
+    quick: bool = False,
+    stored: Path | None = None,
+    fresh: bool = False,
+    images: bool = False,
+) -> Outcome:
+    """Evaluate methods on the held-out scans.
+
+    Coil maps come from the undersampled data, as in a stream. Where a stream would send the image of the fallback,
+    because the scan is not like the training of a network or its image is doubtful, that of the network is measured all
+    the same, and marked.
+
+    Parameters
+    ----------
+    names
+        Methods; empty takes all that need no weights or have some.
+    data
+        Folder with ``scd_cine`` and, where there are some, ``semi_real_cine``; None leaves the simulated scans.
+    quick
+        One scan of each part, and only the conditions with R = 8.
+    stored
+        JSON file that is brought up to date after every cell; what an earlier run with the same facts left in it is not
+        computed again.
+    fresh
+        Begin that file anew.
+    images
+        Keep the images of one scan of each part, which are computed again for that.
+
+    Returns
+    -------
+    Outcome
+        Everything that was asked for.
+
+    Raises
+    ------
+    SettingsError
+        If a method is unknown, or the file comes from a run with other facts.
+    ModelError
+        If a network that was named has no usable weights.
+    ResourceError
+        If the data cannot be read, or the file neither read nor written.
+    """
+    methods, missing = choose_methods(names)
+    scans = [*held_out_scans(data), *(semi_real_scans(data / "semi_real_cine") if data else ())]
+    if quick:
+        last = {scan.part: scan for scan in scans}.values()
+        scans = [scan if scan.part == SEMI_REAL else replace(scan, conditions=_QUICK) for scan in last]
+    engine = Engine()
+    facts: Facts = {
+        "suite": "standard",
+        "version": __version__,
+        "torch": torch.__version__,
+        "device": engine.device.type,
+        "threads": torch.get_num_threads(),
+        "seed": SEED,
+    }
+    known = _read_cells(stored, facts) if stored and stored.exists() and not fresh else {}
+    if stored:  # better known now than after the first cell
+        _write_cells(stored, facts, known.values())
+
+    to_show = {scan.part: scan for scan in scans}
+    cells: list[Cell] = []
+    shown: dict[str, Shown] = {}
+    total = len(methods) * sum(len(scan.conditions) for scan in scans)
+    with tqdm(total=total, desc="evaluating", unit=" series", disable=None, leave=False) as bar:
+        for scan in scans:
+            load = cache(scan.load)
+            for (method, entry), condition in product(methods.items(), scan.conditions):
+                show = images and scan is to_show[scan.part] and condition == _shown(scan)
+                cell = known.get((scan.part, scan.name, condition, method))
+                if show or cell is None or cell.failure or (cell.weights, cell.source) != (_named(entry), scan.source):
+                    cell, made = _evaluate(engine, scan, load(), condition, method, entry)
+                    known[cell.key] = cell
+                    if stored:
+                        _write_cells(stored, facts, known.values())
+                    if show:
+                        shown.setdefault(scan.part, _nothing_shown(scan, load()))
+                        shown[scan.part].images.update(zip([method], made[:1], strict=False))
+                cells.append(cell)
+                bar.update()
+    return Outcome(facts, methods, missing, cells, list(shown.values()))
+
+
+def _shown(scan: HeldOutScan) -> str:
+    return _SHOWN if _SHOWN in scan.conditions else scan.conditions[0]
+
+
+def _nothing_shown(scan: HeldOutScan, loaded: LoadedScan) -> Shown:
+    truth = np.abs(loaded.truth[0])
+    return Shown(scan.part, scan.name, _shown(scan), truth, loaded.aspect, loaded.frame_seconds)
+
+
+def _evaluate(
+    engine: Engine, scan: HeldOutScan, loaded: LoadedScan, condition: str, method: str, entry: WeightsEntry | None
+) -> tuple[Cell, list[NDArray[np.float32]]]:
+    """Reconstruct and measure; gives no images where the method cannot do the scan."""
+    # As in a stream, but that a doubtful image is shown beside what would be sent instead of it.
+    options = (
+        ReconOptions(method=method, weights=entry.name, outside_range="beside")
+        if entry
+        else ReconOptions(method=method, fallback="none")
+    )
+    slices = loaded.measured(condition)
+    cell = Cell(
+        *(scan.part, scan.name, condition, method),
+        weights=_named(entry),
+        source=scan.source,
+        net_acceleration=sum(one.mask.size for one in slices) / sum(int(one.mask.sum()) for one in slices),
+    )
+    try:
+        engine.prepare(options)
+        made = [engine.reconstruct(one, options) for one in slices]
+        for one in made:
+            if one.method != method:
+                return replace(cell, failure="; ".join(one.notes)), []
+        frames = scaled([np.abs(one.image) for one in made], loaded.truth)
+        scores = measure(frames, list(loaded.truth))
+    except CinestreamError as error:
+        return replace(cell, failure=str(error)), []
+    seconds = sum(sum(one.seconds.values()) for one in made)
+    outside = dict.fromkeys(_doubts(one.beside.notes) for one in made if one.beside)
+    return replace(cell, seconds=seconds, scores=scores, outside=tuple(outside)), frames
+
+
+def _named(entry: WeightsEntry | None) -> str:
+    return f"{entry.name}, sha256 {entry.sha256}" if entry else ""
+
+
+def _doubts(notes: Sequence[str]) -> str:
+    """Why an image was made beside another one, out of what is said of it."""
+    return next((why for what, _, why in (note.partition(": ") for note in notes) if " beside " in what), "")
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def _write_cells(path: Path, facts: Facts, cells: Iterable[Cell]) -> None:
+    kept = list(cells)
+    content = {
+        "facts": facts,
+        "conditions": {name: asdict(condition) for name, condition in CONDITIONS.items()},
+        "cells": [asdict(cell) for cell in kept],
+        "summary": [asdict(row) for row in summarise(kept)],
+    }
+    with replacing(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _read_cells(path: Path, facts: Facts) -> dict[Key, Cell]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        theirs: Facts = dict(content["facts"])
+        cells = [Cell(**{**fields, "outside": tuple(fields["outside"])}) for fields in content["cells"]]
+    except OSError as error:
+        raise ResourceError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ResourceError(f"{path} is no result of this suite; choose another file for --json") from error
+    other = [f"{name} {theirs.get(name)}, now {value}" for name, value in facts.items() if theirs.get(name) != value]
+    if other:
+        raise SettingsError(
+            f"{path} has results of a run with {'; '.join(other)}; choose another file, or --fresh to begin it anew"
+        )
+    return {cell.key: cell for cell in cells}
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def summarise(cells: Iterable[Cell]) -> list[Row]:
+    """Bring the scans of each part together: medians and worst values, in the order in which the cells come."""
+    groups: dict[tuple[str, str, str], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.part, cell.condition, cell.method), []).append(cell)
+    return [_row(key, group) for key, group in groups.items()]
+
+
+def _row(key: tuple[str, str, str], cells: list[Cell]) -> Row:
+    scored = [cell for cell in cells if cell.scores]
+    names = [name for name in SCORES if scored and all(name in cell.scores for cell in scored)]
+    values = {name: [cell.scores[name] for cell in scored] for name in names}
+    return Row(
+        *key,
+        scans=len(scored),
+        outside=sum(bool(cell.outside) for cell in scored),
+        net_acceleration=statistics.median(cell.net_acceleration for cell in cells),
+        seconds=statistics.median([cell.seconds for cell in scored] or [0.0]),
+        median={name: statistics.median(found) for name, found in values.items()},
+        worst={name: (max if SCORES[name].best is min else min)(found) for name, found in values.items()},
+        failure=next((cell.failure for cell in cells if cell.failure), ""),
+    )
+
+
+def table(outcome: Outcome) -> str:
+    """Lay the medians out as text, part by part, conditions side by side; below stand the notes that belong to them."""
+    rows = summarise(outcome.cells)
+    blocks = []
+    for part, title in _TITLES.items():
+        found = {(row.method, row.condition): row for row in rows if row.part == part}
+        if not found:
+            continue
+        scans = dict.fromkeys(cell.scan for cell in outcome.cells if cell.part == part)
+        lines = [title, f"  {', '.join(scans)}"]
+        conditions = list(dict.fromkeys(condition for _, condition in found))
+        for heading, whole in (("PSNR / dynamic PSNR, dB", "psnr"), ("SSIM / dynamic SSIM", "ssim")):
+            cells = [[heading, *(name.replace("_", " ") for name in conditions)]]
+            for method in outcome.methods:
+                ours = [found[method, name] for name in conditions]
+                pairs = [
+                    " / ".join(_text(_FORMS[name], row.median, name) for name in (whole, f"dynamic_{whole}"))
+                    for row in ours
+                ]
+                cells.append([method, *(pair + "* "[not row.outside] for pair, row in zip(pairs, ours, strict=True))])
+            if whole == "psnr":
+                cells.insert(1, ["net acceleration", *(f"{_net(found, name):.1f} " for name in conditions)])
+                cells[0].append("s per series")
+                cells[1].append("")
+                for line, method in zip(cells[2:], outcome.methods, strict=True):
+                    seconds = [found[method, name].seconds for name in conditions if found[method, name].scans]
+                    line.append(f"{statistics.median(seconds):.2f}" if seconds else "–")
+            lines += ["", *_aligned(cells)]
+        blocks.append("\n".join(lines))
+    return "\n\n".join([*blocks, "\n".join(notes(outcome))])
+
+
+def _net(found: Mapping[tuple[str, str], Row], condition: str) -> float:
+    return next(row.net_acceleration for (_, name), row in found.items() if name == condition)
+
+
+def _text(form: str, values: Mapping[str, float], name: str) -> str:
+    return form.format(values[name]) if name in values else "–"
+
+
+def _aligned(cells: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join([name.ljust(widths[0]), *(text.rjust(width) for text, width in zip(texts, widths[1:], strict=True))])
+        for name, *texts in cells
+    ]
+
+
+def notes(outcome: Outcome) -> list[str]:
+    """Say what a reader of the tables must know: marks, dashes, and what was left out."""
+    said = ["Medians over the scans of a part; one factor per series; coil maps from the undersampled data."]
+    if all(not cell.source for cell in outcome.cells):
+        said.append("Simulated scans only: --data DIR brings the held-out patient and the semi-real scans.")
+    for method in outcome.methods:
+        cells = [cell for cell in outcome.cells if cell.method == method]
+        outside = [cell for cell in cells if cell.outside]
+        if outside:
+            said.append(
+                f"* {method}: for {len(outside)} of {len(cells)} series a stream sends the image of the fallback "
+                f"instead, such as: {outside[0].outside[0]}"
+            )
+        failed = [cell for cell in cells if cell.failure]
+        if failed:
+            said.append(f"– {method}: no image of {len(failed)} of {len(cells)} series, such as: {failed[0].failure}")
+    if any(outcome.methods.values()):
+        said.append("The time of a network includes the image of cg_sense that its own is checked with.")
+    if outcome.missing:
+        said.append(f"Left out, because they have no weights: {', '.join(outcome.missing)}")
+    return said
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def write_suite_page(path: Path, outcome: Outcome) -> None:
+    """Write one HTML file with a table for every part, and one scan of each to look at.
+
+    Parameters
+    ----------
+    path
+        Where to write.
+    outcome
+        Of `run_suite` with images.
+
+    Raises
+    ------
+    ResourceError
+        If the file cannot be written.
+    """
+    now = datetime.now().astimezone()
+    facts = outcome.facts
+    head = (
+        '<header><h1>Evaluation <span class="method">standard suite</span></h1>'
+        f'<p class="muted">cinestream {facts["version"]} &middot; torch {escape(str(facts["torch"]))} on '
+        f"{facts['device']}, {facts['threads']} thread{'' if facts['threads'] == 1 else 's'} &middot; seed "
+        f"{facts['seed']} &middot; {now:%d %B %Y, %H:%M}</p></header>"
+    )
+    used = "".join(
+        f"<tr><td>{method}</td><td>{escape(entry.name)}</td><td>{entry.sha256[:16]}</td>"
+        f"<td>{escape(entry.range.describe()) if entry.range else 'not recorded'}</td></tr>"
+        for method, entry in outcome.methods.items()
+        if entry
+    )
+    weights = f"<table><tr><th></th><th>weights</th><th>sha256</th><th>trained for</th></tr>{used}</table>"
+    said = "".join(f'<li class="notice">{escape(note)}</li>' for note in notes(outcome))
+    legend = "".join(f"<tr><td>{_name(name)}</td><td>{one.title}</td></tr>" for name, one in CONDITIONS.items())
+    about = (
+        f"<section><h2>What was compared</h2><ul>{said}</ul>{weights if used else ''}"
+        f'<table class="conditions">{legend}</table>{SCORES_EXPLAINED}</section>'
+    )
+    shown = {one.part: one for one in outcome.shown}
+    rows = summarise(outcome.cells)
+    parts = [_part(part, [row for row in rows if row.part == part], outcome, shown.get(part)) for part in _TITLES]
+    foot = (
+        f"<footer>cinestream {__version__}. Images: one window from zero to the 99.7th percentile of the truth; errors "
+        f"are {ERROR_GAIN} times brighter.</footer>"
+    )
+    write_file(path, document("Evaluation – standard suite", "\n".join([head, about, *parts, foot])))
+
+
+def _part(part: str, rows: Sequence[Row], outcome: Outcome, shown: Shown | None) -> str:
+    if not rows:
+        return ""
+    columns = [name for name in _FORMS if any(name in row.median for row in rows)]
+    head = "".join(f"<th>{SCORES[name].title}{' / dB' if 'psnr' in name else ''}</th>" for name in columns)
+    body = ""
+    for condition in dict.fromkeys(row.condition for row in rows):
+        ours = [row for row in rows if row.condition == condition]
+        title = CONDITIONS[condition].title if condition in CONDITIONS else condition
+        net = f'<span class="muted">net acceleration {ours[0].net_acceleration:.1f}</span>'
+        body += f'<tr><th colspan="{len(columns) + 2}">{escape(title)} {net}</th></tr>{_condition(ours, columns)}'
+    scans = ", ".join(dict.fromkeys(cell.scan for cell in outcome.cells if cell.part == part))
+    pictures = ""
+    if shown is not None and shown.images:
+        what = f"{shown.scan}, {CONDITIONS[shown.condition].title if shown.condition in CONDITIONS else 'as sampled'}"
+        loops = comparison(
+            list(shown.images.items()), shown.truth, white_level([shown.truth]), shown.aspect, shown.frame_seconds
+        )
+        pictures = f"<h2>{escape(what[:1].upper() + what[1:])}</h2>{loops}"
+    return (
+        f'<section class="slice"><h2>{_TITLES[part]} <span class="muted">{escape(scans)}</span></h2>'
+        f'<table class="numbers suite"><tr><th>median, worst</th>{head}<th>s per series</th></tr>{body}</table>'
+        f"{pictures}</section>"
+    )
+
+
+def _condition(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    best = {
+        name: SCORES[name].best(row.median[name] for row in rows if name in row.median)
+        for name in columns
+        if any(name in row.median for row in rows)
+    }
+    lines = ""
+    for row in rows:
+        mark = f' <span class="muted">* {row.outside} of {row.scans} outside</span>' if row.outside else ""
+        cells = ""
+        for name in columns:
+            style = ' class="best"' if len(rows) > 1 and name in best and row.median.get(name) == best[name] else ""
+            worst = f' <span class="muted">{_text(_FORMS[name], row.worst, name)}</span>' if row.scans > 1 else ""
+            cells += f"<td><span{style}>{_text(_FORMS[name], row.median, name)}</span>{worst}</td>"
+        seconds = f"{row.seconds:.2f}" if row.scans else "–"
+        lines += f"<tr><td>{row.method}{mark}</td>{cells}<td>{seconds}</td></tr>"
+    return lines
+
+
+def _name(condition: str) -> str:
+    return condition.replace("_", " ")
+
+
+# --- the figure -------------------------------------------------------------------------------------------------------
+
+
+def write_picture(path: Path, outcome: Outcome) -> None:
+    """Draw one scan as a still figure, see `gadgets.page.still`.
+
+    Columns are the truth, ``zero_filled``, ``cg_sense``, of the other methods without weights the best, and the best
+    four networks, by the PSNR of the dynamic region.
+
+    Parameters
+    ----------
+    path
+        Where to write, as PNG.
+    outcome
+        Of `run_suite` with images; the first part is drawn.
+
+    Raises
+    ------
+    SettingsError
+        If there is no image to draw.
+    ResourceError
+        If the file cannot be written.
+    """
+    shown = next((one for one in outcome.shown if one.images), None)
+    if shown is None:
+        raise SettingsError("no method made an image of the scan to draw; choose others with --methods")
+    ranked = {
+        cell.method: cell.scores.get("dynamic_psnr", 0.0)
+        for cell in outcome.cells
+        if (cell.part, cell.scan, cell.condition) == (shown.part, shown.scan, shown.condition) and cell.scores
+    }
+    columns = [(name, shown.images[name], f"{ranked[name]:.1f} dB") for name in _columns(ranked)]
+    picture = still(shown.truth, columns, "dynamic PSNR", shown.aspect)
+    write_file(path, encoded([picture], "PNG"))
+
+
+def _columns(ranked: Mapping[str, float]) -> list[str]:
+    """The methods to draw, out of those with an image and their rank."""
+    plain = ("zero_filled", "cg_sense")
+    by_rank = sorted(ranked, key=lambda name: -ranked[name])
+    classical = [name for name in by_rank if not METHODS[name].network and name not in plain]
+    networks = [name for name in by_rank if METHODS[name].network]
+    chosen = {*classical[:1], *networks[:_MOST_NETWORKS]}
+    return [*(name for name in plain if name in ranked), *(name for name in METHODS if name in chosen)]
