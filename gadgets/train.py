@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image as Picture
+from PIL import ImageDraw, ImageFont
 from tqdm import tqdm
 
 from gadgets import __version__
-from gadgets.page import document, encoded, gray, montage, moving_column, write_file
+from gadgets.page import GAP, document, encoded, gray, montage, moving_column, write_file
 from recon_core.manifest import WeightsFacts
 from recon_core.methods import METHODS
 from recon_core.training.coverage import covered
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from recon_core.manifest import WeightsEntry
     from recon_core.training.plan import TrainingPlan
+    from recon_core.training.series import Kind
     from recon_core.training.trainer import Point
 
 _BASELINES = ("zero_filled", "cg_sense", "low_rank_sparse")
@@ -124,39 +128,37 @@ def write_samples(path: Path, data: Path | None, *, seed: int = 0) -> None:
         Of the sheet.
     """
     library = read_library(data, "training") if data else Library()
-    columns = []
-    for kind in KINDS:
-        tiles = []
-        for number in range(_SAMPLES):
-            series = draw_series((seed, number), library, kind=kind, frames=16, matrix=(128, 128))
-            magnitude = np.abs(series.image)
-            column, _ = moving_column(magnitude)
-            phase = (np.angle(series.image[0]) / (2 * np.pi) + 0.5) * (magnitude[0] > 0.05)
-            mask, _ = draw_mask(np.random.default_rng([seed, number]), 16, 128)
-            profile = magnitude[:, :, column].T.repeat(4, axis=1)
-            lines = np.float32(mask.T.repeat(2, axis=1))
-            tiles += [
-                gray(np.asarray(tile, np.float32), 1.0)
-                for tile in (
-                    magnitude[0],
-                    magnitude[8],
-                    profile,
-                    phase,
-                    series.anatomy,
-                    np.pad(lines, ((0, 0), (0, 64))),
-                )
-            ]
-        columns.append(montage([_square(tile) for tile in tiles], 6))
-    sheet = np.concatenate(columns, axis=0)
-    write_file(path, encoded([Picture.fromarray(sheet)], "PNG"))
+    kinds = [kind for kind in KINDS for _ in range(_SAMPLES)]
+    tiles = [tile for number, kind in enumerate(kinds) for tile in _sample((seed, number), library, kind)]
+    pictures = montage(tiles, len(_COLUMNS))
+    sheet = Picture.new("L", (_MARGIN + pictures.shape[1], _HEAD + len(pictures)))
+    sheet.paste(Picture.fromarray(pictures), (_MARGIN, _HEAD))
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for place, column in enumerate(_COLUMNS):
+        draw.text((_MARGIN + place * (_SIDE + GAP) + _SIDE / 2, _HEAD / 2), column, 220, font, anchor="mm")
+    for place, kind in enumerate(kinds):
+        draw.text((_MARGIN / 2, _HEAD + place * (_SIDE + GAP) + _SIDE / 2), kind, 220, font, anchor="mm")
+    write_file(path, encoded([sheet], "PNG"))
 
 
-_SAMPLES = 4
+_COLUMNS = ("frame 1", "frame 9", "profile over time", "phase", "second contrast", "lines over time")
+_SAMPLES = 4  # of a kind
+_SIDE = 128  # pixels of a tile
+_HEAD, _MARGIN = 22, 64  # pixels above and beside the tiles, for their names
+_FRAMES = 16
 
 
-def _square(tile: np.ndarray) -> np.ndarray:
-    """Fill a tile up to 128 columns."""
-    return np.pad(tile, ((0, 0), (0, 128 - tile.shape[1])))
+def _sample(seed: tuple[int, int], library: Library, kind: Kind) -> list[NDArray[np.uint8]]:
+    """One row of the sheet."""
+    series = draw_series(seed, library, kind=kind, frames=_FRAMES, matrix=(_SIDE, _SIDE))
+    mask, _ = draw_mask(np.random.default_rng(seed), _FRAMES, _SIDE)
+    magnitude = np.abs(series.image)
+    column, _ = moving_column(magnitude)
+    phase = (np.angle(series.image[0]) / (2 * np.pi) + 0.5) * (magnitude[0] > 0.05)
+    over_time = (np.repeat(plane.T, _SIDE // _FRAMES, axis=1) for plane in (magnitude[:, :, column], mask))
+    profile, lines = (np.asarray(plane, np.float32) for plane in over_time)
+    planes = (magnitude[0], magnitude[_FRAMES // 2], profile, phase, series.anatomy, lines)
+    return [gray(plane, 1.0) for plane in planes]
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------

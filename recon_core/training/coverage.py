@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 _DRAWS = 400
 _LONGEST = 1000  # frames; any more than a window are reconstructed in windows
-# Peak of a scan over its noise, which is what is checked, relative to the SNR that was drawn: the array sees some tissue
-# better than other (measured on 150 scans; the hundredth at either end of all scans is left out here, too).
+# Peak of a scan over its noise, which is what is checked, relative to the SNR that was drawn: the array sees some
+# tissue better than other (measured on 150 scans; the hundredth at either end of all scans is left out here, too).
 _LEAST_GAIN, _MOST_GAIN = 0.6, 1.55
 
 

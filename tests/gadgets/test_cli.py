@@ -26,7 +26,18 @@ from recon_core.quality import TrainingRange
 from tests.builders import readouts as random_readouts
 from tests.networks import tiny, write_tiny_weights
 
-COMMANDS = ("replay", "serve", "send", "simulate", "evaluate", "pipelines", "methods", "import-weights", "doctor")
+COMMANDS = (
+    "replay",
+    "serve",
+    "send",
+    "simulate",
+    "evaluate",
+    "pipelines",
+    "methods",
+    "import-weights",
+    "train",
+    "doctor",
+)
 PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=3, coils=3, acceleration=2, acs_lines=10, seed=3)
 
 
@@ -511,3 +522,32 @@ def test_send_refuses_what_cannot_be(scan, tmp_path, run):
     status, _, err = run("send", source, "-o", source, "--overwrite")
     assert status == 2
     assert source.read_bytes() == scan.read_bytes()
+
+
+# --- train ------------------------------------------------------------------------------------------------------------
+
+
+def test_train_draws_samples_trains_in_parts_and_exports(run, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        "steps: 2\nvalidate_every: 2\nlines: [24, 24]\nframes: [8, 8]\nwidth: 8\nnetwork: {cascades: 1, channels: 4}\n"
+    )
+    sheet, folder, weights = tmp_path / "samples.png", tmp_path / "training", tmp_path / "weights"
+    status, out, _ = run("train", "crunet_mr", "--samples", sheet)
+    assert (status, sheet.read_bytes()[:4]) == (0, b"\x89PNG")
+    assert "samples in" in out
+    arguments = ("train", "crunet_mr", "--folder", folder, "--config", plan, "--weights-folder", weights)
+    status, out, _ = run(*arguments, "--minutes", "0")
+    assert status == 0
+    assert "to be continued by the same command" in out
+    status, out, _ = run(*arguments)
+    assert status == 0
+    assert "weights=crunet_mr-small" in out
+    assert (weights / "crunet_mr-small.safetensors").is_file()
+    assert (folder / "curves.html").is_file()
+
+
+def test_train_needs_somewhere_to_keep_its_state(run):
+    status, _, err = run("train", "crunet_mr")
+    assert status == 2
+    assert "--folder" in err

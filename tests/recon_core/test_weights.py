@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from recon_core.errors import CinestreamError, ModelError, ResourceError, SettingsError
-from recon_core.manifest import find_weights, known_weights, user_folder
+from recon_core.manifest import WeightsFacts, find_weights, known_weights, user_folder
 from recon_core.methods import METHODS, MethodInfo
 from recon_core.networks.base import Network
 from recon_core.quality import TrainingRange
@@ -34,6 +34,7 @@ from recon_core.weights import (
     match,
     parse_config,
     read_checkpoint,
+    write_weights,
 )
 from tests.networks import TINY, tiny
 
@@ -646,6 +647,49 @@ def test_the_same_weights_give_the_same_file_and_an_export_comes_back(tmp_path):
     assert first.sha256 == second.sha256 == third.sha256
     again, _ = import_weights("toy", first.file, name="first")
     assert again.sha256 == first.sha256
+
+
+def filled_toy(seed=0, **config):
+    network = Toy(ToyConfig(**config))
+    authors(network, seed)
+    return network
+
+
+def test_weights_of_a_network_are_written_found_and_loaded(tmp_path):
+    network = filled_toy(channels=4)
+    facts = WeightsFacts(method="toy", config={"channels": 9}, window=8, source="here", training={"steps": 5})
+    entry = write_weights(network, facts, "mine", user_folder())
+    assert find_weights("toy", "mine") == entry
+    assert (entry.config["channels"], entry.window, entry.source, entry.training) == (4, 8, "here", {"steps": 5})
+    assert hashlib.sha256(entry.file.read_bytes()).hexdigest() == entry.sha256
+    loaded = load_network(entry, "cpu")
+    for key, tensor in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], tensor)
+    assert network.training  # and the network itself is left alone
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_the_same_weights_are_written_as_the_same_bytes(tmp_path):
+    facts = WeightsFacts(method="toy")
+    files = [
+        write_weights(filled_toy(seed), facts, name, tmp_path / folder).file.read_bytes()
+        for seed, name, folder in ((0, "a", "x"), (0, "b", "x"), (0, "a", "y"), (1, "a", "z"))
+    ]
+    assert files[0] == files[1] == files[2] != files[3]
+
+
+def test_weights_of_that_name_are_replaced_and_foreign_files_are_not(tmp_path):
+    facts = WeightsFacts(method="toy")
+    first = write_weights(filled_toy(0), facts, "a", tmp_path)
+    second = write_weights(filled_toy(1), facts, "a", tmp_path)
+    assert first.sha256 != second.sha256
+    assert load_network(second, "cpu").tail.weight.equal(filled_toy(1).tail.weight)
+    (tmp_path / "b.safetensors").write_bytes(b"mine")
+    with pytest.raises(SettingsError, match=r"b\.safetensors exists and is not in .*manifest\.yaml"):
+        write_weights(filled_toy(), facts, "b", tmp_path)
+    assert (tmp_path / "b.safetensors").read_bytes() == b"mine"
+    with pytest.raises(SettingsError, match="letters, digits"):
+        write_weights(filled_toy(), facts, "../c", tmp_path)
 
 
 def test_known_checkpoints_bring_their_facts_and_the_arguments_win(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -244,6 +245,51 @@ def test_one_frame_is_possible():
 def test_other_numbers_of_unets_are_refused(unets):
     with pytest.raises(ModelError, match="one or two"):
         DualUNetResNet3DConfig(unets=unets)
+
+
+# --- changes instead of images ----------------------------------------------------------------------------------------
+
+
+def without_change(network):
+    """Let the sigmoids of the U-Nets give a half, which is no change."""
+    for part in network.modules():
+        if isinstance(part, UNet):
+            nn.init.zeros_(part.conv.weight)
+            nn.init.zeros_(part.conv.bias)
+    return network
+
+
+@pytest.mark.parametrize("unets", [1, 2])
+def test_without_a_change_the_image_passes(unets):
+    image = 3 * images(2, 3, 40, 36)
+    assert torch.equal(improve(without_change(small(residual=True, unets=unets)), image), image)
+
+
+@pytest.mark.parametrize("unets", [1, 2])
+def test_changes_are_added_to_the_image(unets):
+    image = images(3, 40, 36)
+    network, plain = small(residual=True, unets=unets), small(unets=unets)
+    change = improve(network, image) - image
+    assert max(change.real.abs().max(), change.imag.abs().max()) <= 1
+    # the same U-Nets, whose results the other variant puts together to a magnitude
+    halves = torch.hypot((change.real + 1) / 2, (change.imag + 1) / 2)
+    assert relative(halves, improve(plain, image).real) < 1e-5
+    assert network.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_changes_reach_a_scan_with_any_phase():
+    data = scan(n_y=32, n_x=30)
+    network = without_change(small(residual=True))
+    expected = DataConsistency(data.maps, data.mask, data.hybrid).zero_filled
+    with torch.inference_mode():
+        assert relative(network.reconstruct(data), expected) < 1e-5
+        empty = dataclasses.replace(data, hybrid=0 * data.hybrid)
+        assert not small(residual=True).reconstruct(empty).any()
+
+
+def test_changes_do_not_go_with_fusion():
+    with pytest.raises(ModelError, match="residual goes with fusion=none"):
+        DualUNetResNet3DConfig(residual=True, fusion="resnet")
 
 
 # --- scan -------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from recon_core.consistency import DataConsistency
 from recon_core.data import HybridSlice
@@ -13,7 +14,14 @@ from recon_core.weights import load_into
 from tests.bench.published import dual_unet_resnet3d as published
 from tests.parity import run_case
 from tests.parity_cases.dual_unet_resnet3d import fill
-from tests.recon_core.networks.test_dual_unet_resnet3d import GOLDEN, images, needs_golden, relative, scan
+from tests.recon_core.networks.test_dual_unet_resnet3d import (
+    GOLDEN,
+    images,
+    needs_golden,
+    relative,
+    scan,
+    without_change,
+)
 from tests.recon_core.test_memory import peak_bytes
 
 
@@ -163,6 +171,43 @@ def test_other_numbers_of_frames_are_refused():
     assert network.minimum_frames == network.maximum_frames == 4
     with pytest.raises(DataError, match="takes 4 frames, got 3"):
         improve(network, *problem())
+
+
+# --- other variants ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fusion", ["none", "resnet"])
+def test_without_a_change_the_image_is_made_consistent_only(fusion):
+    network = without_change(small(residual=True, fusion=fusion))
+    with torch.no_grad():
+        for weight, cascade in zip((0.5, 2.0), network.cascades, strict=True):
+            if fusion == "resnet":
+                nn.init.zeros_(cascade.resnet.conv2.weight)
+                nn.init.zeros_(cascade.resnet.conv2.bias)
+            cascade.lam.fill_(weight)
+    image, consistency = problem()
+    image = 0.5 * image
+    expected = consistency.weighted(consistency.weighted(image, 0.5), 2.0)
+    assert relative(improve(network, image, consistency), expected) < 1e-6
+    assert relative(expected, image) > 0.01
+
+
+def test_a_change_is_between_minus_one_and_one():
+    series = images(2, 3, 32, 32)
+    with torch.inference_mode():
+        change = small(residual=True).cascades[0](series) - series
+    assert torch.view_as_real(change).abs().max() <= 1
+    assert change.abs().max() > 0.01
+
+
+def test_without_fusion_the_u_nets_give_the_parts():
+    cascade = small(fusion="none", signed_outputs=True).cascades[0]
+    series = images(2, 3, 32, 32)
+    with torch.inference_mode():
+        result = cascade(series)
+        real, imaginary = cascade.unet_real(series.real), cascade.unet_imag(series.imag)
+    torch.testing.assert_close(result, torch.complex(2 * real - 1, 2 * imaginary - 1))
+    assert not any(key.startswith("resnet") for key in cascade.state_dict())
 
 
 # --- scan -------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from recon_core.simulate.sampling import (
     SAMPLINGS,
     acs_rows,
     full_mask,
+    golden_mask,
     interleaved_mask,
     kt_focuss_mask,
     partial_fourier_mask,
@@ -122,3 +123,40 @@ def test_partial_fourier_drops_the_first_lines(lines, fraction, dropped):
 def test_refuses_impossible_masks(make):
     with pytest.raises(SettingsError):
         make()
+
+
+@pytest.mark.parametrize(("acceleration", "acs"), [(4, 0), (6, 8), (12, 3), (20, 6), (40, 6)])
+def test_golden_has_constant_rate_and_the_block(acceleration, acs):
+    mask = golden_mask(30, 120, acceleration, acs)
+    assert (mask.sum(1) == max(round(120 / acceleration), acs)).all()
+    assert mask[:, acs_rows(120, acs)].all()
+    assert mask.dtype == np.bool_
+
+
+def test_golden_is_the_same_for_a_seed_and_changes_over_time():
+    mask = golden_mask(40, 120, 6, 8, seed=3)
+    np.testing.assert_array_equal(mask, golden_mask(40, 120, 6, 8, seed=3))
+    assert (mask != golden_mask(40, 120, 6, 8, seed=4)).any()
+    assert len({row.tobytes() for row in mask}) > 35
+
+
+def test_golden_covers_k_space_in_any_run_of_frames_and_prefers_the_centre():
+    mask = golden_mask(400, 120, 6, 8)
+    rate = mask.mean(0)
+    assert rate[40:56].mean() > 2.0 * rate[:16].mean() > 0.0
+    random = variable_density_mask(400, 120, 6, 8)
+    # in runs of 12 frames: hardly a line of the middle is left out, and fewer than by chance
+    left_out = {
+        name: np.mean([~each[first : first + 12, 30:90].any(0) for first in range(0, 400, 12)])
+        for name, each in (("golden", mask), ("random", random))
+    }
+    assert left_out["golden"] < 0.02 < left_out["random"]
+    # and every run takes a line about as often as any other
+    counts = [mask[first : first + 40].sum(0) for first in range(0, 400, 40)]
+    others = [random[first : first + 40].sum(0) for first in range(0, 400, 40)]
+    assert np.std(counts, axis=0).mean() < 0.6 * np.std(others, axis=0).mean()
+
+
+def test_golden_takes_all_lines_where_they_are_asked_for():
+    assert golden_mask(3, 17, 1).all()
+    assert golden_mask(2, 1, 1).all()

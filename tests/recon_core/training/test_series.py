@@ -123,20 +123,16 @@ def test_magnitude_and_phase_both_change():
 
 
 def test_images_of_the_library_are_used():
-    bright = LIBRARIES["full"]
-    without = [drawn(seed, "cine").image for seed in range(4)]
-    with_images = [
-        draw_series((seed,), bright, kind="cine", frames=SHAPE[0], matrix=SHAPE[1:]).image for seed in range(4)
-    ]
-    assert any(np.abs(a - b).max() > 0.1 for a, b in zip(without, with_images, strict=True))
+    pairs = [(drawn(seed, "cine").image, drawn(seed, "cine", "full").image) for seed in range(4)]
+    assert any(np.abs(without - using).max() > 0.1 for without, using in pairs)
 
 
 def test_the_second_contrast_has_the_borders_of_the_first_frame():
-    for seed in range(3):
-        series = drawn(seed, "cine")
+    found = []
+    for seed in range(6):
+        series = drawn(seed, "cine", shape=(1, 96, 90))
         magnitude = np.abs(series.image[0])
-        edges, others = (
-            np.hypot(*np.gradient(np.asarray(plane, np.float64))).ravel() for plane in (magnitude, series.anatomy)
-        )
-        assert np.corrcoef(edges, others)[0, 1] > 0.3
+        edges, others = (np.hypot(*np.gradient(np.float64(plane))).ravel() for plane in (magnitude, series.anatomy))
+        found.append(np.corrcoef(edges, others)[0, 1])
         assert np.abs(magnitude / magnitude.max() - series.anatomy).max() > 0.2
+    assert np.median(found) > 0.3

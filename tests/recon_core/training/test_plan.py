@@ -1,0 +1,190 @@
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recon_core.errors import SettingsError
+from recon_core.training.plan import PRESETS, PUBLISHED, SHORT, TrainingPlan, preset_plan, read_plan
+from recon_core.weights import build_network, parse_config
+from tests.networks import NETWORKS
+
+GOLDEN = Path(__file__).parents[3] / ".." / "shared" / "parity" / "dual_unet_resnet3d" / "case_metrics_lr.npz"
+
+
+# --- presets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", NETWORKS)
+def test_the_short_preset_builds_a_small_network(method):
+    plan = preset_plan(method)
+    with torch.device("meta"):
+        network = build_network(method, plan.network)
+    assert 10_000 < sum(parameter.numel() for parameter in network.parameters()) < 20_000_000
+    assert (plan.method, plan.name) == (method, f"{method}-small")
+
+
+@pytest.mark.parametrize("method", NETWORKS)
+def test_the_published_preset_is_the_published_network(method):
+    plan = preset_plan(method, "published")
+    assert plan.name == method
+    assert plan.start == "zero_filled"
+    assert plan.precision == "float32"
+    assert parse_config(method, plan.network) == parse_config(method, {})
+
+
+def test_every_network_has_both_presets():
+    assert set(SHORT) == set(PUBLISHED) == set(NETWORKS)
+    known = {field.name for field in dataclasses.fields(TrainingPlan)}
+    for presets in (SHORT, PUBLISHED):
+        assert all(set(values) <= known for values in presets.values())
+
+
+def test_changes_win_and_lists_become_pairs():
+    plan = preset_plan("crunet_mr", name="mine", frames=[4, 6], rate=1, network={"cascades": 2})
+    assert (plan.name, plan.frames, plan.rate, plan.network) == ("mine", (4, 6), 1, {"cascades": 2})
+    assert SHORT["crunet_mr"]["network"] != plan.network
+
+
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+
+def test_crunet_falls_to_its_floor():
+    plan = preset_plan("crunet_mr", "published")
+    epoch = plan.steps // 144
+    rates = [plan.rate_at(number * epoch) for number in range(144)]
+    assert rates[10] == pytest.approx(3e-4, rel=1e-6)
+    assert rates[1] == pytest.approx(3e-5, rel=2e-3)
+    assert rates[80] == pytest.approx(1.95e-4, rel=0.02)  # the published loop is one epoch late
+    assert rates[143] == pytest.approx(1e-4, rel=1e-3)
+    assert plan.rate_at(plan.steps - 1) == pytest.approx(1e-4, rel=1e-6)
+
+
+@pytest.mark.skipif(not GOLDEN.is_file(), reason="no golden files beside the repository")
+def test_the_dual_u_net_follows_its_published_values():
+    golden = np.load(GOLDEN)
+    plan = preset_plan("dual_unet_resnet3d", "published", steps=800, warm_up=40)
+    for epoch, value in zip(golden["lr_epoch"].tolist(), golden["lr_value"].tolist(), strict=True):
+        found = plan.rate_at(epoch)
+        if epoch >= plan.warm_up:
+            assert found == pytest.approx(value, rel=1e-4, abs=1e-14)
+        else:  # ours is one step further, and starts from zero
+            assert value < found < value + 1.01 * plan.rate / plan.warm_up
+    full = preset_plan("dual_unet_resnet3d", "published")
+    assert full.warm_up == 0.05 * full.steps
+
+
+def test_the_step_and_the_decay():
+    plan = preset_plan("cinenet", "published")
+    at = round(plan.steps * 140 / 150)
+    assert plan.rate_at(0) == plan.rate_at(at - 1) == 1e-4
+    assert plan.rate_at(at + 1) == plan.rate_at(plan.steps - 1) == pytest.approx(1e-6)
+    plan = preset_plan("cst_net", "published")
+    for epoch in (0, 1, 17, 49):
+        assert plan.rate_at(epoch * plan.steps // 50) == pytest.approx(1e-3 * 0.95**epoch, rel=1e-9)
+    plan = preset_plan("crnn_mri", "published")
+    assert {plan.rate_at(step) for step in (0, 1000, plan.steps - 1)} == {1e-3}
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step", "decay"])
+def test_a_rate_is_never_above_that_of_the_plan(schedule):
+    plan = preset_plan("crunet_mr", steps=50, warm_up=10, schedule=schedule, floor=0.1, step_at=0.5)
+    rates = [plan.rate_at(step) for step in range(50)]
+    assert all(0 < rate <= plan.rate * (1 + 1e-12) for rate in rates)
+    assert rates[:10] == pytest.approx([plan.rate * step / 10 for step in range(1, 11)])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < plan.rate / 5 or schedule == "constant"
+    assert all(map(math.isfinite, rates))
+
+
+# --- what cannot be trained -------------------------------------------------------------------------------------------
+
+WRONG = [
+    ({"method": "cg_sense"}, "method must be a network, one of crunet_mr"),
+    ({"preset": "long"}, "preset must be one of short, published, got 'long'"),
+    ({"stepps": 5}, "it has no 'stepps'"),
+    ({"steps": 0}, "steps must be a whole number from 1, got 0"),
+    ({"steps": 2.5}, "steps must be a whole number from 1, got 2.5"),
+    ({"steps": "many"}, "steps must be a whole number from 1, got 'many'"),
+    ({"crops": True}, "crops must be a whole number from 1, got True"),
+    ({"seed": -1}, "seed must be a whole number from 0, got -1"),
+    ({"rate": "1e-3"}, "rate must be a number from 0, got '1e-3'; YAML takes"),
+    ({"rate": 0}, "rate must be above 0"),
+    ({"rate": float("nan")}, "rate must be a number from 0, got nan"),
+    ({"average": 1}, "average below 1"),
+    ({"floor": 2}, "floor must be a number from 0 to 1, got 2"),
+    ({"clip": -1}, "clip must be a number from 0, got -1"),
+    ({"frames": [8]}, r"frames must be \[least, most\], whole numbers from 1"),
+    ({"frames": 8}, r"frames must be \[least, most\]"),
+    ({"lines": [128, 96]}, r"lines must be \[least, most\]"),
+    ({"lines": [16, 96]}, r"lines must be \[least, most\], whole numbers from 24"),
+    ({"betas": [0.9, 1]}, "betas must be two numbers from 0 to below 1"),
+    ({"decoupled": "no"}, "decoupled must be true or false, got 'no'"),
+    ({"loss": "denoising"}, "loss of crunet_mr must be one of decibel"),
+    ({"schedule": "linear"}, "schedule of crunet_mr must be one of constant, cosine, step, decay, got 'linear'"),
+    ({"precision": "float16"}, "precision of crunet_mr must be one of float32, bfloat16"),
+    ({"start": "grappa"}, "start of crunet_mr must be one of zero_filled, cg_sense"),
+    ({"name": "a/b"}, "letters, digits"),
+    ({"name": 5}, "name must be a text, got 5"),
+    ({"network": [1]}, "network must map the fields"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG)
+def test_a_wrong_value_is_told(changes, message):
+    changes = dict(changes)
+    with pytest.raises(SettingsError, match=message):
+        preset_plan(changes.pop("method", "crunet_mr"), changes.pop("preset", "short"), **changes)
+
+
+def test_the_diffusion_model_has_one_loss():
+    assert preset_plan("dstdm").loss == preset_plan("dstdm", "published").loss == "denoising"
+    with pytest.raises(SettingsError, match="loss of dstdm must be one of denoising, got 'decibel'"):
+        preset_plan("dstdm", loss="decibel")
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_read_from_yaml(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text("preset: published\nmethod: crunet_mr\nsteps: 12\nbetas: [0.5, 0.9]\nnetwork: {cascades: 2}\n")
+    expected = preset_plan("crunet_mr", "published", steps=12, betas=(0.5, 0.9), network={"cascades": 2})
+    assert read_plan(path, "crunet_mr") == expected
+    path.write_text("{}")
+    assert read_plan(path, "crnn_mri") == preset_plan("crnn_mri")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"steps: [", "cannot read the training plan"),
+        (b"\xff\xfe\xff", "cannot read the training plan"),
+        (b"- 1", "must map names to values"),
+        (b"", "must map names to values"),
+        (b"1: 2", "must map names to values"),
+        (b"method: crnn_mri", "is not for crunet_mr"),
+        (b"steps: soon", "steps must be a whole number"),
+        (b"rate: 1e-3", "YAML takes 1e-3 for a text"),
+        (b"frames: [1, 2, 3]", r"frames must be \[least, most\]"),
+        (b"preset: [short]", "preset must be one of"),
+        (b"network: 3", "network must map"),
+        (b"stats: 3", "it has no 'stats'"),
+    ],
+)
+def test_a_wrong_file_is_told(tmp_path, content, message):
+    path = tmp_path / "plan.yaml"
+    path.write_bytes(content)
+    with pytest.raises(SettingsError, match=message):
+        read_plan(path, "crunet_mr")
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(SettingsError, match="cannot read the training plan"):
+        read_plan(tmp_path / "plan.yaml", "crunet_mr")
+
+
+def test_the_presets_have_names():
+    assert PRESETS == ("short", "published")

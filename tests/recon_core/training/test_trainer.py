@@ -1,0 +1,362 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recon_core.errors import DataError, ResourceError, SettingsError
+from recon_core.networks.start import with_start
+from recon_core.simulate.sampling import interleaved_mask
+from recon_core.training import trainer as module
+from recon_core.training.library import Library
+from recon_core.training.losses import LOSSES
+from recon_core.training.measurements import measure
+from recon_core.training.plan import TrainingPlan
+from recon_core.training.series import KINDS, draw_series
+from recon_core.training.trainer import Trainer, misplaced, reconstruct_series, scores
+from recon_core.weights import build_network
+from tests.networks import NETWORKS, TINY
+
+ORIGINAL_VALIDATION = Trainer._validation
+
+
+def small_scans(trainer):
+    for number, kind in enumerate(KINDS):
+        series = draw_series((77, number), Library(), kind=kind, frames=4, matrix=(24, 24))
+        scan = measure((77, number), series, mask=interleaved_mask(4, 24, 4), n_coils=4, snr=40)
+        yield dataclasses.replace(scan, family=kind)
+
+
+@pytest.fixture(autouse=True)
+def _small_held_out_scans(monkeypatch):
+    monkeypatch.setattr(Trainer, "_validation", small_scans)
+
+
+def tiny_plan(method="crunet_mr", **changes):
+    values = {
+        "name": "tiny",
+        "network": TINY[method],
+        "loss": "denoising" if method == "dstdm" else "decibel",
+        "steps": 3,
+        "frames": (4, 4),
+        "lines": (32, 32) if "resnet3d" in method else (24, 24),  # of less, the deepest features are one pixel
+        "width": 8,
+        "crops": 2,
+        "warm_up": 0,
+        "average": 0.5,
+        "precision": "float32",
+        "validate_every": 1000,
+    }
+    return TrainingPlan(method=method, **{**values, **changes})
+
+
+def trainer_of(folder, method="crunet_mr", **changes):
+    return Trainer(tiny_plan(method, **changes), Library(), Library(), folder)
+
+
+def copied(network):
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+class EnoughError(Exception):
+    pass
+
+
+def stop_after(last):
+    def tell(step, _):
+        if step == last:
+            raise EnoughError
+
+    return tell
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", NETWORKS)
+def test_every_network_learns(method, tmp_path):
+    trainer = trainer_of(tmp_path, method, steps=2)
+    before = copied(trainer.network)
+    losses = []
+    assert trainer.run(tell=lambda _, loss: losses.append(loss))
+    assert len(losses) == trainer.step == 2
+    assert np.isfinite(losses).all()
+    parameters = dict(trainer.network.named_parameters())
+    changed = [not torch.equal(parameters[name], before[name]) for name in parameters]
+    assert np.mean(changed) > 0.5
+    assert all(parameter.isfinite().all() for parameter in parameters.values())
+
+
+@pytest.mark.parametrize("method", ["crunet_mr", "unrolled_resnet3d", "dstdm"])
+def test_a_training_taken_up_again_is_the_same_as_one_without_a_break(method, tmp_path):
+    whole = trainer_of(tmp_path / "whole", method, steps=5, schedule="cosine")
+    whole.run()
+    first = trainer_of(tmp_path / "parts", method, steps=5, schedule="cosine")
+    with pytest.raises(EnoughError):
+        first.run(tell=stop_after(3))
+    first.save()
+    torch.rand(7)  # something else that draws random numbers in between
+    second = trainer_of(tmp_path / "parts", method, steps=5, schedule="cosine")
+    assert second.step == 3
+    assert second.run()
+    for name, tensor in copied(whole.network).items():
+        assert torch.equal(tensor, second.network.state_dict()[name]), name
+    for name, tensor in whole._average.tensors.items():
+        assert torch.equal(tensor, second._average.tensors[name]), name
+    assert second.seconds > first.seconds
+    assert trainer_of(tmp_path / "parts", method, steps=5, schedule="cosine").run()  # nothing is left to do
+
+
+def test_another_seed_learns_something_else(tmp_path):
+    weights = []
+    for seed in (0, 0, 1):
+        trainer = trainer_of(tmp_path / f"{len(weights)}", seed=seed, steps=1)
+        trainer.run()
+        weights.append(torch.cat([tensor.flatten() for tensor in trainer.network.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.allclose(weights[0], weights[2])
+
+
+def test_the_loss_falls_on_one_scan(tmp_path):
+    trainer = trainer_of(tmp_path, steps=30, crops=30, width=24, rate=5e-3, start="zero_filled")
+    losses = []
+    trainer.run(tell=lambda _, loss: losses.append(loss))
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1  # 1 dB
+
+
+def test_bfloat16_learns_too(tmp_path):
+    trainer = trainer_of(tmp_path, precision="bfloat16", steps=1)
+    trainer.run()
+    assert {parameter.dtype for parameter in trainer.network.parameters()} == {torch.float32}
+
+
+def test_normalisation_stands_still_when_it_is_frozen(tmp_path):
+    trainer = trainer_of(tmp_path, "dual_unet_resnet3d", steps=4, frozen_norm=0.5)
+    norms = [part for part in trainer.network.modules() if isinstance(part, nn.BatchNorm2d)]
+    means = []
+    trainer.run(tell=lambda *_: means.append(torch.cat([norm.running_mean.clone() for norm in norms])))
+    assert not torch.equal(means[0], means[1])
+    assert torch.equal(means[1], means[2])
+    assert torch.equal(means[2], means[3])
+
+
+def test_the_time_is_kept(tmp_path, monkeypatch):
+    clock = iter(range(0, 100_000, 10))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(clock)))
+    trainer = trainer_of(tmp_path, steps=50)
+    assert not trainer.run(seconds=75)
+    assert 0 < trainer.step < 5
+    again = trainer_of(tmp_path, steps=50)
+    assert (again.step, again.seconds) == (trainer.step, trainer.seconds)
+    assert again.seconds > 0
+
+
+def test_the_state_is_saved_on_the_way(tmp_path, monkeypatch):
+    clock = iter(range(0, 100_000, 100))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(clock)))
+    trainer = trainer_of(tmp_path, steps=50)
+    with pytest.raises(EnoughError):
+        trainer.run(tell=stop_after(4))
+    assert 1 <= trainer_of(tmp_path, steps=50).step <= 3
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_another_plan_in_the_same_folder_is_refused_with_both_values(tmp_path):
+    trainer_of(tmp_path, steps=1).run()
+    with pytest.raises(SettingsError, match=r"another plan \(rate 0\.001, now 0\.002\)"):
+        trainer_of(tmp_path, steps=1, rate=2e-3)
+    with pytest.raises(SettingsError, match=r"lines \[24, 24\], now \[24, 26\]"):
+        trainer_of(tmp_path, steps=1, lines=(24, 26))
+    with pytest.raises(SettingsError, match="method 'crunet_mr', now 'crnn_mri'"):
+        trainer_of(tmp_path, "crnn_mri", steps=1)
+
+
+def test_a_field_that_an_earlier_version_did_not_have_counts_as_its_default(tmp_path):
+    trainer_of(tmp_path, steps=1).run()
+    path = tmp_path / "checkpoint" / "state.json"
+    index = json.loads(path.read_text())
+    del index["facts"]["plan"]["clip"], index["facts"]["updates"]
+    path.write_text(json.dumps(index))
+    assert trainer_of(tmp_path, steps=1).step == 1
+    with pytest.raises(SettingsError, match=r"clip 1\.0, now 0\.5"):
+        trainer_of(tmp_path, steps=1, clip=0.5)
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_checkpoint(tmp_path, monkeypatch):
+    trainer = trainer_of(tmp_path, steps=4)
+    with pytest.raises(EnoughError):
+        trainer.run(tell=stop_after(2))
+    trainer.save()
+    kept = copied(trainer.network)
+    monkeypatch.setitem(LOSSES, "decibel", lambda image, target: (image - target).abs().sum() * float("nan"))
+    with pytest.raises(DataError, match=r"the loss of step 2 is not finite; lower the rate \(0\.001\)"):
+        trainer.run()
+    again = trainer_of(tmp_path, steps=4)
+    assert again.step == 2
+    for name, tensor in copied(again.network).items():
+        assert torch.equal(tensor, kept[name])
+
+
+def test_a_gradient_that_is_not_finite_is_left_out(tmp_path):
+    trainer = trainer_of(tmp_path, steps=2)
+    before = copied(trainer.network)
+    hook = next(trainer.network.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    assert trainer.run()
+    hook.remove()
+    for name, tensor in copied(trainer.network).items():
+        assert torch.equal(tensor, before[name])
+    again = trainer_of(tmp_path, steps=2)
+    assert again.step == 2
+    assert again._average.state_dict()["n_updates"] == 0
+
+
+def test_a_damaged_curve_is_told(tmp_path):
+    trainer = trainer_of(tmp_path, steps=1)
+    trainer.run()
+    (tmp_path / "curve.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(ResourceError, match=r"cannot read the curve .*curve\.jsonl"):
+        trainer.curve()
+
+
+# --- held-out scans ---------------------------------------------------------------------------------------------------
+
+
+def test_the_running_average_is_what_is_watched(tmp_path):
+    trainer = trainer_of(tmp_path, steps=3, rate=0.02)
+    trainer.run()
+    last = copied(trainer.network)
+    average = build_network("crunet_mr", TINY["crunet_mr"]).eval()
+    average.load_state_dict(trainer._average.tensors)
+
+    def watched(network):
+        with torch.inference_mode():
+            images = {scan.family: reconstruct_series(network, scan, "cg_sense") for scan in small_scans(trainer)}
+        return {scan.family: scores(images[scan.family].numpy(), scan.target.numpy()) for scan in small_scans(trainer)}
+
+    assert trainer.validate() == watched(average)
+    assert watched(average) != watched(trainer.network.eval())
+    with trainer.averaged() as network:
+        assert not network.training
+        for name, parameter in network.named_parameters():
+            assert torch.equal(parameter, average.get_parameter(name))
+    for name, tensor in copied(trainer.network).items():
+        assert torch.equal(tensor, last[name])
+
+
+def test_points_of_the_curve(tmp_path):
+    trainer = trainer_of(tmp_path, steps=5, validate_every=2)
+    losses = []
+    with pytest.raises(EnoughError):
+        trainer.run(tell=lambda step, loss: (losses.append(loss), stop_after(3)(step, loss)))
+    assert [point.step for point in trainer.curve()] == [2]
+    assert trainer.curve()[0].loss == pytest.approx(np.mean(losses[:2]))
+    again = trainer_of(tmp_path, steps=5, validate_every=2)  # nothing was saved, so it begins once more
+    assert again.step == 0
+    assert again.run()
+    points = again.curve()
+    assert [point.step for point in points] == [2, 4, 5]
+    assert all(list(point.psnr) == list(KINDS) for point in points)
+    assert all(isinstance(values, tuple) and len(values) == 2 for values in points[-1].psnr.values())
+    assert points[-1].psnr == again.validate()
+    assert points[0].seconds <= points[1].seconds <= points[2].seconds
+    assert points[0].loss == pytest.approx(np.mean(losses[:2]))
+
+
+def test_the_diffusion_model_is_not_watched(tmp_path):
+    trainer = trainer_of(tmp_path, "dstdm", steps=1)
+    trainer.run()
+    assert trainer.validate() == {}
+    assert trainer.curve()[0].psnr == {}
+
+
+def test_other_methods_are_compared_on_the_same_scans(tmp_path):
+    trainer = trainer_of(tmp_path)
+    zero_filled, cg_sense = (trainer.compare(method) for method in ("zero_filled", "cg_sense"))
+    assert list(zero_filled) == list(cg_sense) == list(KINDS)
+    assert np.mean([cg_sense[kind][0] - zero_filled[kind][0] for kind in KINDS]) > 2
+
+
+def test_the_scans_that_are_held_out(tmp_path):
+    trainer = trainer_of(tmp_path)
+    scan = next(ORIGINAL_VALIDATION(trainer))
+    again = next(ORIGINAL_VALIDATION(trainer_of(tmp_path, seed=5)))
+    assert scan.family == "cine"
+    assert scan.hybrid.shape == (16, 8, 128, 96)
+    assert torch.equal(scan.hybrid, again.hybrid)  # of whatever training
+
+
+def test_scores_ignore_the_scale():
+    scan = next(small_scans(None))
+    target = scan.target.numpy()
+    image = target + 0.05 * np.abs(target).max() * np.exp(1j * np.arange(24))
+    assert scores(image, target) == scores(3 * image, target)
+    assert scores(image, target)[0] > 20
+    assert scores(np.complex64(target + 0.2), target)[0] < scores(image, target)[0] + 20
+
+
+@pytest.mark.parametrize("n_frames", [3, 4, 7])
+def test_a_series_is_reconstructed_in_windows(n_frames):
+    network = build_network("unrolled_resnet3d", TINY["unrolled_resnet3d"]).eval()
+    series = draw_series((5,), Library(), frames=n_frames, matrix=(24, 24))
+    scan = measure((5,), series, mask=interleaved_mask(n_frames, 24, 3), n_coils=4)
+    for start in ("zero_filled", "cg_sense"):
+        with torch.inference_mode():
+            image = reconstruct_series(network, scan, start)
+        assert image.shape == (n_frames, 24, 24)
+        assert image.isfinite().all()
+        if n_frames == 4:
+            with torch.inference_mode():
+                assert torch.equal(image, network.reconstruct(with_start(scan.slice(), start)))
+
+
+# --- crops and CT -----------------------------------------------------------------------------------------------------
+
+
+def test_crops_are_where_the_signal_is():
+    target = torch.zeros(2, 5, 60, dtype=torch.complex64)
+    target[..., 25:35] = 1
+    rng = np.random.default_rng(0)
+    places = {module._place(target, 8, rng) for _ in range(200)}
+    assert places == set(range(18, 35))
+    everywhere = {module._place(torch.ones(2, 5, 20, dtype=torch.complex64), 8, rng) for _ in range(200)}
+    assert everywhere == set(range(13))
+    assert module._place(torch.zeros(2, 5, 8, dtype=torch.complex64), 8, rng) == 0
+
+
+def test_a_ct_is_moved_a_little():
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 40), indexing="ij")
+    anatomy = 0.2 + 0.6 * torch.exp(-4 * (y.square() + x.square()))
+    moved = [misplaced(anatomy, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(moved[0], moved[1])
+    assert not torch.equal(moved[0], moved[2])
+    for image in moved:
+        assert image.shape == anatomy.shape
+        assert 0 <= image.min() <= image.max() <= 1
+        assert 0.001 < (image - anatomy).abs().mean() < 0.1
+    far = misplaced(anatomy, np.random.default_rng(0), shift=20)
+    assert (far - anatomy).abs().mean() > (moved[0] - anatomy).abs().mean()
+
+
+def test_a_ct_that_is_there_now_and_then_is_learned_with(tmp_path, monkeypatch):
+    seen = []
+    original = module._assisted
+
+    def watched(network, scan, start, rng, loss):
+        run = network.run
+
+        def spy(image, consistency, ct, *rest):
+            seen.append(ct is not None)
+            return run(image, consistency, ct, *rest)
+
+        monkeypatch.setattr(network, "run", spy)
+        result = original(network, scan, start, rng, loss)
+        monkeypatch.setattr(network, "run", run)
+        return result
+
+    monkeypatch.setattr(module, "_assisted", watched)
+    trainer_of(tmp_path, "atlf_net", steps=8).run()
+    assert set(seen[:8]) == {False, True}
