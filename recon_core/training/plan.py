@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from recon_core.errors import SettingsError
-from recon_core.manifest import check_name
+from recon_core.manifest import STARTS, check_name
 from recon_core.methods import METHODS
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class TrainingPlan:
         Share of the steps after which batch normalisation takes its running statistics instead of those of one crop.
     average
         Decay of the running average of the weights, which is what will be kept.
-    frames, lines, coils
+    frames, lines
         Least and most of the series to learn from; `frames` is overruled by networks that take a fixed number.
     width
         Columns of a crop.
@@ -173,8 +173,7 @@ def _up_to(most: float) -> str:
 
 def _choices(method: str) -> dict[str, tuple[str, ...]]:
     """The names that a field may have."""
-    from recon_core.manifest import STARTS
-    from recon_core.training.losses import LOSSES
+    from recon_core.training.losses import LOSSES  # needs torch
 
     return {
         "loss": ("denoising",) if method == "dstdm" else tuple(LOSSES),
@@ -204,7 +203,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "steps": 100_000, "frames": (30, 30), "precision": "float32",
         "start": "zero_filled",
     },
-    # doi:10.48550/arXiv.2202.09180 is the physics; schedule of the published script
+    # Kofler et al., doi:10.1002/mp.14809; schedule of the published script
     "cinenet": {
         "loss": "similarity_of_frames", "rate": 1e-4, "betas": (0.9, 0.999), "clip": 0.0, "schedule": "step",
         "floor": 0.01, "step_at": 140 / 150, "warm_up": 0, "steps": 150_000, "precision": "float32",

@@ -12,22 +12,20 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from recon_core.consistency import DataConsistency
-from recon_core.diffusion.loss import ExponentialAverage, denoising_loss, draw_times
+from recon_core.diffusion.loss import ExponentialAverage
 from recon_core.diffusion.method import DSTDM
 from recon_core.engine import create_method
 from recon_core.errors import DataError, ResourceError, SettingsError
 from recon_core.manifest import replacing
 from recon_core.metrics import best_scale, dynamic_region, psnr
-from recon_core.networks.atlf_net import ATLFNet
 from recon_core.networks.method import precision_of_convolutions
 from recon_core.networks.start import with_start
 from recon_core.networks.windows import over_windows
 from recon_core.options import ReconOptions
 from recon_core.simulate.sampling import uniform_mask
 from recon_core.training.checkpoint import read_checkpoint, write_checkpoint
-from recon_core.training.losses import LOSSES, structural_similarity
 from recon_core.training.measurements import Measurement, measure
+from recon_core.training.objectives import objective
 from recon_core.training.series import KINDS, draw_series
 from recon_core.weights import build_network
 
@@ -44,10 +42,8 @@ if TYPE_CHECKING:
 _FRAMES = (8, 10, 12, 16, 20, 25, 30, 40)
 _HELD_OUT_SEED = 900_000  # far from the seeds of any training
 _CHECKPOINT, _CURVE = "checkpoint", "curve.jsonl"
-_SYMMETRY, _SIMILARITY, _FUSION = 0.01, 0.1, 0.2  # weights of the terms of ATLF-Net's loss
 _SAVE_EVERY = 120.0  # seconds
 _LEAST_SIGNAL = 0.5  # of a crop, relative to the mean of the slice
-_WITHOUT_CT = 0.4  # how often ATLF-Net goes without
 
 
 class Point(NamedTuple):
@@ -79,7 +75,7 @@ class Trainer:
     library
         Images to learn from; may be empty.
     held_out
-        Images to validate on; None draws only the project's own anatomies.
+        Images to validate on; without any, only the project's own anatomies are drawn.
     folder
         Of the checkpoint and the curve; made if it is not there.
 
@@ -229,7 +225,7 @@ class Trainer:
         crop = scan.crop(_place(scan.target, width, rng), width)
         self._optimiser.zero_grad(set_to_none=True)
         with precision_of_convolutions(plan.precision, torch.device("cpu")):
-            loss = self._loss(crop, rng)
+            loss = objective(self.network, crop, plan.loss, plan.start, rng)
         if not bool(loss.isfinite()):
             raise DataError(f"the loss of step {self.step} is not finite; lower the rate ({plan.rate:g})")
         loss.backward()  # type: ignore[no-untyped-call]
@@ -256,14 +252,6 @@ class Trainer:
         if self.network.maximum_frames is not None:
             return self.network.maximum_frames
         return int(rng.choice([n for n in _FRAMES if least <= n <= most] or [least]))
-
-    def _loss(self, scan: Measurement, rng: np.random.Generator) -> torch.Tensor:
-        if isinstance(self.network, DSTDM):
-            return _denoising(self.network, scan, rng)
-        loss = LOSSES[self.plan.loss]
-        if isinstance(self.network, ATLFNet):
-            return _assisted(self.network, scan, self.plan.start, rng, loss)
-        return loss(self.network.reconstruct(with_start(scan.slice(), self.plan.start)), scan.target)
 
     # --- held-out scans -----------------------------------------------------------------------------------------------
 
@@ -352,61 +340,6 @@ def scores(image: NDArray[np.complex64], target: NDArray[np.complex64]) -> tuple
     """PSNR of magnitudes after one factor for the series, in dB: of all and of the dynamic region."""
     scaled = np.abs(image) * np.float32(best_scale(image, target))
     return round(psnr(scaled, target), 2), round(psnr(scaled, target, dynamic_region(target)), 2)
-
-
-def _denoising(network: DSTDM, scan: Measurement, rng: np.random.Generator) -> torch.Tensor:
-    """Loss of the score network on the planes of time and y."""
-    multiple = network.score.multiple
-    n_frames, n_y, _ = (n // multiple * multiple for n in scan.target.shape)
-    parts = torch.view_as_real(scan.target[:n_frames, :n_y])  # (frame, y, x, 2)
-    clean = parts.permute(2, 3, 0, 1).contiguous()
-    times = draw_times(torch.from_numpy(rng.random(len(clean), np.float32)))
-    noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), np.float32))
-    return denoising_loss(network.score, clean, times, noise)
-
-
-def _assisted(
-    network: ATLFNet,
-    scan: Measurement,
-    start: str,
-    rng: np.random.Generator,
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> torch.Tensor:
-    """Loss of ATLF-Net, with a CT that may be missing or not quite in place."""
-    consistency = DataConsistency(scan.maps, scan.mask, scan.hybrid)
-    ct = None if rng.random() < _WITHOUT_CT else misplaced(scan.anatomy, rng)
-    first = with_start(scan.slice(), start).start
-    output = network.run(consistency.zero_filled if first is None else first, consistency, ct)
-    magnitude = scan.target.abs()
-    similarity = structural_similarity(output.image.abs(), magnitude, magnitude.max().expand(len(magnitude))).mean()
-    total = loss(output.image, scan.target) + _SIMILARITY * (1 - similarity)
-    if output.symmetry is not None:
-        total = total + _SYMMETRY * output.symmetry
-    if output.fused is not None and ct is not None:
-        average = magnitude.mean(0, keepdim=True)
-        edges = [torch.maximum(a, b) for a, b in zip(_gradients(ct[None]), _gradients(average), strict=True)]
-        steps = [
-            functional.l1_loss(ours, edge.expand_as(ours))
-            for ours, edge in zip(_gradients(output.fused), edges, strict=True)
-        ]
-        total = total + _FUSION * (functional.l1_loss(output.fused, average.expand_as(output.fused)) + sum(steps))
-    return total
-
-
-def misplaced(anatomy: torch.Tensor, rng: np.random.Generator, *, shift: float = 1.5) -> torch.Tensor:
-    """Move a CT ``(y, x)`` by a few pixels and add noise, as registration and dose leave it."""
-    turn = np.deg2rad(rng.normal(0, 1.5))
-    moves = rng.normal(0, shift, 2) * 2 / np.array(anatomy.shape[::-1])
-    matrix = np.array([[np.cos(turn), -np.sin(turn), moves[0]], [np.sin(turn), np.cos(turn), moves[1]]], np.float32)
-    grid = functional.affine_grid(torch.from_numpy(matrix)[None], [1, 1, *anatomy.shape], align_corners=False)
-    moved = functional.grid_sample(anatomy[None, None], grid, padding_mode="border", align_corners=False)[0, 0]
-    noise = torch.from_numpy(rng.standard_normal(tuple(anatomy.shape), np.float32)) * rng.uniform(0, 0.04)
-    return (moved + noise).clamp(0, 1)
-
-
-def _gradients(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Magnitudes of the differences along y and along x."""
-    return image.diff(dim=-2).abs(), image.diff(dim=-1).abs()
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ from recon_core.training.losses import LOSSES
 from recon_core.training.measurements import measure
 from recon_core.training.plan import TrainingPlan
 from recon_core.training.series import KINDS, draw_series
-from recon_core.training.trainer import Trainer, misplaced, reconstruct_series, scores
+from recon_core.training.trainer import Trainer, reconstruct_series, scores
 from recon_core.weights import build_network
 from tests.networks import NETWORKS, TINY
 
@@ -325,38 +325,3 @@ def test_crops_are_where_the_signal_is():
     everywhere = {module._place(torch.ones(2, 5, 20, dtype=torch.complex64), 8, rng) for _ in range(200)}
     assert everywhere == set(range(13))
     assert module._place(torch.zeros(2, 5, 8, dtype=torch.complex64), 8, rng) == 0
-
-
-def test_a_ct_is_moved_a_little():
-    y, x = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 40), indexing="ij")
-    anatomy = 0.2 + 0.6 * torch.exp(-4 * (y.square() + x.square()))
-    moved = [misplaced(anatomy, np.random.default_rng(seed)) for seed in (0, 0, 1)]
-    assert torch.equal(moved[0], moved[1])
-    assert not torch.equal(moved[0], moved[2])
-    for image in moved:
-        assert image.shape == anatomy.shape
-        assert 0 <= image.min() <= image.max() <= 1
-        assert 0.001 < (image - anatomy).abs().mean() < 0.1
-    far = misplaced(anatomy, np.random.default_rng(0), shift=20)
-    assert (far - anatomy).abs().mean() > (moved[0] - anatomy).abs().mean()
-
-
-def test_a_ct_that_is_there_now_and_then_is_learned_with(tmp_path, monkeypatch):
-    seen = []
-    original = module._assisted
-
-    def watched(network, scan, start, rng, loss):
-        run = network.run
-
-        def spy(image, consistency, ct, *rest):
-            seen.append(ct is not None)
-            return run(image, consistency, ct, *rest)
-
-        monkeypatch.setattr(network, "run", spy)
-        result = original(network, scan, start, rng, loss)
-        monkeypatch.setattr(network, "run", run)
-        return result
-
-    monkeypatch.setattr(module, "_assisted", watched)
-    trainer_of(tmp_path, "atlf_net", steps=8).run()
-    assert set(seen[:8]) == {False, True}

@@ -1,0 +1,108 @@
+"""What a step minimises: the image of a network against its target, and the terms that some networks have beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from recon_core.consistency import DataConsistency
+from recon_core.diffusion.loss import denoising_loss, draw_times
+from recon_core.diffusion.method import DSTDM
+from recon_core.networks.atlf_net import ATLFNet
+from recon_core.networks.start import with_start
+from recon_core.training.losses import LOSSES, structural_similarity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from recon_core.networks.base import Network
+    from recon_core.training.measurements import Measurement
+
+_SYMMETRY, _SIMILARITY, _FUSION = 0.01, 0.1, 0.2  # weights of the terms of ATLF-Net's loss
+_WITHOUT_CT = 0.4  # how often ATLF-Net goes without
+
+
+def objective(network: Network, scan: Measurement, loss: str, start: str, rng: np.random.Generator) -> torch.Tensor:
+    """What to minimise for one scan.
+
+    Parameters
+    ----------
+    network
+        In training mode.
+    scan
+        The scan, or columns of it.
+    loss
+        One of `recon_core.training.losses.LOSSES`; the diffusion model has its own.
+    start
+        The image that the network starts from, one of `recon_core.manifest.STARTS`.
+    rng
+        Of noise and of CTs.
+
+    Returns
+    -------
+    torch.Tensor
+        ``()``.
+    """
+    if isinstance(network, DSTDM):
+        return _denoising(network, scan, rng)
+    if isinstance(network, ATLFNet):
+        return _assisted(network, scan, start, rng, LOSSES[loss])
+    return LOSSES[loss](network.reconstruct(with_start(scan.slice(), start)), scan.target)
+
+
+def _denoising(network: DSTDM, scan: Measurement, rng: np.random.Generator) -> torch.Tensor:
+    """Loss of the score network on the planes of time and y."""
+    multiple = network.score.multiple
+    n_frames, n_y, _ = (n // multiple * multiple for n in scan.target.shape)
+    parts = torch.view_as_real(scan.target[:n_frames, :n_y])  # (frame, y, x, 2)
+    clean = parts.permute(2, 3, 0, 1).contiguous()
+    times = draw_times(torch.from_numpy(rng.random(len(clean), np.float32)))
+    noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), np.float32))
+    return denoising_loss(network.score, clean, times, noise)
+
+
+def _assisted(
+    network: ATLFNet,
+    scan: Measurement,
+    start: str,
+    rng: np.random.Generator,
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> torch.Tensor:
+    """Loss of ATLF-Net, with a CT that may be missing or not quite in place."""
+    consistency = DataConsistency(scan.maps, scan.mask, scan.hybrid)
+    ct = None if rng.random() < _WITHOUT_CT else misplaced(scan.anatomy, rng)
+    first = with_start(scan.slice(), start).start
+    output = network.run(consistency.zero_filled if first is None else first, consistency, ct)
+    magnitude = scan.target.abs()
+    similarity = structural_similarity(output.image.abs(), magnitude, magnitude.max().expand(len(magnitude))).mean()
+    total = loss(output.image, scan.target) + _SIMILARITY * (1 - similarity)
+    if output.symmetry is not None:
+        total = total + _SYMMETRY * output.symmetry
+    if output.fused is not None and ct is not None:
+        average = magnitude.mean(0, keepdim=True)
+        edges = [torch.maximum(a, b) for a, b in zip(_gradients(ct[None]), _gradients(average), strict=True)]
+        steps = [
+            functional.l1_loss(ours, edge.expand_as(ours))
+            for ours, edge in zip(_gradients(output.fused), edges, strict=True)
+        ]
+        total = total + _FUSION * (functional.l1_loss(output.fused, average.expand_as(output.fused)) + sum(steps))
+    return total
+
+
+def misplaced(anatomy: torch.Tensor, rng: np.random.Generator, *, shift: float = 1.5) -> torch.Tensor:
+    """Move a CT ``(y, x)`` by a few pixels and add noise, as registration and dose leave it."""
+    turn = np.deg2rad(rng.normal(0, 1.5))
+    moves = rng.normal(0, shift, 2) * 2 / np.array(anatomy.shape[::-1])
+    matrix = np.array([[np.cos(turn), -np.sin(turn), moves[0]], [np.sin(turn), np.cos(turn), moves[1]]], np.float32)
+    grid = functional.affine_grid(torch.from_numpy(matrix)[None], [1, 1, *anatomy.shape], align_corners=False)
+    moved = functional.grid_sample(anatomy[None, None], grid, padding_mode="border", align_corners=False)[0, 0]
+    noise = torch.from_numpy(rng.standard_normal(tuple(anatomy.shape), np.float32)) * rng.uniform(0, 0.04)
+    return (moved + noise).clamp(0, 1)
+
+
+def _gradients(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Magnitudes of the differences along y and along x."""
+    return image.diff(dim=-2).abs(), image.diff(dim=-1).abs()

@@ -1,0 +1,51 @@
+import numpy as np
+import torch
+
+from recon_core.simulate.sampling import interleaved_mask
+from recon_core.training.library import Library
+from recon_core.training.losses import LOSSES
+from recon_core.training.measurements import measure
+from recon_core.training.objectives import misplaced, objective
+from recon_core.training.series import draw_series
+from tests.networks import tiny
+
+
+def scan():
+    series = draw_series((3,), Library(), kind="cine", frames=4, matrix=(32, 32))
+    return measure((3,), series, mask=interleaved_mask(4, 32, 2), n_coils=4, snr=50)
+
+
+def test_an_image_is_compared_with_its_target():
+    one, network = scan(), tiny("crunet_mr")
+    expected = LOSSES["squared"](network.reconstruct(one.slice()), one.target)
+    assert torch.equal(objective(network, one, "squared", "zero_filled", np.random.default_rng(0)), expected)
+    assert objective(network, one, "squared", "cg_sense", np.random.default_rng(0)) != expected
+
+
+def test_a_ct_is_moved_a_little():
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 40), indexing="ij")
+    anatomy = 0.2 + 0.6 * torch.exp(-4 * (y.square() + x.square()))
+    moved = [misplaced(anatomy, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(moved[0], moved[1])
+    assert not torch.equal(moved[0], moved[2])
+    for image in moved:
+        assert image.shape == anatomy.shape
+        assert 0 <= image.min() <= image.max() <= 1
+        assert 0.001 < (image - anatomy).abs().mean() < 0.1
+    far = misplaced(anatomy, np.random.default_rng(0), shift=20)
+    assert (far - anatomy).abs().mean() > (moved[0] - anatomy).abs().mean()
+
+
+def test_a_ct_is_there_now_and_then(monkeypatch):
+    one, network, seen = scan(), tiny("atlf_net").train(), []
+    run = network.run
+
+    def watched(image, consistency, ct, *rest):
+        seen.append(ct is not None)
+        return run(image, consistency, ct, *rest)
+
+    monkeypatch.setattr(network, "run", watched)
+    for seed in range(8):
+        loss = objective(network, one, "decibel", "cg_sense", np.random.default_rng(seed))
+        assert bool(loss.isfinite())
+    assert set(seen) == {False, True}
