@@ -61,6 +61,13 @@ def test_the_truth_leaves_the_noise_and_no_image_leaves_all(scan, snr, known):
         assert image_figures(data, -truth, compared).residual == pytest.approx(2.0, abs=0.4)
 
 
+@pytest.mark.parametrize("factor", [0.0, 0.5, -1.0, 2.0])
+def test_limits_by_default_pass_the_truth_and_refuse_what_is_wrong_as_a_whole(scan, factor):
+    data, truth, reference = scan()
+    assert Limits().exceeded(image_figures(data, truth, reference)) == []
+    assert Limits().exceeded(image_figures(data, factor * truth, reference))
+
+
 def test_what_the_reference_leaves_too_is_nobodys_fault(scan):
     """Wrong coil maps leave much whatever the image."""
     data, _, _ = scan()
