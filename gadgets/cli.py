@@ -525,7 +525,11 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     suite = parser.add_argument_group("methods on held-out scans, which are made on the way")
     text = "run a suite: all methods that can run, under six samplings, on scans that no training has seen"
     suite.add_argument("--suite", choices=("standard",), help=text)
-    suite.add_argument("--methods", default="", metavar="A,B", help="only these methods")
+    text = (
+        "only these methods, or variants, which are compared with them where every 8th line is measured: dstdm/paper "
+        "(published sampler, on one scan of each part), atlf_net/ct (with a CT), atlf_net/ct_shifted (8 mm off)"
+    )
+    suite.add_argument("--methods", default="", metavar="A,B", help=text)
     text = "folder with scd_cine (Sunnybrook Cardiac Data as npz), whose held-out patient joins, and semi_real_cine"
     suite.add_argument("--data", type=_folder, metavar="DIR", help=text)
     suite.add_argument("--quick", action="store_true", help="one scan of each part, and only the samplings with R = 8")

@@ -7,12 +7,13 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cache, partial
 from html import escape
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,8 +37,9 @@ from gadgets.preparation import Preparation
 from gadgets.problems import Problems
 from gadgets.protocol import Readouts
 from gadgets.scores import SCORES, measure, read_truth, scaled
+from recon_core.ct.alignment import check_alignment, time_average_magnitude
 from recon_core.engine import Engine
-from recon_core.errors import CinestreamError, ModelError, ResourceError, SettingsError
+from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError, SettingsError
 from recon_core.held_out import CONDITIONS, PARTS, SEED, HeldOutScan, LoadedScan, held_out_scans
 from recon_core.manifest import find_weights, replacing
 from recon_core.methods import METHODS
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from recon_core.data import CineSlice
     from recon_core.manifest import WeightsEntry
 
     Key = tuple[str, str, str, str]
@@ -74,13 +77,51 @@ _MOST_NETWORKS = 4  # in the figure
 
 
 @dataclass(frozen=True)
+class Variant:
+    """Another way to use a method, with the same weights.
+
+    Parameters
+    ----------
+    options
+        Of `ReconOptions`, where they are not those by default.
+    ct_off
+        How many mm off its place the CT lies that is given; None gives none.
+    all_scans
+        Whether it is measured on all scans; else, because it is slow, on the last one of each part.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    ct_off: float | None = None
+    all_scans: bool = False
+
+
+#: By the name of the method, a slash, and what is different.
+VARIANTS = {
+    "dstdm/paper": Variant({"sampler": "paper"}),
+    "atlf_net/ct": Variant(ct_off=0.0, all_scans=True),
+    "atlf_net/ct_shifted": Variant(ct_off=8.0, all_scans=True),
+}
+_VARIED = "uniform_8"  # the one condition under which they are measured
+_DIFFERENCES = {"psnr": "{:+.2f}", "dynamic_psnr": "{:+.2f}", "ssim": "{:+.4f}"}  # in tables; all are in the file
+_COMPARED = "Variants minus their method, on the same scans"
+
+
+def method_of(name: str) -> str:
+    """The method that is meant by its own name or by that of a variant."""
+    return name.partition("/")[0]
+
+
+_NAMES = sorted([*METHODS, *VARIANTS], key=lambda name: [*METHODS].index(method_of(name)))
+
+
+@dataclass(frozen=True)
 class Cell:
     """What a method made of a scan under a condition.
 
     Parameters
     ----------
     part, scan, condition, method
-        Which one.
+        Which one; a variant stands where a method does.
     weights
         Their name and digest; empty for a method that needs none.
     source
@@ -95,6 +136,8 @@ class Cell:
         Why a stream would send the fallback's image instead of this one.
     failure
         Why there is no image.
+    ct_suspect
+        Whether a stream would say that the CT may not lie where the slice is.
     """
 
     part: str
@@ -108,6 +151,7 @@ class Cell:
     scores: dict[str, float] = field(default_factory=dict)
     outside: tuple[str, ...] = ()
     failure: str = ""
+    ct_suspect: bool = False
 
     @property
     def key(self) -> Key:
@@ -145,6 +189,26 @@ class Row:
     median: dict[str, float]
     worst: dict[str, float]
     failure: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How a variant does beside its method.
+
+    Parameters
+    ----------
+    variant
+        Which one.
+    scans
+        How many have an image of both under the same condition; everything below is of those.
+    median, worst
+        Of every score of the variant minus that of the method.
+    """
+
+    variant: str
+    scans: int
+    median: dict[str, float]
+    worst: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -208,7 +272,7 @@ def choose_methods(names: Sequence[str] = ()) -> tuple[Methods, list[str]]:
     Parameters
     ----------
     names
-        Methods; empty takes all that can run.
+        Methods and variants; empty takes all that can run.
 
     Returns
     -------
@@ -222,20 +286,22 @@ def choose_methods(names: Sequence[str] = ()) -> tuple[Methods, list[str]]:
     ModelError
         If a network that was named has no usable weights.
     """
-    unknown = [name for name in names if name not in METHODS]
+    unknown = [name for name in names if name not in _NAMES]
     if unknown:
-        raise SettingsError(f"there is no method {unknown[0]!r}; choose from {', '.join(METHODS)}")
+        raise SettingsError(f"there is no method {unknown[0]!r}; choose from {', '.join(_NAMES)}")
     chosen: Methods = {}
     missing = []
-    for name, info in METHODS.items():
+    for name in _NAMES:
         if names and name not in names:
             continue
+        method = method_of(name)
         try:
-            chosen[name] = find_weights(name) if info.network else None
+            chosen[name] = find_weights(method) if METHODS[method].network else None
         except ModelError:
             if names:
                 raise
-            missing.append(name)
+            if name == method:
+                missing.append(name)
     return chosen, missing
 
 
@@ -291,7 +357,7 @@ def run_suite(
     fresh: bool = False,
     images: bool = False,
 ) -> Outcome:
-    """Evaluate methods on the held-out scans.
+    """Evaluate methods on the held-out scans, and variants of them on those that they are for.
 
     Coil maps come from the undersampled data, as in a stream. Where a stream would send the image of the fallback,
     because the scan is not like the training of a network or its image is doubtful, that of the network is measured all
@@ -300,7 +366,7 @@ def run_suite(
     Parameters
     ----------
     names
-        Methods; empty takes all that need no weights or have some.
+        Methods and variants; empty takes all that need no weights or have some.
     data
         Folder with ``scd_cine`` and, where there are some, ``semi_real_cine``; None leaves the simulated scans.
     quick
@@ -345,15 +411,17 @@ def run_suite(
     if stored:  # better known now than after the first cell
         _write_cells(stored, facts, known.values())
 
-    to_show = {scan.part: scan for scan in scans}
+    last_of = {scan.part: scan for scan in scans}
+    plan = [(scan, _series(scan, methods, is_last=scan is last_of[scan.part])) for scan in scans]
     cells: list[Cell] = []
     shown: dict[str, Shown] = {}
-    total = len(methods) * sum(len(scan.conditions) for scan in scans)
+    total = sum(len(series) for _, series in plan)
     with tqdm(total=total, desc="evaluating", unit=" series", disable=None, leave=False) as bar:
-        for scan in scans:
+        for scan, series in plan:
             load = cache(scan.load)
-            for (method, entry), condition in product(methods.items(), scan.conditions):
-                show = images and scan is to_show[scan.part] and condition == _shown(scan)
+            for method, condition in series:
+                entry = methods[method]
+                show = images and scan is last_of[scan.part] and condition == _shown(scan)
                 cell = known.get((scan.part, scan.name, condition, method))
                 if show or cell is None or cell.failure or (cell.weights, cell.source) != (_named(entry), scan.source):
                     cell, made = _evaluate(engine, scan, load(), condition, method, entry)
@@ -366,6 +434,15 @@ def run_suite(
                 cells.append(cell)
                 bar.update()
     return Outcome(facts, methods, missing, cells, list(shown.values()))
+
+
+def _series(scan: HeldOutScan, methods: Iterable[str], *, is_last: bool) -> list[tuple[str, str]]:
+    """The methods to run on a scan and the conditions to run each under; `is_last` says that it is of its part."""
+    return [
+        (name, condition)
+        for name, condition in product(methods, scan.conditions)
+        if name not in VARIANTS or (condition == _VARIED and (is_last or VARIANTS[name].all_scans))
+    ]
 
 
 def _shown(scan: HeldOutScan) -> str:
@@ -381,12 +458,15 @@ def _evaluate(
     engine: Engine, scan: HeldOutScan, loaded: LoadedScan, condition: str, method: str, entry: WeightsEntry | None
 ) -> tuple[Cell, list[NDArray[np.float32]]]:
     """Reconstruct and measure; gives no images where the method cannot do the scan."""
+    name = method_of(method)
+    variant = VARIANTS.get(method, Variant())
     # As in a stream, but that a doubtful image is shown beside what would be sent instead of it.
     options = (
-        ReconOptions(method=method, weights=entry.name, outside_range="beside")
+        ReconOptions(method=name, weights=entry.name, outside_range="beside")
         if entry
-        else ReconOptions(method=method, fallback="none")
+        else ReconOptions(method=name, fallback="none")
     )
+    options = replace(options, **variant.options)
     slices = loaded.measured(condition)
     cell = Cell(
         *(scan.part, scan.name, condition, method),
@@ -395,10 +475,13 @@ def _evaluate(
         net_acceleration=sum(one.mask.size for one in slices) / sum(int(one.mask.sum()) for one in slices),
     )
     try:
+        if variant.ct_off is not None:
+            slices, ct_suspect = _with_ct(slices, loaded, variant.ct_off)
+            cell = replace(cell, ct_suspect=ct_suspect)
         engine.prepare(options)
         made = [engine.reconstruct(one, options) for one in slices]
         for one in made:
-            if one.method != method:
+            if one.method != name:
                 return replace(cell, failure="; ".join(one.notes)), []
         frames = scaled([np.abs(one.image) for one in made], loaded.truth)
         scores = measure(frames, list(loaded.truth))
@@ -407,6 +490,17 @@ def _evaluate(
     seconds = sum(sum(one.seconds.values()) for one in made)
     outside = dict.fromkeys(_doubts(one.beside.notes) for one in made if one.beside)
     return replace(cell, seconds=seconds, scores=scores, outside=tuple(outside)), frames
+
+
+def _with_ct(slices: Sequence[CineSlice], loaded: LoadedScan, off: float) -> tuple[list[CineSlice], bool]:
+    """Give the slices a CT so many mm off its place, suspect or not, as by default; say whether it is."""
+    if loaded.placed is None:
+        raise DataError("the scan has no CT")
+    pairs = list(zip(slices, loaded.placed(off), strict=True))
+    suspect = any(
+        check_alignment(ct, time_average_magnitude(one.kspace, one.mask), cover).suspect for one, (ct, cover) in pairs
+    )
+    return [replace(one, ct=ct, ct_cover=cover) for one, (ct, cover) in pairs], suspect
 
 
 def _named(entry: WeightsEntry | None) -> str:
@@ -428,6 +522,7 @@ def _write_cells(path: Path, facts: Facts, cells: Iterable[Cell]) -> None:
         "conditions": {name: asdict(condition) for name, condition in CONDITIONS.items()},
         "cells": [asdict(cell) for cell in kept],
         "summary": [asdict(row) for row in summarise(kept)],
+        "variants": [asdict(one) for one in differences(kept)],
     }
     with replacing(path) as part:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -463,18 +558,41 @@ def summarise(cells: Iterable[Cell]) -> list[Row]:
 
 def _row(key: tuple[str, str, str], cells: list[Cell]) -> Row:
     scored = [cell for cell in cells if cell.scores]
-    names = [name for name in SCORES if scored and all(name in cell.scores for cell in scored)]
-    values = {name: [cell.scores[name] for cell in scored] for name in names}
+    median, worst = _median_and_worst([cell.scores for cell in scored])
     return Row(
         *key,
         scans=len(scored),
         outside=sum(bool(cell.outside) for cell in scored),
         net_acceleration=statistics.median(cell.net_acceleration for cell in cells),
         seconds=statistics.median([cell.seconds for cell in scored] or [0.0]),
-        median={name: statistics.median(found) for name, found in values.items()},
-        worst={name: (max if SCORES[name].best is min else min)(found) for name, found in values.items()},
+        median=median,
+        worst=worst,
         failure=next((cell.failure for cell in cells if cell.failure), ""),
     )
+
+
+def _median_and_worst(scores: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Of every score that all have."""
+    names = [name for name in SCORES if scores and all(name in one for one in scores)]
+    values = {name: [one[name] for one in scores] for name in names}
+    worst = {name: (max if SCORES[name].best is min else min)(found) for name, found in values.items()}
+    return {name: statistics.median(found) for name, found in values.items()}, worst
+
+
+def differences(cells: Iterable[Cell]) -> list[Difference]:
+    """Compare every variant with its method, scan by scan over all parts, where there are scans with images of both."""
+    by_series: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {}
+    for cell in cells:
+        if cell.scores:
+            by_series.setdefault((cell.part, cell.scan, cell.condition), {})[cell.method] = cell.scores
+    found = []
+    for variant in VARIANTS:
+        method = method_of(variant)
+        pairs = [(of[variant], of[method]) for of in by_series.values() if {variant, method} <= of.keys()]
+        minus = [{name: ours[name] - theirs[name] for name in ours if name in theirs} for ours, theirs in pairs]
+        if minus:
+            found.append(Difference(variant, len(minus), *_median_and_worst(minus)))
+    return found
 
 
 def table(outcome: Outcome) -> str:
@@ -488,25 +606,53 @@ def table(outcome: Outcome) -> str:
         scans = dict.fromkeys(cell.scan for cell in outcome.cells if cell.part == part)
         lines = [title, f"  {', '.join(scans)}"]
         conditions = list(dict.fromkeys(condition for _, condition in found))
+        methods = {method: [found.get((method, name)) for name in conditions] for method in outcome.methods}
+        n_scans = _n_scans(outcome, part)
+        methods = {_label(method, ours, n_scans): ours for method, ours in methods.items() if any(ours)}
         for heading, whole in (("PSNR / dynamic PSNR, dB", "psnr"), ("SSIM / dynamic SSIM", "ssim")):
             cells = [[heading, *(name.replace("_", " ") for name in conditions)]]
-            for method in outcome.methods:
-                ours = [found[method, name] for name in conditions]
-                pairs = [
-                    " / ".join(_text(_FORMS[name], row.median, name) for name in (whole, f"dynamic_{whole}"))
-                    for row in ours
-                ]
-                cells.append([method, *(pair + "* "[not row.outside] for pair, row in zip(pairs, ours, strict=True))])
+            cells += [[label, *(_pair(row, whole) for row in ours)] for label, ours in methods.items()]
             if whole == "psnr":
                 cells.insert(1, ["net acceleration", *(f"{_net(found, name):.1f} " for name in conditions)])
                 cells[0].append("s per series")
                 cells[1].append("")
-                for line, method in zip(cells[2:], outcome.methods, strict=True):
-                    seconds = [found[method, name].seconds for name in conditions if found[method, name].scans]
+                for line, ours in zip(cells[2:], methods.values(), strict=True):
+                    seconds = [row.seconds for row in ours if row and row.scans]
                     line.append(f"{statistics.median(seconds):.2f}" if seconds else "–")
             lines += ["", *_aligned(cells)]
         blocks.append("\n".join(lines))
+    compared = differences(outcome.cells)
+    if compared:
+        heads = [f"{SCORES[name].title}{', dB' if 'psnr' in name else ''}" for name in _DIFFERENCES]
+        cells = [["median (worst) difference", "scans", *heads]]
+        cells += [[one.variant, str(one.scans), *(_change(one, name) for name in _DIFFERENCES)] for one in compared]
+        blocks.append("\n".join([f"{_COMPARED}, {CONDITIONS[_VARIED].title}", "", *_aligned(cells)]))
     return "\n\n".join([*blocks, "\n".join(notes(outcome))])
+
+
+def _n_scans(outcome: Outcome, part: str) -> Counter[str]:
+    """How many scans of a part there are under every condition."""
+    return Counter(condition for _, condition in {(c.scan, c.condition) for c in outcome.cells if c.part == part})
+
+
+def _label(method: str, rows: Sequence[Row | None], n_scans: Mapping[str, int]) -> str:
+    """Name a method, and say of how many scans its medians are where that is not all."""
+    ours = max(row.scans for row in rows if row)
+    there = max(n_scans[row.condition] for row in rows if row)
+    return method if ours == there else f"{method} ({ours} of {there} scans)"
+
+
+def _pair(row: Row | None, whole: str) -> str:
+    """A score of everything and of what moves, with a mark; blank where nothing was to be measured."""
+    if row is None:
+        return ""
+    pair = " / ".join(_text(_FORMS[name], row.median, name) for name in (whole, f"dynamic_{whole}"))
+    return pair + ("*" if row.outside else " ")
+
+
+def _change(one: Difference, name: str) -> str:
+    form = _DIFFERENCES[name]
+    return f"{_text(form, one.median, name)} ({_text(form, one.worst, name)})"
 
 
 def _net(found: Mapping[tuple[str, str], Row], condition: str) -> float:
@@ -541,6 +687,12 @@ def notes(outcome: Outcome) -> list[str]:
         failed = [cell for cell in cells if cell.failure]
         if failed:
             said.append(f"– {method}: no image of {len(failed)} of {len(cells)} series, such as: {failed[0].failure}")
+        if VARIANTS.get(method, Variant()).ct_off is not None:
+            suspect = sum(cell.ct_suspect for cell in cells)
+            said.append(
+                f"{method}: for {suspect} of {len(cells)} series a stream says that the CT may lie elsewhere (and goes "
+                "without it if ct_policy is fallback)"
+            )
     if any(outcome.methods.values()):
         said.append("The time of a network includes the image of cg_sense that its own is checked with.")
     if outcome.missing:
@@ -577,7 +729,7 @@ def write_suite_page(path: Path, outcome: Outcome) -> None:
     used = "".join(
         f"<tr><td>{method}</td><td>{escape(entry.name)}</td><td>{entry.sha256[:16]}</td>"
         f"<td>{escape(entry.range.describe()) if entry.range else 'not recorded'}</td></tr>"
-        for method, entry in outcome.methods.items()
+        for method, entry in {method_of(name): entry for name, entry in outcome.methods.items()}.items()
         if entry
     )
     weights = f"<table><tr><th></th><th>weights</th><th>sha256</th><th>trained for</th></tr>{used}</table>"
@@ -590,6 +742,7 @@ def write_suite_page(path: Path, outcome: Outcome) -> None:
     shown = {one.part: one for one in outcome.shown}
     rows = summarise(outcome.cells)
     parts = [_part(part, [row for row in rows if row.part == part], outcome, shown.get(part)) for part in _TITLES]
+    parts.append(_compared(differences(outcome.cells)))
     foot = (
         f"<footer>cinestream {__version__}. Images: one window from zero to the 99.7th percentile of the truth; errors "
         f"are {ERROR_GAIN} times brighter.</footer>"
@@ -602,12 +755,14 @@ def _part(part: str, rows: Sequence[Row], outcome: Outcome, shown: Shown | None)
         return ""
     columns = [name for name in _FORMS if any(name in row.median for row in rows)]
     head = "".join(f"<th>{SCORES[name].title}{' / dB' if 'psnr' in name else ''}</th>" for name in columns)
+    n_scans = _n_scans(outcome, part)
     body = ""
     for condition in dict.fromkeys(row.condition for row in rows):
         ours = [row for row in rows if row.condition == condition]
         title = CONDITIONS[condition].title if condition in CONDITIONS else condition
         net = f'<span class="muted">net acceleration {ours[0].net_acceleration:.1f}</span>'
-        body += f'<tr><th colspan="{len(columns) + 2}">{escape(title)} {net}</th></tr>{_condition(ours, columns)}'
+        body += f'<tr><th colspan="{len(columns) + 2}">{escape(title)} {net}</th></tr>'
+        body += _condition(ours, columns, n_scans)
     scans = ", ".join(dict.fromkeys(cell.scan for cell in outcome.cells if cell.part == part))
     pictures = ""
     if shown is not None and shown.images:
@@ -623,22 +778,42 @@ def _part(part: str, rows: Sequence[Row], outcome: Outcome, shown: Shown | None)
     )
 
 
-def _condition(rows: Sequence[Row], columns: Sequence[str]) -> str:
+def _compared(found: Sequence[Difference]) -> str:
+    if not found:
+        return ""
+    head = "".join(f"<th>{SCORES[name].title}{' / dB' if 'psnr' in name else ''}</th>" for name in _DIFFERENCES)
+    body = ""
+    for one in found:
+        cells = "".join(
+            f'<td>{_text(form, one.median, name)} <span class="muted">{_text(form, one.worst, name)}</span></td>'
+            for name, form in _DIFFERENCES.items()
+        )
+        body += f"<tr><td>{one.variant}</td><td>{one.scans}</td>{cells}</tr>"
+    return (
+        f'<section><h2>{_COMPARED} <span class="muted">{CONDITIONS[_VARIED].title}</span></h2>'
+        f'<table class="numbers"><tr><th>median, worst</th><th>scans</th>{head}</tr>{body}</table></section>'
+    )
+
+
+def _condition(rows: Sequence[Row], columns: Sequence[str], n_scans: Mapping[str, int]) -> str:
+    most = max(row.scans for row in rows)
+    compared = [row for row in rows if row.scans == most]  # medians of fewer scans are of others
     best = {
-        name: SCORES[name].best(row.median[name] for row in rows if name in row.median)
+        name: SCORES[name].best(row.median[name] for row in compared if name in row.median)
         for name in columns
-        if any(name in row.median for row in rows)
+        if any(name in row.median for row in compared)
     }
     lines = ""
     for row in rows:
         mark = f' <span class="muted">* {row.outside} of {row.scans} outside</span>' if row.outside else ""
         cells = ""
         for name in columns:
-            style = ' class="best"' if len(rows) > 1 and name in best and row.median.get(name) == best[name] else ""
+            is_best = name in best and row in compared and row.median.get(name) == best[name]
+            style = ' class="best"' if len(compared) > 1 and is_best else ""
             worst = f' <span class="muted">{_text(_FORMS[name], row.worst, name)}</span>' if row.scans > 1 else ""
             cells += f"<td><span{style}>{_text(_FORMS[name], row.median, name)}</span>{worst}</td>"
         seconds = f"{row.seconds:.2f}" if row.scans else "–"
-        lines += f"<tr><td>{row.method}{mark}</td>{cells}<td>{seconds}</td></tr>"
+        lines += f"<tr><td>{_label(row.method, [row], n_scans)}{mark}</td>{cells}<td>{seconds}</td></tr>"
     return lines
 
 
@@ -686,7 +861,7 @@ def _columns(ranked: Mapping[str, float]) -> list[str]:
     """The methods to draw, out of those with an image and their rank."""
     plain = ("zero_filled", "cg_sense")
     by_rank = sorted(ranked, key=lambda name: -ranked[name])
-    classical = [name for name in by_rank if not METHODS[name].network and name not in plain]
-    networks = [name for name in by_rank if METHODS[name].network]
+    networks = [name for name in by_rank if METHODS[method_of(name)].network]
+    classical = [name for name in by_rank if name not in (*networks, *plain)]
     chosen = {*classical[:1], *networks[:_MOST_NETWORKS]}
-    return [*(name for name in plain if name in ranked), *(name for name in METHODS if name in chosen)]
+    return [*(name for name in plain if name in ranked), *(name for name in _NAMES if name in chosen)]

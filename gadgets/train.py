@@ -19,6 +19,7 @@ from recon_core.training.coverage import covered
 from recon_core.training.library import Library, read_library
 from recon_core.training.measurements import draw_mask
 from recon_core.training.series import KINDS, draw_series
+from recon_core.training.survey import found_limits, narrowed, survey
 from recon_core.training.trainer import Trainer
 from recon_core.weights import write_weights
 
@@ -81,7 +82,7 @@ def train(
 
 
 def export(trainer: Trainer, folder: Path) -> WeightsEntry:
-    """Put the averaged weights of a training where pipelines find them.
+    """Put the averaged weights of a training where pipelines find them, for the scans on which they are of use.
 
     Parameters
     ----------
@@ -89,15 +90,32 @@ def export(trainer: Trainer, folder: Path) -> WeightsEntry:
         The training.
     folder
         Of weights and their manifest.
+
+    Raises
+    ------
+    ModelError
+        If there are no such scans.
     """
     plan, curve = trainer.plan, trainer.curve()
-    fixed = trainer.network.maximum_frames
+    with trainer.averaged() as network:
+        seen = survey(network, plan, trainer.held_out)
+        findings = list(tqdm(seen, total=plan.survey, unit=" scans", desc="comparing with cg_sense", disable=None))
+    trained = narrowed(covered(plan, trainer.network.minimum_frames), findings)
+    inside = [finding for finding in findings if not trained.outside(finding.scan)]
+    gains = [finding.gain for finding in inside]
+    gain = round(float(np.median(gains)), 2)
+    metrics: dict[str, float | dict[str, float]] = {
+        "survey": {"scans": len(gains), "of": len(findings), "median_gain": gain, "least_gain": min(gains)}
+    }
+    if curve and curve[-1].psnr:
+        metrics["validation"] = {kind: values[0] for kind, values in curve[-1].psnr.items()}
     facts = WeightsFacts(
         method=plan.method,
         input_peak=1.0,
-        window=fixed or plan.frames[1],
+        window=trainer.network.maximum_frames or plan.frames[1],
         start=plan.start,
-        range=covered(plan, fixed),
+        range=trained,
+        limits=found_limits(inside),
         source=f"trained with cinestream {__version__}",
         licence="Apache-2.0",
         training={
@@ -105,7 +123,7 @@ def export(trainer: Trainer, folder: Path) -> WeightsEntry:
             "minutes": round(trainer.seconds / 60),
             **{name: str(value) for name, value in dataclasses.asdict(plan).items() if name in _RECIPE},
         },
-        metrics={"validation": {kind: values[0] for kind, values in curve[-1].psnr.items()}} if curve else {},
+        metrics=metrics,
     )
     with trainer.averaged() as network:
         return write_weights(network, facts, plan.name, folder)

@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from recon_core.ct.geometry import SliceGeometry, resample, window
+from recon_core.ct.placement import CtSettings
+from recon_core.ct.volume import CtVolume
 from recon_core.data import CineSlice
 from recon_core.errors import ResourceError
 from recon_core.fourier import fft, ifft
@@ -24,7 +27,7 @@ from recon_core.simulate.coils import coil_maps, noise_covariance
 from recon_core.simulate.phantom import BeatingThorax, pixel_positions
 from recon_core.simulate.sampling import sampling_mask
 from recon_core.training.library import HELD_OUT, Library, read_library
-from recon_core.training.series import draw_series
+from recon_core.training.series import draw_series, second_contrast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,12 +102,16 @@ class LoadedScan:
         Width over height of an image in mm.
     frame_seconds
         Time from frame to frame for a loop.
+    placed
+        Brings a CT to the grid of every slice, as `CineSlice.ct` and `CineSlice.ct_cover`, from as many mm towards
+        larger x as it is to lie off; None where there is no CT.
     """
 
     truth: NDArray[np.complex64]
     measured: Callable[[str], list[CineSlice]]
     aspect: float
     frame_seconds: float
+    placed: Callable[[float], list[tuple[NDArray[np.float32], NDArray[np.bool_]]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -275,7 +282,9 @@ def _scan(
         )
         return [CineSlice(noisy * mask[:, None, :, None], mask, colouring=colouring.astype(np.complex64))]
 
-    return LoadedScan(truth[None], measured, field_of_view[1] / field_of_view[0], 1.0 / len(frames))
+    ct = _ct(np.random.default_rng([SEED, *number, 1]), torch.from_numpy(frames[:1]), field_of_view)
+    aspect = field_of_view[1] / field_of_view[0]
+    return LoadedScan(truth[None], measured, aspect, 1.0 / len(frames), lambda off: [_placed(ct, off)])
 
 
 def _measured(images: torch.Tensor) -> torch.Tensor:
@@ -285,3 +294,36 @@ def _measured(images: torch.Tensor) -> torch.Tensor:
         length = kspace.shape[axis]
         kspace = kspace.narrow(axis, length // 2 - size // 2, size) * (size / length) ** 0.5
     return kspace
+
+
+# --- its CT -----------------------------------------------------------------------------------------------------------
+
+
+def _ct(rng: np.random.Generator, frame: torch.Tensor, field_of_view: tuple[float, float]) -> CtVolume:
+    """Make a CT of one frame ``(1, y, x)``: its borders in other grey values, as in training, without the coils."""
+    magnitude = ifft(_measured(frame), (-2, -1))[0].abs()
+    plane = second_contrast(rng, magnitude / magnitude.quantile(0.999)).numpy()
+    low, high = CtSettings.window
+    (ny, nx), (size_y, size_x) = _MATRIX, field_of_view
+    affine = np.diag([size_x / nx, size_y / ny, 1.0, 1.0])
+    affine[:3, 3] = affine[:3, :3] @ (-(nx // 2), -(ny // 2), -0.5)
+    return CtVolume(np.repeat(low + (high - low) * plane.T[..., None], 2, axis=2), affine, "")
+
+
+def _placed(ct: CtVolume, off: float) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Bring a CT to the grid of its scan as a stream does, with a registration that is so many mm off along x."""
+    ny, nx = _MATRIX
+    registration = np.eye(4)
+    registration[0, 3] = -off  # from MR to CT
+    geometry = SliceGeometry(
+        position=(0.0, 0.0, 0.0),
+        read_dir=(1.0, 0.0, 0.0),
+        phase_dir=(0.0, 1.0, 0.0),
+        slice_dir=(0.0, 0.0, 1.0),
+        matrix=(nx, ny),
+        field_of_view=(nx * ct.affine[0, 0], ny * ct.affine[1, 1]),
+        thickness=1.0,
+        centre=(nx // 2, ny // 2),
+    )
+    hu, cover = resample(ct, geometry, transform=registration, slab_samples=1)
+    return window(hu, CtSettings.window), cover

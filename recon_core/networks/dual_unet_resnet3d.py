@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 _LEVELS = (1, 2, 3, 4)
 _SMALLEST = 1 << len(_LEVELS)  # pixels along an axis
 _SLOPE = 0.1
-_DROPOUT = 0.3
 _DROPOUT_LEVELS = (1, 2, 4)
 _REDUCTION = 4  # of the channels, in the attention
 _PORTION = 256  # channels
@@ -52,6 +52,9 @@ class DualUNetResNet3DConfig:
         The U-Nets give the changes of real and imaginary part, between -1 and 1, and the result is complex; without
         fusion only. Not published; what passes by the networks needs not be learned, so a short training gets much
         further.
+    dropout
+        Share of the features that are left out at random, in training only; with batches of one crop more than nothing
+        keeps a network from learning.
 
     Raises
     ------
@@ -65,6 +68,7 @@ class DualUNetResNet3DConfig:
     unets: int = 2
     planes: int = 32
     residual: bool = False
+    dropout: float = 0.3
 
     def __post_init__(self) -> None:
         """Refuse a number of U-Nets that has no meaning."""
@@ -157,10 +161,13 @@ class UNet(nn.Module):
         Channels of input and result.
     features
         Feature maps at full size; every level has twice as many as the one above.
+    dropout
+        Share of the features that are left out in training.
     """
 
-    def __init__(self, channels: int, features: int) -> None:
+    def __init__(self, channels: int, features: int, dropout: float) -> None:
         super().__init__()
+        self._dropout = dropout
         widths = [features << level for level in range(len(_LEVELS) + 1)]
         for level, above, width in zip(_LEVELS, [channels, *widths], widths, strict=False):
             self.add_module(f"encoder{level}", ConvolutionBlock(above, width))
@@ -201,7 +208,7 @@ class UNet(nn.Module):
         for level in _LEVELS:
             features = self.get_submodule(f"encoder{level}")(features)
             if level in _DROPOUT_LEVELS:
-                features = functional.dropout(features, _DROPOUT, self.training)
+                features = functional.dropout(features, self._dropout, self.training)
             skips.append(features)
             features = functional.max_pool2d(features, 2)
         features = self.attention(self.bottleneck(features))
@@ -414,11 +421,11 @@ class DualUNetResNet3D(DephasedNetwork):
     def __init__(self, config: DualUNetResNet3DConfig | None = None) -> None:
         self.config = config = config or DualUNetResNet3DConfig()
         super().__init__(config.frames)
+        unet = partial(UNet, features=config.features, dropout=config.dropout)
         if config.unets == 2:
-            self.unet_real = UNet(config.frames, config.features)
-            self.unet_imag = UNet(config.frames, config.features)
+            self.unet_real, self.unet_imag = unet(config.frames), unet(config.frames)
         else:
-            self.unet = UNet(2 * config.frames, config.features)
+            self.unet = unet(2 * config.frames)
         if config.fusion == "resnet":
             self.resnet = FusionResNet(config.frames, config.planes, config.frames)
 

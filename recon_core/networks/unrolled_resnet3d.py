@@ -47,6 +47,8 @@ class UnrolledResNet3DConfig:
     residual
         The networks give the change of the image, between -1 and 1. Not published; what passes by the networks needs
         not be learned, so a short training gets much further.
+    dropout
+        Share of the features that are left out at random, in training only.
     """
 
     cascades: int = 3
@@ -56,6 +58,7 @@ class UnrolledResNet3DConfig:
     signed_outputs: bool = False
     fusion: Literal["none", "resnet"] = "resnet"
     residual: bool = False
+    dropout: float = 0.3
 
 
 class Cascade(nn.Module):
@@ -71,11 +74,10 @@ class Cascade(nn.Module):
         super().__init__()
         self._signed = config.signed_outputs or config.residual
         self._residual = config.residual
-        self.unet_real = UNet(config.frames, config.features)
-        self.unet_imag = UNet(config.frames, config.features)
-        if config.fusion == "resnet":
-            self.resnet = FusionResNet(config.frames, config.planes, 2 * config.frames)
         self._fuses = config.fusion == "resnet"
+        self.unet_real, self.unet_imag = (UNet(config.frames, config.features, config.dropout) for _ in range(2))
+        if self._fuses:
+            self.resnet = FusionResNet(config.frames, config.planes, 2 * config.frames)
         self.lam = nn.Parameter(torch.ones(()))
 
     def forward(self, series: torch.Tensor) -> torch.Tensor:

@@ -19,15 +19,15 @@ _LONGEST = 1000  # frames; any more than a window are reconstructed in windows
 _LEAST_GAIN, _MOST_GAIN = 0.6, 1.55
 
 
-def covered(plan: TrainingPlan, frames: int | None = None) -> TrainingRange:
+def covered(plan: TrainingPlan, fewest: int = 1) -> TrainingRange:
     """Say which scans a plan covers.
 
     Parameters
     ----------
     plan
         How the network is trained.
-    frames
-        What the network takes, if it takes a fixed number.
+    fewest
+        Frames that the network needs.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def covered(plan: TrainingPlan, frames: int | None = None) -> TrainingRange:
     scans = []
     for _ in range(_DRAWS):
         lines = 2 * int(rng.integers(least // 2, most // 2 + 1))
-        mask, _ = draw_mask(rng, frames or int(rng.integers(plan.frames[0], plan.frames[1] + 1)), lines)
+        mask, _ = draw_mask(rng, max(fewest, int(rng.integers(plan.frames[0], plan.frames[1] + 1))), lines)
         scans.append(Sampling.of(mask, 1, lines))
 
     def extremes(values: list[float]) -> tuple[float, float]:
@@ -50,7 +50,7 @@ def covered(plan: TrainingPlan, frames: int | None = None) -> TrainingRange:
     return TrainingRange(
         acceleration=extremes([scan.acceleration for scan in scans]),
         centre_lines=(0, extremes([scan.centre_lines for scan in scans])[1]),
-        frames=(frames or plan.frames[0], _LONGEST),
+        frames=(max(fewest, plan.frames[0]), _LONGEST),
         lines=(least, most),
         coils=(COILS[0], COILS[-1]),
         snr=(round(_LEAST_GAIN * SNR[0], 1), round(_MOST_GAIN * SNR[1], 1)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,7 +40,7 @@ def objective(network: Network, scan: Measurement, loss: str, start: str, rng: n
     start
         The image that the network starts from, one of `recon_core.manifest.STARTS`.
     rng
-        Of noise and of CTs.
+        Of noise, of CTs, and of the frames for a network that takes a fixed number of them.
 
     Returns
     -------
@@ -50,7 +51,13 @@ def objective(network: Network, scan: Measurement, loss: str, start: str, rng: n
         return _denoising(network, scan, rng)
     if isinstance(network, ATLFNet):
         return _assisted(network, scan, start, rng, LOSSES[loss])
-    return LOSSES[loss](network.reconstruct(with_start(scan.slice(), start)), scan.target)
+    data, target = with_start(scan.slice(), start), scan.target
+    if network.maximum_frames is not None:
+        frames = (int(rng.integers(len(target))) + torch.arange(network.maximum_frames)) % len(target)
+        first = None if data.start is None else data.start[frames]
+        data = dataclasses.replace(data, hybrid=data.hybrid[frames], mask=data.mask[frames], start=first)
+        target = target[frames]
+    return LOSSES[loss](network.reconstruct(data), target)
 
 
 def _denoising(network: DSTDM, scan: Measurement, rng: np.random.Generator) -> torch.Tensor:

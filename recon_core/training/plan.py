@@ -19,7 +19,7 @@ Schedule = Literal["constant", "cosine", "step", "decay"]
 Precision = Literal["float32", "bfloat16"]
 
 # What a value must be at least, and at most.
-_WHOLE = {"steps": 1, "width": 1, "crops": 1, "validate_every": 1, "warm_up": 0, "seed": 0}
+_WHOLE = {"steps": 1, "width": 1, "crops": 1, "validate_every": 1, "survey": 1, "warm_up": 0, "seed": 0}
 _NUMBERS = {
     **dict.fromkeys(("rate", "weight_decay", "clip"), math.inf),
     **dict.fromkeys(("floor", "step_at", "frozen_norm", "average"), 1.0),
@@ -39,6 +39,9 @@ class TrainingPlan:
         Under which the weights will be listed.
     network
         Fields of the network's ``Config``.
+    zeroed
+        Patterns (``*``, ``?``) of names of parameters that begin at zero: of the layers that give a change of the
+        image, so that the network begins with the image that it starts from.
     steps
         Updates of the weights, one crop each.
     loss
@@ -58,7 +61,7 @@ class TrainingPlan:
     average
         Decay of the running average of the weights, which is what will be kept.
     frames, lines
-        Least and most of the series to learn from; `frames` is overruled by networks that take a fixed number.
+        Least and most of the series to learn from. Networks that take a fixed number of frames get as many of them.
     width
         Columns of a crop.
     crops
@@ -71,11 +74,14 @@ class TrainingPlan:
         Of weights and data.
     validate_every
         Steps between two looks at held-out scans.
+    survey
+        Scans to compare with the fallback in the end, for the range that goes with the weights.
     """
 
     method: str
     name: str
     network: Mapping[str, Any] = field(default_factory=dict)
+    zeroed: tuple[str, ...] = ()
     steps: int = 4000
     loss: str = "decibel"
     rate: float = 1e-3
@@ -97,6 +103,7 @@ class TrainingPlan:
     precision: Precision = "bfloat16"
     seed: int = 0
     validate_every: int = 250
+    survey: int = 120
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained.
@@ -131,6 +138,8 @@ class TrainingPlan:
             raise SettingsError(f"rate must be above 0 and average below 1, got {self.rate} and {self.average}")
         if not isinstance(self.decoupled, bool):
             raise SettingsError(f"decoupled must be true or false, got {self.decoupled!r}")
+        if not isinstance(self.zeroed, tuple) or not all(isinstance(pattern, str) for pattern in self.zeroed):
+            raise SettingsError(f"zeroed must be a list of names of parameters, got {self.zeroed!r}")
         for name, choices in _choices(self.method).items():
             if getattr(self, name) not in choices:
                 raise SettingsError(
@@ -224,12 +233,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "dual_unet_resnet3d": {
         "loss": "squared_magnitude", "rate": 1e-4, "betas": (0.9, 0.999), "weight_decay": 1e-4, "decoupled": False,
         "clip": 0.0, "schedule": "cosine", "floor": 0.0, "warm_up": 5_000, "steps": 100_000, "precision": "float32",
-        "start": "zero_filled",
+        "start": "zero_filled", "frames": (20, 20),
     },
     "unrolled_resnet3d": {
         "loss": "squared_magnitude", "rate": 1e-4, "betas": (0.9, 0.999), "weight_decay": 1e-4, "decoupled": False,
         "clip": 0.0, "schedule": "cosine", "floor": 0.0, "warm_up": 5_000, "steps": 100_000, "precision": "float32",
-        "start": "zero_filled",
+        "start": "zero_filled", "frames": (20, 20),
     },
     # defaults of ISTA-Net+, doi:10.1109/CVPR.2018.00196, where its layers come from
     "atlf_net": {
@@ -250,7 +259,8 @@ SHORT: dict[str, dict[str, Any]] = {
     "crunet_mr": {"network": {"cascades": 5, "channels": 16}},
     "unet3d_mr": {"network": {"cascades": 5, "channels": 16}},
     "crnn_mri": {"network": {"iterations": 5, "channels": 24, "shared_weights": False}},
-    "cinenet": {"network": {"cascades": 5, "channels": 16, "pools": 3, "dynamic_type": "3D", "constant_steps": False}},
+    # the U-Nets normalise the brightness of every image away, which takes long to learn around
+    "cinenet": {"network": {"cascades": 5, "channels": 24, "dynamic_type": "CRNN", "constant_steps": False}},
     "promptmr": {
         "network": {
             "cascades": 5, "adjacent_frames": 5, "features": 16, "feature_dim": (24, 32, 40),
@@ -260,14 +270,19 @@ SHORT: dict[str, dict[str, Any]] = {
         }
     },
     "cst_net": {"network": {"layout": "planar", "channels": 16}},
-    "dual_unet_resnet3d": {"network": {"frames": 16, "features": 16, "residual": True}, "frozen_norm": 0.3},
+    "dual_unet_resnet3d": {
+        # a channel for every frame, each with weights of its own: with few frames they meet more series
+        "network": {"frames": 4, "features": 16, "residual": True, "dropout": 0.0}, "frozen_norm": 0.0,
+        "zeroed": ("unet_*.conv.*",),
+    },
     "unrolled_resnet3d": {
-        "network": {"frames": 16, "features": 12, "fusion": "none", "residual": True}, "frozen_norm": 0.3
+        "network": {"frames": 4, "features": 16, "fusion": "none", "residual": True, "dropout": 0.0},
+        "frozen_norm": 0.0, "zeroed": ("cascades.*.unet_*.conv.*",),
     },
     "atlf_net": {"network": {"base": 16, "rank": 2, "channels": 16, "phases": 5, "ct_dropout": True}},
     "dstdm": {
         "network": {"channels": 32, "channel_factors": (1, 2, 2), "blocks": 1, "parametrisation": "edm"},
-        "loss": "denoising",
+        "loss": "denoising", "survey": 40,  # sampling takes long
     },
 }  # fmt: skip
 

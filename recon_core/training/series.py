@@ -91,7 +91,7 @@ def draw_series(
     image = _resample(image, (ny, nx))
     peak = float(image.abs().flatten().kthvalue(max(1, int(0.999 * image.numel()))).values)
     image = image / max(peak, 1e-6)
-    return Series(image.numpy(), _second_contrast(rng, image[0].abs()).numpy(), kind)
+    return Series(image.numpy(), second_contrast(rng, image[0].abs()).numpy(), kind)
 
 
 def _draw_rhythm(rng: np.random.Generator, kind: Kind, frames: int) -> _Rhythm:
@@ -181,8 +181,21 @@ def _draw_shapes(rng: np.random.Generator) -> torch.Tensor:
     return image[None].clamp(min=0)
 
 
-def _second_contrast(rng: np.random.Generator, magnitude: torch.Tensor) -> torch.Tensor:
-    """The same borders in other grey values, as a CT shows them; texture is not shared."""
+def second_contrast(rng: np.random.Generator, magnitude: torch.Tensor) -> torch.Tensor:
+    """Show the same borders in other grey values, as a CT does; texture is not shared.
+
+    Parameters
+    ----------
+    rng
+        Draws the grey values.
+    magnitude
+        ``(y, x)`` float32, about one at the brightest tissue.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(y, x)`` float32 between 0 and 1; air stays 0.
+    """
     knots = torch.from_numpy(np.concatenate([[0.0], rng.uniform(0, 1, 5)]).astype(np.float32))
     place = functional.avg_pool2d(magnitude[None, None], 3, 1, 1)[0, 0].clamp(0, 1) * (len(knots) - 1)
     first = place.floor().long().clamp(max=len(knots) - 2)

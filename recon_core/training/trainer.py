@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,7 +31,7 @@ from recon_core.training.series import KINDS, draw_series
 from recon_core.weights import build_network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -82,7 +83,7 @@ class Trainer:
     Raises
     ------
     SettingsError
-        If the folder is of a training by another plan.
+        If the folder is of a training by another plan, or the plan names parameters that the network does not have.
     ResourceError
         If the checkpoint cannot be read.
     """
@@ -90,10 +91,11 @@ class Trainer:
     def __init__(self, plan: TrainingPlan, library: Library, held_out: Library, folder: Path) -> None:
         self.plan = plan
         self._library = library
-        self._held_out = held_out
+        self.held_out = held_out
         self._folder = folder
         torch.manual_seed(plan.seed)
         self.network = build_network(plan.method, plan.network)
+        _zero(self.network, plan.zeroed)
         kind = torch.optim.AdamW if plan.decoupled else torch.optim.Adam
         parameters = list(self.network.parameters())
         self._optimiser = kind(parameters, lr=plan.rate, betas=plan.betas, weight_decay=plan.weight_decay)
@@ -222,7 +224,7 @@ class Trainer:
         torch.manual_seed(int(rng.spawn(1)[0].integers(2**31)))  # of dropout, the same after an interruption
         scan = self._measured(self.step // plan.crops)
         width = min(plan.width, scan.maps.shape[-1])
-        crop = scan.crop(_place(scan.target, width, rng), width)
+        crop = scan.crop(place_of_crop(scan.target, width, rng), width)
         self._optimiser.zero_grad(set_to_none=True)
         with precision_of_convolutions(plan.precision, torch.device("cpu")):
             loss = objective(self.network, crop, plan.loss, plan.start, rng)
@@ -240,18 +242,9 @@ class Trainer:
     def _measured(self, number: int) -> Measurement:
         """The scan of that number."""
         if self._scan is None or self._scan[0] != number:
-            plan, seed = self.plan, (self.plan.seed, number)
-            rng = np.random.default_rng([*seed, 303])
-            matrix = tuple(2 * int(rng.integers(plan.lines[0] // 2, plan.lines[1] // 2 + 1)) for _ in range(2))
-            series = draw_series(seed, self._library, frames=self._frames(rng), matrix=(matrix[0], matrix[1]))
-            self._scan = number, measure(seed, series)
+            seed = (self.plan.seed, number)
+            self._scan = number, draw_scan(seed, self.plan, self._library, self.network.minimum_frames)
         return self._scan[1]
-
-    def _frames(self, rng: np.random.Generator) -> int:
-        least, most = self.plan.frames
-        if self.network.maximum_frames is not None:
-            return self.network.maximum_frames
-        return int(rng.choice([n for n in _FRAMES if least <= n <= most] or [least]))
 
     # --- held-out scans -----------------------------------------------------------------------------------------------
 
@@ -277,7 +270,7 @@ class Trainer:
     def _validation(self) -> Iterator[Measurement]:
         for number, kind in enumerate(KINDS):
             seed = (_HELD_OUT_SEED, number)
-            series = draw_series(seed, self._held_out, kind=kind, frames=16, matrix=(128, 96))
+            series = draw_series(seed, self.held_out, kind=kind, frames=16, matrix=(128, 96))
             scan = measure(seed, series, mask=uniform_mask(16, 128, 8, 24), n_coils=8, snr=40)
             yield dataclasses.replace(scan, family=kind)
 
@@ -315,8 +308,40 @@ class _Averaged:
         self._swap()
 
 
-def _place(target: torch.Tensor, width: int, rng: np.random.Generator) -> int:
-    """First column of a crop that is not mostly air."""
+def _zero(network: nn.Module, patterns: Iterable[str]) -> None:
+    """Set the parameters of these names to zero."""
+    parameters = dict(network.named_parameters())
+    for pattern in patterns:
+        names = fnmatch.filter(parameters, pattern)
+        if not names:
+            raise SettingsError(f"zeroed names no parameter by {pattern!r}; there are such as {', '.join(parameters)}")
+        for name in names:
+            nn.init.zeros_(parameters[name])
+
+
+def draw_scan(seed: tuple[int, ...], plan: TrainingPlan, library: Library, fewest: int = 1) -> Measurement:
+    """Draw a scan as a plan wants them.
+
+    Parameters
+    ----------
+    seed
+        Same seed, plan and library, same scan.
+    plan
+        Of the training.
+    library
+        Images that join the drawn anatomies.
+    fewest
+        Frames that the network needs.
+    """
+    rng = np.random.default_rng([*seed, 303])
+    matrix = tuple(2 * int(rng.integers(plan.lines[0] // 2, plan.lines[1] // 2 + 1)) for _ in range(2))
+    least, most = plan.frames
+    frames = max(fewest, int(rng.choice([n for n in _FRAMES if least <= n <= most] or [least])))
+    return measure(seed, draw_series(seed, library, frames=frames, matrix=(matrix[0], matrix[1])))
+
+
+def place_of_crop(target: torch.Tensor, width: int, rng: np.random.Generator) -> int:
+    """First column of a crop ``(frame, y, x)`` that is not mostly air."""
     columns = target.abs().mean((0, 1))
     energy = functional.avg_pool1d(columns[None, None], width, 1)[0, 0]
     good = torch.nonzero(energy >= _LEAST_SIGNAL * columns.mean()).flatten()

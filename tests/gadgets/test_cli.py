@@ -527,10 +527,12 @@ def test_send_refuses_what_cannot_be(scan, tmp_path, run):
 # --- train ------------------------------------------------------------------------------------------------------------
 
 
-def test_train_draws_samples_trains_in_parts_and_exports(run, tmp_path):
+def test_train_draws_samples_trains_in_parts_and_exports(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("recon_core.training.survey._TOLERANCE", 100.0)  # two steps teach nothing
     plan = tmp_path / "plan.yaml"
     plan.write_text(
-        "steps: 2\nvalidate_every: 2\nlines: [24, 24]\nframes: [8, 8]\nwidth: 8\nnetwork: {cascades: 1, channels: 4}\n"
+        "steps: 2\nvalidate_every: 2\nlines: [24, 24]\nframes: [8, 8]\nwidth: 8\nsurvey: 2\n"
+        "network: {cascades: 1, channels: 4}\n"
     )
     sheet, folder, weights = tmp_path / "samples.png", tmp_path / "training", tmp_path / "weights"
     status, out, _ = run("train", "crunet_mr", "--samples", sheet)

@@ -3,6 +3,7 @@
 # ruff: noqa: RUF001 - the dash is meant
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,9 +19,20 @@ from gadgets.report import ReportCollector
 from gadgets.scores import SCORES, score
 from gadgets.server import SharedEngine
 from gadgets.simulate import ScanPlan, write_simulation
-from gadgets.suite import Cell, Outcome, run_suite, summarise, table, write_picture, write_suite_page
+from gadgets.suite import (
+    VARIANTS,
+    Cell,
+    Outcome,
+    differences,
+    run_suite,
+    summarise,
+    table,
+    write_picture,
+    write_suite_page,
+)
 from recon_core import held_out
 from recon_core.data import CineSlice
+from recon_core.diffusion import method as diffusion
 from recon_core.engine import Engine
 from recon_core.errors import ModelError, ResourceError, SettingsError
 from recon_core.fourier import fft
@@ -39,7 +51,7 @@ ALL = len(HERE) * 3  # series of a quick run
 
 
 def tiny_scan(part, name, seed, source=""):
-    """A beating disc before three coils, in 48 lines."""
+    """A beating disc before three coils, in 48 lines; its CT is off by pixels of 1 mm."""
 
     def load():
         truth = beating(8, (48, 32), seed).astype(np.complex64)
@@ -57,9 +69,15 @@ def tiny_scan(part, name, seed, source=""):
             )
             return [CineSlice(kspace * mask[:, None, :, None], mask)]
 
-        return LoadedScan((truth * np.sqrt((maps**2).sum(0)))[None].astype(np.complex64), measured, 0.75, 0.1)
+        combined = (truth * np.sqrt((maps**2).sum(0)))[None].astype(np.complex64)
+        return LoadedScan(combined, measured, 0.75, 0.1, lambda off: [tiny_ct(truth, off)])
 
     return HeldOutScan(part, name, tuple(CONDITIONS), load, source)
+
+
+def tiny_ct(truth, off):
+    disc = (truth[0].real / truth.real.max()).astype(np.float32)
+    return np.roll(disc, round(off), 1), np.ones(disc.shape, bool)
 
 
 @pytest.fixture(autouse=True)
@@ -212,6 +230,142 @@ def test_semi_real_scans_are_read_as_a_stream_is(data, tmp_path):
     assert "Simulated scans only" not in table(outcome)
 
 
+# --- variants ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def varied(tmp_path, monkeypatch):
+    """Weights of the methods that have variants, few steps of the sampler, and two conditions."""
+    folder = tmp_path / "weights"
+    write_tiny_weights(folder, "atlf_net", "dstdm")
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(folder))
+    for sampler, steps in {"fast": 2, "paper": 3}.items():
+        monkeypatch.setitem(diffusion._STEPS, sampler, steps)
+    scans = suite.held_out_scans
+
+    def fewer(data=None):
+        return [replace(one, conditions=("uniform_8", "random_8")) for one in scans(data)]
+
+    monkeypatch.setattr(suite, "held_out_scans", fewer)
+
+
+@pytest.mark.usefixtures("varied")
+def test_variants_follow_their_method_and_share_its_weights():
+    methods, missing = suite.choose_methods()
+    assert list(methods)[len(PLAIN) :] == ["atlf_net", "atlf_net/ct", "atlf_net/ct_shifted", "dstdm", "dstdm/paper"]
+    assert missing == [name for name in NETWORKS if name not in methods]
+    assert all(methods[name] == suite.find_weights(suite.method_of(name)) for name in VARIANTS)
+    assert list(suite.choose_methods(["dstdm", "cg_sense"])[0]) == ["cg_sense", "dstdm"]
+    assert list(suite.choose_methods(["atlf_net/ct"])[0]) == ["atlf_net/ct"]
+    with pytest.raises(SettingsError, match=r"no method 'dstdm/magic'; choose from .*, dstdm/paper"):
+        suite.choose_methods(["dstdm/magic"])
+
+
+def test_variants_of_a_method_without_weights_are_not_missing_too():
+    assert suite.choose_methods()[1] == NETWORKS
+    with pytest.raises(ModelError, match="no weights for dstdm"):
+        suite.choose_methods(["dstdm/paper"])
+
+
+@pytest.mark.usefixtures("varied")
+def test_a_variant_reaches_the_engine_on_the_scans_that_it_is_for(monkeypatch):
+    ran = []
+    reconstruct = Engine.reconstruct
+
+    def record(self, cine, options):
+        ran.append((options, cine))
+        return reconstruct(self, cine, options)
+
+    monkeypatch.setattr(Engine, "reconstruct", record)
+    outcome = run_suite(["atlf_net", "dstdm", *VARIANTS])
+    assert all(one.scores for one in outcome.cells)
+    conditions = ["uniform_8", "random_8"]
+    everywhere = [("cine", "subject"), ("view", "first"), ("view", "last")]
+    expected = {
+        "atlf_net": [(*scan, condition) for scan in everywhere for condition in conditions],
+        "atlf_net/ct": [(*scan, "uniform_8") for scan in everywhere],
+        "atlf_net/ct_shifted": [(*scan, "uniform_8") for scan in everywhere],
+        "dstdm": [(*scan, condition) for scan in everywhere for condition in conditions],
+        "dstdm/paper": [(*scan, "uniform_8") for scan in (everywhere[0], everywhere[2])],
+    }
+    assert {name: [c.key[:3] for c in outcome.cells if c.method == name] for name in expected} == expected
+
+    for one, (options, cine) in zip(outcome.cells, ran, strict=True):
+        assert options.method == suite.method_of(one.method)
+        assert options.sampler == ("paper" if one.method == "dstdm/paper" else "fast")
+        if one.method in ("atlf_net/ct", "atlf_net/ct_shifted"):
+            seed = {"subject": 0, "first": 1, "last": 2}[one.scan]
+            ct, cover = tiny_ct(beating(8, (48, 32), seed).astype(np.complex64), 8 if "shifted" in one.method else 0)
+            np.testing.assert_array_equal(cine.ct, ct)
+            np.testing.assert_array_equal(cine.ct_cover, cover)
+        else:
+            assert cine.ct is None
+
+    # the place of a CT hardly counts for the statistics that the network takes from it
+    psnr = {name: scores_of(outcome)["view", "last", "uniform_8", name]["psnr"] for name in expected}
+    assert psnr["atlf_net/ct"] != pytest.approx(psnr["atlf_net"], abs=0.01)
+    assert psnr["dstdm/paper"] != pytest.approx(psnr["dstdm"], abs=0.01)
+    found = {one.variant: one for one in differences(outcome.cells)}
+    assert {name: one.scans for name, one in found.items()} == {name: len(expected[name]) for name in VARIANTS}
+
+
+@pytest.mark.usefixtures("varied")
+def test_a_stream_warns_of_a_ct_that_is_off_and_uses_it():
+    outcome = run_suite(["atlf_net", "atlf_net/ct", "atlf_net/ct_shifted"], quick=True)
+    suspect = {name: [one.ct_suspect for one in outcome.cells if one.method == name] for name in outcome.methods}
+    assert suspect == {"atlf_net": [False] * 6, "atlf_net/ct": [False] * 2, "atlf_net/ct_shifted": [True] * 2}
+    text = table(outcome)
+    assert "atlf_net/ct: for 0 of 2 series a stream says that the CT may lie elsewhere" in text
+    assert "atlf_net/ct_shifted: for 2 of 2 series a stream says" in text
+    assert "atlf_net: for 0" not in text
+
+
+@pytest.mark.usefixtures("varied")
+def test_a_scan_without_ct(monkeypatch):
+    scans = suite.held_out_scans
+
+    def without(data=None):
+        return [replace(one, load=lambda load=one.load: replace(load(), placed=None)) for one in scans(data)]
+
+    monkeypatch.setattr(suite, "held_out_scans", without)
+    outcome = run_suite(["atlf_net/ct"], quick=True)
+    assert {one.failure for one in outcome.cells} == {"the scan has no CT"}
+
+
+@pytest.mark.usefixtures("varied")
+def test_a_file_from_before_there_were_variants_is_continued(tmp_path, counted):
+    path = tmp_path / "suite.json"
+    run_suite(["atlf_net"], quick=True, stored=path)
+    content = json.loads(path.read_text())
+    assert content.pop("variants") == []
+    for one in content["cells"]:
+        del one["ct_suspect"]
+    path.write_text(json.dumps(content))
+    counted.clear()
+    outcome = run_suite(["atlf_net", "atlf_net/ct_shifted"], quick=True, stored=path)
+    assert len(counted) == 2
+    (kept,) = json.loads(path.read_text())["variants"]
+    assert (kept["variant"], kept["scans"]) == ("atlf_net/ct_shifted", 2)
+    again = run_suite(["atlf_net", "atlf_net/ct_shifted"], quick=True, stored=path)
+    assert len(counted) == 2
+    assert again.cells == outcome.cells
+    assert any(one.ct_suspect for one in again.cells)
+
+
+@pytest.mark.usefixtures("varied")
+def test_variants_on_the_page(tmp_path):
+    outcome = run_suite(["atlf_net", "dstdm", "dstdm/paper"], images=True)
+    assert {name for one in outcome.shown for name in one.images} == {"atlf_net", "dstdm"}  # under another condition
+    write_suite_page(tmp_path / "page.html", outcome)
+    page = Checker((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert page.text.count(outcome.methods["dstdm"].sha256[:16]) == 1
+    assert "dstdm/paper (1 of 2 scans)" in page.text
+    assert f"{suite._COMPARED} {CONDITIONS['uniform_8'].title}" in page.text
+    (found,) = differences(outcome.cells)
+    assert all(f"{found.median[name]:+.2f} {found.worst[name]:+.2f}" in page.text for name in ("psnr", "dynamic_psnr"))
+    write_picture(tmp_path / "still.png", outcome)
+
+
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
@@ -348,6 +502,48 @@ def test_the_table_shows_medians_side_by_side():
     assert text.endswith("Left out, because they have no weights: cinenet, dstdm")
 
 
+def test_differences_are_of_scans_that_both_have():
+    cells = [
+        cell("a", method="dstdm", psnr=30.0, nrmse=0.2, dynamic_psnr=20.0),
+        cell("b", method="dstdm", psnr=40.0, nrmse=0.1),
+        cell("c", method="dstdm", psnr=1.0, nrmse=0.9),
+        cell("d", method="dstdm", failure="no"),
+        cell("a", method="dstdm", psnr=99.0, nrmse=0.0, condition="random_8"),
+        cell("a", method="dstdm", psnr=20.0, nrmse=0.4, part="view"),
+        cell("a", method="dstdm/paper", psnr=31.0, nrmse=0.1, dynamic_psnr=20.0),
+        cell("b", method="dstdm/paper", psnr=39.5, nrmse=0.15),
+        cell("a", method="dstdm/paper", psnr=23.0, nrmse=0.3, part="view"),
+        cell("d", method="dstdm/paper", psnr=50.0, nrmse=0.0),
+        cell("e", method="dstdm/paper", psnr=50.0, nrmse=0.0),
+        cell("a", method="atlf_net/ct", psnr=50.0, nrmse=0.0),
+        cell("c", method="dstdm/paper", failure="no"),
+    ]
+    (found,) = differences(cells)
+    assert (found.variant, found.scans) == ("dstdm/paper", 3)
+    assert found.median == {"psnr": pytest.approx(1.0), "nrmse": pytest.approx(-0.1)}
+    assert found.worst == {"psnr": pytest.approx(-0.5), "nrmse": pytest.approx(0.05)}
+    assert differences(cells[:6]) == []
+
+
+def test_the_table_says_of_how_many_scans_a_variant_is():
+    scores = {"psnr": 30.0, "dynamic_psnr": 25.0, "ssim": 0.9, "dynamic_ssim": 0.8}
+    better = {"psnr": 31.5, "dynamic_psnr": 24.75, "ssim": 0.9125, "dynamic_ssim": 0.9}
+    cells = [
+        *(cell(scan, method="dstdm", condition=name, **scores) for scan in "ab" for name in ("uniform_8", "random_8")),
+        cell("b", method="dstdm/paper", **better),
+        *(cell(scan, method="dstdm", part="semi_real", condition=scan, **scores) for scan in "cd"),
+    ]
+    lines = table(outcome_of(*cells)).splitlines()
+    rows = [re.split(r"\s{2,}", line.strip()) for line in lines if line.startswith("dstdm")]
+    label = "dstdm/paper (1 of 2 scans)"
+    assert rows[:2] == [["dstdm", "30.0 / 25.0", "30.0 / 25.0", "1.00"], [label, "31.5 / 24.8", "1.00"]]
+    assert rows[2:4] == [["dstdm", "0.900 / 0.800", "0.900 / 0.800"], [label, "0.912 / 0.900"]]
+    assert rows[4:6] == [["dstdm", "30.0 / 25.0", "30.0 / 25.0", "1.00"], ["dstdm", "0.900 / 0.800", "0.900 / 0.800"]]
+    assert rows[6:] == [["dstdm/paper", "1", "+1.50 (+1.50)", "-0.25 (-0.25)", "+0.0125 (+0.0125)"]]
+    assert f"{suite._COMPARED}, every 8th line + 24 ACS" in lines
+    assert suite._COMPARED not in table(outcome_of(*(one for one in cells if one.method == "dstdm")))
+
+
 # --- page and figure --------------------------------------------------------------------------------------------------
 
 
@@ -380,6 +576,16 @@ def test_page_has_a_table_and_loops_for_every_part(data, tmp_path):
     assert height > 2.5 * 240
 
 
+def test_medians_of_fewer_scans_are_not_the_best(tmp_path):
+    cells = [
+        *(cell(scan, method="dstdm", psnr=30.0) for scan in "ab"),
+        *(cell(scan, method="grappa", psnr=20.0) for scan in "ab"),
+        cell("b", method="dstdm/paper", psnr=40.0),
+    ]
+    write_suite_page(tmp_path / "page.html", outcome_of(*cells))
+    assert re.findall(r'class="best">([\d.]+)', (tmp_path / "page.html").read_text(encoding="utf-8")) == ["30.0"]
+
+
 def test_images_are_made_again_for_a_page_after_all_is_done(tmp_path, counted):
     path = tmp_path / "suite.json"
     run_suite(["zero_filled"], quick=True, stored=path)
@@ -395,6 +601,7 @@ def test_the_figure_has_the_best_of_each_kind():
         *("crunet_mr", "crnn_mri", "unet3d_mr", "cinenet"),
     ]
     assert suite._columns({"low_rank_sparse": 2.0, "cinenet": 1.0}) == ["low_rank_sparse", "cinenet"]
+    assert suite._columns({"dstdm/paper": 2.0, "dstdm": 1.0, "grappa": 0.0}) == ["grappa", "dstdm", "dstdm/paper"]
     with pytest.raises(SettingsError, match="no method made an image"):
         write_picture("never.png", outcome_of(cell("a", failure="no")))
 
@@ -429,6 +636,12 @@ def test_the_command(tmp_path, capsys):
     assert all(PARTS[part] in out for part in HERE)
     assert out.count("cg_sense") == 2 * len(HERE)
     assert "Simulated scans only" in out
+
+
+def test_the_help_names_the_variants(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    assert set(VARIANTS) <= set(re.findall(r"\w+/\w+", capsys.readouterr().out))
 
 
 @pytest.mark.parametrize(

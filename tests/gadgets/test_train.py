@@ -10,13 +10,16 @@ from gadgets.page import GAP
 from gadgets.train import export, train, write_curves, write_samples
 from recon_core.data import CineSlice
 from recon_core.engine import Engine
-from recon_core.errors import ResourceError, SettingsError
+from recon_core.errors import ModelError, ResourceError, SettingsError
 from recon_core.manifest import find_weights
 from recon_core.options import ReconOptions
+from recon_core.quality import ImageFigures, Limits, Sampling
+from recon_core.simulate.sampling import uniform_mask
 from recon_core.training.coverage import covered
 from recon_core.training.library import Library
 from recon_core.training.measurements import measure
 from recon_core.training.series import KINDS, draw_series
+from recon_core.training.survey import Finding
 from recon_core.training.trainer import Trainer
 from recon_core.weights import load_network
 from tests.networks import TINY
@@ -108,12 +111,25 @@ def test_curves_without_points_and_of_one_point(tmp_path):
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
+def findings(gains, lines=24):
+    scan = Sampling.of(uniform_mask(4, lines, 2, 8), 8, 24, 40.0)
+    return [Finding(scan, gain, ImageFigures(residual=0.1, change=0.3)) for gain in gains]
+
+
+@pytest.fixture(autouse=True)
+def _useful(monkeypatch):
+    """Let networks of a few steps pass for useful ones."""
+    monkeypatch.setattr("gadgets.train.survey", lambda _, plan, __: iter(findings((0.5, -0.1), plan.lines[0])))
+
+
 def test_exported_weights_say_what_they_are(trained, tmp_path):
     trainer, _ = trained
     entry = export(trainer, tmp_path / "weights")
     assert (entry.name, entry.method, entry.start) == ("tiny", "crunet_mr", "cg_sense")
     assert (entry.input_peak, entry.window) == (1, 4)
     assert entry.range == covered(trainer.plan)
+    assert entry.limits == Limits(residual=0.12, change=0.36)
+    assert entry.metrics["survey"] == {"scans": 2, "of": 2, "median_gain": 0.2, "least_gain": -0.1}
     assert (entry.training["steps"], entry.training["seed"], entry.training["loss"]) == (4, "0", "decibel")
     assert entry.metrics["validation"] == {kind: values[0] for kind, values in trainer.validate().items()}
     assert entry.source.startswith("trained with cinestream ")
@@ -149,6 +165,14 @@ def test_a_fixed_window_and_the_diffusion_model_are_exported(method, tmp_path):
     assert entry.window == 4
     assert load_network(entry, "cpu").config == trainer.network.config
     assert set(TINY[method]) <= set(entry.config)
+
+
+def test_weights_without_use_are_not_exported(trained, tmp_path, monkeypatch):
+    trainer, _ = trained
+    monkeypatch.setattr("gadgets.train.survey", lambda *_: iter(findings([-3.0])))
+    with pytest.raises(ModelError, match="not exported"):
+        export(trainer, tmp_path / "weights")
+    assert not (tmp_path / "weights").exists()
 
 
 def test_a_foreign_file_is_not_replaced(trained, tmp_path):

@@ -1,5 +1,6 @@
 """The scans of the evaluation: the same ones every time, measured as a stream hands them on."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from recon_core import held_out
+from recon_core.ct.alignment import check_alignment
 from recon_core.engine import Engine
 from recon_core.errors import ResourceError
 from recon_core.fourier import ifft
@@ -94,6 +96,44 @@ def test_a_condition_is_measured_as_it_says(name):
     measured = (cine.kspace != 0).any(axis=(1, 3))
     np.testing.assert_array_equal(measured, cine.mask)
     assert cine.kspace.shape == (FRAMES, COILS, *MATRIX)
+
+
+# FOV along x in mm
+CTS = [("cine", "subject 1", 336.0), ("view", "series 1", 336.0), ("cine", "patient slice 2", 80 * 1.25)]
+
+
+@pytest.mark.parametrize(("part", "name", "size"), CTS)
+def test_a_ct_lies_where_the_scan_does(part, name, size, data):
+    loaded = scan(part, name, data).load()
+    ((ct, cover),) = loaded.placed(0.0)
+    assert (ct.shape, ct.dtype) == (MATRIX, np.float32)
+    assert cover.all()
+    assert 0 <= ct.min() < ct.max() <= 1
+    magnitude = np.abs(loaded.truth[0, 0])
+    similarity = {
+        shift: check_alignment(np.roll(ct, shift, (0, 1)), magnitude, cover).similarity
+        for shift in itertools.product(range(-2, 3), repeat=2)
+    }
+    assert max(similarity, key=similarity.get) == (0, 0)
+    assert np.abs(magnitude / magnitude.max() - ct).max() > 0.2  # other grey values
+
+
+@pytest.mark.parametrize("off", [8.0, 30.0])
+@pytest.mark.parametrize(("part", "name", "size"), CTS)
+def test_a_ct_is_off_by_millimetres_and_air_follows(part, name, size, off, data):
+    loaded = scan(part, name, data).load()
+    ((ct, _),), ((moved, cover),) = loaded.placed(0.0), loaded.placed(off)
+    x = np.arange(MATRIX[1]) * size / MATRIX[1]
+    expected = np.stack([np.interp(x - off, x, row, left=0.0) for row in ct])
+    np.testing.assert_allclose(moved, expected, atol=1e-5)
+    np.testing.assert_array_equal(cover, np.broadcast_to(x >= off, MATRIX))
+    assert np.abs(moved - ct).max() > 0.1
+
+
+def test_every_scan_has_a_ct_of_its_own(data):
+    cts = [one.load().placed(0.0)[0][0] for one in held_out_scans()]
+    assert all(np.abs(one - other).max() > 0.1 for i, one in enumerate(cts) for other in cts[:i])
+    np.testing.assert_array_equal(cts[0], held_out_scans(data)[0].load().placed(0.0)[0][0])
 
 
 @pytest.fixture

@@ -186,7 +186,7 @@ def test_only_the_central_plane_of_the_fusion_counts():
 
 def test_dropout_is_for_training_only():
     torch.manual_seed(0)
-    network, frames = UNet(3, 4).eval(), torch.rand(2, 3, 32, 32)
+    network, frames = UNet(3, 4, 0.3).eval(), torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(network(frames), network(frames))
         network.train()
@@ -195,7 +195,7 @@ def test_dropout_is_for_training_only():
 
 def test_initial_weights():
     torch.manual_seed(0)
-    network = UNet(3, 8)
+    network = UNet(3, 8, 0.3)
     expected = (2 / (1 + 0.01**2) / (128 * 9)) ** 0.5  # Kaiming, fan out
     assert network.bottleneck.conv1.weight.std().item() == pytest.approx(expected, rel=0.02)
     assert not any(module.bias.any() for module in network.modules() if isinstance(module, nn.ConvTranspose2d))

@@ -2,11 +2,12 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recon_core.training.library import Library
-from recon_core.training.series import KINDS, draw_series
+from recon_core.training.series import KINDS, draw_series, second_contrast
 
 SHAPE = (10, 36, 34)  # frame, y, x
 
@@ -136,3 +137,15 @@ def test_the_second_contrast_has_the_borders_of_the_first_frame():
         found.append(np.corrcoef(edges, others)[0, 1])
         assert np.abs(magnitude / magnitude.max() - series.anatomy).max() > 0.2
     assert np.median(found) > 0.3
+
+
+def test_the_second_contrast_maps_grey_values_and_leaves_air():
+    plane = torch.zeros(40, 40)
+    plane[10:30, 10:20], plane[10:30, 20:30] = 0.5, 1.0
+    for seed in range(4):
+        found = second_contrast(np.random.default_rng(seed), plane)
+        knots = np.random.default_rng(seed).uniform(0, 1, 5)
+        assert found.dtype == torch.float32
+        assert found[:9].abs().max() == 0
+        assert float(found[20, 15]) == pytest.approx((knots[1] + knots[2]) / 2, abs=1e-6)
+        assert float(found[20, 25]) == pytest.approx(knots[4], abs=1e-6)

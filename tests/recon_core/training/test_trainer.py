@@ -13,6 +13,7 @@ from recon_core.training import trainer as module
 from recon_core.training.library import Library
 from recon_core.training.losses import LOSSES
 from recon_core.training.measurements import measure
+from recon_core.training.objectives import objective
 from recon_core.training.plan import TrainingPlan
 from recon_core.training.series import KINDS, draw_series
 from recon_core.training.trainer import Trainer, reconstruct_series, scores
@@ -320,8 +321,34 @@ def test_crops_are_where_the_signal_is():
     target = torch.zeros(2, 5, 60, dtype=torch.complex64)
     target[..., 25:35] = 1
     rng = np.random.default_rng(0)
-    places = {module._place(target, 8, rng) for _ in range(200)}
+    places = {module.place_of_crop(target, 8, rng) for _ in range(200)}
     assert places == set(range(18, 35))
-    everywhere = {module._place(torch.ones(2, 5, 20, dtype=torch.complex64), 8, rng) for _ in range(200)}
+    everywhere = {module.place_of_crop(torch.ones(2, 5, 20, dtype=torch.complex64), 8, rng) for _ in range(200)}
     assert everywhere == set(range(13))
-    assert module._place(torch.zeros(2, 5, 8, dtype=torch.complex64), 8, rng) == 0
+    assert module.place_of_crop(torch.zeros(2, 5, 8, dtype=torch.complex64), 8, rng) == 0
+
+
+def test_layers_that_begin_at_zero_leave_the_start_alone(tmp_path):
+    zeroed = ("cascades.*.unet_*.conv.*",)
+    network = Trainer(tiny_plan("unrolled_resnet3d", zeroed=zeroed), Library(), Library(), tmp_path).network
+    last = [value for name, value in network.named_parameters() if ".conv." in name and ".unet_" in name]
+    assert last
+    assert not any(value.any() for value in last)
+    assert network.cascades[0].unet_real.pre_conv.weight.any()
+    with pytest.raises(SettingsError, match=r"zeroed names no parameter by 'cascades\.\?\.end'; there are such as"):
+        Trainer(tiny_plan("unrolled_resnet3d", zeroed=("cascades.?.end",)), Library(), Library(), tmp_path)
+
+
+def test_a_network_of_few_frames_learns_from_windows_of_longer_series(tmp_path, monkeypatch):
+    trainer = trainer_of(tmp_path, "unrolled_resnet3d", frames=(8, 8))
+    whole = with_start(trainer._measured(0).slice(), "cg_sense")
+    assert len(whole.hybrid) == 8
+    seen = []
+    monkeypatch.setattr(trainer.network, "reconstruct", lambda data: seen.append(data) or data.start)
+    loss = objective(trainer.network, trainer._measured(0), "squared", "cg_sense", np.random.default_rng(3))
+    first = int(np.random.default_rng(3).integers(8))
+    frames = [(first + number) % 8 for number in range(4)]
+    assert torch.equal(seen[0].start, whole.start[frames])  # made of all frames
+    assert torch.equal(seen[0].hybrid, whole.hybrid[frames])
+    assert torch.equal(seen[0].mask, whole.mask[frames])
+    assert loss == LOSSES["squared"](whole.start[frames], trainer._measured(0).target[frames])

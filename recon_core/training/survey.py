@@ -1,0 +1,168 @@
+"""Where a trained network can be relied on: compared with its fallback on scans drawn as in training, but never seen.
+
+What was drawn in training is not yet what was learned. The range that goes with the weights is cut down to the scans on
+which the network is no worse than cg_sense, and the limits of its images are those found there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from recon_core.engine import create_method
+from recon_core.errors import ModelError
+from recon_core.networks.method import signal_to_noise
+from recon_core.options import ReconOptions
+from recon_core.plausibility import image_figures
+from recon_core.quality import Limits, Sampling, TrainingRange
+from recon_core.training.trainer import draw_scan, place_of_crop, reconstruct_series, scores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from recon_core.networks.base import Network
+    from recon_core.quality import Bounds, ImageFigures
+    from recon_core.training.library import Library
+    from recon_core.training.plan import TrainingPlan
+
+_SEED = 800_000  # far from the seeds of any training
+_WIDTH = 48  # columns; neither method looks along the readout for more than folding leaves there
+_TOLERANCE = 0.2  # dB that an image may be worse than that of the fallback
+_MARGIN = 1.2  # of the limits, over what was found
+_CUT = ("acceleration", "coils", "lines", "centre_lines", "empty_frames", "snr")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A scan, and what the network made of it.
+
+    Parameters
+    ----------
+    scan
+        As the range sees it.
+    gain
+        PSNR in dB above that of cg_sense.
+    figures
+        Of the image, as the check after the network sees it.
+    """
+
+    scan: Sampling
+    gain: float
+    figures: ImageFigures
+
+
+def survey(network: Network, plan: TrainingPlan, library: Library) -> Iterator[Finding]:
+    """Compare a network with cg_sense on `TrainingPlan.survey` scans, one after the other.
+
+    Parameters
+    ----------
+    network
+        In evaluation mode.
+    plan
+        How it was trained.
+    library
+        Held-out images; may be empty.
+
+    Yields
+    ------
+    Finding
+        Of scan after scan.
+    """
+    fallback = create_method("cg_sense", ReconOptions())
+    for number in range(plan.survey):
+        seed = (_SEED, plan.seed, number)
+        whole = draw_scan(seed, plan, library, network.minimum_frames)
+        snr = signal_to_noise(whole.slice())
+        width = min(_WIDTH, whole.maps.shape[-1])
+        scan = whole.crop(place_of_crop(whole.target, width, np.random.default_rng(seed)), width)
+        _, n_coils, _, n_samples = whole.hybrid.shape
+        with torch.inference_mode():
+            reference = fallback(scan.slice())
+            image = reconstruct_series(network, scan, plan.start)
+            ours, theirs = (scores(each.numpy(), scan.target.numpy())[0] for each in (image, reference))
+            figures = image_figures(scan.slice(), image, reference)
+        yield Finding(Sampling.of(scan.mask.numpy(), n_coils, n_samples, snr), round(ours - theirs, 2), figures)
+
+
+def narrowed(trained: TrainingRange, findings: list[Finding]) -> TrainingRange:
+    """Cut a range down until no scan inside it is more than 0.2 dB worse than with cg_sense.
+
+    Parameters
+    ----------
+    trained
+        What was drawn in training.
+    findings
+        Of scans of all kinds.
+
+    Returns
+    -------
+    TrainingRange
+        Of all single cuts that exclude the worst scan, the one that keeps most good scans and fewest bad ones, until
+        there is no bad one left.
+
+    Raises
+    ------
+    ModelError
+        If no scan is left either.
+    """
+    while True:
+        inside = [finding for finding in findings if not trained.outside(finding.scan)]
+        if not inside:
+            raise ModelError(
+                f"no kind of scan was found on which the network is as good as cg_sense to within {_TOLERANCE} dB; the "
+                "weights are not exported. Train for more steps, or at another rate"
+            )
+        worst = min(inside, key=lambda finding: finding.gain)
+        if worst.gain >= -_TOLERANCE:
+            return trained
+        trained = max(_cuts(trained, worst.scan, inside), key=lambda cut: _worth(cut, inside))
+
+
+def _worth(cut: TrainingRange, findings: list[Finding]) -> tuple[int, int]:
+    """Good scans less bad ones that a range keeps, and good ones."""
+    kept = [one.gain >= -_TOLERANCE for one in findings if not cut.outside(one.scan)]
+    return 2 * sum(kept) - len(kept), sum(kept)
+
+
+def _cuts(trained: TrainingRange, scan: Sampling, findings: list[Finding]) -> Iterator[TrainingRange]:
+    """Ranges without a scan, each a little more than what one bound or pattern of another range excludes."""
+    for name in _CUT:
+        bounds: Bounds | None = getattr(trained, name)
+        value: float | None = getattr(scan, name)
+        if bounds is None or value is None:
+            continue
+        own = round(value, 2)  # as a range compares them
+        others = sorted(float(getattr(one.scan, name)) for one in findings)
+        below = [_rounded(value, name) for value in others if _rounded(value, name) < own]
+        above = [_rounded(value, name) for value in others if _rounded(value, name) > own]
+        narrower = [(bounds[0], value) for value in below[-1:]] + [(value, bounds[1]) for value in above[:1]]
+        for low, high in narrower:
+            if low <= high:
+                yield dataclasses.replace(trained, **{name: (low, high)})  # type: ignore[arg-type]
+    rest = tuple(pattern for pattern in trained.patterns or () if pattern != scan.pattern)
+    yield dataclasses.replace(trained, patterns=rest)
+
+
+def _rounded(value: float, name: str) -> float:
+    return round(value, 1) if name in ("acceleration", "snr") else value
+
+
+def found_limits(findings: list[Finding]) -> Limits:
+    """Give the limits of images: a fifth more than the most that was found.
+
+    Parameters
+    ----------
+    findings
+        Of scans inside the range.
+    """
+
+    def most(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return round(_MARGIN * max(known), 2) or None if known else None
+
+    figures = [finding.figures for finding in findings]
+    return Limits(residual=most([each.residual for each in figures]), change=most([each.change for each in figures]))
