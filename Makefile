@@ -10,8 +10,10 @@ BIN     = $(VENV)/bin
 demo: $(VENV)/.installed
 	mkdir -p demo
 	$(BIN)/cinestream simulate demo/scan.h5 --overwrite
-	$(BIN)/cinestream replay demo/scan.h5 --pipeline cg_sense --output demo/images.h5 --overwrite \
-		--truth demo/scan_truth.npz --gif demo/cine.gif --report demo/report.html
+	for method in zero_filled cg_sense crunet_mr; do \
+		$(BIN)/cinestream replay demo/scan.h5 --pipeline $$method --output demo/$$method.h5 --overwrite || exit 1; done
+	$(BIN)/cinestream evaluate demo/zero_filled.h5 demo/cg_sense.h5 demo/crunet_mr.h5 --truth demo/scan_truth.npz \
+		--gif demo/cine.gif --report demo/report.html
 
 test: $(VENV)/.installed-dev
 	$(BIN)/pytest -m "not slow and not cuda"

@@ -187,7 +187,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     return _evaluate_files(options)
 
 
-_OF_FILES = ("outputs", "truth", "slices", "csv", "dists_weights", "group")
+_OF_FILES = ("outputs", "truth", "slices", "gif", "csv", "dists_weights", "group")
 _OF_SUITE = ("methods", "data", "quick", "json", "fresh", "picture")
 
 
@@ -227,7 +227,7 @@ def _evaluate_files(options: argparse.Namespace) -> int:
     from gadgets import evaluate
 
     sources = [path for path in (*options.outputs, options.truth) if path.exists()]
-    for path in filter(None, (options.report, options.csv)):
+    for path in filter(None, (options.report, options.gif, options.csv)):
         if path.exists() and any(map(path.samefile, sources)):
             raise SettingsError(f"{path} is one of the files to read; choose another one to write")
     dists = None
@@ -240,6 +240,9 @@ def _evaluate_files(options: argparse.Namespace) -> int:
     if options.csv:
         evaluate.write_csv(options.csv, evaluations)
         _say(f"scores in {options.csv}")
+    if options.gif:
+        evaluate.write_gif(options.gif, evaluations, truth)
+        _say(f"loop in {options.gif}")
     if options.report:
         evaluate.write_page(options.report, evaluations, truth, options.truth.name)
         _say(f"report in {options.report}")
@@ -517,6 +520,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     text = "truth of the scan: .npz with 'image' or 'reference' (slice, frame, y, x)"
     files.add_argument("--truth", type=Path, metavar="FILE", help=text)
     files.add_argument("--slices", action="store_true", help="print the scores of every slice too")
+    text = "write a looped GIF of them side by side, and the errors of the last one"
+    files.add_argument("--gif", type=Path, metavar="FILE", help=text)
     files.add_argument("--csv", type=Path, metavar="FILE", help="write the scores as CSV")
     text = "measure DISTS too, with these weights (.safetensors: VGG-16 features.*, alpha, beta; none come along)"
     files.add_argument("--dists-weights", type=Path, metavar="FILE", help=text)

@@ -24,6 +24,8 @@ from gadgets.page import (
     SCORES_EXPLAINED,
     comparison,
     document,
+    gray,
+    loop,
     loop_step,
     score_table,
     white_level,
@@ -252,6 +254,32 @@ def write_csv(path: Path, evaluations: Sequence[Evaluation]) -> None:
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def write_gif(path: Path, evaluations: Sequence[Evaluation], truth: Truth) -> None:
+    """Write a looped GIF: all outputs side by side and the errors of the last one, a row for every slice.
+
+    Parameters
+    ----------
+    path
+        Where to write.
+    evaluations, truth
+        As `evaluate` gives them.
+
+    Raises
+    ------
+    ResourceError
+        If the file cannot be written.
+    """
+    window = white_level(truth)
+    names = [evaluation.series.name.removesuffix(".h5") for evaluation in evaluations]
+    tiles = []
+    for i, known in enumerate(truth):
+        images = [evaluation.series.frames[i] for evaluation in evaluations]
+        tiles += [gray(frames, window) for frames in images]
+        tiles.append(gray(np.abs(images[-1] - np.abs(known)), window / ERROR_GAIN))
+    titles = [*names, f"error of {names[-1]} × {ERROR_GAIN}"]
+    write_file(path, loop(tiles, len(titles), evaluations[0].series.seconds, titles))
 
 
 def write_page(path: Path, evaluations: Sequence[Evaluation], truth: Truth, source: str) -> None:

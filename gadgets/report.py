@@ -11,7 +11,6 @@ from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image as Picture
 
 from gadgets import __version__
 from gadgets.buffer import describe
@@ -24,9 +23,9 @@ from gadgets.page import (
     document,
     embedded,
     embedded_loop,
-    encoded,
     figure,
     gray,
+    loop,
     loop_step,
     montage,
     moving_column,
@@ -54,8 +53,6 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
-_GIF_TILE = 256  # pixels along the shorter side of a tile at least
-_GIF_LEVELS = np.uint8(0xFE)  # 7 bits of gray, which no eye misses and saves a third of the file
 _MAP_SIDE = 64  # pixels kept of a coil map along the longer side, about
 
 
@@ -183,25 +180,9 @@ def write_gif(path: Path, collector: ReportCollector, truth: NDArray[np.number] 
     if not series:
         raise DataError("there are no images to make a GIF from")
     panels = _panels(series, truth)
-    tiles = [panel for row in panels for panel in row]
-    height, width = (max(tile.shape[axis] for tile in tiles) for axis in (1, 2))
-    factor = max(1.0, _GIF_TILE / min(height, width))
-    size = (round(width * factor), round(height * factor))
     across = math.ceil(math.sqrt(len(panels) / len(panels[0]))) * len(panels[0])
-    n_frames = max(map(len, tiles))
-    pictures = []
-    for i in range(n_frames):
-        # Slices with fewer frames run slower, so that all loops stay in step.
-        frames = [
-            Picture.fromarray(_padded(tile[i * len(tile) // n_frames], (height, width))).resize(
-                size, Picture.Resampling.LANCZOS
-            )
-            for tile in tiles
-        ]
-        page = montage([np.asarray(frame) for frame in frames], across)
-        pictures.append(Picture.fromarray(page & _GIF_LEVELS))
-    duration = 10 * round(collector.frame_seconds * 100)  # GIF knows no finer steps
-    write_file(path, encoded(pictures, "GIF", duration))
+    tiles = [panel for row in panels for panel in row]
+    write_file(path, loop(tiles, across, collector.frame_seconds))
 
 
 def _panels(series: Sequence[NDArray[np.float32]], truth: NDArray[np.number] | None) -> list[list[Pixels]]:
@@ -214,12 +195,6 @@ def _panels(series: Sequence[NDArray[np.float32]], truth: NDArray[np.number] | N
         [gray(ours, window), gray(theirs, window), gray(np.abs(ours - theirs), window / ERROR_GAIN)]
         for ours, theirs in zip(scaled(series, truth), np.abs(truth), strict=True)
     ]
-
-
-def _padded(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
-    before = [(wanted - size) // 2 for wanted, size in zip(shape, pixels.shape, strict=True)]
-    after = [wanted - size - b for wanted, size, b in zip(shape, pixels.shape, before, strict=True)]
-    return np.pad(pixels, tuple(zip(before, after, strict=True)))
 
 
 # --- the report -------------------------------------------------------------------------------------------------------

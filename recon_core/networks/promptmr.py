@@ -63,6 +63,12 @@ class PromptMRConfig:
         Whether the blocks weight their channels.
     learnable_prompt
         Whether training changes the components of the prompts; as published they stay as they were drawn.
+    learned_maps
+        Make the coil maps with a network, as published. False takes those of the slice, and what they make of the coils
+        is the image: a short training need not find out first what coil maps are.
+    keeps_mean
+        The mean of an image, taken out before a U-net of the cascades, is put back into the change that this gives, as
+        published; the U-net cannot know it, and what it leaves of it in the last cascade stays. False leaves it out.
 
     Raises
     ------
@@ -86,6 +92,8 @@ class PromptMRConfig:
     bottleneck_blocks: int = 3
     channel_attention: bool = True
     learnable_prompt: bool = False
+    learned_maps: bool = True
+    keeps_mean: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a window that has no centre, and no cascades."""
@@ -161,7 +169,7 @@ class PromptMR(Network):
         super().__init__()
         self.config = config or PromptMRConfig()
         shared_slope = nn.PReLU()
-        self.sens_net = SensitivityNetwork(self.config, shared_slope)
+        self.sens_net = SensitivityNetwork(self.config, shared_slope) if self.config.learned_maps else None
         self.cascades = nn.ModuleList(Cascade(self.config, shared_slope) for _ in range(self.config.cascades))
 
     def check_checkpoint(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -202,6 +210,8 @@ class PromptMR(Network):
         ------
         DataError
             If axes disagree.
+        ModelError
+            If the maps are not learned; there are none then.
         """
         kspace = self._unroll(hybrid, mask, low_frequencies, only_centre=True)
         magnitude: torch.Tensor = _root_sum_of_squares(torch.fft.ifft(kspace[:, 0], norm="ortho")).mT
@@ -226,6 +236,8 @@ class PromptMR(Network):
         ------
         DataError
             If axes disagree.
+        ModelError
+            If the maps are not learned.
         """
         return from_lines(self._unroll(hybrid, mask, low_frequencies, only_centre=False))
 
@@ -235,11 +247,13 @@ class PromptMR(Network):
         size, device = (n_x, n_y), self._device()
         coil_image = 8 * n_x * n_y
 
-        n_images = self.sens_net.portion(size, device)
-        n_map_frames = min(n_frames, max(1, n_images // n_coils))
-        n_images = min(n_images, n_map_frames * n_coils)
-        coils = n_map_frames * n_coils * coil_image
-        learning = max(5 * coils, 3 * coils + n_images * self.sens_net.norm_unet.working_bytes(size))
+        learning = 0
+        if self.sens_net is not None:
+            n_images = self.sens_net.portion(size, device)
+            n_map_frames = min(n_frames, max(1, n_images // n_coils))
+            n_images = min(n_images, n_map_frames * n_coils)
+            coils = n_map_frames * n_coils * coil_image
+            learning = max(5 * coils, 3 * coils + n_images * self.sens_net.norm_unet.working_bytes(size))
 
         n_windows = min(n_frames, self._window_portion((n_coils, *size), device))
         window = n_windows * self.config.adjacent_frames * n_coils * coil_image
@@ -265,7 +279,8 @@ class PromptMR(Network):
         -------
         torch.Tensor
             ``(frame, y, x)`` complex64, in the units of the data: the magnitude is the root sum of squares, the phase
-            that of the same coil images combined with the maps of the slice, and zero where there is no such.
+            that of the same coil images combined with the maps of the slice, and zero where there is no such. With
+            ``learned_maps=False``, this combination.
         """
         mask = data.mask.bool()
         measured = to_lines(data.hybrid, mask)
@@ -273,7 +288,11 @@ class PromptMR(Network):
         if data.start is not None:
             first = to_lines(fft(data.maps * data.start[:, None], (-2,)), torch.ones_like(mask))
             first = torch.where(torch.fft.ifftshift(mask, -1)[:, None, None], measured, first)
-        maps = self._coil_maps(measured[None], mask[None], None, (data.reference[None], data.measured[None]))[0]
+        if self.sens_net is None:
+            maps = data.maps.mT.expand(measured.shape)
+        else:
+            reference = (data.reference[None], data.measured[None])
+            maps = self._coil_maps(self.sens_net, measured[None], mask[None], None, reference)[0]
         n_frames, n_coils, n_x, n_y = measured.shape
         centre = self.config.adjacent_frames // 2
         slots = torch.arange(-centre, centre + 1, device=mask.device)
@@ -284,7 +303,10 @@ class PromptMR(Network):
             frames = torch.arange(begin, min(begin + portion, n_frames), device=mask.device)
             window = (frames[:, None] + slots) % n_frames
             kspace = self._cascade(first[window], measured[window], mask[window], maps[window], only_centre=True)[:, 0]
-            image[begin : begin + portion] = _combine(torch.fft.ifft(kspace, norm="ortho"), weights)
+            coils = torch.fft.ifft(kspace, norm="ortho")
+            image[begin : begin + portion] = (
+                (weights * coils).sum(-3) if self.sens_net is None else _combine(coils, weights)
+            )
         return image.mT
 
     def _unroll(
@@ -297,15 +319,18 @@ class PromptMR(Network):
                 f"windows must be (batch, {n_frames} frames, coil, ky, x) with a mask (batch, {n_frames} frames, ky), "
                 f"got {tuple(hybrid.shape)} and {tuple(mask.shape)}"
             )
+        if self.sens_net is None:
+            raise ModelError("this PromptMR has no network for coil maps; reconstruct takes those of a slice")
         mask = mask.bool()
         reference = [time_average(*window) for window in zip(hybrid, mask, strict=True)]
         averages, averaged = (torch.stack(parts) for parts in zip(*reference, strict=True))
         measured = to_lines(hybrid, mask)
-        maps = self._coil_maps(measured, mask, low_frequencies, (averages, averaged))
+        maps = self._coil_maps(self.sens_net, measured, mask, low_frequencies, (averages, averaged))
         return self._cascade(measured, measured, mask, maps, only_centre=only_centre)
 
+    @staticmethod
     def _coil_maps(
-        self,
+        sens_net: SensitivityNetwork,
         measured: torch.Tensor,
         mask: torch.Tensor,
         low_frequencies: int | torch.Tensor | None,
@@ -314,7 +339,7 @@ class PromptMR(Network):
         """Learned maps ``(batch, frame, coil, x, y)``; `reference` is lines ``(batch, coil, ky, x)``, mask."""
         centre, is_own = _centres(mask, reference[1], low_frequencies)
         replacement = None if bool(is_own.all()) else to_lines(*reference)
-        portion = max(1, self.sens_net.portion(measured.shape[-2:], mask.device) // max(1, measured.shape[2]))
+        portion = max(1, sens_net.portion(measured.shape[-2:], mask.device) // max(1, measured.shape[2]))
         maps = torch.empty_like(measured)
         for entry in range(len(measured)):
             for first in range(0, measured.shape[1], portion):
@@ -323,7 +348,7 @@ class PromptMR(Network):
                 if replacement is not None:
                     kspace = torch.where(is_own[entry, frames, None, None, None], kspace, replacement[entry])
                 kspace = kspace * centre[entry, frames, None, None]
-                maps[entry, frames] = self.sens_net(torch.fft.ifft(kspace, norm="ortho"))
+                maps[entry, frames] = sens_net(torch.fft.ifft(kspace, norm="ortho"))
         return maps
 
     def _window_portion(self, shape: tuple[int, int, int], device: torch.device) -> int:
@@ -334,7 +359,7 @@ class PromptMR(Network):
 
     def _device(self) -> torch.device:
         """Where the weights are."""
-        return self.sens_net.norm_unet.unet.conv_last.weight.device
+        return self.cascades[0].dc_weight.device  # type: ignore[return-value]
 
     def _cascade(
         self, kspace: torch.Tensor, measured: torch.Tensor, mask: torch.Tensor, maps: torch.Tensor, *, only_centre: bool
@@ -475,9 +500,8 @@ class Cascade(nn.Module):
 
     def __init__(self, config: PromptMRConfig, shared_slope: nn.PReLU) -> None:
         super().__init__()
-        self.model = NormPromptUnet(
-            config.adjacent_frames, config.features, config.feature_dim, config.prompt_dim, config, shared_slope
-        )
+        widths = config.features, config.feature_dim, config.prompt_dim
+        self.model = NormPromptUnet(config.adjacent_frames, *widths, config, shared_slope, keeps_mean=config.keeps_mean)
         self.dc_weight = nn.Parameter(torch.ones(1))
 
     def forward(
@@ -504,6 +528,8 @@ class NormPromptUnet(nn.Module):
         Everything else.
     shared_slope
         The PReLU of all blocks but the first.
+    keeps_mean
+        Whether the mean that is taken out is put back.
     """
 
     def __init__(
@@ -514,14 +540,17 @@ class NormPromptUnet(nn.Module):
         prompt_dim: Widths,
         config: PromptMRConfig,
         shared_slope: nn.PReLU,
+        *,
+        keeps_mean: bool = True,
     ) -> None:
         super().__init__()
+        self._keeps_mean = keeps_mean
         self.unet = PromptUnet(2 * images, features, feature_dim, prompt_dim, config, shared_slope)
         self._channels = 2 * images, features, feature_dim[0]
         self._prompt = prompt_dim[0], config.prompt_size[0]
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """``(image, channel, row, column)`` complex64 to the same; a constant image comes out as it is."""
+        """``(image, channel, row, column)`` complex64 to the same; a constant image comes out as it is, or as zero."""
         n_rows, n_columns = image.shape[-2:]
         rows, columns = _padded(n_rows) - n_rows, _padded(n_columns) - n_columns
         top, left = rows // 2, columns // 2
@@ -529,7 +558,9 @@ class NormPromptUnet(nn.Module):
         deviation, mean = torch.std_mean(channels, (1, 2, 3), keepdim=True)
         channels = (channels - mean) / torch.where(deviation > 0, deviation, 1)
         channels = self.unet(functional.pad(channels, (left, columns - left, top, rows - top)))
-        channels = channels[..., top : top + n_rows, left : left + n_columns] * deviation + mean
+        channels = channels[..., top : top + n_rows, left : left + n_columns] * deviation
+        if self._keeps_mean:
+            channels = channels + mean
         return torch.complex(*channels.chunk(2, 1))
 
     def working_bytes(self, size: tuple[int, int]) -> int:

@@ -264,10 +264,10 @@ SHORT: dict[str, dict[str, Any]] = {
     "promptmr": {
         "network": {
             "cascades": 5, "adjacent_frames": 5, "features": 16, "feature_dim": (24, 32, 40),
-            "prompt_dim": (8, 16, 24), "sens_features": 8, "sens_feature_dim": (12, 16, 20),
-            "sens_prompt_dim": (4, 8, 12), "encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1, 1),
-            "bottleneck_blocks": 1, "learnable_prompt": True,
-        }
+            "prompt_dim": (8, 16, 24), "encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1, 1),
+            "bottleneck_blocks": 1, "learnable_prompt": True, "learned_maps": False, "keeps_mean": False,
+        },
+        "zeroed": ("cascades.*.model.unet.conv_last.*",),
     },
     "cst_net": {"network": {"layout": "planar", "channels": 16}},
     "dual_unet_resnet3d": {
@@ -279,7 +279,10 @@ SHORT: dict[str, dict[str, Any]] = {
         "network": {"frames": 4, "features": 16, "fusion": "none", "residual": True, "dropout": 0.0},
         "frozen_norm": 0.0, "zeroed": ("cascades.*.unet_*.conv.*",),
     },
-    "atlf_net": {"network": {"base": 16, "rank": 2, "channels": 16, "phases": 5, "ct_dropout": True}},
+    "atlf_net": {
+        "network": {"base": 16, "rank": 2, "channels": 16, "phases": 5, "ct_dropout": True},
+        "zeroed": ("phases.*.block.conv_G.*",),
+    },
     "dstdm": {
         "network": {"channels": 32, "channel_factors": (1, 2, 2), "blocks": 1, "parametrisation": "edm"},
         "loss": "denoising", "survey": 40,  # sampling takes long

@@ -5,10 +5,12 @@ import re
 import h5py
 import numpy as np
 import pytest
+from PIL import Image as Picture
 
 from gadgets.cli import main
-from gadgets.evaluate import evaluate, read_series, table, write_csv, write_page
+from gadgets.evaluate import evaluate, read_series, table, write_csv, write_gif, write_page
 from gadgets.files import ImageFile, read_images
+from gadgets.page import GAP
 from gadgets.protocol import IMAGE_HEADER, Image
 from gadgets.scores import SCORES, measure, read_truth, scaled
 from gadgets.simulate import ScanPlan, write_simulation
@@ -382,3 +384,33 @@ def test_errors_of_use(noisy, known, tmp_path, run):
     assert status == 1
     assert "nan.h5" in err
     assert "no finite numbers" in err
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_loop_has_all_outputs_and_the_error_of_the_last(truth, known, noisy, tmp_path):
+    good, bad = write_scan(tmp_path / "good.h5", truth * 3), write_scan(tmp_path / "bad.h5", noisy)
+    evaluations, magnitudes = evaluate([good, bad], known)
+    write_gif(tmp_path / "a.gif", evaluations, magnitudes)
+    write_gif(tmp_path / "b.gif", evaluations[::-1], magnitudes)
+    with Picture.open(tmp_path / "a.gif") as first, Picture.open(tmp_path / "b.gif") as second:
+        assert first.n_frames == truth.shape[1]
+        assert first.info["loop"] == 0
+        pages = [np.asarray(picture.convert("L"), np.float32) for picture in (first, second)]
+    n_rows, n_columns = truth.shape[2:]
+    width, height = (pages[0].shape[1] - 2 * GAP) // 3, (pages[0].shape[0] - GAP) // 2
+    assert width / n_columns == pytest.approx(height / n_rows, rel=0.15)
+    bottoms = [page[-height:] for page in pages]
+    columns = [[page[:, i * (width + GAP) :][:, :width] for i in range(3)] for page in bottoms]
+    assert np.array_equal(columns[0][0], columns[1][1])
+    assert np.array_equal(columns[0][1], columns[1][0])
+    assert columns[0][2].mean() > 5  # of the bad one
+    assert columns[1][2].mean() < 1
+    assert pages[0][:20].max() > 150  # names
+
+
+def test_a_loop_that_cannot_be_written(truth, known, tmp_path):
+    evaluations, magnitudes = evaluate([write_scan(tmp_path / "a.h5", truth)], known)
+    with pytest.raises(ResourceError, match="cannot write"):
+        write_gif(tmp_path / "absent" / "a.gif", evaluations, magnitudes)

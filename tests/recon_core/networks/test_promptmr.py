@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from recon_core.coils.calibration import time_average
 from recon_core.data import HybridSlice
@@ -413,6 +414,7 @@ def test_half_precision_stays_near():
         ((5, 20, 40, 32), {}),  # the largest: the prompts of small images
         ((1, 30, 64, 64), {"adjacent_frames": 5}),  # the coils of a window
         ((2, 1, 101, 96), {"features": 32}),  # the feature maps of a cascade
+        ((2, 4, 96, 80), {"learned_maps": False}),
     ],
 )
 def test_prediction_is_near_the_measured_peak(shape, different):
@@ -422,3 +424,41 @@ def test_prediction_is_near_the_measured_peak(shape, different):
     with torch.inference_mode():
         measured = peak_bytes(lambda: network.reconstruct(data))
     assert measured <= network.working_bytes(shape) <= 1.5 * measured
+
+
+# --- with the maps of the slice ---------------------------------------------------------------------------------------
+
+
+class Nothing(nn.Module):
+    """Changes no image."""
+
+    def forward(self, image):
+        return torch.zeros_like(image)
+
+
+def test_without_learned_maps_those_of_the_slice_are_used():
+    network, data = filled(replace(SMALL, learned_maps=False)), cine(uniform(3, 28))
+    assert not any(name.startswith("sens_net") for name in network.state_dict())
+    with torch.inference_mode():
+        image = network.reconstruct(data)
+        other = network.reconstruct(replace(data, maps=data.maps.flip(0)))
+        assert error(other, image) > 0.01
+        learned = filled()
+        assert (
+            error(learned.reconstruct(replace(data, maps=data.maps.flip(0))).abs(), learned.reconstruct(data).abs())
+            < 1e-6
+        )
+    for cascade in network.cascades:
+        cascade.model = Nothing()
+    truth = torch.randn(3, 28, 20, dtype=torch.complex64, generator=torch.Generator().manual_seed(3))
+    hybrid = fft(data.maps * truth[:, None], (-2,)) * data.mask[:, None, :, None]
+    with torch.inference_mode():
+        image = network.reconstruct(replace(data, hybrid=hybrid, start=truth))
+    assert error(image, truth) < 1e-5
+
+
+def test_without_learned_maps_there_is_nothing_to_do_without_a_slice():
+    network, data = filled(replace(SMALL, learned_maps=False)), cine(uniform(3, 28))
+    for method in (network, network.complete):
+        with pytest.raises(ModelError, match="no network for coil maps"):
+            method(data.hybrid[None], data.mask[None])
