@@ -278,7 +278,7 @@ def write_gif(path: Path, evaluations: Sequence[Evaluation], truth: Truth) -> No
         images = [evaluation.series.frames[i] for evaluation in evaluations]
         tiles += [gray(frames, window) for frames in images]
         tiles.append(gray(np.abs(images[-1] - np.abs(known)), window / ERROR_GAIN))
-    titles = [*names, f"error of {names[-1]} × {ERROR_GAIN}"]
+    titles = [*names, f"{ERROR_GAIN} x error of {names[-1]}"]
     write_file(path, loop(tiles, len(titles), evaluations[0].series.seconds, titles))
 
 

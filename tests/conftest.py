@@ -1,14 +1,22 @@
 """What all tests share."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
 import recon_core  # noqa: F401 - before torch, for the settings that it makes for it
 
+PACKAGED = Path(__file__).parents[1] / "weights"
+
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_weights_of_the_user(tmp_path_factory):
-    """The weights that whoever runs the tests has imported must not change them."""
+def _no_weights(tmp_path_factory):
+    """The weights that whoever runs the tests has imported must not change them, nor those that come along."""
+    folder = tmp_path_factory.mktemp("weights")
+    shutil.copy(PACKAGED / "known.yaml", folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
         patch.delenv("CINESTREAM_WEIGHTS", raising=False)
+        patch.setattr("recon_core.manifest._packaged", lambda: folder)
         yield

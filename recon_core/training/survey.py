@@ -33,7 +33,10 @@ _SEED = 800_000  # far from the seeds of any training
 _WIDTH = 48  # columns; neither method looks along the readout for more than folding leaves there
 _TOLERANCE = 0.2  # dB that an image may be worse than that of the fallback
 _MARGIN = 1.2  # of the limits, over what was found
-_CUT = ("acceleration", "coils", "lines", "centre_lines", "empty_frames", "snr")
+_BEAM = 40  # ranges that are followed at a time
+# What may be cut at its lower or upper end. More calibration lines harm nobody, though scans that are easy have more.
+_LOWER = ("acceleration", "coils", "centre_lines", "snr")
+_UPPER = ("acceleration", "coils", "empty_frames", "snr")
 
 
 @dataclass(frozen=True)
@@ -101,25 +104,31 @@ def narrowed(trained: TrainingRange, findings: list[Finding]) -> TrainingRange:
     Returns
     -------
     TrainingRange
-        Of all single cuts that exclude the worst scan, the one that keeps most good scans and fewest bad ones, until
-        there is no bad one left.
+        That with most scans among those that a search found: cut after cut, each excluding the worst scan that is left
+        by one bound or pattern, the most promising ones are followed.
 
     Raises
     ------
     ModelError
         If no scan is left either.
     """
-    while True:
-        inside = [finding for finding in findings if not trained.outside(finding.scan)]
-        if not inside:
-            raise ModelError(
-                f"no kind of scan was found on which the network is as good as cg_sense to within {_TOLERANCE} dB; the "
-                "weights are not exported. Train for more steps, or at another rate"
-            )
-        worst = min(inside, key=lambda finding: finding.gain)
-        if worst.gain >= -_TOLERANCE:
-            return trained
-        trained = max(_cuts(trained, worst.scan, inside), key=lambda cut: _worth(cut, inside))
+    beam, best, most = [trained], None, 0
+    while beam:
+        cuts: dict[TrainingRange, tuple[int, int]] = {}
+        for one in beam:
+            inside = [finding for finding in findings if not one.outside(finding.scan)]
+            worst = min(inside, key=lambda finding: finding.gain, default=None)
+            if worst is not None and worst.gain < -_TOLERANCE:
+                cuts |= {cut: _worth(cut, inside) for cut in _cuts(one, worst.scan, inside)}
+            elif len(inside) > most:
+                best, most = one, len(inside)
+        beam = sorted((cut for cut in cuts if cuts[cut][1] > most), key=lambda cut: cuts[cut], reverse=True)[:_BEAM]
+    if best is None:
+        raise ModelError(
+            f"no kind of scan was found on which the network is as good as cg_sense to within {_TOLERANCE} dB; the "
+            "weights are not exported. Train for more steps, or at another rate"
+        )
+    return best
 
 
 def _worth(cut: TrainingRange, findings: list[Finding]) -> tuple[int, int]:
@@ -130,16 +139,16 @@ def _worth(cut: TrainingRange, findings: list[Finding]) -> tuple[int, int]:
 
 def _cuts(trained: TrainingRange, scan: Sampling, findings: list[Finding]) -> Iterator[TrainingRange]:
     """Ranges without a scan, each a little more than what one bound or pattern of another range excludes."""
-    for name in _CUT:
+    for name in dict.fromkeys((*_LOWER, *_UPPER)):
         bounds: Bounds | None = getattr(trained, name)
         value: float | None = getattr(scan, name)
         if bounds is None or value is None:
             continue
         own = round(value, 2)  # as a range compares them
-        others = sorted(float(getattr(one.scan, name)) for one in findings)
-        below = [_rounded(value, name) for value in others if _rounded(value, name) < own]
-        above = [_rounded(value, name) for value in others if _rounded(value, name) > own]
-        narrower = [(bounds[0], value) for value in below[-1:]] + [(value, bounds[1]) for value in above[:1]]
+        others = sorted(_rounded(float(getattr(one.scan, name)), name) for one in findings)
+        below = [other for other in others if other < own and name in _UPPER]
+        above = [other for other in others if other > own and name in _LOWER]
+        narrower = [(bounds[0], other) for other in below[-1:]] + [(other, bounds[1]) for other in above[:1]]
         for low, high in narrower:
             if low <= high:
                 yield dataclasses.replace(trained, **{name: (low, high)})  # type: ignore[arg-type]

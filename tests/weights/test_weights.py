@@ -1,0 +1,61 @@
+"""The weights that come along: whole, described, and of use."""
+
+import numpy as np
+import pytest
+import torch
+
+from recon_core.engine import Engine
+from recon_core.held_out import held_out_scans
+from recon_core.manifest import list_weights
+from recon_core.methods import METHODS
+from recon_core.options import ReconOptions
+from recon_core.training.trainer import scores
+from recon_core.weights import load_network
+from tests.conftest import PACKAGED
+
+MOST_BYTES = 120e6
+
+
+@pytest.fixture
+def packaged(monkeypatch):
+    monkeypatch.setattr("recon_core.manifest._packaged", lambda: PACKAGED)
+    return list_weights()
+
+
+def test_every_file_is_listed_and_every_entry_complete(packaged):
+    files = {path.name for path in PACKAGED.glob("*.safetensors")}
+    assert {entry.file.name for entry in packaged.values()} == files
+    assert files
+    assert sum(path.stat().st_size for path in PACKAGED.glob("*.safetensors")) < MOST_BYTES
+    for name, entry in packaged.items():
+        assert name == f"{entry.method}-small"
+        assert METHODS[entry.method].network
+        assert entry.licence == "Apache-2.0"
+        assert entry.range.acceleration[1] >= 4
+        assert entry.limits.residual
+        assert entry.limits.change
+        assert entry.training["steps"] >= 1000
+        assert entry.metrics["survey"]["median_gain"] > 0
+        assert entry.metrics["survey"]["least_gain"] >= -0.2
+
+
+def test_every_file_is_loaded(packaged):
+    for entry in packaged.values():
+        network = load_network(entry, torch.device("cpu"))
+        assert all(bool(parameter.isfinite().all()) for parameter in network.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["cine", "view", "realtime"])
+def test_networks_are_better_than_their_fallback_on_held_out_scans(packaged, part):
+    scan = next(scan for scan in held_out_scans() if scan.part == part).load()
+    engine, gains = Engine("cpu"), {}
+    data = scan.measured("uniform_8")[0]
+    fallback = engine.reconstruct(data, ReconOptions())
+    for entry in packaged.values():
+        image = engine.reconstruct(data, ReconOptions(method=entry.method, weights=entry.name))
+        assert image.method in (entry.method, "cg_sense")  # which is sent for what is outside the range
+        ours, theirs = (scores(each.image, scan.truth[0])[0] for each in (image, fallback))
+        gains[entry.name] = ours - theirs
+    assert min(gains.values()) >= -0.2
+    assert np.max([*gains.values()]) > 0.3
