@@ -594,7 +594,8 @@ _TRAIN_HELP = """\
 Series of known truth are drawn without end: beating hearts of the simulator, the images of --data, other shapes, in
 motion of many kinds; coils, lines and noise are drawn for each. The preset "short" trains a narrow network in one to
 three hours of a CPU core; "published" has the loss, optimiser and schedule of the paper, for a GPU. The weights are
-exported as METHOD-small or METHOD when the plan is done, with the range of scans that they were trained for.
+exported as METHOD-small or METHOD when the plan is done, with the range of scans on which they are no worse than
+cg_sense; that comparison takes some minutes more.
 
   cinestream train crunet_mr --samples samples.png
   cinestream train crunet_mr --folder training/crunet_mr --minutes 9

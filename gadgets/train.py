@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 from tqdm import tqdm
@@ -121,6 +123,8 @@ def export(trainer: Trainer, folder: Path) -> WeightsEntry:
         training={
             "steps": trainer.step,
             "minutes": round(trainer.seconds / 60),
+            "hardware": f"{platform.machine()} CPU, threads: {torch.get_num_threads()}",
+            "data": "simulated series" + (_PICTURES if trainer.library.cines or trainer.library.stills else ""),
             **{name: str(value) for name, value in dataclasses.asdict(plan).items() if name in _RECIPE},
         },
         metrics=metrics,
@@ -129,6 +133,7 @@ def export(trainer: Trainer, folder: Path) -> WeightsEntry:
         return write_weights(network, facts, plan.name, folder)
 
 
+_PICTURES = " and series made of the Sunnybrook Cardiac Data (CC0)"
 _RECIPE = ("seed", "loss", "rate", "schedule", "frames", "lines", "width", "precision")
 
 

@@ -90,7 +90,7 @@ class Trainer:
 
     def __init__(self, plan: TrainingPlan, library: Library, held_out: Library, folder: Path) -> None:
         self.plan = plan
-        self._library = library
+        self.library = library
         self.held_out = held_out
         self._folder = folder
         torch.manual_seed(plan.seed)
@@ -243,7 +243,7 @@ class Trainer:
         """The scan of that number."""
         if self._scan is None or self._scan[0] != number:
             seed = (self.plan.seed, number)
-            self._scan = number, draw_scan(seed, self.plan, self._library, self.network.minimum_frames)
+            self._scan = number, draw_scan(seed, self.plan, self.library, self.network.minimum_frames)
         return self._scan[1]
 
     # --- held-out scans -----------------------------------------------------------------------------------------------

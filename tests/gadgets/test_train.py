@@ -131,6 +131,8 @@ def test_exported_weights_say_what_they_are(trained, tmp_path):
     assert entry.limits == Limits(residual=0.12, change=0.36)
     assert entry.metrics["survey"] == {"scans": 2, "of": 2, "median_gain": 0.2, "least_gain": -0.1}
     assert (entry.training["steps"], entry.training["seed"], entry.training["loss"]) == (4, "0", "decibel")
+    assert entry.training["data"] == "simulated series"
+    assert "CPU" in entry.training["hardware"]
     assert entry.metrics["validation"] == {kind: values[0] for kind, values in trainer.validate().items()}
     assert entry.source.startswith("trained with cinestream ")
     network = load_network(entry, "cpu")
