@@ -259,7 +259,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "crunet_mr": {"network": {"cascades": 5, "channels": 16}},
     "unet3d_mr": {"network": {"cascades": 5, "channels": 16}},
     "crnn_mri": {"network": {"iterations": 5, "channels": 24, "shared_weights": False}},
-    # the U-Nets normalise the brightness of every image away, which takes long to learn around
+    # the recurrent denoiser has the image pass by it; with a U-Net instead short trainings got no further than their start
     "cinenet": {"network": {"cascades": 5, "channels": 24, "dynamic_type": "CRNN", "constant_steps": False}},
     "promptmr": {
         "network": {
@@ -271,7 +271,7 @@ SHORT: dict[str, dict[str, Any]] = {
     },
     "cst_net": {"network": {"layout": "planar", "channels": 16}},
     "dual_unet_resnet3d": {
-        # a channel for every frame, each with weights of its own: with few frames they meet more series
+        # a channel for every frame, each with weights of its own: with few frames there is less to learn
         "network": {"frames": 4, "features": 16, "residual": True, "dropout": 0.0}, "frozen_norm": 0.0,
         "zeroed": ("unet_*.conv.*",),
     },

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from recon_core.training.plan import TrainingPlan
 
 _SEED = 800_000  # far from the seeds of any training
-_WIDTH = 48  # columns; neither method looks along the readout for more than folding leaves there
+_WIDTH = 48  # columns, to be quick
 _TOLERANCE = 0.2  # dB that an image may be worse than that of the fallback
 _MARGIN = 1.2  # of the limits, over what was found
 _BEAM = 40  # ranges that are followed at a time
