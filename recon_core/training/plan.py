@@ -259,7 +259,7 @@ SHORT: dict[str, dict[str, Any]] = {
     "crunet_mr": {"network": {"cascades": 5, "channels": 16}},
     "unet3d_mr": {"network": {"cascades": 5, "channels": 16}},
     "crnn_mri": {"network": {"iterations": 5, "channels": 24, "shared_weights": False}},
-    # the recurrent denoiser has the image pass by it; with a U-Net instead short trainings got no further than their start
+    # the image passes by the recurrent denoiser; with a U-Net short trainings got no further than their start
     "cinenet": {"network": {"cascades": 5, "channels": 24, "dynamic_type": "CRNN", "constant_steps": False}},
     "promptmr": {
         "network": {
