@@ -42,6 +42,8 @@ class TrainingPlan:
     zeroed
         Patterns (``*``, ``?``) of names of parameters that begin at zero: of the layers that give a change of the
         image, so that the network begins with the image that it starts from.
+    passing
+        Such patterns of weights of convolutions that begin by handing on the mean of the images they get.
     steps
         Updates of the weights, one crop each.
     loss
@@ -82,6 +84,7 @@ class TrainingPlan:
     name: str
     network: Mapping[str, Any] = field(default_factory=dict)
     zeroed: tuple[str, ...] = ()
+    passing: tuple[str, ...] = ()
     steps: int = 4000
     loss: str = "decibel"
     rate: float = 1e-3
@@ -138,8 +141,10 @@ class TrainingPlan:
             raise SettingsError(f"rate must be above 0 and average below 1, got {self.rate} and {self.average}")
         if not isinstance(self.decoupled, bool):
             raise SettingsError(f"decoupled must be true or false, got {self.decoupled!r}")
-        if not isinstance(self.zeroed, tuple) or not all(isinstance(pattern, str) for pattern in self.zeroed):
-            raise SettingsError(f"zeroed must be a list of names of parameters, got {self.zeroed!r}")
+        for name in ("zeroed", "passing"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(isinstance(pattern, str) for pattern in value):
+                raise SettingsError(f"{name} must be a list of names of parameters, got {value!r}")
         for name, choices in _choices(self.method).items():
             if getattr(self, name) not in choices:
                 raise SettingsError(
@@ -269,7 +274,10 @@ SHORT: dict[str, dict[str, Any]] = {
         },
         "zeroed": ("cascades.*.model.unet.conv_last.*",),
     },
-    "cst_net": {"network": {"layout": "planar", "channels": 16}},
+    "cst_net": {
+        "network": {"layout": "planar", "channels": 12},
+        "zeroed": ("stages.*.fusion.weight", "stages.*.conv4_x.*"), "passing": ("embedding.weight", "end.weight"),
+    },
     "dual_unet_resnet3d": {
         # a channel for every frame, each with weights of its own: with few frames there is less to learn
         "network": {"frames": 4, "features": 16, "residual": True, "dropout": 0.0}, "frozen_norm": 0.0,

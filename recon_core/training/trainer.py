@@ -95,7 +95,10 @@ class Trainer:
         self._folder = folder
         torch.manual_seed(plan.seed)
         self.network = build_network(plan.method, plan.network)
-        _zero(self.network, plan.zeroed)
+        for name in _named(self.network, "zeroed", plan.zeroed):
+            nn.init.zeros_(self.network.get_parameter(name))
+        for name in _named(self.network, "passing", plan.passing):
+            _pass_on(name, self.network.get_parameter(name))
         kind = torch.optim.AdamW if plan.decoupled else torch.optim.Adam
         parameters = list(self.network.parameters())
         self._optimiser = kind(parameters, lr=plan.rate, betas=plan.betas, weight_decay=plan.weight_decay)
@@ -308,15 +311,27 @@ class _Averaged:
         self._swap()
 
 
-def _zero(network: nn.Module, patterns: Iterable[str]) -> None:
-    """Set the parameters of these names to zero."""
-    parameters = dict(network.named_parameters())
+def _named(network: nn.Module, field: str, patterns: Iterable[str]) -> Iterator[str]:
+    """Names of the parameters that patterns of a plan mean."""
+    known = [name for name, _ in network.named_parameters()]
     for pattern in patterns:
-        names = fnmatch.filter(parameters, pattern)
+        names = fnmatch.filter(known, pattern)
         if not names:
-            raise SettingsError(f"zeroed names no parameter by {pattern!r}; there are such as {', '.join(parameters)}")
-        for name in names:
-            nn.init.zeros_(parameters[name])
+            raise SettingsError(f"{field} names no parameter by {pattern!r}; there are such as {', '.join(known)}")
+        yield from names
+
+
+def _pass_on(name: str, weight: torch.Tensor) -> None:
+    """Make a convolution give the mean of its input, taken as so many images of the size of its result."""
+    if weight.ndim < 3 or weight.shape[1] % weight.shape[0]:
+        raise SettingsError(f"passing names {name}, which is no weight of a convolution of whole images")
+    out = torch.arange(len(weight))
+    centre = tuple(size // 2 for size in weight.shape[2:])
+    n_images = weight.shape[1] // len(weight)
+    with torch.no_grad():
+        weight.zero_()
+        for image in range(n_images):
+            weight[(out, image * len(weight) + out, *centre)] = 1 / n_images
 
 
 def draw_scan(seed: tuple[int, ...], plan: TrainingPlan, library: Library, fewest: int = 1) -> Measurement:

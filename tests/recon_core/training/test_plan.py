@@ -111,6 +111,7 @@ WRONG = [
     ({"crops": True}, "crops must be a whole number from 1, got True"),
     ({"seed": -1}, "seed must be a whole number from 0, got -1"),
     ({"zeroed": "last.*"}, "zeroed must be a list of names of parameters, got 'last"),
+    ({"passing": [1]}, r"passing must be a list of names of parameters, got \(1,"),
     ({"rate": "1e-3"}, "rate must be a number from 0, got '1e-3'; YAML takes"),
     ({"rate": 0}, "rate must be above 0"),
     ({"rate": float("nan")}, "rate must be a number from 0, got nan"),

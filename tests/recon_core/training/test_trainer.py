@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from recon_core.consistency import DataConsistency
 from recon_core.errors import DataError, ResourceError, SettingsError
+from recon_core.networks.cst_net import normalise
 from recon_core.networks.start import with_start
 from recon_core.simulate.sampling import interleaved_mask
 from recon_core.training import trainer as module
@@ -14,7 +16,7 @@ from recon_core.training.library import Library
 from recon_core.training.losses import LOSSES
 from recon_core.training.measurements import measure
 from recon_core.training.objectives import objective
-from recon_core.training.plan import TrainingPlan
+from recon_core.training.plan import SHORT, TrainingPlan
 from recon_core.training.series import KINDS, draw_series
 from recon_core.training.trainer import Trainer, reconstruct_series, scores
 from recon_core.weights import build_network
@@ -337,6 +339,31 @@ def test_layers_that_begin_at_zero_leave_the_start_alone(tmp_path):
     assert network.cascades[0].unet_real.pre_conv.weight.any()
     with pytest.raises(SettingsError, match=r"zeroed names no parameter by 'cascades\.\?\.end'; there are such as"):
         Trainer(tiny_plan("unrolled_resnet3d", zeroed=("cascades.?.end",)), Library(), Library(), tmp_path)
+
+
+def test_cst_net_begins_with_its_start_made_consistent(tmp_path):
+    short = SHORT["cst_net"]
+    trainer = trainer_of(tmp_path, "cst_net", zeroed=short["zeroed"], passing=short["passing"])
+    scan = trainer._measured(0)
+    data = with_start(scan.slice(), "cg_sense")
+    consistency = DataConsistency(data.maps, data.mask, data.hybrid)
+    with torch.inference_mode():
+        image, expected, stages = trainer.network.reconstruct(data), data.start, []
+        for count in (5, 5, 4):  # transformers and recurrences of the stages; measured samples replaced after each
+            for _ in range(count):
+                expected = normalise(consistency.hard(expected), consistency)
+            stages.append(expected)
+        expected = normalise(consistency.hard(torch.stack(stages).mean(0)), consistency)
+    torch.testing.assert_close(image, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [("embedding.bias", r"passing names no parameter"), ("*.qkv.weight", r"passing names .*qkv.weight, which is no")],
+)
+def test_what_cannot_pass_images_on(pattern, message, tmp_path):
+    with pytest.raises(SettingsError, match=message):
+        trainer_of(tmp_path, "cst_net", passing=(pattern,))
 
 
 def test_a_network_of_few_frames_learns_from_windows_of_longer_series(tmp_path, monkeypatch):
