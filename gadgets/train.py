@@ -21,7 +21,7 @@ from recon_core.training.coverage import covered
 from recon_core.training.library import Library, read_library
 from recon_core.training.measurements import draw_mask
 from recon_core.training.series import KINDS, draw_series
-from recon_core.training.survey import found_limits, narrowed, survey
+from recon_core.training.survey import reliable, survey
 from recon_core.training.trainer import Trainer
 from recon_core.weights import write_weights
 
@@ -102,8 +102,7 @@ def export(trainer: Trainer, folder: Path) -> WeightsEntry:
     with trainer.averaged() as network:
         seen = survey(network, plan, trainer.held_out)
         findings = list(tqdm(seen, total=plan.survey, unit=" scans", desc="comparing with cg_sense", disable=None))
-    trained = narrowed(covered(plan, trainer.network.minimum_frames), findings)
-    inside = [finding for finding in findings if not trained.outside(finding.scan)]
+    trained, limits, inside = reliable(covered(plan, trainer.network.minimum_frames), findings)
     gains = [finding.gain for finding in inside]
     gain = round(float(np.median(gains)), 2)
     metrics: dict[str, float | dict[str, float]] = {
@@ -117,7 +116,7 @@ def export(trainer: Trainer, folder: Path) -> WeightsEntry:
         window=trainer.network.maximum_frames or plan.frames[1],
         start=plan.start,
         range=trained,
-        limits=found_limits(inside),
+        limits=limits,
         source=f"trained with cinestream {__version__}",
         licence="Apache-2.0",
         training={

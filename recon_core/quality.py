@@ -257,16 +257,20 @@ class ImageFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Figures of the images of weights, at most, on scans like those of the training.
+    """Figures of the images of weights on scans like those of the training.
 
     Parameters
     ----------
     residual, change
-        As in `ImageFigures`; None where it was not recorded, and `DEFAULT_RESIDUAL` and `DEFAULT_CHANGE` hold.
+        At most, as in `ImageFigures`; None where it was not recorded, and `DEFAULT_RESIDUAL` and `DEFAULT_CHANGE` hold.
+    least_change
+        The change below which the network had nothing to gain and the image of cg_sense may be better: easy scans.
+        None where there is no such change.
     """
 
     residual: float | None = None
     change: float | None = None
+    least_change: float | None = None
 
     @classmethod
     def parse(cls, mapping: Mapping[str, object]) -> Limits:
@@ -281,11 +285,25 @@ class Limits:
         values: dict[str, float] = {}
         for name, value in mapping.items():
             if name not in known:
-                raise SettingsError(f"limits of an image are {' and '.join(known)}; there is no {name!r}")
+                raise SettingsError(f"limits of an image are {', '.join(known)}; there is no {name!r}")
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise SettingsError(f"{name} of limits must be a positive number, got {value!r}")
             values[name] = float(value)
-        return cls(**values)
+        limits = cls(**values)
+        if not limits.gains(limits.most_change):
+            raise SettingsError(
+                f"least_change of limits must be below the change of {limits.most_change:g}, got {limits.least_change}"
+            )
+        return limits
+
+    @property
+    def most_change(self) -> float:
+        """The change that an image may have: the one recorded, or that by default."""
+        return DEFAULT_CHANGE if self.change is None else self.change
+
+    def gains(self, change: float | None) -> bool:
+        """Whether an image of this change is likely to be better than that of cg_sense; yes where it is not known."""
+        return self.least_change is None or change is None or not change < self.least_change
 
     def mapping(self) -> dict[str, float]:
         """Give the limits as a manifest has them."""
@@ -293,10 +311,14 @@ class Limits:
 
     def describe(self) -> str:
         """Say them in one line."""
-        return ", ".join(f"{name} up to {_percent(value)}" for name, value in self.mapping().items())
+        parts = [] if self.residual is None else [f"residual up to {_percent(self.residual)}"]
+        if self.change is not None or self.least_change is not None:
+            least = "" if self.least_change is None else f"from {_percent(self.least_change)} "
+            parts.append(f"change {least}up to {_percent(self.most_change)}")
+        return ", ".join(parts)
 
     def exceeded(self, figures: ImageFigures) -> list[str]:
-        """Say what is wrong with an image; nothing if all is well.
+        """Say why an image should not be sent; nothing if all is well.
 
         Parameters
         ----------
@@ -317,6 +339,11 @@ class Limits:
             if found is not None and not found <= limit:  # also what is not a number
                 known_from = "by default" if recorded is None else "on scans of its training"
                 reasons.append(f"{what.format(_percent(found))}, at most {_percent(limit)} {known_from}")
+        if figures.change is not None and self.least_change is not None and not self.gains(figures.change):
+            reasons.append(
+                f"differs by {_percent(figures.change)} from that of cg_sense, and below "
+                f"{_percent(self.least_change)} there was nothing to gain on scans of its training"
+            )
         # of an image that is wrong as a whole, the time average explains little whatever moves
         if not reasons and figures.motion is not None and figures.motion < _LEAST_MOTION:
             reasons.append("stands still while the data move")

@@ -1,7 +1,8 @@
 """Where a trained network can be relied on: compared with its fallback on scans drawn as in training, but never seen.
 
 What was drawn in training is not yet what was learned. The range that goes with the weights is cut down to the scans on
-which the network is no worse than cg_sense, and the limits of its images are those found there.
+which the network is no worse than cg_sense, and the limits of its images are those found there. Easy scans, on which it
+has nothing to gain, show in an image that hardly differs from that of cg_sense.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _WIDTH = 48  # columns, to be quick
 _TOLERANCE = 0.2  # dB that an image may be worse than that of the fallback
 _MARGIN = 1.2  # of the limits, over what was found
 _BEAM = 40  # ranges that are followed at a time
+_LEAST_CHANGES = np.arange(11) / 50  # below which a network may leave a scan to the fallback
 # What may be cut at its lower or upper end. More calibration lines harm nobody, though scans that are easy have more.
 _LOWER = ("acceleration", "coils", "centre_lines", "snr")
 _UPPER = ("acceleration", "coils", "empty_frames", "snr")
@@ -91,7 +93,49 @@ def survey(network: Network, plan: TrainingPlan, library: Library) -> Iterator[F
         yield Finding(Sampling.of(scan.mask.numpy(), n_coils, n_samples, snr), round(ours - theirs, 2), figures)
 
 
-def narrowed(trained: TrainingRange, findings: list[Finding]) -> TrainingRange:
+def reliable(trained: TrainingRange, findings: list[Finding]) -> tuple[TrainingRange, Limits, list[Finding]]:
+    """Find the scans on which a network is no more than 0.2 dB worse than cg_sense, and how to tell them.
+
+    Parameters
+    ----------
+    trained
+        What was drawn in training.
+    findings
+        Of scans of all kinds.
+
+    Returns
+    -------
+    tuple
+        The range, cut down; the limits of the images; the findings inside both, as many as a search found. The least
+        change is the one out of a few that leaves most of them; where several do, the one with the wider range.
+
+    Raises
+    ------
+    ModelError
+        If no scan is left.
+    """
+    best: tuple[TrainingRange, Limits, list[Finding]] | None = None
+    most = (0, 0)
+    for least_change in _LEAST_CHANGES:
+        lower = Limits(least_change=float(least_change) or None)
+        gaining = [finding for finding in findings if lower.gains(finding.figures.change)]
+        cut = narrowed(trained, gaining)
+        if cut is None:
+            continue
+        inside = [finding for finding in gaining if not cut.outside(finding.scan)]
+        worth = len(inside), sum(not cut.outside(finding.scan) for finding in findings)
+        if worth > most:
+            upper = found_limits(inside)
+            best, most = (cut, dataclasses.replace(upper, least_change=lower.least_change), inside), worth
+    if best is None:
+        raise ModelError(
+            f"no kind of scan was found on which the network is as good as cg_sense to within {_TOLERANCE} dB; the "
+            "weights are not exported. Train for more steps, or at another rate"
+        )
+    return best
+
+
+def narrowed(trained: TrainingRange, findings: list[Finding]) -> TrainingRange | None:
     """Cut a range down until no scan inside it is more than 0.2 dB worse than with cg_sense.
 
     Parameters
@@ -103,14 +147,9 @@ def narrowed(trained: TrainingRange, findings: list[Finding]) -> TrainingRange:
 
     Returns
     -------
-    TrainingRange
+    TrainingRange or None
         That with most scans among those that a search found: cut after cut, each excluding the worst scan that is left
-        by one bound or pattern, the most promising ones are followed.
-
-    Raises
-    ------
-    ModelError
-        If no scan is left either.
+        by one bound or pattern, the most promising ones are followed. None if no scan is left either.
     """
     beam, best, most = [trained], None, 0
     while beam:
@@ -123,11 +162,6 @@ def narrowed(trained: TrainingRange, findings: list[Finding]) -> TrainingRange:
             elif len(inside) > most:
                 best, most = one, len(inside)
         beam = sorted((cut for cut in cuts if cuts[cut][1] > most), key=lambda cut: cuts[cut], reverse=True)[:_BEAM]
-    if best is None:
-        raise ModelError(
-            f"no kind of scan was found on which the network is as good as cg_sense to within {_TOLERANCE} dB; the "
-            "weights are not exported. Train for more steps, or at another rate"
-        )
     return best
 
 
@@ -161,7 +195,7 @@ def _rounded(value: float, name: str) -> float:
 
 
 def found_limits(findings: list[Finding]) -> Limits:
-    """Give the limits of images: a fifth more than the most that was found.
+    """Give the upper limits of images: a fifth more than the most that was found.
 
     Parameters
     ----------

@@ -325,13 +325,10 @@ def _pass_on(name: str, weight: torch.Tensor) -> None:
     """Make a convolution give the mean of its input, taken as so many images of the size of its result."""
     if weight.ndim < 3 or weight.shape[1] % weight.shape[0]:
         raise SettingsError(f"passing names {name}, which is no weight of a convolution of whole images")
-    out = torch.arange(len(weight))
-    centre = tuple(size // 2 for size in weight.shape[2:])
-    n_images = weight.shape[1] // len(weight)
-    with torch.no_grad():
-        weight.zero_()
-        for image in range(n_images):
-            weight[(out, image * len(weight) + out, *centre)] = 1 / n_images
+    n_out, n_images = len(weight), weight.shape[1] // len(weight)
+    kernels = weight.detach().zero_().flatten(2)
+    for channel in range(n_out):
+        kernels[channel, channel::n_out, kernels.shape[2] // 2] = 1 / n_images
 
 
 def draw_scan(seed: tuple[int, ...], plan: TrainingPlan, library: Library, fewest: int = 1) -> Measurement:

@@ -130,7 +130,10 @@ def test_limits_survive_the_manifest():
     assert Limits.parse(LIMITS).mapping() == LIMITS
     assert Limits.parse({"change": 1}) == Limits(change=1.0)
     assert Limits.parse(LIMITS).describe() == "residual up to 10 %, change up to 35 %"
+    assert Limits.parse({**LIMITS, "least_change": 0.1}).mapping() == {**LIMITS, "least_change": 0.1}
+    assert Limits(least_change=0.1).describe() == "change from 10 % up to 80 %"
     assert Limits().mapping() == {}
+    assert Limits().describe() == ""
 
 
 @pytest.mark.parametrize(
@@ -142,6 +145,8 @@ def test_limits_survive_the_manifest():
         ({"change": "0.3"}, "change of limits must be a positive number, got '0.3'"),
         ({"change": float("inf")}, "must be a positive number"),
         ({"change": float("nan")}, "must be a positive number"),
+        ({"change": 0.3, "least_change": 0.4}, "least_change of limits must be below the change of 0.3, got 0.4"),
+        ({"least_change": 0.9}, "must be below the change of 0.8, got 0.9"),
     ],
 )
 def test_other_limits_are_refused(mapping, message):
@@ -158,6 +163,15 @@ def test_what_exceeds_its_limit_is_said():
         "differs by 61 % from that of cg_sense, at most 35 % on scans of its training",
     ]
     assert limits.exceeded(ImageFigures(residual=0.1, change=0.2, motion=0.0)) == ["stands still while the data move"]
+
+
+def test_an_image_with_nothing_to_gain_is_left_to_cg_sense():
+    limits = Limits(least_change=0.1)
+    assert limits.exceeded(ImageFigures(change=0.1)) == []
+    assert limits.exceeded(ImageFigures(residual=0.1)) == []  # not known
+    assert limits.exceeded(ImageFigures(change=0.0999)) == [
+        "differs by 9.99 % from that of cg_sense, and below 10 % there was nothing to gain on scans of its training"
+    ]
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e30])

@@ -14,7 +14,7 @@ from recon_core.options import ReconOptions
 from recon_core.quality import ImageFigures, Limits, Sampling, TrainingRange
 from recon_core.training.coverage import covered
 from recon_core.training.library import Library
-from recon_core.training.survey import Finding, found_limits, narrowed, survey
+from recon_core.training.survey import Finding, found_limits, narrowed, reliable, survey
 from recon_core.training.trainer import draw_scan, scores
 from tests.recon_core.training.test_trainer import tiny_plan
 
@@ -93,8 +93,24 @@ def test_noise_and_calibration_are_cut_at_either_end():
 
 
 def test_a_network_that_is_good_for_nothing_is_refused():
+    findings = [finding(-1.0, "random"), finding(-2.0)]
+    assert narrowed(DRAWN, findings) is None
     with pytest.raises(ModelError, match="no kind of scan"):
-        narrowed(DRAWN, [finding(-1.0, "random"), finding(-2.0)])
+        reliable(DRAWN, findings)
+
+
+def test_scans_where_nothing_is_to_be_gained_are_told_by_the_change():
+    good = [finding(1.0, snr=s, change=c) for s, c in ((30.0, 0.4), (200.0, 0.21), (500.0, 0.3))]
+    easy = [finding(g, snr=s, change=0.11) for g, s in ((-1.0, 20.0), (0.5, 40.0), (-2.0, 300.0))]
+    cut, limits, inside = reliable(DRAWN, good + easy)
+    assert cut == DRAWN
+    assert limits == Limits(change=0.48, least_change=0.12)  # the smallest that tells them
+    assert inside == good
+
+
+def test_no_change_is_too_small_for_a_network_that_is_always_good():
+    findings = [finding(1.0, change=0.01), finding(1.0, change=None), finding(2.0, change=0.5)]
+    assert reliable(DRAWN, findings) == (DRAWN, Limits(change=0.6), findings)
 
 
 found = st.builds(
@@ -113,9 +129,8 @@ found = st.builds(
 def test_no_bad_scan_is_inside_and_the_range_only_shrinks(findings):
     if not any(one.gain >= -0.2 for one in findings):
         return
-    try:
-        cut = narrowed(DRAWN, findings)
-    except ModelError:  # good and bad ones may be the same scan
+    cut = narrowed(DRAWN, findings)
+    if cut is None:  # good and bad ones may be the same scan
         return
     kept = [one for one in findings if not cut.outside(one.scan)]
     assert kept
