@@ -2,7 +2,8 @@
 
 A slice is complete when every (frame, line) that the header promises has arrived, or its flags or the order of the
 stream say so, or at the end. Nothing is assumed of the order in which slices, frames and lines come. What the header
-says of counters is a plan, not a promise: buffers grow with what arrives.
+says of counters is a plan, not a promise: buffers grow with what arrives. Where a gate makes the frames from the time
+stamps, a slice is complete when the next one begins or the measurement ends: no counter says how long the last beat is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gadgets.gating import Gate, Gated
     from gadgets.header import Encoding, ScanHeader
     from gadgets.problems import Problems
 
@@ -145,6 +147,7 @@ class _Buffer:
     rows: int
     averages: int
     virtual: VirtualCoils | None = None
+    gate: Gate | None = None
     parts: list[Readouts] = field(default_factory=list)
     frame: list[NDArray[np.intp]] = field(default_factory=list)
     row: list[NDArray[np.intp]] = field(default_factory=list)
@@ -153,6 +156,8 @@ class _Buffer:
     flagged: NDArray[np.intp] = field(init=False)  # (frame,): LAST_IN_SLICE so far
     reopened: bool = False  # readouts came after the flag that should have been the last of their frame
     was_left: bool = False  # readouts of another slice came in between
+    beyond: int = 0  # readouts of frames above the header's limit
+    stamps: set[int] = field(default_factory=set)  # one or two values of the time since the trigger
 
     def __post_init__(self) -> None:
         self.came = np.zeros((self.frames_expected, self.rows, self.averages), np.bool_)
@@ -166,6 +171,9 @@ class _Buffer:
             self.flagged = np.concatenate([self.flagged, np.zeros(more, np.intp)])
         self.came[frame, row, np.minimum(readouts.headers["idx"]["average"], self.averages - 1)] = True
         self.reopened |= bool((self.flagged[frame] >= self.averages).any())
+        self.beyond += int(np.count_nonzero(frame >= self.frames_expected))
+        if self.gate is not None and len(self.stamps) < 2:
+            self.stamps.update(np.unique(readouts.headers["physiology_time_stamp"][:, 0])[:2].tolist())
         last = (readouts.headers["flags"] & AcquisitionFlag.LAST_IN_SLICE.bit) != 0
         np.add.at(self.flagged, frame[last], 1)
         self.parts.append(readouts)
@@ -174,6 +182,14 @@ class _Buffer:
         self.count += len(readouts)
         if self.virtual is not None:
             self.virtual.take(self.parts, row)
+
+    @property
+    def gated(self) -> bool:
+        """Time stamps make the frames, which no counter promises."""
+        if self.gate is None:
+            return False
+        runs_on = len(self.stamps) > 1 and self.gate.runs_on(self.beyond, self.count)
+        return self.gate.expected or runs_on
 
     def lines(self, *, complete: bool = False) -> NDArray[np.intp]:
         """How many lines each frame has ``(frame,)``; `complete` counts those with all averages only."""
@@ -193,6 +209,7 @@ class _Plan:
         self.last = min(self.rows - 1, last + self.offset)
         self.lines_in_header = (first, last)
         self.frames = min(encoding.count(time_axis), _MOST_FRAMES)
+        self.limited = time_axis in encoding.limits
         self.averages = min(encoding.count("average"), _MOST_AVERAGES)
         self.segmented = encoding.count("segment") > 1
         lines = max(0, self.last - self.first + 1)
@@ -201,17 +218,21 @@ class _Plan:
 
     def is_full(self, buffer: _Buffer) -> bool:
         """Every promised line of every promised frame has come, as often as promised."""
-        return buffer.count >= self.fewest_readouts and bool(
-            buffer.came[: self.frames, self.first : self.last + 1].all()
+        return (
+            not buffer.gated
+            and buffer.count >= self.fewest_readouts
+            and bool(buffer.came[: self.frames, self.first : self.last + 1].all())
         )
 
     def looks_complete(self, buffer: _Buffer) -> bool:
         """Every promised frame has at least the lines that the acceleration leaves."""
+        if buffer.gated:
+            return int(np.count_nonzero(buffer.came.any(axis=(0, 2)))) >= self.fewest_lines
         return bool((buffer.lines(complete=True)[: self.frames] >= self.fewest_lines).all())
 
     def is_flagged_complete(self, buffer: _Buffer) -> bool:
         """Decide on a LAST_IN_SLICE flag, which senders set once per slice, per frame, or per segment."""
-        if buffer.reopened:
+        if buffer.reopened or buffer.gated:
             return False
         enough = self.looks_complete(buffer)
         if (buffer.flagged[: self.frames] >= self.averages).all():
@@ -235,6 +256,8 @@ class SliceBuffers:
         Coils that coil compression keeps; 0 keeps as many as `coil_energy` asks for.
     coil_energy
         Share of the signal energy that coil compression keeps; 1 keeps all coils.
+    gate
+        Makes frames from time stamps where the counter cannot; None takes the counter.
     """
 
     def __init__(
@@ -244,8 +267,10 @@ class SliceBuffers:
         time_axis: str = "auto",
         virtual_coils: int = 0,
         coil_energy: float = 1.0,
+        gate: Gate | None = None,
     ) -> None:
         self._header = header
+        self._gate = gate
         self._virtual = (virtual_coils, coil_energy)
         self._problems = problems
         self._time_axis = [_time_axis(encoding, time_axis) for encoding in header.encodings]
@@ -362,7 +387,8 @@ class SliceBuffers:
             return
         buffer = self._buffer(key, plan, readouts.data.shape[1])
         flags = readouts.headers["flags"] & _LAST
-        if not flags.any() and buffer.count + len(readouts) < plan.fewest_readouts:
+        open_end = self._gate is not None and self._gate.expected
+        if not flags.any() and (open_end or buffer.count + len(readouts) < plan.fewest_readouts):
             buffer.add(readouts, time, row)
             return
         # The slice may end within the run: what it holds must not depend on how the stream was cut into runs.
@@ -407,7 +433,8 @@ class SliceBuffers:
             coils, energy = self._virtual
             fewer = coils < n_coils if coils else energy < 1
             virtual = VirtualCoils(coils, energy, plan.rows // 2, plan.fewest_lines) if fewer else None
-            self._open[key] = buffer = _Buffer(plan.frames, plan.rows, plan.averages, virtual)
+            gate = self._gate if plan.limited or self._gate is None or self._gate.expected else None
+            self._open[key] = buffer = _Buffer(plan.frames, plan.rows, plan.averages, virtual, gate)
         return buffer
 
     def _finish(self, key: SliceKey) -> Iterator[CompleteSlice]:
@@ -432,7 +459,13 @@ class SliceBuffers:
         data = np.concatenate([part.data for part in buffer.parts])
         headers = np.concatenate([part.headers for part in buffer.parts])
         buffer.parts.clear()
-        frames = self._frames(key, buffer, plan, headers, frame)
+        try:
+            gated = self._gated(key, plan, headers, frame, row, data)
+            if gated is not None:
+                return self._from_gate(key, gated, plan, compression)
+            frames = self._frames(key, buffer, plan, headers, frame)
+        except DataError as error:
+            frames = self._only_complete(buffer, plan, str(error))
         if not len(frames):
             return None
         place = np.full(len(buffer.came), -1)
@@ -440,15 +473,58 @@ class SliceBuffers:
         used = _latest_of_each(place[frame], row, headers["idx"]["average"].astype(np.intp))
         place_of, row, data, headers = place[frame][used], row[used], data[used], headers[used]
         kspace, measured = _accumulate(place_of, row, data, (len(frames), plan.rows))
+        lines = np.count_nonzero(measured, axis=1)
         return CompleteSlice(
             key,
             CineSlice(kspace, measured > 0, self._calibration(key, plan.rows, compression)),
             headers[_nearest_to_center(place_of, row, len(frames), plan.rows // 2)],
             frames,
-            np.count_nonzero(measured, axis=1),
-            tuple(self._missing(key, frames, measured, plan)),
+            lines,
+            tuple(self._missing(key, frames, lines, plan.frames, plan)),
             compression,
         )
+
+    def _gated(
+        self,
+        key: SliceKey,
+        plan: _Plan,
+        headers: NDArray[np.void],
+        frame: NDArray[np.intp],
+        row: NDArray[np.intp],
+        data: NDArray[np.complex64],
+    ) -> Gated | None:
+        if self._gate is None or (self._time_axis[key.encoding] != "phase" and not self._gate.forced):
+            return None
+        promised = plan.frames if plan.limited else 0
+        return self._gate(describe(key), headers, frame, row, data, (promised, plan.rows))
+
+    def _from_gate(
+        self, key: SliceKey, gated: Gated, plan: _Plan, compression: NDArray[np.complex64] | None
+    ) -> CompleteSlice:
+        lines = np.count_nonzero(gated.mask, axis=1)
+        frames = np.flatnonzero(lines)
+        missing = self._missing(key, frames, lines[frames], len(lines), plan)
+        return CompleteSlice(
+            key,
+            CineSlice(gated.kspace[frames], gated.mask[frames], self._calibration(key, plan.rows, compression)),
+            gated.headers[frames],
+            frames,
+            lines[frames],
+            (*gated.notes, *missing),
+            compression,
+            gated.meta,
+        )
+
+    def _only_complete(self, buffer: _Buffer, plan: _Plan, why: str) -> NDArray[np.intp]:
+        """The counter's frames that have all lines, where the gate that should have made others could not."""
+        lines = buffer.lines()
+        complete = np.flatnonzero(lines >= plan.fewest_lines)
+        if self._gate is not None and self._gate.forced:
+            complete = complete[:0]
+        lost = np.count_nonzero(lines) - len(complete)
+        text = f"{why}. {len(complete)} frames of the counter are shown, {lost} without all their lines are not"
+        self._problems.add("gating", text if len(complete) else f"{why}. There are no images of it", damage=bool(lost))
+        return complete
 
     def _frames(
         self,
@@ -474,14 +550,13 @@ class SliceBuffers:
         return np.flatnonzero(keep & ~stray)
 
     def _missing(
-        self, key: SliceKey, frames: NDArray[np.intp], measured: NDArray[np.intp], plan: _Plan
+        self, key: SliceKey, frames: NDArray[np.intp], lines: NDArray[np.intp], promised: int, plan: _Plan
     ) -> Iterator[str]:
-        """Note and name what the header promised and did not come."""
-        lines = np.count_nonzero(measured, axis=1)
+        """Note and name what was promised and did not come; `lines` is how many each of the frames has."""
         short = lines < plan.fewest_lines
-        absent = sorted(set(range(plan.frames)) - set(frames.tolist()))
+        absent = sorted(set(range(promised)) - set(frames.tolist()))
         if absent:
-            text = f"{describe(key)} has no readouts in {len(absent)} of {plan.frames} frames (first: {absent[0]})"
+            text = f"{describe(key)} has no readouts in {len(absent)} of {promised} frames (first: {absent[0]})"
             self._problems.add("absent", f"{text}; no images are made for them", damage=True)
             yield text
         if short.any():

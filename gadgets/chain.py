@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from gadgets.buffer import SliceBuffers, describe
 from gadgets.ct import load_ct
+from gadgets.gating import Gate
 from gadgets.images import ImageMaker
 from gadgets.pipeline import check_weights
 from gadgets.preparation import Preparation
@@ -99,8 +100,9 @@ class Chain:
         self._engine = engine
         self._watch = watch
         self._preparation = Preparation(header, self.summary.problems, whiten=settings.whiten)
+        gate = None if settings.gating == "counter" else Gate(header, settings, self.summary.problems)
         self._buffers = SliceBuffers(
-            header, self.summary.problems, settings.time_axis, settings.virtual_coils, settings.coil_energy
+            header, self.summary.problems, settings.time_axis, settings.virtual_coils, settings.coil_energy, gate
         )
         self._images = ImageMaker(header, settings)
         self._ct = load_ct(header, settings, self.summary.problems)

@@ -42,6 +42,38 @@ class Settings(ReconOptions):
         "counter that numbers the frames; auto takes phase, or repetition when only that one counts",
         choices=("auto", "phase", "repetition"),
     )
+    gating: str = option(
+        "auto",
+        "how lines come into frames: counter by the counter of time_axis, retrospective by their time since the R "
+        "wave; auto is retrospective where the header announces it or the phases run on unevenly from beat to beat",
+        choices=("auto", "counter", "retrospective"),
+    )
+    gated_frames: int = option(
+        0,
+        "retrospective gating: frames of the cycle; 0 takes RetroGatedImages of the header, else as many as a beat has "
+        "readouts of a line",
+        minimum=0,
+        maximum=4096,
+    )
+    arrhythmia_tolerance: float = option(
+        0.25,
+        "retrospective gating: beats whose RR interval differs by more than this share from the typical one are "
+        "rejected",
+        minimum=0.01,
+        maximum=1.0,
+    )
+    rr_stretch: str = option(
+        "diastole",
+        "retrospective gating: how beats of different length become one cycle; diastole keeps the length of systole, "
+        "cycle stretches all",
+        choices=("diastole", "cycle"),
+    )
+    stamp_tick: float = option(
+        0.0,
+        "retrospective gating: tick of the time stamps in ms; 0 takes 2.5 for Siemens and simulations, 1 for others",
+        minimum=0.0,
+        maximum=1000.0,
+    )
     virtual_coils: int = option(
         0, "virtual coils that coil compression keeps; 0 keeps as many as coil_energy asks for", minimum=0
     )

@@ -17,9 +17,10 @@ import numpy as np
 from gadgets.files import write_scan
 from gadgets.protocol import ACQUISITION_HEADER, WAVEFORM_HEADER, AcquisitionFlag, Readouts, Waveform
 from recon_core.errors import ResourceError, SettingsError
+from recon_core.gating import cycle_position
 from recon_core.options import option
 from recon_core.simulate.coils import coil_maps, coil_maps_at, noise_covariance
-from recon_core.simulate.ecg import cardiac_position, ecg_signal, rr_intervals
+from recon_core.simulate.ecg import cardiac_position, ecg_signal, rr_intervals, seen_triggers
 from recon_core.simulate.phantom import BLOOD_SIGNAL, BeatingThorax, pixel_positions
 from recon_core.simulate.sampling import SAMPLINGS, acs_rows, grid_rows, partial_fourier_mask, sampling_mask
 
@@ -42,6 +43,9 @@ _MEASUREMENT_UID = 57
 _ECG_SAMPLE = 0.0025  # s
 _ECG_PACKET = 320  # samples
 _ECG_LEADS = (1.0, 0.7, -0.5, 0.35)
+_ARRHYTHMIA = 0.25  # share of the mean RR by which a beat deviates that the sequence measures again
+_MOST_REMEASURED = 16  # beats
+_CYCLE_STEPS = 160  # moments of the cycle that a retrospectively gated scan is drawn at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +93,18 @@ class ScanPlan:
         minimum=0,
         maximum=512,
     )
+    gating: str = option(
+        "prospective",
+        "prospective, or retrospective: a segment is repeated from beat to beat with a phase counter that runs on, and "
+        "the next one begins after the next trigger (averages: as many triggers later); without segments all lines are "
+        "repeated over as many beats as there are averages, freely running",
+        choices=("prospective", "retrospective"),
+    )
+    rr_stretch: str = option(
+        "diastole",
+        "retrospective gating: what a longer beat stretches, diastole only or the whole cycle",
+        choices=("diastole", "cycle"),
+    )
     time_axis: str = option(
         "phase",
         "counter of the frames: phase of one beat, or repetition of a real-time scan that runs through the beats",
@@ -110,6 +126,15 @@ class ScanPlan:
         0.03, "standard deviation of the RR interval over its mean", minimum=0.0, maximum=0.3
     )
     ectopic_beat: bool = option(False, "make the third beat premature, followed by a pause")
+    remeasure: bool = option(
+        False, "retrospective gating: measure a segment again after a beat that is off the mean RR by over a quarter"
+    )
+    missed_trigger: int = option(
+        0, "retrospective gating: beat, from 1, whose R wave gives no trigger; 0 for none", minimum=0, maximum=10000
+    )
+    false_trigger: int = option(
+        0, "retrospective gating: beat, from 1, whose T wave gives a trigger too; 0 for none", minimum=0, maximum=10000
+    )
     ejection_fraction: float = option(0.6, "stroke volume over end-diastolic volume", minimum=0.0, maximum=0.9)
     respiration: float = option(
         0.0,
@@ -159,9 +184,18 @@ class ScanPlan:
             raise SettingsError("a real-time scan (time_axis repetition) has neither segments nor averages")
         if self.time_axis == "phase" and self.respiration:
             raise SettingsError("respiration needs a real-time scan: set time_axis to repetition")
+        if self.gating == "retrospective" and (self.time_axis != "phase" or self.sampling == "interleaved"):
+            raise SettingsError(
+                "retrospective gating counts phases and measures the same lines in all of them; take time_axis phase "
+                "and another sampling than interleaved"
+            )
+        if self.gating == "retrospective" and self.slice_order == "interleaved":
+            raise SettingsError("retrospective gating measures one slice after the other: slice_order sequential")
+        if self.gating == "prospective" and (self.missed_trigger or self.false_trigger or self.remeasure):
+            raise SettingsError("missed_trigger, false_trigger and remeasure need gating retrospective")
         used = self.segments * self.frames * self.repetition_time / 1000
         used *= self.slices if self.slice_order == "interleaved" else 1
-        if used > 60.0 / self.heart_rate:
+        if used > 60.0 / self.heart_rate and self.gating == "prospective":
             raise SettingsError(
                 f"segments x frames x repetition_time is {used:.2f} s per beat (shared by interleaved slices), but "
                 f"a beat lasts {60 / self.heart_rate:.2f} s; take fewer segments or frames"
@@ -254,7 +288,8 @@ class Truth:
     field_of_view
         ``(3,)`` mm along x, y and the slice.
     cardiac_phase
-        ``(slice, frame)`` fraction of the RR interval each frame shows.
+        ``(slice, frame)`` fraction of the RR interval each frame shows; retrospectively gated, of a beat of the median
+        length of those that were measured.
     """
 
     image: NDArray[np.complex64]
@@ -286,6 +321,7 @@ _ORDER = np.dtype(
     [
         ("slice", "<i8"),
         ("frame", "<i8"),
+        ("state", "<i8"),  # which of the states of the moving object it measures
         ("row", "<i8"),
         ("average", "<i8"),
         ("segment", "<i8"),
@@ -307,12 +343,13 @@ class Scan:
 
     def __init__(self, plan: ScanPlan) -> None:
         self.plan = plan
+        retrospective = plan.gating == "retrospective"
         frames, lines = plan.frames, plan.encoded_y
         self._mask = np.stack(
             [
                 sampling_mask(
                     plan.sampling,
-                    frames,
+                    1 if retrospective else frames,
                     lines,
                     acceleration=plan.acceleration,
                     acs_lines=plan.acs_lines,
@@ -324,8 +361,16 @@ class Scan:
         self._mask = partial_fourier_mask(self._mask, plan.partial_fourier)
         if not self._mask.any(axis=2).all():
             raise SettingsError("some frames would have no line at all; lower the acceleration or add ACS lines")
-        self._order, self._r_waves = _timeline(plan, self._mask)
-        self._cardiac_phase, self._respiration = _motion(plan, self._order, self._r_waves)
+        if retrospective:
+            self._order, self._r_waves, self._triggers, self._states = _gated_timeline(plan, self._mask)
+            self._mask = np.repeat(self._mask, frames, axis=1)
+            self._cardiac_phase, self._respiration = _motion(plan, self._order, self._r_waves)
+        else:
+            self._order, self._r_waves = _timeline(plan, self._mask)
+            self._triggers = self._r_waves
+            self._cardiac_phase, self._respiration = _motion(plan, self._order, self._r_waves)
+            numbers = np.repeat(np.arange(plan.slices), frames)
+            self._states = np.stack([numbers, self._cardiac_phase.ravel(), self._respiration.ravel()], axis=1)
         self._covariance = noise_covariance(plan.coils, seed=plan.seed)
         self._root = np.linalg.cholesky(self._covariance.astype(np.complex128)).astype(np.complex64)
         self._slices: dict[int, _SliceSource] = {}
@@ -345,8 +390,8 @@ class Scan:
             yield noise
         edges = np.flatnonzero(np.diff(order["block"])) + 1
         bounds = list(zip([0, *edges], [*edges, len(order)], strict=True))
-        keys = order["slice"] * plan.frames + order["frame"]
-        last_block = np.zeros(plan.slices * plan.frames, np.int64)
+        keys = order["state"]
+        last_block = np.zeros(len(self._states), np.int64)
         np.maximum.at(last_block, keys, order["block"])
         kspace: dict[int, NDArray[np.complex64]] = {}
         headers = self._headers()
@@ -360,8 +405,7 @@ class Scan:
             here = keys[first:last]
             for key in np.unique(here):
                 if key not in kspace:
-                    number, frame = divmod(int(key), plan.frames)
-                    measured = self._kspace(number, frame)[:, self._mask[number, frame], plan.dropped_samples :]
+                    measured = self._measured(int(key))[..., plan.dropped_samples :]
                     kspace[int(key)] = measured.swapaxes(0, 1)
             data = np.empty((last - first, plan.coils, plan.encoded_x - plan.dropped_samples), np.complex64)
             for key in np.unique(here):
@@ -399,6 +443,14 @@ class Scan:
             self._slices[number] = _SliceSource(self.plan, number)
         return self._slices[number]
 
+    def _measured(self, state: int) -> NDArray[np.complex64]:
+        """Noise-free measured lines ``(coil, line, kx)`` of a state of the object."""
+        if self.plan.gating == "retrospective":
+            number, phase, breath = self._states[state].tolist()
+            return self._source(int(number)).frame(phase, breath)[0][:, self._mask[int(number), 0]]
+        number, frame = divmod(state, self.plan.frames)
+        return self._kspace(number, frame)[:, self._mask[number, frame]]
+
     def _kspace(self, number: int, frame: int) -> NDArray[np.complex64]:
         """Noise-free k-space ``(coil, ky, kx)`` of a frame; keeps the image it belongs to."""
         kspace, image = self._source(number).frame(
@@ -433,7 +485,7 @@ class Scan:
             counters["user"][:, 5] = plan.encoded_y // 2 - plan.dropped_lines
 
         flags = headers["flags"]
-        keys = order["slice"] * plan.frames + order["frame"]
+        keys = order["slice"] * plan.frames + (0 if plan.gating == "retrospective" else order["frame"])
         _, first = np.unique(keys, return_index=True)
         _, last = np.unique(keys[::-1], return_index=True)
         flags[first] |= AcquisitionFlag.FIRST_IN_SLICE.bit
@@ -445,7 +497,7 @@ class Scan:
             if plan.sampling in {"uniform", "interleaved"}:
                 shift = int(plan.sampling == "interleaved")
                 grid = grid_rows(plan.frames, plan.encoded_y, plan.acceleration, shift)
-                imaging = grid[order["frame"], order["row"]]
+                imaging = grid[order["frame"] * shift, order["row"]]
             flags[calibration & imaging] |= AcquisitionFlag.CALIBRATION_AND_IMAGING.bit
             flags[calibration & ~imaging] |= AcquisitionFlag.PARALLEL_CALIBRATION.bit
         return headers
@@ -456,7 +508,7 @@ class Scan:
         headers["measurement_uid"] = _MEASUREMENT_UID
         headers["scan_counter"] = counted + 1 + np.arange(len(headers))
         headers["acquisition_time_stamp"] = _ticks(plan.start_time + times) % _TICKS_PER_DAY
-        headers["physiology_time_stamp"][:, 0] = _ticks(cardiac_position(times, self._r_waves)[0])
+        headers["physiology_time_stamp"][:, 0] = _ticks(cardiac_position(times, self._triggers)[0])
         headers["available_channels"] = headers["active_channels"] = plan.coils
         for name, direction in zip(("read_dir", "phase_dir", "slice_dir"), plan.directions, strict=True):
             headers[name] = direction
@@ -493,7 +545,7 @@ class Scan:
             for channel, gain in enumerate(_ECG_LEADS):
                 volts = gain * signal + 0.02 * rng.standard_normal(_ECG_PACKET)
                 data[channel] = np.clip(np.rint(2048 + 1000 * volts), 0, 4095)
-            beats = np.ceil((self._r_waves - start) / _ECG_SAMPLE).astype(np.int64)
+            beats = np.ceil((self._triggers - start) / _ECG_SAMPLE).astype(np.int64)
             data[-1, beats[(beats >= 0) & (beats < _ECG_PACKET)]] = 4095
             header = np.zeros((), WAVEFORM_HEADER)
             header["version"] = 1
@@ -617,6 +669,7 @@ def _timeline(plan: ScanPlan, mask: NDArray[np.bool_]) -> tuple[NDArray[np.void]
     order = order[np.lexsort((*slowest, order["line"], order["slice"])[::-1])]  # lexsort sorts by its last key first
     group = order["slice"] if plan.slice_order == "sequential" else np.zeros(len(order), np.int64)
     order["block"] = _runs(group, *(order[name] for name in (("segment", "average") if plan.segments else ("frame",))))
+    order["state"] = order["slice"] * plan.frames + order["frame"]
     events = _runs(order["block"], order["average"], order["frame"])
 
     spacing = plan.repetition_time / 1000
@@ -659,6 +712,69 @@ def _timeline(plan: ScanPlan, mask: NDArray[np.bool_]) -> tuple[NDArray[np.void]
     return order, r_waves[: np.searchsorted(r_waves, order["time"][-1] + 2.0) + 2]
 
 
+def _gated_timeline(
+    plan: ScanPlan, mask: NDArray[np.bool_]
+) -> tuple[NDArray[np.void], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The readouts of a retrospectively gated scan, R waves and triggers in s, and ``(state, 3)`` of the object.
+
+    The sequence runs without a break and sees the triggers only: every pass is one segment, and a pass that begins
+    after a trigger belongs to the next beat. A state is slice, cycle fraction and respiration.
+    """
+    spacing, mean_rr = plan.repetition_time / 1000, 60.0 / plan.heart_rate
+    rows = [np.flatnonzero(mask[number, 0]) for number in range(plan.slices)]
+    segments = [-(-len(lines) // plan.segments) if plan.segments else 1 for lines in rows]
+    before = math.ceil((plan.noise_readouts * _NOISE_INTERVAL + 2.0) / (0.4 * mean_rr))
+    rr = rr_intervals(
+        before + 3 * plan.averages * sum(segments) + _MOST_REMEASURED + 8,
+        heart_rate=plan.heart_rate,
+        variability=plan.rr_variability,
+        ectopic=before + 2 if plan.ectopic_beat else None,
+        seed=plan.seed,
+    )
+    r_waves = np.concatenate([[0.0], np.cumsum(rr)])
+    r_waves -= r_waves[before]
+    triggers = seen_triggers(
+        r_waves,
+        missed=before + plan.missed_trigger - 1 if plan.missed_trigger else None,
+        false=before + plan.false_trigger - 1 if plan.false_trigger else None,
+    )
+    begin = int(np.searchsorted(triggers, 0.0))
+    passes: list[NDArray[np.void]] = []
+    time, block, remeasured = 0.0, 0, 0
+    for number, segment in ((n, s) for n in range(plan.slices) for s in range(segments[n])):
+        size = plan.segments or len(rows[number])
+        lines = np.arange(len(rows[number]))[segment * size : (segment + 1) * size]
+        average = 0
+        while average < plan.averages:
+            phase = 0
+            while time < triggers[begin + block + 1] - 1e-9:
+                one = np.zeros(len(lines), _ORDER)
+                one["slice"], one["segment"], one["average"] = number, segment, average
+                one["frame"], one["line"], one["row"], one["block"] = phase, lines, rows[number][lines], block
+                one["time"] = time + spacing * np.arange(len(lines))
+                time += spacing * len(lines)
+                phase += 1
+                passes.append(one)
+            length = triggers[begin + block + 1] - triggers[begin + block]
+            block += 1
+            if plan.remeasure and abs(length / mean_rr - 1.0) > _ARRHYTHMIA and remeasured < _MOST_REMEASURED:
+                remeasured += 1  # the same counters once more, in the next beat
+            else:
+                average += 1
+    order = np.concatenate(passes)
+    r_waves = r_waves[: np.searchsorted(r_waves, order["time"][-1] + 2.0) + 2]
+    since, _ = cardiac_position(order["time"], r_waves)
+    beat = np.searchsorted(r_waves, order["time"], side="right") - 1
+    lengths = np.diff(r_waves)
+    typical = float(np.median(lengths[np.unique(beat)]))
+    position = cycle_position(since, lengths[beat], typical, stretch=plan.rr_stretch)
+    steps = np.floor(position * _CYCLE_STEPS).astype(np.int64) + order["slice"] * _CYCLE_STEPS
+    states, order["state"] = np.unique(steps, return_inverse=True)
+    numbers, moments = np.divmod(states, _CYCLE_STEPS)
+    phase_of = (moments + 0.5) / _CYCLE_STEPS
+    return order, r_waves, triggers, np.stack([numbers, phase_of, np.zeros(len(states))], axis=1)
+
+
 def _runs(*columns: NDArray[np.int64]) -> NDArray[np.int64]:
     """Number the runs of rows in which no column changes."""
     change = np.zeros(len(columns[0]), np.bool_)
@@ -686,6 +802,14 @@ def _header(plan: ScanPlan, segments: int) -> str:
     """ISMRMRD header as XML."""
     fov_y, fov_x = plan.encoded_fov
     lines = plan.encoded_y - plan.dropped_lines
+    user = ""
+    if plan.gating == "retrospective":
+        parameters = {"RetroGatedImages": plan.frames, "RetroGatedSegmentSize": plan.segments}
+        user = "".join(
+            f"\n    <userParameterLong><name>{name}</name><value>{value}</value></userParameterLong>"
+            for name, value in parameters.items()
+        )
+        user = f"\n  <userParameters>{user}\n  </userParameters>"
     frames: dict[str, int] = {"phase": 1, "repetition": 1}
     frames[plan.time_axis] = plan.frames
     limits = {
@@ -763,7 +887,7 @@ def _header(plan: ScanPlan, segments: int) -> str:
     <flipAngle_deg>60</flipAngle_deg>
     <sequence_type>SSFP</sequence_type>
     <echo_spacing>{plan.repetition_time:g}</echo_spacing>
-  </sequenceParameters>{waveform}
+  </sequenceParameters>{user}{waveform}
 </ismrmrdHeader>
 """
 

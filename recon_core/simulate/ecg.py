@@ -96,6 +96,29 @@ def cardiac_position(times: ArrayLike, r_waves: NDArray[np.float64]) -> tuple[ND
     return np.asarray(since), np.asarray(since / (r_waves[beat + 1] - r_waves[beat]))
 
 
+def seen_triggers(
+    r_waves: NDArray[np.float64], *, missed: int | None = None, false: int | None = None
+) -> NDArray[np.float64]:
+    """Tell which triggers an imperfect detector sends.
+
+    Parameters
+    ----------
+    r_waves
+        ``(beat,)`` ascending times of the R waves in s.
+    missed
+        Index of an R wave that is not seen; None for none.
+    false
+        Index of an R wave whose T wave, 0.3 s later, is taken for another; None for none.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        Ascending times in s.
+    """
+    seen = r_waves if missed is None else np.delete(r_waves, missed)
+    return seen if false is None else np.sort(np.append(seen, r_waves[false] + _T_WAVE[1]))
+
+
 def ecg_signal(times: NDArray[np.float64], r_waves: NDArray[np.float64]) -> NDArray[np.float64]:
     """Draw a lead of the electrocardiogram: P, QRS and T waves of each beat.
 

@@ -225,6 +225,63 @@ def test_frames_of_a_real_time_scan_follow_the_ecg():
     assert (np.diff(phase) < 0).any()
 
 
+RETROSPECTIVE = {"gating": "retrospective", "segments": 6, "sampling": "full", "snr": 0.0}
+
+
+def test_retrospective_scan_repeats_a_segment_until_the_next_trigger():
+    scan = simulate(plan(**RETROSPECTIVE, rr_variability=0.1, ectopic_beat=True, vendor="SIEMENS"))
+    headers = collect(scan)[0].headers
+    counters, since = headers["idx"], headers["physiology_time_stamp"][:, 0].astype(int)
+    np.testing.assert_array_equal(counters["segment"], counters["kspace_encode_step_1"] // 6)
+    assert counters["kspace_encode_step_1"][:13].tolist() == [0, 1, 2, 3, 4, 5] * 2 + [0]
+    assert counters["phase"][:13].tolist() == [0] * 6 + [1] * 6 + [2]
+    phases = [int(counters["phase"][counters["segment"] == number].max()) + 1 for number in range(6)]
+    assert len(set(phases)) > 2
+    rr = np.diff((headers["acquisition_time_stamp"] - since)[np.flatnonzero(np.diff(since, prepend=1) < 0)]) * 2.5
+    assert rr[2] == pytest.approx(0.6 * 60e3 / 66, abs=5)  # the third beat is early
+    np.testing.assert_allclose(np.array(phases[:-1]) * 6 * 2.8, rr[:5], atol=6 * 2.8)
+    steps = np.diff(headers["acquisition_time_stamp"].astype(int))
+    assert set(steps) == {1, 2}  # 2.8 ms in ticks of 2.5 ms, without a break
+    header = ismrmrd.xsd.CreateFromDocument(scan.header)
+    assert {(p.name, p.value) for p in header.userParameters.userParameterLong} == {
+        ("RetroGatedImages", 4),
+        ("RetroGatedSegmentSize", 6),
+    }
+    assert header.encoding[0].encodingLimits.phase.maximum == 3
+    assert scan.truth.cardiac_phase.tolist() == [[0.0, 0.25, 0.5, 0.75]]
+
+
+@pytest.mark.parametrize("how", ["missed", "false"])
+def test_retrospective_triggers_may_be_wrong(how):
+    right, wrong = (
+        collect(simulate(plan(**RETROSPECTIVE, waveforms=True, **changes))) for changes in ({}, {f"{how}_trigger": 2})
+    )
+    since = [readouts.headers["physiology_time_stamp"][:, 0].astype(int) for readouts, _, _ in (right, wrong)]
+    triggers = [sum(np.count_nonzero(wave.data[-1]) for wave in waves) for _, _, waves in (right, wrong)]
+    if how == "missed":
+        assert since[1].max() > 1.8 * since[0].max()
+    else:
+        falls = since[1][:-1][np.diff(since[1]) < 0]
+        assert falls.min() == pytest.approx(0.3 / 0.0025, abs=8)
+    assert len(right[0].headers) != len(wrong[0].headers) or triggers[0] != triggers[1]
+
+
+def test_retrospective_scan_measures_arrhythmic_beats_again():
+    once, again = (
+        collect(simulate(plan(**RETROSPECTIVE, rr_variability=0.0, ectopic_beat=True, remeasure=remeasure)))[0]
+        for remeasure in (False, True)
+    )
+    beats = [np.count_nonzero(np.diff(r.headers["physiology_time_stamp"][:, 0].astype(int)) < 0) for r in (once, again)]
+    assert beats[1] == beats[0] + 2  # the early beat and its pause
+
+
+def test_freely_running_scan_goes_through_all_lines():
+    headers = collect(simulate(plan(**{**RETROSPECTIVE, "segments": 0}, averages=3)))[0].headers
+    lines = headers["idx"]["kspace_encode_step_1"].astype(int)
+    assert (np.diff(lines) % 36 == 1).all()
+    assert set(headers["idx"]["average"]) == {0, 1, 2}
+
+
 def test_noise_has_the_covariance_of_the_truth():
     options = {"coils": 4, "snr": 5.0, "noise_readouts": 256, "waveforms": False}
     scan, clean = simulate(plan(**options)), simulate(plan(**{**options, "snr": 0.0}))
@@ -342,6 +399,9 @@ def test_file_reads_back_with_the_stock_library(tmp_path):
         ({"time_axis": "repetition", "segments": 2}, "real-time"),
         ({"time_axis": "repetition", "averages": 2}, "real-time"),
         ({"respiration": 5.0}, "respiration"),
+        ({"missed_trigger": 1}, "gating retrospective"),
+        ({"gating": "retrospective", "sampling": "interleaved"}, "same lines"),
+        ({"gating": "retrospective", "slices": 2, "slice_order": "interleaved"}, "sequential"),
         ({"acs_lines": 34, "partial_fourier": 0.75}, "ACS"),
         ({"matrix_y": 12, "acs_lines": 0, "acceleration": 20}, "acceleration"),
         ({"snr": float("nan")}, "snr"),

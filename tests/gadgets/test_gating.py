@@ -1,0 +1,390 @@
+import dataclasses
+import itertools
+from functools import lru_cache
+
+import numpy as np
+import pytest
+
+from gadgets.chain import Chain
+from gadgets.gating import tick_length
+from gadgets.header import parse_header
+from gadgets.pipeline import Settings
+from gadgets.protocol import Image, Readouts
+from gadgets.simulate import ScanPlan, simulate
+from recon_core.data import Reconstruction
+from recon_core.errors import DataError
+from recon_core.metrics import best_scale, nrmse
+
+PLAN = {
+    "matrix_x": 40,
+    "matrix_y": 32,
+    "frames": 16,
+    "coils": 2,
+    "sampling": "full",
+    "gating": "retrospective",
+    "segments": 4,
+    "heart_rate": 70.0,
+    "rr_variability": 0.1,  # at most +-20 %
+    "waveforms": False,
+    "noise_readouts": 0,
+}
+DAY = 34_560_000  # ticks
+
+
+class PlainEngine:
+    """Root of the sum of squares: shares nothing between frames and fills no lines."""
+
+    def __init__(self):
+        self.slices = []
+
+    def __call__(self):
+        return self
+
+    def reconstruct(self, cine, settings):
+        self.slices.append(cine)
+        axes = (-2, -1)
+        shifted = np.fft.ifftshift(cine.kspace, axes=axes)
+        coils = np.fft.fftshift(np.fft.ifft2(shifted, norm="ortho"), axes=axes)
+        image = np.sqrt((np.abs(coils) ** 2).sum(1)).astype(np.complex64)
+        return Reconstruction(image, np.ones(coils.shape[1:], np.complex64), settings.method, {})
+
+
+def plan(**changes):
+    return ScanPlan(**{**PLAN, **changes})
+
+
+@lru_cache
+def scan_of(**changes):
+    """Header, image readouts as one block, and the true magnitudes ``(frame, y, x)`` of the first slice."""
+    scan = simulate(plan(**changes))
+    items = [item for item in scan.items() if isinstance(item, Readouts)]
+    block = Readouts(*(np.concatenate([getattr(item, name) for item in items]) for name in ("headers", "data")))
+    for values in (block.headers, block.data):
+        values.flags.writeable = False
+    return scan.header, block, np.abs(scan.truth.image[0])
+
+
+def chain(header, items, engine=None, **settings):
+    made = Chain(
+        parse_header(header), Settings(method="zero_filled", device="cpu", **settings), engine or PlainEngine()
+    )
+    images = [image for image in made(items) if isinstance(image, Image)]
+    return images, made.summary.problems
+
+
+def stack(images):
+    return np.stack([image.data[0, 0] for image in images])
+
+
+def error(images, truth):
+    shown = stack(images)
+    assert shown.shape == truth.shape
+    assert np.isfinite(shown).all()
+    assert (shown.max(axis=(1, 2)) > 0).all()
+    return nrmse(best_scale(shown, truth) * shown, truth)
+
+
+def texts(problems):
+    return " / ".join(problem.text for problem in problems)
+
+
+def comment(image):
+    return image.attributes.split("<name>ImageComments</name><value>")[1].split("<")[0]
+
+
+def beats(image):
+    part = image.attributes.split("<name>cinestream_beats</name>")[1].split("</meta>")[0]
+    return [value.split("</value>")[0] for value in part.split("<value>")[1:]]
+
+
+def without_announcement(header):
+    begin, end = header.index("<userParameters>"), header.index("</userParameters>")
+    return header[:begin] + header[end + len("</userParameters>") :]
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def perfect():
+    """Error of a scan whose beats are all alike and seen, by the lines of a segment."""
+    made = {}
+
+    def of(segments):
+        if segments not in made:
+            header, block, truth = scan_of(segments=segments, rr_variability=0.0)
+            images, problems = chain(header, [block])
+            assert list(problems) == []
+            made[segments] = error(images, truth)
+        return made[segments]
+
+    return of
+
+
+RHYTHMS = {
+    "jitter": {},
+    "ectopic remeasured": {"ectopic_beat": True, "remeasure": True},
+    "missed": {"missed_trigger": 2},
+    "both": {"ectopic_beat": True, "missed_trigger": 5, "remeasure": True},
+}
+
+
+@pytest.mark.parametrize("segments", [11, 8, 4, 3])  # 3, 4, 8 and 11 beats
+@pytest.mark.parametrize("rhythm", RHYTHMS)
+def test_every_frame_is_as_good_as_with_perfect_triggers(segments, rhythm, perfect):
+    header, block, truth = scan_of(segments=segments, **RHYTHMS[rhythm])
+    images, problems = chain(header, [block])
+    assert [int(image.header["phase"]) for image in images] == list(range(16))
+    assert problems.damage == []
+    assert error(images, truth) <= 1.15 * perfect(segments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 7))
+@pytest.mark.parametrize("segments", [11, 6, 3])
+def test_other_hearts_are_as_good_as_with_perfect_triggers(segments, seed):
+    header, block, truth = scan_of(segments=segments, rr_variability=0.0, seed=seed)
+    perfect = error(chain(header, [block])[0], truth)
+    header, block, truth = scan_of(segments=segments, seed=seed, **RHYTHMS["both"])
+    assert error(chain(header, [block])[0], truth) <= 1.15 * perfect
+
+
+@pytest.mark.parametrize("averages", [3, 8])
+def test_free_running_scan(averages):
+    options = {"segments": 0, "averages": averages, "sampling": "uniform", "acceleration": 2, "acs_lines": 0}
+    errors = []
+    for rhythm in ({"rr_variability": 0.0}, {"ectopic_beat": True, "missed_trigger": 6}):
+        header, block, truth = scan_of(**options, **rhythm)
+        images, problems = chain(header, [block])
+        assert problems.damage == []
+        errors.append(error(images, truth))
+    assert errors[1] <= 1.15 * errors[0]
+
+
+def test_ectopic_beat_is_rejected_and_said_so():
+    header, block, _ = scan_of(ectopic_beat=True, remeasure=True, missed_trigger=6)
+    images, problems = chain(header, [block])
+    assert list(problems) == []
+    verdicts = beats(images[0])
+    assert "515 ms rejected, not used" in verdicts
+    assert sum("repaired" in verdict for verdict in verdicts) == 2
+    assert "rejected 515 ms" in comment(images[0])
+    assert "<name>cinestream_gating</name><value>retrospective</value>" in images[0].attributes
+
+
+def test_rejected_beat_serves_where_nothing_else_came(perfect):
+    header, block, truth = scan_of(ectopic_beat=True)
+    images, problems = chain(header, [block])
+    assert error(images, truth) <= 1.2 * perfect(4)
+    assert "there was a rejected beat only" in texts(problems)
+    assert "there was a rejected beat only" in comment(images[0])
+    assert any("rejected, used" in verdict for verdict in beats(images[0]))
+
+
+def test_false_trigger_is_taken_out():
+    header, block, truth = scan_of(false_trigger=2, segments=3, remeasure=True)
+    images, _ = chain(header, [block])
+    assert error(images, truth) < 0.1
+    assert sum("repaired" in verdict for verdict in beats(images[0])) == 1
+
+
+# --- frames -----------------------------------------------------------------------------------------------------------
+
+
+def test_times_of_the_frames():
+    header, block, _ = scan_of(vendor="SIEMENS", rr_variability=0.0)
+    images, _ = chain(header, [block])
+    expected = np.arange(16) / 16 * 60 / 70 / 0.0025
+    np.testing.assert_allclose([image.header["physiology_time_stamp"][0] for image in images], expected, atol=1)
+    assert [int(image.header["image_index"]) for image in images] == list(range(1, 17))
+
+
+def test_number_of_frames():
+    header, block, _ = scan_of()
+    assert len(chain(header, [block], gated_frames=9)[0]) == 9
+    images, _ = chain(without_announcement(header), [block])
+    rr = float(images[0].attributes.split("<name>cinestream_rr_ms</name><value>")[1].split("<")[0])
+    assert len(images) == pytest.approx(rr / (4 * 2.8), abs=2)  # a segment of four lines
+
+
+def test_whole_cycle_may_stretch_instead():
+    header, block, truth = scan_of(rr_stretch="cycle", snr=0.0, segments=3)
+    right, wrong = (error(chain(header, [block], rr_stretch=how)[0], truth) for how in ("cycle", "diastole"))
+    assert right < 0.8 * wrong
+
+
+def test_uneven_counter_is_binned_unless_the_setting_forbids():
+    header, block, truth = scan_of()
+    header = without_announcement(header)
+    images, problems = chain(header, [block], gated_frames=16)
+    assert error(images, truth) < 0.1
+    assert list(problems) == []
+    images, _ = chain(header, [block], gating="counter")
+    assert "cinestream_gating" not in images[0].attributes
+
+
+@pytest.mark.parametrize("changes", [{"segments": 3}, {"segments": 0}, {"segments": 4, "averages": 2}])
+@pytest.mark.parametrize("announced", [True, False])
+def test_consistent_counter_stays(changes, announced):
+    header, block, _ = scan_of(gating="prospective", frames=6, ectopic_beat=True, **changes)
+    if announced:
+        long = "<userParameterLong><name>RetroGatedImages</name><value>6</value></userParameterLong>"
+        header = header.replace(
+            "</sequenceParameters>", f"</sequenceParameters><userParameters>{long}</userParameters>"
+        )
+    by_counter, by_itself = (chain(header, [block], gating=gating)[0] for gating in ("counter", "auto"))
+    np.testing.assert_array_equal(stack(by_itself), stack(by_counter))
+    assert by_itself[0].attributes == by_counter[0].attributes
+
+
+def test_prospective_scan_may_be_binned_too():
+    header, block, truth = scan_of(gating="prospective", frames=6, rr_variability=0.0)
+    images, _ = chain(header, [block], gating="retrospective", gated_frames=6, rr_stretch="cycle")
+    assert error(images, truth) < 0.12
+
+
+def test_images_do_not_depend_on_how_the_stream_was_cut():
+    header, block, _ = scan_of(slices=3)
+    whole, _ = chain(header, [block])
+    cuts = [0, 1, 5, 700, 1000, 2000, len(block)]
+    pieces, _ = chain(header, [block[a:b] for a, b in itertools.pairwise(cuts)])
+    assert len(whole) == len(pieces) == 48
+    np.testing.assert_array_equal(stack(whole), stack(pieces))
+
+
+def test_slice_leaves_when_the_next_begins():
+    header, block, _ = scan_of(slices=3)
+    second = int(np.argmax(block.headers["idx"]["slice"] == 1))
+    seen = []
+
+    def items():
+        yield block[:second]
+        seen.append(len(engine.slices))
+        yield block[second : second + 1]
+        seen.append(len(engine.slices))
+        yield block[second + 1 :]
+
+    engine = PlainEngine()
+    assert len(chain(header, items(), engine)[0]) == 48
+    assert seen == [0, 1]
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def changed(block, **stamps):
+    headers = block.headers.copy()
+    for name, values in stamps.items():
+        if name == "since":
+            headers["physiology_time_stamp"][:, 0] = values
+        else:
+            headers["acquisition_time_stamp"] = values
+    return Readouts(headers, block.data)
+
+
+@pytest.mark.parametrize("midnight", [True, False])
+def test_clock_that_begins_anew(midnight):
+    header, block, _ = scan_of()
+    expected, _ = chain(header, [block])
+    time = block.headers["acquisition_time_stamp"].astype(np.int64)
+    shifted = (time - time[len(time) // 2] + DAY) % DAY if midnight else time + 12345
+    images, problems = chain(header, [changed(block, time=shifted)])
+    assert list(problems) == []
+    np.testing.assert_array_equal(stack(images), stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("time", "words"),
+    [
+        (lambda time: np.zeros_like(time), "stand still"),
+        (lambda time: time.max() - time, "run backwards"),
+        (lambda time: (time - time[0]) // 400, "not of the clock"),
+    ],
+)
+def test_time_stamps_that_cannot_be_believed(time, words):
+    header, block, truth = scan_of()
+    wrong = time(block.headers["acquisition_time_stamp"].astype(np.int64))
+    images, problems = chain(header, [changed(block, time=wrong)])
+    assert words in texts(problems)
+    assert error(images, truth) < 0.1
+    assert "from the last readout of each beat" in comment(images[0])
+
+
+@pytest.mark.parametrize(
+    ("since", "words"),
+    [
+        (lambda since: np.zeros_like(since), "no trigger"),
+        (lambda since: since.max() - since, "backwards"),
+        (lambda since: 4304495 + np.arange(len(since)), "no gating was on"),
+    ],
+)
+def test_no_trigger(since, words):
+    """The frames of the counter that are whole are shown; when only gated ones will do, there are none."""
+    header, block, _ = scan_of()
+    wrong = changed(block, since=since(block.headers["physiology_time_stamp"][:, 0].astype(np.int64)))
+    images, problems = chain(header, [wrong])
+    assert words in texts(problems)
+    assert "gating to counter" in texts(problems)
+    lines = [
+        len(set(block.headers["idx"]["kspace_encode_step_1"][block.headers["idx"]["phase"] == phase].tolist()))
+        for phase in range(100)
+    ]
+    assert len(images) == np.count_nonzero(np.array(lines) == 32)
+    assert problems.damage
+    with pytest.raises(DataError, match=words):
+        chain(header, [wrong], gating="retrospective")
+
+
+def test_one_beat_only():
+    header, block, _ = scan_of(segments=0, sampling="uniform", acceleration=4, acs_lines=0, averages=1)
+    first = np.cumsum(np.diff(block.headers["physiology_time_stamp"][:, 0].astype(int), prepend=0) < 0) == 0
+    images, problems = chain(header, [block[first]], gated_frames=8)
+    assert len(images) == 8
+    assert "only one beat" in texts(problems)
+    assert np.isfinite(stack(images)).all()
+
+
+def test_slice_that_never_completes():
+    header, block, truth = scan_of(slices=3)
+    number = block.headers["idx"]["slice"]
+    beat = block.headers["idx"]["segment"]
+    images, problems = chain(header, [block[(number != 1) | (beat < 4)]])
+    assert sorted({int(image.header["slice"]) for image in images}) == [0, 1, 2]
+    assert "slice 1 lacks lines in 16 of 16 frames" in texts(problems)
+    first = [image for image in images if image.header["slice"] == 0]
+    assert error(first, truth) < 0.1
+
+
+def test_slice_without_triggers_among_others():
+    header, block, _ = scan_of(slices=3)
+    number = block.headers["idx"]["slice"]
+    since = np.where(number == 1, 0, block.headers["physiology_time_stamp"][:, 0])
+    images, problems = chain(header, [changed(block, since=since)], gating="retrospective")
+    assert sorted({int(image.header["slice"]) for image in images}) == [0, 2]
+    assert "slice 1 cannot be gated" in texts(problems)
+    assert problems.damage
+
+
+@pytest.mark.parametrize(
+    ("vendor", "wanted", "expected"),
+    [
+        ("SIEMENS", 0.0, 2.5),
+        ("Siemens Healthineers", 0.0, 2.5),
+        ("Philips", 0.0, 1.0),
+        ("", 0.0, 1.0),
+        ("GE", 2.0, 2.0),
+    ],
+)
+def test_ticks(vendor, wanted, expected):
+    assert tick_length(vendor, wanted) == expected
+
+
+def test_wrong_tick_is_found():
+    header, block, _ = scan_of()
+    with pytest.raises(DataError, match="length of a tick"):
+        chain(header, [block], gating="retrospective", stamp_tick=0.2)
+
+
+def test_settings_of_gating_are_settings():
+    names = {field.name for field in dataclasses.fields(Settings)}
+    assert {"gating", "gated_frames", "arrhythmia_tolerance", "rr_stretch", "stamp_tick"} <= names
