@@ -168,7 +168,8 @@ class Chain:
             colouring = self._preparation.colouring
             if colouring is not None and complete.compression is not None:
                 colouring = colouring @ complete.compression.conj().T
-            cine = dataclasses.replace(complete.cine, colouring=colouring)
+            columns = self._preparation.columns(complete.key.encoding)
+            cine = dataclasses.replace(complete.cine, colouring=colouring, columns=columns)
             placed = self._ct.place(complete) if self._ct and not preview else None
             if placed is not None:
                 cine = dataclasses.replace(cine, ct=placed.image, ct_cover=placed.cover)

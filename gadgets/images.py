@@ -203,6 +203,7 @@ class ImageMaker:
         comment = "; ".join([f"cinestream {reconstruction.method}", *complete.notes, *reconstruction.notes])
         rows, columns = complete.cine.kspace.shape[2:]
         measured = np.flatnonzero(complete.cine.mask.any(axis=0))
+        sampled = np.arange(columns) if complete.cine.columns is None else np.flatnonzero(complete.cine.columns)
         read, phase = source["read_dir"].tolist(), source["phase_dir"].tolist()
         meta: dict[str, object] = {
             "encoding": complete.key.encoding,
@@ -210,7 +211,7 @@ class ImageMaker:
             "recon_FOV": encoding.recon.field_of_view,
             "encoded_matrix": encoding.encoded.matrix,
             "recon_matrix": encoding.recon.matrix,
-            "sampling_limits_RO": (0, columns // 2, columns - 1),
+            "sampling_limits_RO": (int(sampled[0]), columns // 2, int(sampled[-1])),
             "sampling_limits_E1": (int(measured[0]), rows // 2, int(measured[-1])),
             "sampling_limits_E2": (0, 0, 0),
             "PatientPosition": source["position"].tolist(),

@@ -139,6 +139,7 @@ class Preparation:
         self._whitening: NDArray[np.complex64] | None = None
         self._coils = 0
         self._shapes: dict[int, tuple[int, ReadoutGrid]] = {}  # samples and grid by encoding
+        self._covered: dict[int, _Coverage] = {}  # by encoding
         self.noise_readouts = 0
         self.dropped = 0
 
@@ -146,6 +147,12 @@ class Preparation:
     def colouring(self) -> NDArray[np.complex64] | None:
         """Inverse of the whitening matrix ``(receive coil, coil)``; None without whitening."""
         return None if self._whitening is None else np.asarray(np.linalg.inv(self._whitening), np.complex64)
+
+    def columns(self, encoding: int) -> NDArray[np.bool_] | None:
+        """Columns ``(kx,)`` of the prepared readouts of an encoding that most of them measured; None for all."""
+        columns = self._covered[encoding].columns() if encoding in self._covered else np.ones(1, np.bool_)
+        # none that most have: readouts that differ too much to say anything
+        return None if columns.all() or not columns.any() else columns
 
     def __call__(self, readouts: Readouts) -> list[Readouts]:
         """Prepare a run of equally shaped readouts.
@@ -255,14 +262,50 @@ class Preparation:
         first = np.where(reverse, headers["discard_post"], headers["discard_pre"]).astype(np.int64)
         last = samples - np.where(reverse, headers["discard_pre"], headers["discard_post"]).astype(np.int64)
         out = np.zeros((count, coils, grid.encoded), np.complex64)
+        imaging = (headers["flags"] & _REFERENCE_ONLY) == 0
+        space = int(headers["encoding_space_ref"][0])
+        if imaging.any() and space not in self._covered:
+            self._covered[space] = _Coverage(grid)
         places = np.stack([center, first, last], axis=1)
         for place in np.unique(places, axis=0):
             which = (places == place).all(axis=1)
             rows = slice(None) if which.all() else which
-            _place(out, data, rows, *(int(value) for value in place))
+            center_at, begin, end = (int(value) for value in place)
+            _place(out, data, rows, center_at, begin, end)
+            if imaging[which].any():
+                self._covered[space].add(begin - center_at, end - center_at, int(np.count_nonzero(imaging[which])))
         if grid.kept < grid.encoded:
             out = _remove_oversampling(out, grid.kept)
         return Readouts(headers.copy(), np.fft.fftshift(out, axes=2))
+
+
+class _Coverage:
+    """Counts by how many image readouts each column was measured.
+
+    Parameters
+    ----------
+    grid
+        Of the readouts.
+    """
+
+    def __init__(self, grid: ReadoutGrid) -> None:
+        self._grid = grid
+        self._counts = np.zeros(grid.encoded, np.intp)
+        self._readouts = 0
+
+    def add(self, first: int, end: int, count: int) -> None:
+        """Count readouts with the samples from `first` up to, not including, `end`, seen from the k-space centre."""
+        middle = self._grid.encoded // 2
+        self._counts[max(0, middle + first) : max(0, middle + end)] += count
+        self._readouts += count
+
+    def columns(self) -> NDArray[np.bool_]:
+        """``(kept,)`` bool, True where more than half of the readouts hold a sample."""
+        encoded, kept = self._grid.encoded, self._grid.kept
+        measured = 2 * self._counts > self._readouts
+        # Without oversampling the columns lie further apart, around the same centre.
+        source = encoded // 2 + np.rint((np.arange(kept) - kept // 2) * (encoded / kept)).astype(np.intp)
+        return np.asarray(measured[source.clip(0, encoded - 1)])
 
 
 def _finite(readouts: Readouts) -> NDArray[np.bool_]:

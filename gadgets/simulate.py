@@ -85,6 +85,15 @@ class ScanPlan:
     asymmetric_echo: float = option(
         0.0, "share of the samples missing at the front of each readout", minimum=0.0, maximum=0.4
     )
+    reversed_readouts: bool = option(
+        False, "measure every second line from its other end, as bipolar readouts do, and flag it as reversed"
+    )
+    interpolation: float = option(
+        1.0,
+        "how much larger than measured the header wants the matrix of the image, as a scanner with interpolation does",
+        minimum=1.0,
+        maximum=4.0,
+    )
     averages: int = option(1, "how often every line is measured", minimum=1, maximum=64)
     segments: int = option(
         0,
@@ -227,6 +236,11 @@ class ScanPlan:
         )
 
     @property
+    def image_matrix(self) -> tuple[int, int]:
+        """Pixels (y, x) of the images that the header asks for."""
+        return round(self.matrix_y * self.interpolation), round(self.matrix_x * self.interpolation)
+
+    @property
     def dropped_lines(self) -> int:
         """First lines that partial Fourier leaves out."""
         return self.encoded_y - round(self.encoded_y * self.partial_fourier)
@@ -275,10 +289,11 @@ class Truth:
     ----------
     image
         ``(slice, frame, y, x)`` complex64 on the matrix and field of view of the image: the noise-free, fully sampled
-        coil images of the scan's resolution, combined with the coil maps of unit norm, ``sum(conj(m) c) / |m|``. A
+        coil images of the scan's resolution, combined with the coil maps of unit norm, ``sum(conj(m) c) / |m|``, and
+        interpolated where the header asks for more pixels. A
         reconstruction with maps of unit norm shows its magnitude, up to one factor for the series.
     coil_maps
-        ``(slice, coil, y, x)`` complex64, not of unit norm.
+        ``(slice, coil, y, x)`` complex64 on the measured matrix, not of unit norm.
     mask
         ``(slice, frame, ky)`` bool over the encoded lines, autocalibration lines included.
     noise_covariance
@@ -374,7 +389,7 @@ class Scan:
         self._covariance = noise_covariance(plan.coils, seed=plan.seed)
         self._root = np.linalg.cholesky(self._covariance.astype(np.complex128)).astype(np.complex64)
         self._slices: dict[int, _SliceSource] = {}
-        self._image = np.zeros((plan.slices, frames, plan.matrix_y, plan.matrix_x), np.complex64)
+        self._image = np.zeros((plan.slices, frames, *plan.image_matrix), np.complex64)
         self._drawn = np.zeros((plan.slices, frames), np.bool_)
         self.header = _header(plan, 1 + int(self._order["segment"].max()))
 
@@ -413,6 +428,9 @@ class Scan:
                 data[which] = kspace[int(key)][order["line"][first:last][which]]
                 if last_block[key] == order["block"][first]:
                     del kspace[int(key)]
+            if plan.reversed_readouts:
+                reverse = (headers["flags"][first:last] & AcquisitionFlag.REVERSE.bit) != 0
+                data[reverse] = data[reverse, :, ::-1]
             if plan.snr:
                 data += self._noise(1 + int(order["block"][first]), len(data), data.shape[2], plan.noise_deviation)
             sent += len(data)
@@ -456,6 +474,8 @@ class Scan:
         kspace, image = self._source(number).frame(
             float(self._cardiac_phase[number, frame]), float(self._respiration[number, frame])
         )
+        for axis, size in enumerate(self.plan.image_matrix):
+            image = _padded(image, axis, size)
         self._image[number, frame] = image
         self._drawn[number, frame] = True
         return kspace
@@ -485,6 +505,11 @@ class Scan:
             counters["user"][:, 5] = plan.encoded_y // 2 - plan.dropped_lines
 
         flags = headers["flags"]
+        if plan.reversed_readouts:
+            reverse = order["row"] % 2 == 1
+            flags[reverse] |= AcquisitionFlag.REVERSE.bit
+            headers["center_sample"][reverse] = headers["number_of_samples"][reverse] - 1 - plan.encoded_x // 2
+            headers["center_sample"][reverse] += plan.dropped_samples
         keys = order["slice"] * plan.frames + (0 if plan.gating == "retrospective" else order["frame"])
         _, first = np.unique(keys, return_index=True)
         _, last = np.unique(keys[::-1], return_index=True)
@@ -653,6 +678,16 @@ def _crop(array: NDArray[np.complex64], axis: int, size: int) -> NDArray[np.comp
     return array[(slice(None),) * axis + (slice(first, first + size),)]
 
 
+def _padded(image: NDArray[np.complex64], axis: int, size: int) -> NDArray[np.complex64]:
+    """Interpolate an axis to `size` pixels by zeros around its k-space; the centre ``n // 2`` and the values stay."""
+    before = image.shape[axis]
+    if size == before:
+        return image
+    widths = [(0, 0)] * image.ndim
+    widths[axis] = (size // 2 - before // 2, (size - size // 2) - (before - before // 2))
+    return _ifft(np.pad(_fft(image, axis), widths), axis) * np.float32(math.sqrt(size / before))
+
+
 def _timeline(plan: ScanPlan, mask: NDArray[np.bool_]) -> tuple[NDArray[np.void], NDArray[np.float64]]:
     """Order all image readouts and give each its time; also the R waves in s, one at 0."""
     order = np.zeros(plan.averages * int(mask.sum()), _ORDER)
@@ -801,6 +836,7 @@ def _motion(
 def _header(plan: ScanPlan, segments: int) -> str:
     """ISMRMRD header as XML."""
     fov_y, fov_x = plan.encoded_fov
+    image_y, image_x = plan.image_matrix
     lines = plan.encoded_y - plan.dropped_lines
     user = ""
     if plan.gating == "retrospective":
@@ -867,7 +903,7 @@ def _header(plan: ScanPlan, segments: int) -> str:
       {_space(plan.encoded_x, plan.encoded_y, fov_x, fov_y, plan.slice_thickness)}
     </encodedSpace>
     <reconSpace>
-      {_space(plan.matrix_x, plan.matrix_y, plan.field_of_view_x, plan.field_of_view_y, plan.slice_thickness)}
+      {_space(image_x, image_y, plan.field_of_view_x, plan.field_of_view_y, plan.slice_thickness)}
     </reconSpace>
     <encodingLimits>
 {limit_lines}

@@ -36,6 +36,9 @@ class CineSlice:
         ``(y, x)`` float32 in [0, 1]: CT of the same slice on the grid of the image, for methods that take one.
     ct_cover
         ``(y, x)`` bool, True where `ct` holds CT; None is everywhere.
+    columns
+        ``(kx,)`` bool, True where the readouts were measured: not so on one side of an asymmetric echo. None is
+        everywhere.
     """
 
     kspace: NDArray[np.complex64]
@@ -44,6 +47,7 @@ class CineSlice:
     colouring: NDArray[np.complex64] | None = None
     ct: NDArray[np.float32] | None = None
     ct_cover: NDArray[np.bool_] | None = None
+    columns: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together.
@@ -67,6 +71,8 @@ class CineSlice:
         for name, plane in (("ct", self.ct), ("ct_cover", self.ct_cover)):
             if plane is not None and plane.shape != (ny, nx):
                 raise DataError(f"{name} must be (y, x) = {(ny, nx)}, got {plane.shape}")
+        if self.columns is not None and self.columns.shape != (nx,):
+            raise DataError(f"columns must be (kx,) = {(nx,)}, got {self.columns.shape}")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from recon_core.classical.g_factor import replica_g_factor
+from recon_core.classical.partial_fourier import complete, measured_span, partial_extents
 from recon_core.coils.calibration import time_average
 from recon_core.coils.espirit import espirit_maps
 from recon_core.coils.inati import inati_maps
@@ -21,6 +22,7 @@ from recon_core.coils.walsh import walsh_maps
 from recon_core.data import CineSlice, HybridSlice, Reconstruction
 from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError
 from recon_core.fourier import ifft
+from recon_core.kspace_filter import filter_image
 from recon_core.memory import available_bytes, predicted_bytes
 from recon_core.methods import METHODS
 from recon_core.networks.method import NetworkMethod
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 _WITH_G_FACTOR = ("cg_sense", "grappa")
 _REPLICAS = 64  # 6 % error per pixel
+_AFTERWARDS = ("outside_range", "partial_fourier", "kspace_filter")
 _YARDSTICK = "cg_sense"  # with whose images those of networks are compared, as the limits of their weights were
 
 
@@ -187,7 +190,10 @@ class Engine:
         intensity = 1.0 if cine_slice.colouring is None else _receive_intensity(data.maps, cine_slice.colouring)
         if "uncertainty" in made.extra:
             made.extra["uncertainty"] = made.extra["uncertainty"] * intensity
-        sent = [_finite(one.method, one.image * intensity, cine_slice) for one in (made, *beside)]
+        columns = None if cine_slice.columns is None else _tensor(cine_slice.columns, device)
+        sent = [
+            _finite(one.method, _finish(one, core, data, columns) * intensity, cine_slice) for one in (made, *beside)
+        ]
         images = [image.contiguous().cpu().numpy() for image in sent]
         finished = time.perf_counter()
 
@@ -250,8 +256,9 @@ class Engine:
         return _Made(name, image, own.notes, own.extra)
 
     def _build(self, name: str, options: ReconOptions) -> Method:
-        # what becomes of a doubtful image does not make another method
-        return self._method(name, dataclasses.replace(options, outside_range=ReconOptions.outside_range))
+        # what becomes of an image afterwards does not make another method
+        default = {option: getattr(ReconOptions, option) for option in _AFTERWARDS}
+        return self._method(name, dataclasses.replace(options, **default))
 
     def _g_factor(
         self, name: str, options: ReconOptions, data: HybridSlice, notes: list[str]
@@ -277,6 +284,22 @@ class Engine:
 def _core(options: ReconOptions) -> ReconOptions:
     """Leave out the settings of the stream that a subclass may carry; they must not make a new method each."""
     return ReconOptions(**{field.name: getattr(options, field.name) for field in fields(ReconOptions)})
+
+
+def _finish(made: _Made, options: ReconOptions, data: HybridSlice, columns: torch.Tensor | None) -> torch.Tensor:
+    """Complete the k-space of the image of a classical method, and filter that of any, where it is asked for."""
+    image = made.image
+    if options.partial_fourier != "off":
+        extents = partial_extents(data.mask, columns)
+        if not METHODS[made.method].network:
+            image, notes = complete(image, extents, options.partial_fourier)
+            made.notes.extend(notes)
+        elif extents:
+            made.notes.append(f"partial_fourier={options.partial_fourier} is for classical methods, not {made.method}")
+    if options.kspace_filter:
+        readout = (0, image.shape[-1] - 1) if columns is None else measured_span(columns)
+        image = filter_image(image, options.kspace_filter, measured_span(data.mask.any(0)), readout)
+    return image
 
 
 def _accept(reason: str, options: ReconOptions) -> str:

@@ -153,6 +153,19 @@ class ReconOptions:
     )
     map_crop: float = option(0.8, "espirit: eigenvalue above which a pixel has coil maps", minimum=0.0, maximum=0.99)
     map_soft: bool = option(False, "espirit: let coil maps fade out around map_crop instead of ending sharply")
+    partial_fourier: str = option(
+        "off",
+        "classical methods: completes a k-space of which one side was not measured (partial Fourier, asymmetric echo) "
+        "from the other, given a phase that varies slowly; pocs leaves less error, homodyne is a single pass",
+        choices=("off", "pocs", "homodyne"),
+    )
+    kspace_filter: float = option(
+        0.0,
+        "Tukey window on the k-space of the images: share of it, from its edge, that fades out; 1 is a Hann window, 0 "
+        "no filter",
+        minimum=0.0,
+        maximum=1.0,
+    )
     g_factor: bool = option(
         False, "cg_sense, grappa: send the noise amplification of each slice as a series of its own"
     )

@@ -21,6 +21,7 @@ from gadgets.simulate import ScanPlan, simulate
 from recon_core.data import Reconstruction
 from recon_core.engine import Engine, create_method
 from recon_core.errors import DataError, ModelError
+from recon_core.metrics import best_scale, nrmse
 from recon_core.networks.crunet_mr import CRUNetMR
 from recon_core.options import ReconOptions
 from tests.builders import encoding_xml, header_xml, readouts, waveform
@@ -603,3 +604,35 @@ def test_a_method_is_no_preview_of_itself():
     images = list(Chain(header(), Settings(method="cg_sense", preview="cg_sense"), engine)([scan(slices=1)]))
     assert len(engine.slices) == 1
     assert len(images) == FRAMES
+
+
+# --- partial Fourier --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def engine():
+    return Engine("cpu")
+
+
+CUT_SHORT = {
+    "5/8": ("zero_filled", {"partial_fourier": 0.625}),
+    "6/8": ("low_rank_sparse", {"partial_fourier": 0.75}),
+    "7/8": ("cg_sense", {"partial_fourier": 0.875}),
+    "echo, read from both ends": ("zero_filled", {"asymmetric_echo": 0.25, "reversed_readouts": True}),
+    "both, interpolated": ("cg_sense", {"partial_fourier": 0.625, "asymmetric_echo": 0.2, "interpolation": 1.5}),
+    "5/8, every 2nd line": ("grappa", {"partial_fourier": 0.625, "sampling": "uniform", "acceleration": 2}),
+}
+
+
+@pytest.mark.parametrize("name", CUT_SHORT)
+def test_pocs_takes_a_quarter_of_the_error_of_what_was_cut_short(engine, name):
+    method, changes = CUT_SHORT[name]
+    plan = {"matrix_x": 80, "matrix_y": 72, "frames": 2, "coils": 5, "sampling": "full", "acs_lines": 12, "seed": 1}
+    source = simulate(ScanPlan(**{**plan, **changes}))
+    items, truth, errors = list(source.items()), np.abs(source.truth.image[0]), []
+    for how in ("off", "pocs"):
+        run = Chain(parse_header(source.header), Settings(method=method, partial_fourier=how), lambda: engine)
+        images = np.stack([image.data[0, 0] for image in run(items) if isinstance(image, Image)])
+        assert run.summary.problems.damage == []
+        errors.append(nrmse(best_scale(images, truth) * images, truth))
+    assert errors[1] < 0.75 * errors[0]

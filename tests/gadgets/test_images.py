@@ -605,6 +605,7 @@ def test_meta_has_the_keys_of_gadgetron_and_fire():
         assert [float(v) for v in meta["encoding_FOV"]] == [160, 120, 7]
         assert [int(v) for v in meta["recon_matrix"]] == [8, 6, 1]
         assert [int(v) for v in meta["sampling_limits_E1"]] == [0, 3, 5]  # all six lines, centre at 6 // 2
+        assert [int(v) for v in meta["sampling_limits_RO"]] == [0, 4, 7]
         for key, field in {
             "PatientPosition": "position",
             "read_dir": "read_dir",
@@ -619,6 +620,13 @@ def test_meta_has_the_keys_of_gadgetron_and_fire():
         assert [int(v) for v in meta["physiology_time_stamp"]] == complete.headers["physiology_time_stamp"][i].tolist()
         assert meta["GADGETRON_DataRole"] == meta["DataRole"] == "Image"
         assert "cinestream" in " ".join(meta["ImageProcessingHistory"])
+
+
+def test_meta_says_which_columns_of_an_asymmetric_echo_were_measured():
+    complete = complete_slice()
+    cine = dataclasses.replace(complete.cine, columns=np.arange(8) >= 2)
+    image, *_ = maker().make(dataclasses.replace(complete, cine=cine), reconstruction())
+    assert [int(v) for v in meta_of(image)["sampling_limits_RO"]] == [2, 4, 7]
 
 
 def test_meta_names_the_method_and_what_differed():

@@ -252,6 +252,35 @@ def test_discarded_samples_are_cut_in_the_order_of_acquisition(reverse, pre, pos
         np.testing.assert_array_equal(part.data[i], expected)
 
 
+@pytest.mark.parametrize("kept", [32, 16])
+def test_columns_say_which_samples_there_are(kept):
+    sizes = {"encoded": (32, 8, 1), "recon": (kept, 8, 1), "encoded_fov": (320.0, 80.0, 8.0)}
+    sizes["recon_fov"] = (10.0 * kept, 80.0, 8.0)
+    block = readouts(4, 2, 24, center_sample=[8, 15, 8, 15])
+    block.headers["flags"][1::2] |= AcquisitionFlag.REVERSE.bit
+    _, _, stage = prepare(block, **sizes)
+    assert stage.columns(0).tolist() == [False] * (kept // 4) + [True] * (kept - kept // 4)
+    assert stage.columns(1) is None
+    # cut at the other end too
+    _, _, stage = prepare(readouts(4, 2, 24, center_sample=8, discard_post=4), **sizes)
+    assert stage.columns(0).tolist() == [False] * (kept // 4) + [True] * (5 * kept // 8) + [False] * (kept // 8)
+
+
+def test_columns_are_those_that_most_readouts_have():
+    block = readouts(5, 2, 12, center_sample=[4, 4, 4, 4, 8])
+    reference = readouts(9, 2, 12, center_sample=8, flags=[AcquisitionFlag.PARALLEL_CALIBRATION])
+    _, _, stage = prepare(reference, block)
+    assert stage.columns(0).tolist() == [False] * 4 + [True] * 12
+    # two halves that share the middle only
+    _, _, stage = prepare(readouts(4, 2, 12, center_sample=[4, 8, 4, 8]))
+    assert np.flatnonzero(stage.columns(0)).tolist() == list(range(4, 12))
+    # nothing missing, nothing in common, nothing there
+    assert prepare(readouts(4, 2, 16, center_sample=8))[2].columns(0) is None
+    apart = readouts(4, 2, 16, center_sample=8, discard_pre=[0, 8, 0, 8], discard_post=[8, 0, 8, 0])
+    assert prepare(apart)[2].columns(0) is None
+    assert preparation()[0].columns(0) is None
+
+
 def test_reversed_and_forward_readouts_may_alternate():
     block = readouts(4, 2, 16, center_sample=[8, 7, 8, 7])
     block.headers["flags"][1::2] |= AcquisitionFlag.REVERSE.bit

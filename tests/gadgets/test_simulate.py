@@ -133,6 +133,35 @@ def test_partial_fourier_and_asymmetric_echo_keep_the_centre():
     np.testing.assert_array_equal(readouts.data, whole.data[of_whole][:, :, 24:])
 
 
+@pytest.mark.parametrize("echo", [0.0, 0.25])
+def test_reversed_readouts_are_the_same_samples_backwards(echo):
+    changes = {"sampling": "full", "snr": 0.0, "asymmetric_echo": echo}
+    forward, _, _ = collect(simulate(plan(**changes)))
+    readouts, _, _ = collect(simulate(plan(**changes, reversed_readouts=True)))
+    reverse = has(readouts.headers, AcquisitionFlag.REVERSE)
+    np.testing.assert_array_equal(reverse, readouts.headers["idx"]["kspace_encode_step_1"] % 2 == 1)
+    np.testing.assert_array_equal(readouts.data[~reverse], forward.data[~reverse])
+    np.testing.assert_array_equal(readouts.data[reverse], forward.data[reverse][:, :, ::-1])
+    samples = forward.data.shape[2]
+    center = forward.headers["center_sample"][0]
+    assert set(readouts.headers["center_sample"][~reverse]) == {center}
+    assert set(readouts.headers["center_sample"][reverse]) == {samples - 1 - center}
+
+
+@pytest.mark.parametrize("size", [(48, 36), (45, 37)])
+def test_interpolation_is_asked_for_by_the_header_and_in_the_truth(size):
+    sizes = dict(zip(("matrix_x", "matrix_y"), size, strict=True))
+    plain, fine = (simulate(plan(**sizes, interpolation=factor)) for factor in (1.0, 3.0))
+    before, after = (ismrmrd.xsd.CreateFromDocument(scan.header).encoding[0] for scan in (plain, fine))
+    assert after.encodedSpace.matrixSize.x == before.encodedSpace.matrixSize.x
+    assert (after.reconSpace.matrixSize.x, after.reconSpace.matrixSize.y) == (3 * size[0], 3 * size[1])
+    assert after.reconSpace.fieldOfView_mm.x == before.reconSpace.fieldOfView_mm.x
+    assert fine.truth.image.shape[-2:] == (3 * size[1], 3 * size[0])
+    # pixel n // 2 lies at the same place
+    rows, columns = (3 * n // 2 + 3 * (np.arange(n) - n // 2) for n in size[::-1])
+    np.testing.assert_allclose(fine.truth.image[..., rows, :][..., columns], plain.truth.image, atol=1e-5)
+
+
 def test_same_seed_same_scan():
     first, second, other = (collect(simulate(plan(seed=seed)))[0] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first.headers, second.headers)

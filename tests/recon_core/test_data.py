@@ -11,6 +11,7 @@ MASK = np.zeros((2, 8), bool)
 def test_what_belongs_together_is_accepted():
     calibration = np.zeros((3, 8, 6), np.complex64)
     CineSlice(KSPACE, MASK, calibration=calibration, colouring=np.zeros((5, 3), np.complex64))
+    CineSlice(KSPACE, MASK, columns=np.ones(6, bool))
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,7 @@ def test_what_belongs_together_is_accepted():
         ({"calibration": np.zeros((3, 8, 7), np.complex64)}, "calibration must be"),
         ({"colouring": np.zeros((3, 4), np.complex64)}, "colouring must be"),
         ({"colouring": np.zeros(3, np.complex64)}, "colouring must be"),
+        ({"columns": np.ones(8, bool)}, "columns must be"),
     ],
 )
 def test_what_does_not_is_refused(change, message):

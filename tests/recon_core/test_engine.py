@@ -678,3 +678,66 @@ def test_a_slice_that_does_not_fit_is_refused(engine, make_slice, monkeypatch):
         engine.reconstruct(make_slice()[0], ReconOptions())
     monkeypatch.setattr("recon_core.engine.available_bytes", lambda device: None)
     assert engine.reconstruct(make_slice()[0], ReconOptions()).image.any()
+
+
+# --- what becomes of an image afterwards ------------------------------------------------------------------------------
+
+
+def cut_slice(data, first_line=0, first_column=0):
+    """The slice without its first lines and columns."""
+    mask = data.mask.copy()
+    mask[:, :first_line] = False
+    columns = np.arange(data.kspace.shape[3]) >= first_column
+    kspace = data.kspace * mask[:, None, :, None] * columns
+    return dataclasses.replace(data, kspace=kspace, mask=mask, columns=columns)
+
+
+@pytest.mark.parametrize("how", ["pocs", "homodyne"])
+@pytest.mark.parametrize("method", ["zero_filled", "cg_sense", "grappa", "low_rank_sparse"])
+@pytest.mark.parametrize(("cut", "axis"), [((9, 0), "ky"), ((0, 7), "kx")])
+def test_what_was_not_measured_is_completed(engine, make_slice, method, how, cut, axis):
+    data, image = make_slice(n_y=32, n_x=24, step=1, pulse=0.3)
+    data = cut_slice(data, *cut)
+    options = ReconOptions(method=method, fallback="none", low_rank_weight=1e-3, sparse_weight=1e-3)
+    plain = engine.reconstruct(data, options)
+    completed = engine.reconstruct(data, dataclasses.replace(options, partial_fourier=how))
+    truth = np.abs(image)
+    errors = [nrmse(best_scale(np.abs(one.image), truth) * np.abs(one.image), truth) for one in (plain, completed)]
+    assert errors[1] < 0.75 * errors[0]
+    assert not [note for note in plain.notes if "completes" in note]
+    (note,) = (note for note in completed.notes if "completes" in note)
+    assert how in note
+    assert f"along {axis}," in note
+
+
+def test_a_scan_that_lacks_nothing_is_not_touched(engine, make_slice):
+    data, _ = make_slice(step=2)
+    plain = engine.reconstruct(data, ReconOptions())
+    completed = engine.reconstruct(data, ReconOptions(partial_fourier="pocs"))
+    np.testing.assert_array_equal(completed.image, plain.image)
+    assert completed.notes == plain.notes
+
+
+def test_partial_fourier_leaves_images_of_networks_alone(engine, heart, network):
+    network(lambda image: image)
+    data = cut_slice(heart, first_column=heart.kspace.shape[3] // 3)
+    options = ReconOptions(method="crunet_mr", outside_range="note")
+    plain = engine.reconstruct(data, options)
+    result = engine.reconstruct(data, dataclasses.replace(options, partial_fourier="pocs"))
+    np.testing.assert_array_equal(result.image, plain.image)
+    assert set(result.notes) - set(plain.notes) == {"partial_fourier=pocs is for classical methods, not crunet_mr"}
+
+
+def test_the_filter_is_on_the_image_of_any_method(engine, make_slice):
+    data, _ = make_slice(n_y=24, n_x=18, step=1)
+    plain = engine.reconstruct(data, ReconOptions(method="zero_filled"))
+    filtered = engine.reconstruct(data, ReconOptions(method="zero_filled", kspace_filter=1.0))
+    kspace, windowed = (fft(torch.tensor(one.image), (-2, -1)).abs().mean(0).numpy() for one in (plain, filtered))
+    np.testing.assert_allclose(windowed[12, 9], kspace[12, 9], rtol=1e-5)
+    wanted = np.outer(*(np.cos(np.pi / 2 * (np.arange(n) - n // 2) / (n // 2 + 0.5)) ** 2 for n in (24, 18)))
+    np.testing.assert_allclose(windowed, wanted * kspace, atol=1e-4)
+
+
+def test_what_becomes_of_an_image_afterwards_makes_no_other_method(engine):
+    first = engine._build("cg_sense", ReconOptions())
+    assert engine._build("cg_sense", ReconOptions(partial_fourier="pocs", kspace_filter=0.3)) is first
