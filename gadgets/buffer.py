@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from gadgets.gating import MOST_FRAMES
 from gadgets.protocol import AcquisitionFlag, Readouts, flag_mask
 from recon_core.coils.compression import CoilCompression
 from recon_core.data import CineSlice
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 _LAST = flag_mask(AcquisitionFlag.LAST_IN_SLICE, AcquisitionFlag.LAST_IN_MEASUREMENT)
 _REFERENCE_ONLY = AcquisitionFlag.PARALLEL_CALIBRATION.bit
-_MOST_FRAMES = 4096
 _MOST_AVERAGES = 64
 # A counter above the header's limit is believed when this share of the usual number of lines stands behind it.
 _BELIEVED_SHARE = 0.25
@@ -208,7 +208,7 @@ class _Plan:
         self.first = max(0, first + self.offset)
         self.last = min(self.rows - 1, last + self.offset)
         self.lines_in_header = (first, last)
-        self.frames = min(encoding.count(time_axis), _MOST_FRAMES)
+        self.frames = min(encoding.count(time_axis), MOST_FRAMES)
         self.limited = time_axis in encoding.limits
         self.averages = min(encoding.count("average"), _MOST_AVERAGES)
         self.segmented = encoding.count("segment") > 1
@@ -347,9 +347,9 @@ class SliceBuffers:
                     text = f"{_name(readouts, out)} has line {line[out][0]}; the encoded matrix has room for {where}"
                     count = int(np.count_nonzero(out))
                     self._problems.add(f"line {planned}", f"{text}; it is left out", damage=damage, count=count)
-        possible = time < _MOST_FRAMES
+        possible = time < MOST_FRAMES
         if not possible.all():
-            text = f"{_name(readouts, ~possible)} has frame {time[~possible][0]}; at most {_MOST_FRAMES} are believed"
+            text = f"{_name(readouts, ~possible)} has frame {time[~possible][0]}; at most {MOST_FRAMES} are believed"
             count = int(np.count_nonzero(~possible))
             self._problems.add("frame", f"{text}; it is left out", damage=True, count=count)
         return inside & possible

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recon_core.errors import DataError
-from recon_core.gating import BRIDGED, REGULAR, REJECTED, REPAIRED, bin_lines, cycle_position, find_rhythm
+from recon_core.gating import BRIDGED, REGULAR, REJECTED, REPAIRED, TRIGGER_STEP, bin_lines, cycle_position, find_rhythm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,8 +29,7 @@ logger = logging.getLogger("cinestream")
 # ms; what is not listed has ticks of a millisecond
 _TICKS = {"SIEMENS": 2.5, "CINESTREAM": 2.5}
 _DAY = 86_400_000.0  # ms, at which clocks begin anew
-_STEADY = 80.0  # ms by which the trigger of a beat may seem to move
-_MOST_FRAMES = 4096
+MOST_FRAMES = 4096  # of a slice that are believed
 _USUAL_FRAMES = 25
 # A counter runs on from beat to beat when this share of the beats goes beyond the header's frames, or ends early.
 _RUN_ON_SHARE = 0.25
@@ -183,12 +182,12 @@ class Gate:
         time[1:] += _DAY * np.cumsum(np.diff(time) < -_DAY / 2)
         wrong = ""
         trigger = time - since
-        beats = np.split(trigger, np.flatnonzero(np.diff(since) < -_STEADY) + 1)
+        beats = np.split(trigger, np.flatnonzero(np.diff(since) < -TRIGGER_STEP) + 1)
         if time.min() == time.max():
             wrong = "stand still"
-        elif (np.diff(time) < -_STEADY).any() or time[-1] < time[0]:
+        elif (np.diff(time) < -TRIGGER_STEP).any() or time[-1] < time[0]:
             wrong = "run backwards"
-        elif np.median([np.ptp(beat) for beat in beats]) > _STEADY:
+        elif np.median([np.ptp(beat) for beat in beats]) > TRIGGER_STEP:
             wrong = "are not of the clock of the time since the trigger"
         if not wrong:
             return time
@@ -208,7 +207,7 @@ class Gate:
             return _USUAL_FRAMES
         # the mean, as ticks are about as long as the time between readouts; without the gaps of beats left early
         spacing = float(np.mean(steps[steps < 1.5 * np.median(steps)]))
-        return int(np.clip(rhythm.typical / spacing, 2, _MOST_FRAMES))
+        return int(np.clip(rhythm.typical / spacing, 2, MOST_FRAMES))
 
     def _headers(
         self,
@@ -273,7 +272,7 @@ def _announced_frames(header: ScanHeader) -> int:
         frames = int(float(text))
     except (ValueError, OverflowError):
         return 0
-    return frames if 1 < frames <= _MOST_FRAMES else 0
+    return frames if 1 < frames <= MOST_FRAMES else 0
 
 
 def _beats_in_words(rhythm: Rhythm, binned: Binned) -> str:

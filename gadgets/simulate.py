@@ -379,11 +379,11 @@ class Scan:
         if retrospective:
             self._order, self._r_waves, self._triggers, self._states = _gated_timeline(plan, self._mask)
             self._mask = np.repeat(self._mask, frames, axis=1)
-            self._cardiac_phase, self._respiration = _motion(plan, self._order, self._r_waves)
         else:
             self._order, self._r_waves = _timeline(plan, self._mask)
             self._triggers = self._r_waves
-            self._cardiac_phase, self._respiration = _motion(plan, self._order, self._r_waves)
+        self._cardiac_phase, self._respiration = _motion(plan, self._order, self._r_waves)
+        if not retrospective:
             numbers = np.repeat(np.arange(plan.slices), frames)
             self._states = np.stack([numbers, self._cardiac_phase.ravel(), self._respiration.ravel()], axis=1)
         self._covariance = noise_covariance(plan.coils, seed=plan.seed)

@@ -21,8 +21,9 @@ REGULAR, REPAIRED, REJECTED, BRIDGED = 0, 1, 2, 3
 
 #: Share of the typical cycle that does not change its length with the RR interval: contraction and relaxation.
 SYSTOLE = 0.4
+#: ms by which the time since the trigger falls, or the trigger moves, from one beat to the next; less is no new beat.
+TRIGGER_STEP = 80.0
 
-_RESET = 80.0  # ms by which the time since the trigger falls, or the trigger moves, from one beat to the next
 _LONGEST, _SHORTEST = 4000.0, 200.0  # ms, RR intervals that are believed
 _UNMEASURED = 0.6  # share of a typical RR without readouts before the next trigger: there may have been others
 _WIDE = 3.0  # frames or usual gaps: a line without a readout for that long takes those of poorer beats first
@@ -87,9 +88,9 @@ def find_rhythm(since: NDArray[np.float64], time: NDArray[np.float64] | None, to
         raise DataError(f"the time since the trigger stands still at {since[0] if len(since) else 0:g} ms: no trigger")
     if np.count_nonzero(steps < 0) > np.count_nonzero(steps > 0):
         raise DataError("the time since the trigger runs backwards")
-    new = steps < -_RESET
+    new = steps < -TRIGGER_STEP
     if time is not None:
-        new |= np.abs(np.diff(time - since)) > _RESET
+        new |= np.abs(np.diff(time - since)) > TRIGGER_STEP
     beat = np.concatenate([[0], np.cumsum(new)]).astype(np.intp)
     count = int(beat[-1]) + 1
     last = np.zeros(count)

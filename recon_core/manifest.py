@@ -52,8 +52,8 @@ class WeightsFacts:
     range
         The scans that they were trained for, or None where that was not recorded.
     limits
-        How far their images are from the data and from those of cg_sense on such scans, at most, or None where that was
-        not recorded.
+        How far their images are from the data and from those of cg_sense on such scans, or None where that was not
+        recorded.
     training
         How they were trained: texts and numbers by name, such as recipe, seed, steps and hardware.
     metrics

@@ -317,7 +317,7 @@ class Limits:
             parts.append(f"change {least}up to {_percent(self.most_change)}")
         return ", ".join(parts)
 
-    def exceeded(self, figures: ImageFigures) -> list[str]:
+    def objections(self, figures: ImageFigures) -> list[str]:
         """Say why an image should not be sent; nothing if all is well.
 
         Parameters

@@ -123,7 +123,7 @@ class NetworkMethod:
             Empty if the image is within the limits that came with the weights, or else those by default.
         """
         figures = image_figures(data, image, reference, implementation=self._options.implementation)
-        reasons = ", ".join((self._entry.limits or Limits()).exceeded(figures))
+        reasons = ", ".join((self._entry.limits or Limits()).objections(figures))
         return reasons and f"the image of {self._options.method} {reasons}"
 
     def _reconstruct(self, data: HybridSlice) -> torch.Tensor:
