@@ -186,7 +186,7 @@ def test_a_network_with_weights_takes_part(tmp_path, monkeypatch):
 
 
 def test_an_image_that_is_as_it_should_be_has_no_mark(tmp_path, monkeypatch):
-    monkeypatch.setattr(Limits, "exceeded", lambda *_: [])
+    monkeypatch.setattr(Limits, "objections", lambda *_: [])
     write_tiny_weights(tmp_path, "crnn_mri", range=TrainingRange(acceleration=(2, 9)))
     monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
     outcome = run_suite(["crnn_mri"], quick=True)
