@@ -162,7 +162,7 @@ def _send(options: argparse.Namespace) -> int:
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    from gadgets.simulate import ScanPlan, write_simulation
+    from gadgets.simulation import ScanPlan, write_simulation
 
     plan = ScanPlan(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ScanPlan)})
     if options.output.exists() and not options.overwrite:
@@ -493,7 +493,7 @@ def _add_send(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
-    from gadgets.simulate import ScanPlan
+    from gadgets.simulation import ScanPlan
 
     parser.add_argument("output", type=Path, help="raw file to write; the truth goes beside it")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")

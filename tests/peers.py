@@ -31,7 +31,7 @@ from gadgets.protocol import (
     encode,
 )
 from gadgets.server import Server
-from gadgets.simulate import ScanPlan, simulate
+from gadgets.simulation import ScanPlan, simulate
 from recon_core.data import Reconstruction
 
 FILES = Path("/proc/self/fd")

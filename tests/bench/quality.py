@@ -21,7 +21,7 @@ from gadgets.protocol import Image
 from gadgets.report import ReportCollector
 from gadgets.scores import score
 from gadgets.server import SharedEngine
-from gadgets.simulate import ScanPlan, write_simulation
+from gadgets.simulation import ScanPlan, write_simulation
 
 SCANS = {
     "every 3rd line + 24 ACS (the demo)": ScanPlan(),

@@ -38,7 +38,7 @@ from gadgets.protocol import (
     encode,
 )
 from gadgets.server import Server
-from gadgets.simulate import ScanPlan, simulate
+from gadgets.simulation import ScanPlan, simulate
 from recon_core.data import Reconstruction
 
 COILS, SAMPLES, READOUTS, REPEATS = 10, 256, 20_000, 5

@@ -17,7 +17,7 @@ from gadgets.images import SECOND_SERIES
 from gadgets.pipeline import Settings
 from gadgets.problems import Problems
 from gadgets.protocol import AcquisitionFlag, EndOfStreamError, Image, Text, Waveform
-from gadgets.simulate import ScanPlan, simulate
+from gadgets.simulation import ScanPlan, simulate
 from recon_core.data import Reconstruction
 from recon_core.engine import Engine, create_method
 from recon_core.errors import DataError, ModelError

@@ -20,7 +20,7 @@ from gadgets.cli import main
 from gadgets.files import open_scan, read_images, write_scan
 from gadgets.protocol import Readouts
 from gadgets.server import Server
-from gadgets.simulate import ScanPlan, write_simulation
+from gadgets.simulation import ScanPlan, write_simulation
 from recon_core.methods import METHODS
 from recon_core.quality import TrainingRange
 from tests.builders import readouts as random_readouts

@@ -16,7 +16,7 @@ from gadgets.pipeline import Settings
 from gadgets.problems import Problems
 from gadgets.protocol import Image
 from gadgets.replay import replay
-from gadgets.simulate import ScanPlan, simulate
+from gadgets.simulation import ScanPlan, simulate
 from recon_core.ct.volume import file_digest
 from recon_core.engine import Engine
 from recon_core.errors import CinestreamError, DataError, SettingsError

@@ -27,7 +27,7 @@ from gadgets.files import open_scan, read_images
 from gadgets.protocol import ConfigFile, ConfigText, Header, Readouts, Writer
 from gadgets.replay import replay
 from gadgets.server import Server, SharedEngine
-from gadgets.simulate import ScanPlan, simulate, write_simulation
+from gadgets.simulation import ScanPlan, simulate, write_simulation
 from recon_core.metrics import best_scale, nrmse
 from tests.gadgetron_parent import Gadgetron
 from tests.networks import write_tiny_weights

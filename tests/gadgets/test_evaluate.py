@@ -13,7 +13,7 @@ from gadgets.files import ImageFile, read_images
 from gadgets.page import GAP
 from gadgets.protocol import IMAGE_HEADER, Image
 from gadgets.scores import SCORES, measure, read_truth, scaled
-from gadgets.simulate import ScanPlan, write_simulation
+from gadgets.simulation import ScanPlan, write_simulation
 from recon_core.errors import DataError, ResourceError
 from tests.gadgets.test_report import Checker, beating
 

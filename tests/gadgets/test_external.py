@@ -20,7 +20,7 @@ from gadgets.files import read_images, write_scan
 from gadgets.protocol import ImageArray, Query, Reader, Response, Writer, encode
 from gadgets.replay import replay
 from gadgets.server import Server, SharedEngine
-from gadgets.simulate import ScanPlan, simulate
+from gadgets.simulation import ScanPlan, simulate
 from tests.builders import readouts as random_readouts
 from tests.gadgetron_parent import EMPTY_CONFIGURATION, Gadgetron, Vanish
 from tests.networks import NETWORKS, write_tiny_weights

@@ -10,7 +10,7 @@ from gadgets.gating import tick_length
 from gadgets.header import parse_header
 from gadgets.pipeline import Settings
 from gadgets.protocol import Image, Readouts
-from gadgets.simulate import ScanPlan, simulate
+from gadgets.simulation import ScanPlan, simulate
 from recon_core.data import Reconstruction
 from recon_core.errors import DataError
 from recon_core.metrics import best_scale, nrmse

@@ -11,7 +11,7 @@ from gadgets.protocol import Close, ConfigText, Header, Readouts, Writer
 from gadgets.replay import replay, with_progress
 from gadgets.report import ReportCollector
 from gadgets.server import SharedEngine
-from gadgets.simulate import ScanPlan, simulate
+from gadgets.simulation import ScanPlan, simulate
 from recon_core.errors import CinestreamError, DataError, HeaderError, ResourceError, SettingsError
 
 PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=3, slices=2, coils=3, acceleration=2, acs_lines=10, seed=3)

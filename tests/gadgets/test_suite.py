@@ -18,7 +18,7 @@ from gadgets.replay import replay
 from gadgets.report import ReportCollector
 from gadgets.scores import SCORES, score
 from gadgets.server import SharedEngine
-from gadgets.simulate import ScanPlan, write_simulation
+from gadgets.simulation import ScanPlan, write_simulation
 from gadgets.suite import (
     VARIANTS,
     Cell,

@@ -1,0 +1,252 @@
+"""What to simulate: one field for every choice, checked against each other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recon_core.errors import SettingsError
+from recon_core.options import option
+from recon_core.simulate.phantom import BLOOD_SIGNAL
+from recon_core.simulate.sampling import SAMPLINGS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_READOUT_TIME = 1100.0  # us
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanPlan:
+    """What to simulate; every field has a default that works."""
+
+    matrix_x: int = option(192, "pixels along the readout of the reconstructed image", minimum=8, maximum=2048)
+    matrix_y: int = option(156, "pixels along the phase encoding of the reconstructed image", minimum=8, maximum=2048)
+    field_of_view_x: float = option(360.0, "field of view along the readout in mm", minimum=50.0, maximum=1000.0)
+    field_of_view_y: float = option(292.5, "field of view along the phase encoding in mm", minimum=50.0, maximum=1000.0)
+    frames: int = option(24, "frames per slice", minimum=1, maximum=10000)
+    slices: int = option(1, "short-axis slices, apex first", minimum=1, maximum=64)
+    slice_thickness: float = option(8.0, "slice thickness in mm", minimum=0.5, maximum=50.0)
+    slice_gap: float = option(2.0, "gap between slices in mm", minimum=0.0, maximum=50.0)
+    slice_order: str = option(
+        "sequential",
+        "one slice after the other, or interleaved: one readout of each slice in turn",
+        choices=("sequential", "interleaved"),
+    )
+    coils: int = option(10, "receive coils", minimum=1, maximum=256)
+    sampling: str = option(
+        "uniform",
+        "lines per frame: all, every R-th, every R-th moving from frame to frame, or random",
+        choices=SAMPLINGS,
+    )
+    acceleration: int = option(3, "acceleration R; not used by full sampling", minimum=1, maximum=32)
+    acs_lines: int = option(
+        24, "autocalibration lines in every frame; not used by full sampling", minimum=0, maximum=512
+    )
+    partial_fourier: float = option(
+        1.0, "share of the lines that is measured, the first ones missing", minimum=0.55, maximum=1.0
+    )
+    phase_oversampling: float = option(
+        0.0, "how much the encoded field of view along y exceeds the image", minimum=0.0, maximum=2.0
+    )
+    oversampling: float = option(2.0, "readout oversampling", minimum=1.0, maximum=4.0)
+    asymmetric_echo: float = option(
+        0.0, "share of the samples missing at the front of each readout", minimum=0.0, maximum=0.4
+    )
+    reversed_readouts: bool = option(
+        False, "measure every second line from its other end, as bipolar readouts do, and flag it as reversed"
+    )
+    interpolation: float = option(
+        1.0,
+        "how much larger than measured the header wants the matrix of the image, as a scanner with interpolation does",
+        minimum=1.0,
+        maximum=4.0,
+    )
+    averages: int = option(1, "how often every line is measured", minimum=1, maximum=64)
+    segments: int = option(
+        0,
+        "lines per beat and frame of a segmented scan, which measures a part of every frame in every beat; 0 measures "
+        "one frame after the other, each at its place in the next beat",
+        minimum=0,
+        maximum=512,
+    )
+    gating: str = option(
+        "prospective",
+        "prospective, or retrospective: a segment is repeated from beat to beat with a phase counter that runs on, and "
+        "the next one begins after the next trigger (averages: as many triggers later); without segments all lines are "
+        "repeated over as many beats as there are averages, freely running",
+        choices=("prospective", "retrospective"),
+    )
+    rr_stretch: str = option(
+        "diastole",
+        "retrospective gating: what a longer beat stretches, diastole only or the whole cycle",
+        choices=("diastole", "cycle"),
+    )
+    time_axis: str = option(
+        "phase",
+        "counter of the frames: phase of one beat, or repetition of a real-time scan that runs through the beats",
+        choices=("phase", "repetition"),
+    )
+    repetition_time: float = option(2.8, "time from one readout to the next in ms", minimum=1.0, maximum=100.0)
+    snr: float = option(
+        40.0,
+        "signal of blood at the centre of a fully sampled frame over the standard deviation of the noise (real or "
+        "imaginary part, mean over coils); 0 simulates no noise",
+        minimum=0.0,
+        maximum=1e6,
+    )
+    noise_readouts: int = option(
+        32, "readouts of the noise scan before the images; none when snr is 0", minimum=0, maximum=4096
+    )
+    heart_rate: float = option(66.0, "beats per minute", minimum=20.0, maximum=240.0)
+    rr_variability: float = option(
+        0.03, "standard deviation of the RR interval over its mean", minimum=0.0, maximum=0.3
+    )
+    ectopic_beat: bool = option(False, "make the third beat premature, followed by a pause")
+    remeasure: bool = option(
+        False, "retrospective gating: measure a segment again after a beat that is off the mean RR by over a quarter"
+    )
+    missed_trigger: int = option(
+        0, "retrospective gating: beat, from 1, whose R wave gives no trigger; 0 for none", minimum=0, maximum=10000
+    )
+    false_trigger: int = option(
+        0, "retrospective gating: beat, from 1, whose T wave gives a trigger too; 0 for none", minimum=0, maximum=10000
+    )
+    ejection_fraction: float = option(0.6, "stroke volume over end-diastolic volume", minimum=0.0, maximum=0.9)
+    respiration: float = option(
+        0.0,
+        "respiratory shift of heart and abdomen in mm, peak to peak; real-time scans only",
+        minimum=0.0,
+        maximum=40.0,
+    )
+    waveforms: bool = option(True, "send the ECG along")
+    rotation_x: float = option(
+        0.0, "turn of the slice about the left-right axis in degrees", minimum=-180.0, maximum=180.0
+    )
+    rotation_y: float = option(
+        0.0, "turn of the slice about the front-back axis in degrees", minimum=-180.0, maximum=180.0
+    )
+    offset_left: float = option(
+        0.0, "centre of the stack in mm towards the patient's left", minimum=-500.0, maximum=500.0
+    )
+    offset_back: float = option(
+        0.0, "centre of the stack in mm towards the patient's back", minimum=-500.0, maximum=500.0
+    )
+    offset_head: float = option(
+        0.0, "centre of the stack in mm towards the patient's head", minimum=-500.0, maximum=500.0
+    )
+    start_time: float = option(43200.0, "time of day of the first image readout in s", minimum=0.0, maximum=86399.0)
+    vendor: str = option(
+        "cinestream simulation", "system vendor in the header; a name with SIEMENS also sets idx.user[5]"
+    )
+    seed: int = option(0, "same seed, same scan", minimum=0)
+
+    def __post_init__(self) -> None:
+        """Refuse what no scan can be.
+
+        Raises
+        ------
+        SettingsError
+            If a value is not allowed or two of them contradict each other.
+        """
+        for item in fields(self):
+            value, limits = getattr(self, item.name), item.metadata
+            if limits["choices"] and value not in limits["choices"]:
+                raise SettingsError(f"{item.name} must be one of {', '.join(limits['choices'])}; got {value!r}")
+            if limits["minimum"] is not None and not value >= limits["minimum"]:
+                raise SettingsError(f"{item.name} must be at least {limits['minimum']:g}, got {value!r}")
+            if limits["maximum"] is not None and not value <= limits["maximum"]:
+                raise SettingsError(f"{item.name} must be at most {limits['maximum']:g}, got {value!r}")
+        if self.time_axis == "repetition" and (self.segments or self.averages > 1):
+            raise SettingsError("a real-time scan (time_axis repetition) has neither segments nor averages")
+        if self.time_axis == "phase" and self.respiration:
+            raise SettingsError("respiration needs a real-time scan: set time_axis to repetition")
+        if self.gating == "retrospective" and (self.time_axis != "phase" or self.sampling == "interleaved"):
+            raise SettingsError(
+                "retrospective gating counts phases and measures the same lines in all of them; take time_axis phase "
+                "and another sampling than interleaved"
+            )
+        if self.gating == "retrospective" and self.slice_order == "interleaved":
+            raise SettingsError("retrospective gating measures one slice after the other: slice_order sequential")
+        if self.gating == "prospective" and (self.missed_trigger or self.false_trigger or self.remeasure):
+            raise SettingsError("missed_trigger, false_trigger and remeasure need gating retrospective")
+        used = self.segments * self.frames * self.repetition_time / 1000
+        used *= self.slices if self.slice_order == "interleaved" else 1
+        if used > 60.0 / self.heart_rate and self.gating == "prospective":
+            raise SettingsError(
+                f"segments x frames x repetition_time is {used:.2f} s per beat (shared by interleaved slices), but "
+                f"a beat lasts {60 / self.heart_rate:.2f} s; take fewer segments or frames"
+            )
+        if self.sampling != "full":
+            if self.acceleration > self.encoded_y:
+                raise SettingsError(f"acceleration must not exceed the {self.encoded_y} lines, got {self.acceleration}")
+            if self.acs_lines > 2 * (self.encoded_y // 2 - self.dropped_lines):
+                raise SettingsError(
+                    f"{self.acs_lines} ACS lines do not fit into {self.encoded_y} lines with this partial_fourier"
+                )
+
+    @property
+    def encoded_x(self) -> int:
+        """Samples of a whole readout."""
+        return round(self.matrix_x * self.oversampling)
+
+    @property
+    def encoded_y(self) -> int:
+        """Lines of the whole k-space."""
+        return round(self.matrix_y * (1.0 + self.phase_oversampling))
+
+    @property
+    def encoded_fov(self) -> tuple[float, float]:
+        """Encoded field of view (y, x) in mm."""
+        return (
+            self.field_of_view_y * self.encoded_y / self.matrix_y,
+            self.field_of_view_x * self.encoded_x / self.matrix_x,
+        )
+
+    @property
+    def image_matrix(self) -> tuple[int, int]:
+        """Pixels (y, x) of the images that the header asks for."""
+        return round(self.matrix_y * self.interpolation), round(self.matrix_x * self.interpolation)
+
+    @property
+    def dropped_lines(self) -> int:
+        """First lines that partial Fourier leaves out."""
+        return self.encoded_y - round(self.encoded_y * self.partial_fourier)
+
+    @property
+    def dropped_samples(self) -> int:
+        """First samples that an asymmetric echo leaves out."""
+        return round(self.encoded_x * self.asymmetric_echo)
+
+    @property
+    def sample_time(self) -> float:
+        """Dwell time of an image readout in us."""
+        return max(round(_READOUT_TIME / self.encoded_x, 1), 0.1)
+
+    @property
+    def noise_deviation(self) -> float:
+        """Standard deviation of the real (or imaginary) part of the noise in a sample, mean over coils."""
+        return BLOOD_SIGNAL / self.snr if self.snr else 0.0
+
+    @property
+    def slice_offsets(self) -> NDArray[np.float64]:
+        """Positions of the slices along the slice direction in mm, 0 at the centre of the stack."""
+        numbers = np.arange(self.slices, dtype=np.float64)
+        return (numbers - (self.slices - 1) / 2) * (self.slice_thickness + self.slice_gap)
+
+    @property
+    def directions(self) -> NDArray[np.float64]:
+        """Rows read, phase and slice direction in patient coordinates (left, posterior, superior)."""
+        a, b = math.radians(self.rotation_x), math.radians(self.rotation_y)
+        about_x = np.array([[1, 0, 0], [0, math.cos(a), -math.sin(a)], [0, math.sin(a), math.cos(a)]])
+        about_y = np.array([[math.cos(b), 0, math.sin(b)], [0, 1, 0], [-math.sin(b), 0, math.cos(b)]])
+        return np.asarray((about_y @ about_x).T)
+
+    @property
+    def positions(self) -> NDArray[np.float64]:
+        """``(slice, 3)`` centres of the slices in mm, patient coordinates; pixel ``n // 2`` lies there."""
+        centre = np.array([self.offset_left, self.offset_back, self.offset_head])
+        return np.asarray(centre + self.slice_offsets[:, None] * self.directions[2])
