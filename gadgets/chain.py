@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING
 from gadgets.buffer import SliceBuffers, describe
 from gadgets.ct import load_ct
 from gadgets.gating import Gate
+from gadgets.image_array import join_series
 from gadgets.images import ImageMaker
 from gadgets.pipeline import check_weights
 from gadgets.preparation import Preparation
 from gadgets.problems import Problems
-from gadgets.protocol import Image, Readouts, Text, Waveform
+from gadgets.protocol import Bucket, Image, ImageArray, Readouts, ReconData, Text, Waveform
+from gadgets.recon_data import readouts_of_bucket, readouts_of_buffers
 from recon_core.errors import CinestreamError, DataError, ProtocolError
+from recon_core.noise_level import is_unit_noise, noise_deviation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -34,6 +37,15 @@ if TYPE_CHECKING:
     from recon_core.engine import Engine
 
 logger = logging.getLogger("cinestream")
+
+_RAW = (Readouts, ReconData, Bucket)
+_IMAGES = (Image, ImageArray)
+_HANDED_ON: dict[str, tuple[type, ...]] = {
+    "none": (),
+    "acquisitions": _RAW,
+    "images": _IMAGES,
+    "all": (*_RAW, *_IMAGES),
+}
 
 
 @dataclass
@@ -74,6 +86,8 @@ class Chain:
         Where to note what goes wrong; a listener may be on it.
     watch
         Called with every slice and its reconstruction, for a report; may be None.
+    to_gadgetron
+        Gadgets come behind; others take images only, whatever the settings say.
 
     Raises
     ------
@@ -90,8 +104,12 @@ class Chain:
         engine: Callable[[], Engine],
         problems: Problems | None = None,
         watch: Callable[[CompleteSlice, Reconstruction], None] | None = None,
+        *,
+        to_gadgetron: bool = False,
     ) -> None:
         self.summary = ScanSummary(problems=problems or Problems())
+        if not to_gadgetron:
+            settings = _for_others(settings, self.summary.problems)
         absent = check_weights(settings)
         if absent:
             self.summary.problems.add("weights", absent, damage=False)
@@ -99,7 +117,7 @@ class Chain:
         self._settings = settings
         self._engine = engine
         self._watch = watch
-        self._preparation = Preparation(header, self.summary.problems, whiten=settings.whiten)
+        self._preparation = Preparation(header, self.summary.problems, whiten=settings.whiten and not settings.whitened)
         gate = None if settings.gating == "counter" else Gate(header, settings, self.summary.problems)
         self._buffers = SliceBuffers(
             header, self.summary.problems, settings.time_axis, settings.virtual_coils, settings.coil_energy, gate
@@ -107,11 +125,11 @@ class Chain:
         self._images = ImageMaker(header, settings)
         self._ct = load_ct(header, settings, self.summary.problems)
 
-    def __call__(self, items: Iterable[Message]) -> Iterator[Image | Waveform]:
+    def __call__(self, items: Iterable[Message]) -> Iterator[Message]:
         """Reconstruct.
 
         A stream that breaks is noted and what came before is reconstructed; a slice that fails is noted and the others
-        go on. Waveforms are handed through.
+        go on. Waveforms are handed through, and to a Gadgetron what `forward` names.
 
         Parameters
         ----------
@@ -120,8 +138,8 @@ class Chain:
 
         Yields
         ------
-        Image or Waveform
-            Images of every slice as soon as it is complete.
+        Message
+            Images of every slice as soon as it is complete, as `emit` wants them, and what is handed through.
 
         Raises
         ------
@@ -129,22 +147,35 @@ class Chain:
             At the end, if not one image could be made.
         """
         source = iter(items)
+        handed_on = (Waveform, *_HANDED_ON[self._settings.forward])
         while (item := self._next(source)) is not None:
-            if isinstance(item, Readouts):
-                self.summary.readouts += len(item)
-                for prepared in self._preparation(item):
-                    for complete in self._buffers.add(prepared):
-                        yield from self._reconstruct(complete)
-            elif isinstance(item, Waveform):
+            if isinstance(item, handed_on):
                 yield item
+            elif isinstance(item, Bucket):
+                yield from item.waveforms
+            if isinstance(item, _RAW):
+                for complete in self._slices(item):
+                    yield from self._reconstruct(complete)
             elif isinstance(item, Text):
                 logger.info("text from the sender: %s", item.text)
-            else:
+            elif not isinstance(item, handed_on):
                 text = f"{type(item).__name__} messages are not used; this pipeline works from readouts"
                 self.summary.problems.add("message", text, damage=False)
         for complete in self._buffers.flush():
             yield from self._reconstruct(complete)
         self._check_completeness()
+
+    def _slices(self, item: Readouts | ReconData | Bucket) -> Iterator[CompleteSlice]:
+        """Slices that are complete with these readouts, whatever they came in."""
+        runs: Iterable[Readouts] = [item] if isinstance(item, Readouts) else []
+        if isinstance(item, ReconData):
+            runs = readouts_of_buffers(item, self._header, self.summary.problems)
+        elif isinstance(item, Bucket):
+            runs = readouts_of_bucket(item)
+        for readouts in runs:
+            self.summary.readouts += len(readouts)
+            for prepared in self._preparation(readouts):
+                yield from self._buffers.add(prepared)
 
     def _next(self, source: Iterator[Message]) -> Message | None:
         try:
@@ -153,15 +184,22 @@ class Chain:
             self.summary.problems.add("stream", f"{error}. What came before is reconstructed", damage=True)
             return None
 
-    def _reconstruct(self, complete: CompleteSlice) -> Iterator[Image]:
+    def _reconstruct(self, complete: CompleteSlice) -> Iterator[Image | ImageArray]:
         settings = self._settings
         if settings.preview not in ("none", settings.method):
             ahead = dataclasses.replace(settings, method=settings.preview, g_factor=False)
             yield from self._images_of(complete, ahead, preview=True)
         yield from self._images_of(complete, settings)
 
-    def _images_of(self, complete: CompleteSlice, settings: Settings, *, preview: bool = False) -> list[Image]:
+    def _images_of(
+        self, complete: CompleteSlice, settings: Settings, *, preview: bool = False
+    ) -> Iterator[Image | ImageArray]:
         """Reconstruct a slice; a failure is noted, and gives no images."""
+        images = self._single_images(complete, settings, preview=preview)
+        return iter(images) if settings.emit == "images" else join_series(images)
+
+    def _single_images(self, complete: CompleteSlice, settings: Settings, *, preview: bool) -> list[Image]:
+        """Reconstruct a slice to one image for every frame, and what else there is."""
         try:
             engine = self._engine()
             begin = time.perf_counter()
@@ -169,7 +207,8 @@ class Chain:
             if colouring is not None and complete.compression is not None:
                 colouring = colouring @ complete.compression.conj().T
             columns = self._preparation.columns(complete.key.encoding)
-            cine = dataclasses.replace(complete.cine, colouring=colouring, columns=columns)
+            whitened = settings.whitened and self._is_whitened(complete)
+            cine = dataclasses.replace(complete.cine, colouring=colouring, columns=columns, whitened=whitened)
             placed = self._ct.place(complete) if self._ct and not preview else None
             if placed is not None:
                 cine = dataclasses.replace(cine, ct=placed.image, ct_cover=placed.cover)
@@ -208,6 +247,18 @@ class Chain:
                 self._watch(complete, reconstruction)
         return images
 
+    def _is_whitened(self, complete: CompleteSlice) -> bool:
+        """Check whether it can be true: without noise readouts NoiseAdjust hands the scan on as it came."""
+        cine = complete.cine
+        if is_unit_noise(cine.kspace, cine.mask):
+            return True
+        text = "the noise should be whitened already, but its standard deviation is near "
+        text += (
+            f"{noise_deviation(cine.kspace, cine.mask):.2g} instead of 1; it is taken as unknown. The scan may have "
+        )
+        self.summary.problems.add("whitened", f"{text}come without noise readouts", damage=False)
+        return False
+
     def _note_failure(self, complete: CompleteSlice, why: str) -> None:
         text = f"{describe(complete.key)} could not be reconstructed: {why}"
         self.summary.problems.add("reconstruction", text, damage=True)
@@ -226,3 +277,13 @@ class Chain:
             text = f"{absent} of the slices that the header promises never came ({describe(first[0])} first)"
             remedy = "the scan ended early, or the header's limits are too large"
             problems.add("absent slices", f"{text}; {remedy}", damage=True)
+
+
+def _for_others(settings: Settings, problems: Problems) -> Settings:
+    """Settings for a receiver that is no Gadgetron: images that are ready, and nothing beside them."""
+    plain = dataclasses.replace(settings, emit="images", forward="none")
+    asked = [name for name in ("emit", "forward") if getattr(settings, name) != getattr(plain, name)]
+    if asked:
+        named = " and ".join(f"{name}={getattr(settings, name)}" for name in asked)
+        problems.add("downstream", f"{named} is for the gadgets of a Gadgetron; images are sent here", damage=False)
+    return plain

@@ -60,7 +60,7 @@ def _gpu() -> Check:
 def _pipelines() -> Check:
     known = list_pipelines()
     for pipeline in known.values():
-        pipeline.settings  # noqa: B018 - reading it checks it
+        pipeline.node_settings  # noqa: B018 - reading it checks it
     return Check("pipelines", ", ".join(known))
 
 

@@ -45,6 +45,8 @@ _COPIED = (
     "user_int",
     "user_float",
 )
+#: Ends of the meta attributes that gadgets behind set when they scale an image array.
+_SET_BY_GADGETS = ("WindowCenter", "WindowWidth", "ScaleRatio")
 _COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
 
 
@@ -92,7 +94,8 @@ class ImageMaker:
     def __init__(self, header: ScanHeader, settings: Settings) -> None:
         self._header = header
         self._settings = settings
-        self._scale = settings.scale
+        self._for_gadgets = settings.emit == "image_array"  # they cut, scale and set the window themselves
+        self._scale = settings.scale or float(self._for_gadgets)
         self._window = 0.0
         self._used: dict[int, set[int]] = {}
 
@@ -104,7 +107,8 @@ class ImageMaker:
         complete
             The slice with the acquisition headers of its frames.
         reconstruction
-            Its frames ``(frame, y, x)`` complex64 over the encoded field of view.
+            Its frames ``(frame, y, x)`` complex64 over the encoded field of view, which is left as it is where an image
+            array is asked for.
         second
             Where these are not the images that were asked for, what they are to those: one of `SECOND_SERIES`.
 
@@ -115,9 +119,9 @@ class ImageMaker:
             there is, each in a series of its own: g-factor, uncertainty, fused image.
         """
         encoding = self._header.encodings[complete.key.encoding]
-        frames = to_recon_space(reconstruction.image, encoding)
+        frames = self._in_view(reconstruction.image, encoding)
         self._set_scale(frames)
-        values = frames if self._settings.output == "complex" else np.abs(frames)
+        values = frames if self._settings.output == "complex" or self._for_gadgets else np.abs(frames)
         values = values * np.float32(self._scale)
         common = self._common_meta(complete, reconstruction, encoding, second and f"_{second}")
         series_index = self._settings.series + SECOND_SERIES.get(second, 0)
@@ -127,15 +131,14 @@ class ImageMaker:
             values,
             strict=True,
         ):
-            yield _image(header, data, {**common, **_frame_meta(header, frame)})
+            yield self._image(header, data, {**common, **_frame_meta(header, frame)})
         for series in () if second else self._further_series(reconstruction):
             yield from self._further_images(complete, series, encoding, common)
 
     def _further_series(self, reconstruction: Reconstruction) -> Iterator[_Series]:
         if reconstruction.g_factor is not None:
-            yield _Series(
-                reconstruction.g_factor[None], G_FACTOR_SERIES, "gfactor", "Gfactor", _G_FACTOR_SCALE, window=300
-            )
+            scale = 1.0 if self._for_gadgets else _G_FACTOR_SCALE  # ImageArrayScaling has the same factor
+            yield _Series(reconstruction.g_factor[None], G_FACTOR_SERIES, "gfactor", "Gfactor", scale, window=300)
         uncertainty, fused = (reconstruction.extra.get(name) for name in ("uncertainty", "fused"))
         if uncertainty is not None:
             window = self._window / 10  # a standard deviation is a small part of the signal
@@ -147,7 +150,7 @@ class ImageMaker:
     def _further_images(
         self, complete: CompleteSlice, series: _Series, encoding: Encoding, common: dict[str, object]
     ) -> Iterator[Image]:
-        values = to_recon_space(series.images.astype(np.complex64), encoding).real.clip(0) * np.float32(series.scale)
+        values = self._in_view(series.images.astype(np.complex64), encoding).real.clip(0) * np.float32(series.scale)
         headers = self._headers(complete, encoding, values, self._settings.series + series.offset)
         own: dict[str, object] = {
             "GADGETRON_DataRole": series.role,
@@ -163,7 +166,17 @@ class ImageMaker:
             for key in ("GADGETRON_ImageComment", "ImageComments"):
                 own[key] = f"{series.comment}; {common[key]}"
         for header, frame, data in zip(headers, complete.frames.tolist(), values, strict=False):
-            yield _image(header, data, {**common, **_frame_meta(header, frame), **own})
+            yield self._image(header, data, {**common, **_frame_meta(header, frame), **own})
+
+    def _in_view(self, images: NDArray[np.complex64], encoding: Encoding) -> NDArray[np.complex64]:
+        return images if self._for_gadgets else to_recon_space(images, encoding)
+
+    def _image(self, header: Any, data: NDArray[Any], meta: dict[str, object]) -> Image:  # noqa: ANN401 - one record of an array
+        if self._for_gadgets:
+            meta = {key: value for key, value in meta.items() if not key.endswith(_SET_BY_GADGETS)}
+        attributes = serialize_meta(meta)
+        header["attribute_string_len"] = len(attributes.encode())
+        return Image(header, data[None, None], attributes)
 
     def _set_scale(self, frames: NDArray[np.complex64]) -> None:
         if self._window:
@@ -186,7 +199,9 @@ class ImageMaker:
         headers["average"] = 0  # averages are merged
         is_complex = np.iscomplexobj(values)
         headers["data_type"] = 7 if is_complex else 5
-        headers["image_type"] = IMAGE_TYPE_COMPLEX if is_complex else IMAGE_TYPE_MAGNITUDE
+        # what the image is to become: gadgets behind make magnitudes of complex values
+        shown_complex = is_complex and self._settings.output == "complex"
+        headers["image_type"] = IMAGE_TYPE_COMPLEX if shown_complex else IMAGE_TYPE_MAGNITUDE
         headers["channels"] = 1
         headers["matrix_size"] = (values.shape[2], values.shape[1], 1)
         headers["field_of_view"] = encoding.recon.field_of_view
@@ -198,7 +213,9 @@ class ImageMaker:
     def _common_meta(
         self, complete: CompleteSlice, reconstruction: Reconstruction, encoding: Encoding, suffix: str
     ) -> dict[str, object]:
-        settings, source = self._settings, complete.headers[0]
+        settings, source, encoded = self._settings, complete.headers[0], encoding.encoded
+        # the generic gadgets take the readout oversampling as gone in both spaces
+        wide = _covered_width(encoding)
         name = (settings.description or reconstruction.method) + suffix
         comment = "; ".join([f"cinestream {reconstruction.method}", *complete.notes, *reconstruction.notes])
         rows, columns = complete.cine.kspace.shape[2:]
@@ -207,9 +224,9 @@ class ImageMaker:
         read, phase = source["read_dir"].tolist(), source["phase_dir"].tolist()
         meta: dict[str, object] = {
             "encoding": complete.key.encoding,
-            "encoding_FOV": encoding.encoded.field_of_view,
+            "encoding_FOV": (wide if self._for_gadgets else encoded.field_of_view[0], *encoded.field_of_view[1:]),
             "recon_FOV": encoding.recon.field_of_view,
-            "encoded_matrix": encoding.encoded.matrix,
+            "encoded_matrix": (columns if self._for_gadgets else encoded.matrix[0], *encoded.matrix[1:]),
             "recon_matrix": encoding.recon.matrix,
             "sampling_limits_RO": (int(sampled[0]), columns // 2, int(sampled[-1])),
             "sampling_limits_E1": (int(measured[0]), rows // 2, int(measured[-1])),
@@ -256,12 +273,6 @@ def _index(header: np.void, encoding: Encoding, used: set[int]) -> int:
         index = index % _MOST_INDICES + 1
     used.add(index)
     return index
-
-
-def _image(header: Any, data: NDArray[Any], meta: Mapping[str, object]) -> Image:  # noqa: ANN401 - one record of an array
-    attributes = serialize_meta(meta)
-    header["attribute_string_len"] = len(attributes.encode())
-    return Image(header, data[None, None], attributes)
 
 
 def _frame_meta(header: np.void, frame: int) -> dict[str, object]:
@@ -311,7 +322,7 @@ def to_recon_space(image: NDArray[np.complex64], encoding: Encoding) -> NDArray[
         ``(frame, y, x)`` complex64 of the recon matrix.
     """
     encoded, recon = encoding.encoded, encoding.recon
-    wide = min(encoded.field_of_view[0], recon.field_of_view[0]), encoded.field_of_view[1]
+    wide = _covered_width(encoding), encoded.field_of_view[1]
     for axis, covered, wanted in ((1, wide[1], recon.field_of_view[1]), (2, wide[0], recon.field_of_view[0])):
         if covered > 0 and wanted > 0:
             image = _resize_centered(image, max(1, round(image.shape[axis] * wanted / covered)), axis)
@@ -319,6 +330,11 @@ def to_recon_space(image: NDArray[np.complex64], encoding: Encoding) -> NDArray[
         if image.shape[axis] != size:
             image = _interpolate(image, size, axis)
     return image
+
+
+def _covered_width(encoding: Encoding) -> float:
+    """Field of view along the readout, in mm, that is left of the encoded one without the oversampling."""
+    return min(encoding.encoded.field_of_view[0], encoding.recon.field_of_view[0])
 
 
 def _interpolate(image: NDArray[np.complex64], size: int, axis: int) -> NDArray[np.complex64]:

@@ -6,6 +6,7 @@ The XML parser, ``--set``, ``--help``, FIRE's JSON parameters and the documentat
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -37,6 +38,11 @@ class Settings(ReconOptions):
     """Everything a pipeline can set: the options of the reconstruction, and what the stream does around it."""
 
     whiten: bool = option(True, "decorrelate the coils with the noise readouts of the stream, when it has any")
+    whitened: bool = option(
+        False,
+        "gadgets in front have whitened already (Gadgetron's NoiseAdjust): the noise has unit deviation, and noise "
+        "readouts are not used",
+    )
     time_axis: str = option(
         "auto",
         "counter that numbers the frames; auto takes phase, or repetition when only that one counts",
@@ -85,6 +91,18 @@ class Settings(ReconOptions):
         0.0,
         "factor on all images; 0 sets it once per scan so that the bright tissue of the first slice is near 1000",
         minimum=0.0,
+    )
+    emit: str = option(
+        "images",
+        "what a Gadgetron gets: images ready to be shown, or for every slice an array of complex ones for its own "
+        "gadgets, over the encoded field of view and not scaled unless scale says so",
+        choices=("images", "image_array"),
+    )
+    forward: str = option(
+        "none",
+        "what else a Gadgetron gets back as it came: acquisitions (buffered ones too), images of other gadgets, all, "
+        "or none of it; waveforms always",
+        choices=("none", "acquisitions", "images", "all"),
     )
     # 16 bits, with room for the series of other images, up to 24 further on
     series: int = option(1, "image_series_index of the images", minimum=1, maximum=65511)
@@ -340,8 +358,22 @@ def _settings_of_pipeline(root: Element) -> Settings:
         names = ", ".join(f"<{node.tag}> {node.findtext('classname', '')}".strip() for node in nodes) or "nothing"
         raise SettingsError(
             f"outside a Gadgetron a pipeline must hold one <external> node and nothing else; this one holds {names}"
+            f"{_alternative(nodes)}"
         )
-    external = nodes[0]
+    return _settings_of_external(nodes[0])
+
+
+def _alternative(nodes: list[Element]) -> str:
+    """Name the pipeline that does here what this one does among the gadgets of a Gadgetron."""
+    for node in nodes:
+        if node.tag == "external":
+            with contextlib.suppress(SettingsError):
+                method = _settings_of_external(node).method
+                return f". It needs a Gadgetron to run its gadgets; here take {method}, which does without them"
+    return ""
+
+
+def _settings_of_external(external: Element) -> Settings:
     execute, connect = external.find("execute"), external.find("connect")
     if execute is None and connect is None:
         raise SettingsError("the <external> node says neither <execute> nor <connect>")
@@ -396,6 +428,29 @@ class Pipeline:
             If the file is broken.
         """
         return parse_configuration(self.text) or Settings()
+
+    @property
+    def needs_gadgetron(self) -> bool:
+        """Whether gadgets of a Gadgetron stand before or behind cinestream; then `settings` is refused."""
+        root = _parse(self.text)
+        return root is not None and len(root.findall("stream/*")) > 1
+
+    @property
+    def node_settings(self) -> Settings:
+        """The settings of its one external node, whatever gadgets stand around it.
+
+        Raises
+        ------
+        SettingsError
+            If the file is broken.
+        """
+        if not self.needs_gadgetron:
+            return self.settings
+        root = _parse(self.text)
+        externals = [] if root is None else root.findall("stream/external")
+        if len(externals) != 1:
+            raise SettingsError(f"{self.name} holds {len(externals)} <external> nodes, expected one")
+        return _settings_of_external(externals[0])
 
 
 def list_pipelines(folders: Iterable[Path] = ()) -> dict[str, Pipeline]:

@@ -117,7 +117,7 @@ class ReportCollector:
                 method=reconstruction.method,
                 mask=complete.cine.mask,
                 maps=np.abs(maps[:, ::step, ::step]),
-                whitened=complete.cine.colouring is not None,
+                whitened=complete.cine.colouring is not None or complete.cine.whitened,
                 seconds=sum(reconstruction.seconds.values()),
                 notes=(*complete.notes, *reconstruction.notes),
             )

@@ -281,7 +281,8 @@ class Session:
         warm_up = threading.Thread(target=self._warm_up, args=[settings], name="cinestream-warm-up", daemon=True)
         warm_up.start()
         settings = self._adjust(settings, problems)
-        chain = Chain(header, apply(settings, self._options.overrides), self._engine, problems)
+        settings = apply(settings, self._options.overrides)
+        chain = Chain(header, settings, self._engine, problems, to_gadgetron=self._to_gadgetron)
         for item in chain(self._items()):
             # the stock client dies of anything but images and text
             if self._to_gadgetron or not isinstance(item, Waveform):

@@ -39,6 +39,8 @@ class CineSlice:
     columns
         ``(kx,)`` bool, True where the readouts were measured: not so on one side of an asymmetric echo. None is
         everywhere.
+    whitened
+        True where the noise has unit standard deviation though no `colouring` says how it was whitened.
     """
 
     kspace: NDArray[np.complex64]
@@ -48,6 +50,7 @@ class CineSlice:
     ct: NDArray[np.float32] | None = None
     ct_cover: NDArray[np.bool_] | None = None
     columns: NDArray[np.bool_] | None = None
+    whitened: bool = False
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together.

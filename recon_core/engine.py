@@ -340,7 +340,7 @@ def _on_device(cine_slice: CineSlice, options: ReconOptions, device: torch.devic
         measured = reference.ne(0).any(-1).any(0)
     maps, notes = _coil_maps(reference, measured, options)
     # whitening gives real and imaginary part unit variance each
-    noise_variance = None if cine_slice.colouring is None else 2.0
+    noise_variance = None if cine_slice.colouring is None and not cine_slice.whitened else 2.0
     ct, cover = (None if plane is None else _tensor(plane, device) for plane in (cine_slice.ct, cine_slice.ct_cover))
     return HybridSlice(hybrid, mask, maps, reference, measured, noise_variance, list(notes), ct=ct, ct_cover=cover)
 

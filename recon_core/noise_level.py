@@ -1,0 +1,49 @@
+"""How strong the noise of k-space is, seen from the k-space alone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_OUTER = 0.375  # of the matrix, from the centre: where signal is weakest
+_BELIEVED = (0.3, 5.0)
+
+
+def noise_deviation(kspace: NDArray[np.complex64], mask: NDArray[np.bool_]) -> float:
+    """Estimate the standard deviation of the noise in the corners of k-space; the signal there makes it too large.
+
+    The magnitude of complex normal noise with deviation s in real and imaginary part has the median s sqrt(2 ln 2).
+
+    Parameters
+    ----------
+    kspace
+        ``(frame, coil, ky, kx)`` complex64, centre at ``N//2``.
+    mask
+        ``(frame, ky)`` bool, True where a line was measured.
+
+    Returns
+    -------
+    float
+        Of the real and of the imaginary part, in the units of the k-space; NaN where no corner was measured.
+    """
+    rows, columns = (np.abs(np.arange(size) - size // 2) >= _OUTER * size for size in kspace.shape[2:])
+    frame, row = np.nonzero(mask & rows)
+    corners = np.abs(kspace[frame, :, row][:, :, columns])
+    corners = corners[corners > 0]  # an asymmetric echo leaves columns out
+    return float(np.median(corners)) / math.sqrt(2 * math.log(2)) if corners.size else math.nan
+
+
+def is_unit_noise(kspace: NDArray[np.complex64], mask: NDArray[np.bool_]) -> bool:
+    """Tell whether noise of unit deviation is plausible, as whitening leaves it.
+
+    Parameters
+    ----------
+    kspace, mask
+        As for `noise_deviation`. Averages make the noise weaker, and signal in the corners makes it seem stronger.
+    """
+    return _BELIEVED[0] <= noise_deviation(kspace, mask) <= _BELIEVED[1]
