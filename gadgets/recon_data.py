@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _AXES = "(RO, E1, E2, CHA, N, S, LOC)"
 _REFERENCE_ONLY = AcquisitionFlag.PARALLEL_CALIBRATION.bit
+_LAST = AcquisitionFlag.LAST_IN_MEASUREMENT.bit
 _REMEDY = "Take the pipeline that is named after the method alone: it works from readouts and needs no gadgets in front"
 
 
@@ -176,5 +177,6 @@ def _lines(data: NDArray[np.complex64], headers: NDArray[np.void]) -> Readouts:
     own["discard_post"] = np.where(senseless, 0, columns - end)
     own["number_of_samples"], own["center_sample"] = columns, columns // 2
     own["active_channels"] = data.shape[3]
+    own["flags"] &= ~_LAST  # a further buffer may hold what was measured before it
     own["trajectory_dimensions"] = 0
     return Readouts(own, values)

@@ -10,8 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_OUTER = 0.375  # of the matrix, from the centre: where signal is weakest
-_BELIEVED = (0.3, 5.0)
+_OUTER = 0.75  # quantile of the distance from the centre: beyond, signal is weakest
+_BELIEVED = (0.3, 30.0)
 
 
 def noise_deviation(kspace: NDArray[np.complex64], mask: NDArray[np.bool_]) -> float:
@@ -31,15 +31,19 @@ def noise_deviation(kspace: NDArray[np.complex64], mask: NDArray[np.bool_]) -> f
     float
         Of the real and of the imaginary part, in the units of the k-space; NaN where no corner was measured.
     """
-    rows, columns = (np.abs(np.arange(size) - size // 2) >= _OUTER * size for size in kspace.shape[2:])
-    frame, row = np.nonzero(mask & rows)
-    corners = np.abs(kspace[frame, :, row][:, :, columns])
+    frame, row = np.nonzero(mask)
+    if not row.size:
+        return math.nan
+    above, beside = (np.abs(np.arange(size) - size // 2) for size in kspace.shape[2:])
+    outer = above[row] >= np.quantile(above[row], _OUTER)
+    columns = beside >= np.quantile(beside, _OUTER)
+    corners = np.abs(kspace[frame[outer], :, row[outer]][:, :, columns])
     corners = corners[corners > 0]  # an asymmetric echo leaves columns out
     return float(np.median(corners)) / math.sqrt(2 * math.log(2)) if corners.size else math.nan
 
 
 def is_unit_noise(kspace: NDArray[np.complex64], mask: NDArray[np.bool_]) -> bool:
-    """Tell whether noise of unit deviation is plausible, as whitening leaves it.
+    """Tell whether noise of unit deviation is plausible, as whitening leaves it; wrong scales are off by far more.
 
     Parameters
     ----------

@@ -21,9 +21,18 @@ from xml.etree import ElementTree as ET
 import ismrmrd
 import numpy as np
 
-from gadgets.protocol import IMAGE_DTYPES, IMAGE_HEADER, WAVEFORM_HEADER, Image, Readouts, Waveform
+from gadgets.protocol import (
+    ACQUISITION_HEADER,
+    IMAGE_DTYPES,
+    IMAGE_HEADER,
+    WAVEFORM_HEADER,
+    Image,
+    ImageArray,
+    Readouts,
+    Waveform,
+)
 
-CONFIG, HEADER, CLOSE, ERROR, ACQUISITION, IMAGE, WAVEFORM = 2, 3, 4, 8, 1008, 1022, 1026
+CONFIG, HEADER, CLOSE, ERROR, ACQUISITION, IMAGE, IMAGE_ARRAY, WAVEFORM = 2, 3, 4, 8, 1008, 1022, 1024, 1026
 NO_INT16 = {number: dtype for number, dtype in IMAGE_DTYPES.items() if number != 2}
 PATIENCE = 20.0  # s without anything from the peer; only a hanging peer ever uses it up
 EMPTY_CONFIGURATION = '<?xml version="1.0"?>\n'  # what a Gadgetron sends for a node without <configuration>
@@ -42,6 +51,8 @@ class Outcome:
     """
 
     images: list = field(default_factory=list)
+    arrays: list = field(default_factory=list)
+    readouts: list = field(default_factory=list)
     waveforms: list = field(default_factory=list)
     errors: list = field(default_factory=list)
     order: list = field(default_factory=list)
@@ -226,6 +237,10 @@ class Gadgetron:
                     self._close_input()
             elif number == WAVEFORM:
                 self._waveform()
+            elif number == ACQUISITION:
+                self._readout()
+            elif number == IMAGE_ARRAY:
+                self._image_array()
             elif number == IMAGE:
                 if not self._image():
                     return
@@ -253,6 +268,26 @@ class Gadgetron:
         data = np.frombuffer(self._exactly(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
         self.outcome.images.append(Image(header, data, attributes))
         return True
+
+    def _readout(self):
+        header = np.frombuffer(self._exactly(ACQUISITION_HEADER.itemsize), ACQUISITION_HEADER)
+        shape = (1, int(header["active_channels"][0]), int(header["number_of_samples"][0]))
+        data = np.frombuffer(self._exactly(8 * shape[1] * shape[2]), np.complex64).reshape(shape)
+        self.outcome.readouts.append(Readouts(header, data))
+
+    def _image_array(self):
+        data, headers = self._array(np.dtype(np.complex64)), self._array(IMAGE_HEADER)
+        attributes = tuple(self._string() for _ in range(struct.unpack("<Q", self._exactly(8))[0]))
+        for text in attributes:
+            ET.fromstring(text)
+        if self._exactly(2) != b"\0\0":  # neither waveforms nor acquisition headers
+            raise ConnectionError("more than images in an array")
+        self.outcome.arrays.append(ImageArray(data, headers, attributes))
+
+    def _array(self, dtype):
+        (axes,) = struct.unpack("<Q", self._exactly(8))
+        shape = struct.unpack(f"<{axes}Q", self._exactly(8 * axes))
+        return np.frombuffer(self._exactly(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape, order="F")
 
     def _waveform(self):
         header = np.frombuffer(self._exactly(WAVEFORM_HEADER.itemsize), WAVEFORM_HEADER)[0]

@@ -17,18 +17,20 @@ import pytest
 from gadgets import pipeline
 from gadgets.external import CT_VARIABLE, SERVER_VARIABLE, _resident_server
 from gadgets.files import read_images, write_scan
-from gadgets.protocol import ImageArray, Query, Reader, Response, Writer, encode
+from gadgets.protocol import ImageArray, Query, Reader, Readouts, Response, Writer, encode
 from gadgets.replay import replay
 from gadgets.server import Server, SharedEngine
 from gadgets.simulation import ScanPlan, simulate
 from tests.builders import readouts as random_readouts
 from tests.gadgetron_parent import EMPTY_CONFIGURATION, Gadgetron, Vanish
 from tests.networks import NETWORKS, write_tiny_weights
+from tests.stock import Stock, recon_data_bytes
 
 PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=3, coils=3, acceleration=2, acs_lines=10, seed=3)
 FAST = "<configuration><method>zero_filled</method></configuration>"
 ERROR = 8
 CLOSE = 4
+STOCK = ("cg_sense-stock-behind", "cg_sense-stock-front", "crunet_mr-stock-behind", "crunet_mr-stock-front")
 
 
 def packaged(name):
@@ -171,7 +173,64 @@ def test_a_ct_comes_from_the_folders_of_the_environment_only(allowed, scan, repl
 
 def test_the_packaged_pipelines_are_all_known_to_these_tests():
     names = {"zero_filled", "cg_sense", "grappa", "low_rank_sparse", *NETWORKS}
-    assert set(pipeline.list_pipelines()) == names | {f"{name}-connect" for name in names}
+    known = pipeline.list_pipelines()
+    among_gadgets = {name for name in known if known[name].needs_gadgetron}
+    assert among_gadgets == set(STOCK)
+    assert set(known) - among_gadgets == names | {f"{name}-connect" for name in names}
+
+
+def stock_buffers(header, items):
+    """RECON_DATA messages as the gadgets of the packaged pipelines send them."""
+    stock = Stock(header)
+    gathered = stock.accumulate(stock.prepared(items), "repetition", "slice")
+    return [recon_data_bytes(message) for message in stock.to_buffers(gathered)]
+
+
+@pytest.mark.parametrize("door", ["connect", pytest.param("execute", marks=pytest.mark.slow)])
+def test_stock_gadgets_in_front(door, scan, replayed, server):
+    header, items = scan
+    text = packaged("cg_sense-stock-front").replace("<whitened>true</whitened>", "")
+    address = server.address if door == "connect" else None
+    still = [item for item in items if not isinstance(item, Readouts) or item.data.shape[2] == 96]  # no noise readouts
+    outcome = Gadgetron(text, connect=address).run(header, stock_buffers(header, still))
+    assert_well(outcome)
+    expected = replayed(method="cg_sense", whiten=False)
+    assert len(outcome.images) == len(expected)
+    for image, wanted in zip(outcome.images, expected, strict=True):
+        assert np.abs(image.data - wanted.data).max() < 1e-5 * wanted.data.max()
+
+
+def test_stock_gadgets_in_front_with_noise(scan, server):
+    header, items = scan
+    gadgetron = Gadgetron(packaged("cg_sense-stock-front"), connect=server.address)
+    outcome = gadgetron.run(header, stock_buffers(header, items))
+    assert_well(outcome)
+    assert len(outcome.images) == PLAN.frames
+
+
+@pytest.mark.parametrize("door", ["connect", pytest.param("execute", marks=pytest.mark.slow)])
+def test_stock_gadgets_behind(door, scan, replayed, server):
+    header, items = scan
+    address = server.address if door == "connect" else None
+    outcome = Gadgetron(packaged("cg_sense-stock-behind"), connect=address).run(header, items)
+    assert_well(outcome)
+    assert outcome.images == []
+    finished = list(Stock(header).finished(outcome.arrays))
+    expected = replayed(method="cg_sense")
+    values, wanted = (np.stack(list(images)) for images in ([v for _, v in finished], [i.data[0, 0] for i in expected]))
+    assert np.abs(values / values.max() - wanted / wanted.max()).max() < 1e-5
+    assert 64 < values.max() <= 4095
+
+
+def test_acquisitions_are_handed_on(scan, server):
+    header, items = scan
+    text = FAST.replace("</configuration>", "<forward>acquisitions</forward></configuration>")
+    outcome = Gadgetron(text, connect=server.address).run(header, items)
+    assert_well(outcome)
+    assert len(outcome.images) == PLAN.frames
+    sent = [item for item in items if isinstance(item, Readouts)]
+    came = b"".join(message_bytes(item) for item in outcome.readouts)
+    assert came == b"".join(message_bytes(item) for item in sent)
 
 
 @pytest.mark.parametrize("method", ["zero_filled", "cg_sense", "grappa", "low_rank_sparse"])

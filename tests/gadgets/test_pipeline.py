@@ -15,6 +15,7 @@ from gadgets.pipeline import (
     FIELDS,
     MODULE,
     TARGET,
+    Pipeline,
     Settings,
     apply,
     convert,
@@ -32,6 +33,8 @@ from recon_core.methods import METHODS
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGED = list_pipelines()
+ALONE = [name for name, item in PACKAGED.items() if not item.needs_gadgetron]
+AMONG_GADGETS = [name for name in PACKAGED if name not in ALONE]
 EXECUTE = f'<execute name="{MODULE}" target="{TARGET}" type="python"/>'
 BILLION_LAUGHS = "<!DOCTYPE a [<!ENTITY a 'ha'><!ENTITY b '&a;&a;&a;&a;&a;&a;&a;&a;'><!ENTITY c '&b;&b;&b;&b;&b;'>]>"
 
@@ -248,7 +251,7 @@ CORE_READERS = {"AcquisitionReader", "WaveformReader", "ImageReader", "BufferRea
 
 
 def test_every_ready_method_has_a_pipeline():
-    assert {item.settings.method for item in PACKAGED.values()} == set(METHODS)
+    assert {PACKAGED[name].settings.method for name in ALONE} == set(METHODS)
     assert set(METHODS) <= set(PACKAGED)
 
 
@@ -263,9 +266,10 @@ def test_packaged_pipeline_is_a_gadgetron_document(name):
     assert readers["AcquisitionReader"] == readers["WaveformReader"] == "gadgetron_core_readers"
     assert writers == {"ImageWriter": "gadgetron_core_writers"}
     assert set(readers) <= CORE_READERS
-    (external,) = root.find("stream")
-    assert external.tag == "external"
-    assert [child.tag for child in external] == ["connect" if name.endswith("-connect") else "execute", "configuration"]
+    (external,) = root.findall("stream/external")
+    assert (len(root.find("stream")) == 1) == (name in ALONE)
+    parts = [child.tag for child in external if child.tag not in ("readers", "writers")]
+    assert parts == ["connect" if name.endswith("-connect") else "execute", "configuration"]
     action = external[0]
     if action.tag == "execute":
         assert action.attrib == {"name": MODULE, "target": TARGET, "type": "python"}
@@ -273,6 +277,112 @@ def test_packaged_pipeline_is_a_gadgetron_document(name):
         assert action.get("port").isdigit()
         assert action.get("address") == "127.0.0.1"
     assert "@" not in PACKAGED[name].text, "a Gadgetron takes it for a reference to a gadget's property"
+
+
+# What gadgets take and give, and the properties that they have; gadgets leave everything else as it is.
+GADGETS = {
+    "NoiseAdjustGadget": ("Acquisition", "Acquisition", {"perform_noise_adjust", "pass_nonconformant_data"}),
+    "AsymmetricEchoAdjustROGadget": ("Acquisition", "Acquisition", set()),
+    "RemoveROOversamplingGadget": ("Acquisition", "Acquisition", set()),
+    "AcquisitionAccumulateTriggerGadget": (
+        "Acquisition",
+        "AcquisitionBucket",
+        {"trigger_dimension", "sorting_dimension", "n_acquisitions_before_trigger"},
+    ),
+    "BucketToBufferGadget": (
+        "AcquisitionBucket",
+        "Buffer",
+        {"N_dimension", "S_dimension", "split_slices", "ignore_segment", "verbose"},
+    ),
+    "GenericReconFieldOfViewAdjustmentGadget": ("IsmrmrdImageArray", "IsmrmrdImageArray", {"verbose"}),
+    "GenericReconImageArrayScalingGadget": (
+        "IsmrmrdImageArray",
+        "IsmrmrdImageArray",
+        {
+            "verbose",
+            "use_constant_scalingFactor",
+            "auto_scaling_only_once",
+            "min_intensity_value",
+            "max_intensity_value",
+            "scalingFactor",
+        },
+    ),
+    "ImageArraySplitGadget": ("IsmrmrdImageArray", "Image", set()),
+    "ComplexToFloatGadget": ("Image", "Image", set()),
+    "FloatToUShortGadget": ("Image", "Image", {"max_intensity", "min_intensity", "intensity_offset"}),
+    "ImageFinishGadget": ("Image", "Image", set()),
+}
+READS_AND_WRITES = ("readers", "writers")
+COUNTERS = {"", "average", "contrast", "phase", "repetition", "set", "segment", "slice"}
+
+
+@pytest.mark.parametrize("name", AMONG_GADGETS)
+def test_gadgets_and_cinestream_understand_each_other(name):
+    root = ET.fromstring(PACKAGED[name].text)
+    flowing = "Acquisition"
+    for node in root.find("stream"):
+        if node.tag == "external":
+            classes = {part: [item.text for item in node.iterfind(f"{part}//classname")] for part in READS_AND_WRITES}
+            assert {item.text for item in node.iterfind("readers//dll")} == {"gadgetron_core_readers"}
+            assert {item.text for item in node.iterfind("writers//dll")} == {"gadgetron_core_writers"}
+            assert f"{flowing}Writer" in classes["writers"], "else the data pass cinestream by"
+            flowing = {"images": "Image", "image_array": "IsmrmrdImageArray"}[PACKAGED[name].node_settings.emit]
+            assert f"{flowing}Reader" in classes["readers"], "else its images end the scan"
+            # cinestream gives waveforms back
+            assert ("WaveformWriter" in classes["writers"]) <= ("WaveformReader" in classes["readers"])
+            continue
+        assert node.tag == "gadget"
+        assert [child.tag for child in node][:3] == ["name", "dll", "classname"]
+        assert node.findtext("dll") == "gadgetron_mricore"
+        takes, gives, known = GADGETS[node.findtext("classname")]
+        assert takes == flowing
+        flowing = gives
+        properties = {item.get("name"): item.get("value") for item in node.iterfind("property")}
+        assert set(properties) <= known
+        for key, value in properties.items():
+            if key.endswith("_dimension"):
+                assert value in COUNTERS
+            elif key.startswith(("split", "ignore", "use", "auto", "verbose")):
+                assert value in ("true", "false"), "a Gadgetron knows no other truth"
+            else:
+                assert float(value) > 0
+    assert flowing == "Image"
+    names = [node.text for node in root.iterfind("stream/gadget/name")]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("name", AMONG_GADGETS)
+def test_pipelines_among_gadgets_do_nothing_twice(name):
+    chosen = PACKAGED[name].node_settings
+    classes = [node.text for node in ET.fromstring(PACKAGED[name].text).iterfind("stream/gadget/classname")]
+    assert chosen.whitened == ("NoiseAdjustGadget" in classes)
+    assert (chosen.emit == "image_array") == ("ImageArraySplitGadget" in classes)
+    assert name == f"{chosen.method}-stock-{'behind' if chosen.emit == 'image_array' else 'front'}"
+    if "BucketToBufferGadget" in classes:
+        assert "AsymmetricEchoAdjustROGadget" in classes, "else BucketToBuffer ends the scan of an asymmetric echo"
+
+
+@pytest.mark.parametrize("name", AMONG_GADGETS)
+def test_pipelines_among_gadgets_are_refused_outside_with_another_to_take(name):
+    method = name.partition("-")[0]
+    with pytest.raises(SettingsError, match=f"Gadget.*needs a Gadgetron.*here take {method}, which"):
+        _ = find_pipeline(name).settings
+    assert find_pipeline(method).settings.method == method
+
+
+def test_a_pipeline_of_others_names_no_alternative():
+    text = pipeline('<execute name="os" target="system"/>', rest="<gadget/>")
+    with pytest.raises(SettingsError) as caught:
+        parse_configuration(text)
+    assert "here take" not in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_settings_of_a_node_that_is_not_there_once(count):
+    external = f"<external>{EXECUTE}</external>"
+    text = f"<configuration><version>2</version><stream><gadget/><gadget/>{external * count}</stream></configuration>"
+    with pytest.raises(SettingsError, match=f"odd holds {count} <external> nodes, expected one"):
+        _ = Pipeline("odd", text).node_settings
 
 
 @pytest.mark.parametrize("name", PACKAGED)
@@ -284,14 +394,14 @@ def test_packaged_pipeline_says_what_it_is_for(name):
     assert ("cinestream serve" in comment) == name.endswith("-connect")
 
 
-@pytest.mark.parametrize("name", [name for name in PACKAGED if not name.endswith("-connect")])
+@pytest.mark.parametrize("name", [name for name in ALONE if not name.endswith("-connect")])
 def test_packaged_pipeline_has_an_equal_twin_for_the_resident_server(name):
     assert PACKAGED[name].settings == PACKAGED[f"{name}-connect"].settings
     assert PACKAGED[name].settings.method in METHODS
 
 
 def test_no_twin_stands_alone():
-    assert {name.removesuffix("-connect") for name in PACKAGED} == {name for name in PACKAGED if "-connect" not in name}
+    assert {name.removesuffix("-connect") for name in ALONE} == {name for name in ALONE if "-connect" not in name}
 
 
 # --- by name ----------------------------------------------------------------------------------------------------------
