@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gadgets.protocol import Bucket, BufferedData, ReconData
 
 _AXES = "(RO, E1, E2, CHA, N, S, LOC)"
+_MOST = 65535  # samples and coils that a header can count
 _REFERENCE_ONLY = AcquisitionFlag.PARALLEL_CALIBRATION.bit
 _LAST = AcquisitionFlag.LAST_IN_MEASUREMENT.bit
 _REMEDY = "Take the pipeline that is named after the method alone: it works from readouts and needs no gadgets in front"
@@ -148,6 +149,8 @@ def _why_not(data: NDArray[Any], headers: NDArray[np.void]) -> str:
     if data.ndim != 7 or headers.shape != data.shape[1:3] + data.shape[4:]:
         wanted = f"{data.shape[1:3] + data.shape[4:]} (E1, E2, N, S, LOC)" if data.ndim == 7 else f"7 axes {_AXES}"
         return f"a buffer of {data.shape} {_AXES} has headers of {headers.shape}, expected {wanted}"
+    if max(data.shape[0], data.shape[3]) > _MOST:
+        return f"a buffer of {data.shape} {_AXES} is larger than any readout; at most {_MOST} samples and coils are"
     if data.shape[2] > 1:
         return f"a buffer of {data.shape} {_AXES} has {data.shape[2]} partitions; only 2-D slices can be reconstructed"
     return ""

@@ -12,12 +12,23 @@ from gadgets.chain import Chain
 from gadgets.header import parse_header
 from gadgets.pipeline import Settings
 from gadgets.problems import Problems
-from gadgets.protocol import AcquisitionFlag, BufferedData, Image, Reader, ReconData, Waveform
+from gadgets.protocol import (
+    AcquisitionFlag,
+    BufferedData,
+    Close,
+    ConfigFile,
+    ConfigText,
+    Header,
+    Image,
+    Reader,
+    ReconData,
+    Waveform,
+)
 from gadgets.recon_data import readouts_of_bucket, readouts_of_buffers
 from gadgets.simulation import ScanPlan, simulate
 from recon_core.engine import Engine
 from recon_core.errors import DataError
-from tests.peers import StubEngine, one_by_one, wire
+from tests.peers import StubEngine, one_by_one, serving, talk, wire
 from tests.stock import Stock, as_messages, lines_of, recon_data_bytes
 
 SMALL = {"matrix_x": 32, "matrix_y": 24, "frames": 4, "coils": 3, "acs_lines": 8, "acceleration": 2, "waveforms": False}
@@ -112,7 +123,14 @@ def assert_same_images(found, expected, tolerance=1e-5):
                 np.testing.assert_array_equal(image.header[name], wanted.header[name], err_msg=name)
 
 
-@pytest.mark.parametrize(("name", "chain"), [case for case in itertools.product(SCANS, CHAINS) if case != OUT_OF_ORDER])
+def cases():
+    for name, chain in itertools.product(SCANS, CHAINS):
+        slow = name == "retrospective gating" and chain != "packaged"  # hundreds of frames
+        if (name, chain) != OUT_OF_ORDER:
+            yield pytest.param(name, chain, marks=[pytest.mark.slow] if slow else [])
+
+
+@pytest.mark.parametrize(("name", "chain"), list(cases()))
 def test_buffers_give_what_readouts_give(name, chain):
     header, items = scan(name)
     accumulation, axes = CHAINS[chain]
@@ -236,6 +254,14 @@ def test_images_of_cg_sense_whitened_in_front(engine):
     assert 0.3 < shading.mean() < 3
 
 
+def test_nothing_is_whitened_twice():
+    header, items = scan("every 2nd line with embedded reference")
+    (one,) = through(header, items, whitened=True)[0].values()
+    (plain,) = through(header, items, whiten=False)[0].values()
+    assert one.cine.colouring is None
+    np.testing.assert_array_equal(one.cine.kspace, plain.cine.kspace)
+
+
 def test_a_scan_that_was_not_whitened_after_all_is_noticed(engine):
     header, items = scan("every 2nd line with embedded reference")
     items = [item for item in items if not (item.headers["flags"] & AcquisitionFlag.NOISE.bit).any()]
@@ -288,6 +314,11 @@ def other_coils(data, reference):
     return changed(data, data=data.data[:, :, :, :2]), None
 
 
+def wide(data, reference):
+    double = data.data[:1, :1]
+    return changed(data, data=np.broadcast_to(double, (70000, *double.shape[1:])), headers=data.headers[:1]), reference
+
+
 def all_invalid(data, _):
     return changed(data, data=data.data * np.nan), None
 
@@ -300,6 +331,7 @@ def all_invalid(data, _):
         (two_partitions, "2 partitions; only 2-D"),
         (narrow, "29 columns, expected 32 without readout oversampling or 64 with it.*AsymmetricEchoAdjustRO"),
         (other_coils, "has 2 coils, expected 3"),
+        (wide, "larger than any readout"),
         (all_invalid, "values that are not finite"),
     ],
 )
@@ -447,3 +479,31 @@ def test_how_readouts_were_cut_into_messages_does_not_matter():
     header, items = scan("three slices")
     expected = through(header, items)[0]
     assert_same_slices(through(header, buffers(header, list(one_by_one(items))))[0], expected)
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_gadgetron_hears_of_a_broken_buffer_and_gets_what_is_complete():
+    header, made = damaged("three slices", cut_headers)
+    made[1] = ReconData(((made[1].bits[0][0], None),))
+    bare = ConfigText("<configuration><method>zero_filled</method></configuration>")
+    with serving() as server:
+        answer = talk(server, bare, Header(header), *made, Close())
+        (error,) = answer.complaints("gadgetron")
+        assert "expected (24, 1, 4, 1, 1) (E1, E2, N, S, LOC)" in error
+        assert "slices that the header promises never came (slice 1 first)" in error
+        assert len(answer.images) == 2 * 4
+        again = talk(server, bare, Header(header), *buffers(*scan("three slices")), Close())
+        assert again.complaints("gadgetron") == []
+        assert len(again.images) == 3 * 4
+
+
+def test_a_client_that_wants_gadgets_is_told_what_to_take():
+    header, items = scan("three slices")
+    with serving() as server:
+        answer = talk(server, ConfigFile("cg_sense-stock-front"), Header(header), *items, Close())
+    (text,) = answer.complaints("client")
+    assert "NoiseAdjustGadget" in text
+    assert "here take cg_sense, which does without them" in text
+    assert answer.images == []
