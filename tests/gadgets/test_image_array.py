@@ -126,6 +126,15 @@ def test_a_preview_comes_ahead_in_an_array_of_its_own():
     assert [int(array.headers["image_series_index"].ravel()[0]) for array in came] == [24, 1, 24, 1]
 
 
+def test_stock_gadgets_on_both_sides():
+    header, items = scan("phase oversampling")
+    stock = Stock(header)
+    made = list(stock.to_buffers(stock.accumulate(stock.prepared(items), "repetition", "slice")))
+    wanted = np.stack([image.data[0, 0] for image in of(Image, through(header, items))])
+    values = np.stack([v for _, v in stock.finished(of(ImageArray, through(header, made, emit="image_array")))])
+    assert np.abs(values / values.max() - wanted / wanted.max()).max() < 1e-5
+
+
 def test_no_images_make_no_array():
     assert list(join_series([])) == []
 
