@@ -345,7 +345,9 @@ def _pipelines(options: argparse.Namespace) -> int:
     return 0
 
 
-def _doctor(_: argparse.Namespace) -> int:
+def _doctor(options: argparse.Namespace) -> int:
+    if options.input is not None:
+        return _doctor_file(options)
     from gadgets.doctor import examine
 
     good = True
@@ -353,6 +355,22 @@ def _doctor(_: argparse.Namespace) -> int:
         _say(str(check))
         good = good and not check.remedy
     return 0 if good else 1
+
+
+def _doctor_file(options: argparse.Namespace) -> int:
+    from gadgets.files import refuse_same_file
+    from gadgets.inspect_file import inspect
+
+    if options.json:
+        refuse_same_file(options.input, options.json)
+    settings = _settings(options)
+    if not options.verbose:
+        logger.setLevel(logging.CRITICAL)  # what the chain notes is in the report
+    report = inspect(options.input, settings, options.group)
+    _say(report.text())
+    if options.json:
+        report.write_json(options.json)
+    return 0 if report.good else 1
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------
@@ -402,7 +420,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_import_weights(_command(commands, "import-weights", _import_weights, text, _IMPORT_HELP))
     text = "train a network on series drawn at random, from scratch or from where it was left"
     _add_train(_command(commands, "train", _train, text, _TRAIN_HELP))
-    _command(commands, "doctor", _doctor, "check this machine")
+    _add_doctor(_command(commands, "doctor", _doctor, "check this machine, or look through a raw file"))
     return parser
 
 
@@ -456,6 +474,16 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
     text = "truth of the scan, to measure the error: .npz with 'image' or 'reference' (slice, frame, y, x)"
     parser.add_argument("--truth", type=Path, metavar="FILE", help=text)
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    text = "raw file to look through: what it holds, what a pipeline would do with it, what looks wrong"
+    parser.add_argument("input", type=Path, nargs="?", metavar="FILE", help=text)
+    parser.add_argument("--group", default="dataset", help="HDF5 group of the raw data (default: %(default)s)")
+    parser.add_argument("-p", "--pipeline", default="cg_sense", help="name or XML file (default: %(default)s)")
+    _add_folders(parser)
+    _add_set(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report on the raw file for machines too")
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
