@@ -36,6 +36,8 @@ Streaming reconstruction of cine cardiac MRI from ISMRMRD raw data.
   cinestream evaluate images.h5 --truth scan_truth.npz      measure images against the truth
   cinestream evaluate --suite standard                      measure the methods on held-out scans
   cinestream import-weights crnn_mri FILE                   bring trained weights for a network
+  cinestream doctor scan.h5                                 look through a raw file before it is reconstructed
+  cinestream convert cine_sax.mat scan.h5                   make a raw file of CMRxRecon or fastMRI k-space
   cinestream send scan.h5 -c cg_sense -o images.h5          be the scanner: send a file, keep the images
 """
 
@@ -169,6 +171,19 @@ def _simulate(options: argparse.Namespace) -> int:
         raise SettingsError(f"{options.output} exists; choose another file or allow replacing it with --overwrite")
     truth = write_simulation(plan, options.output)
     _say(f"scan in {options.output}, truth in {truth}")
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from gadgets.convert import ConvertOptions, convert
+
+    choices = ConvertOptions(
+        field_of_view=options.fov, slice_thickness=options.slice_thickness, rr=options.rr, mask=options.mask
+    )
+    result = convert(options.input, options.output, choices, overwrite=options.overwrite)
+    for note in result.notes:
+        _say(note)
+    _say(f"{result.readouts} readouts in {options.output}")
     return 0
 
 
@@ -409,6 +424,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(_command(commands, "serve", _serve, "run the resident server", _settings_help()))
     _add_send(_command(commands, "send", _send, "send a raw file to a server and keep the images"))
     _add_simulate(_command(commands, "simulate", _simulate, "make a raw file of a beating heart, with its truth"))
+    text = "make a raw file of k-space in the layout of CMRxRecon or fastMRI"
+    _add_convert(_command(commands, "convert", _convert, text))
     _add_evaluate(
         _command(commands, "evaluate", _evaluate, "measure image files against the truth of their scan, or methods")
     )
@@ -536,6 +553,28 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
             parser.add_argument(
                 name, type=kind, default=field.default, choices=choices, help=text, metavar=_metavar(kind)
             )
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    text = "CMRxRecon .mat, or HDF5 as fastMRI or PromptMR have it; <stem>_info.csv beside it is read too"
+    parser.add_argument("input", type=Path, help=text)
+    parser.add_argument("output", type=Path, help="ISMRMRD HDF5 file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    text = "field of view of the image in mm along the readout and the phase encoding"
+    parser.add_argument("--fov", type=_pair, metavar="X,Y", help=text)
+    parser.add_argument("--slice-thickness", type=_within(float, 0.1, 100), metavar="MM", help="slice thickness in mm")
+    text = "length of the cardiac cycle that the frames show, which no such file holds (default: %(default)s ms)"
+    parser.add_argument("--rr", type=_within(float, 200, 4000), default=1000.0, metavar="MS", help=text)
+    text = "file with the mask of an undersampled file (default: lines that hold anything but zeros)"
+    parser.add_argument("--mask", type=Path, metavar="FILE", help=text)
+
+
+def _pair(text: str) -> tuple[float, float]:
+    length = _within(float, 1, 2000)
+    x, comma, y = text.partition(",")
+    if not comma:
+        raise argparse.ArgumentTypeError(f"expected two lengths in mm such as 340,255, got {text!r}")
+    return length(x), length(y)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
