@@ -165,8 +165,10 @@ def _send(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     from gadgets.simulation import ScanPlan, write_simulation
+    from gadgets.simulation.presets import plan_like
 
-    plan = ScanPlan(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ScanPlan)})
+    names = [field.name for field in dataclasses.fields(ScanPlan)]
+    plan = plan_like(options.like, {name: getattr(options, name) for name in names if hasattr(options, name)})
     if options.output.exists() and not options.overwrite:
         raise SettingsError(f"{options.output} exists; choose another file or allow replacing it with --overwrite")
     truth = write_simulation(plan, options.output)
@@ -539,19 +541,23 @@ def _add_send(parser: argparse.ArgumentParser) -> None:
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
     from gadgets.simulation import ScanPlan
+    from gadgets.simulation.presets import PRESETS
 
     parser.add_argument("output", type=Path, help="raw file to write; the truth goes beside it")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    kinds_of_scan = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
+    text = f"begin with the options of a known kind of scan; those that are given besides win. {kinds_of_scan}"
+    parser.add_argument("--like", default="", choices=tuple(PRESETS), metavar="KIND", help=text)
     kinds = typing.get_type_hints(ScanPlan)
     for field in dataclasses.fields(ScanPlan):
-        kind, text = kinds[field.name], f"{field.metadata['help']} (default: %(default)s)".replace("%)", "%%)")
+        kind, text = kinds[field.name], f"{field.metadata['help']} (default: {field.default})".replace("%", "%%")
         name = "--" + field.name.replace("_", "-")
         if kind is bool:
-            parser.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default, help=text)
+            parser.add_argument(name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         else:
             choices = field.metadata["choices"] or None
             parser.add_argument(
-                name, type=kind, default=field.default, choices=choices, help=text, metavar=_metavar(kind)
+                name, type=kind, default=argparse.SUPPRESS, choices=choices, help=text, metavar=_metavar(kind)
             )
 
 

@@ -184,11 +184,9 @@ def inspect(source: Path, settings: Settings, group: str = "dataset") -> Inspect
     report.sections["Header"] = _header_facts(header)
     report.sections["Readouts"] = _readout_facts(header, tally)
     if len(records):
-        time, doubts = _time_facts(header, settings, records, slices)
-        report.sections["Time"] = time
+        report.sections["Time"] = _time_facts(header, settings, records, slices, problems)
         report.sections["Slices"] = _slice_facts(records, slices, onlooker.samplings)
         report.sections[f"Reconstruction with {settings.method}"] = _plan_facts(settings, tally, onlooker, slices)
-        problems.kinds.update({f"inspect {number}": one for number, one in enumerate(doubts.kinds.values())})
     found = [Finding(failure, damage=True) for failure in failures]
     # the error that ends a scan without images repeats what led to it
     found += [Finding(str(one), one.damage) for one in problems if not any(str(one) in text for text in failures)]
@@ -329,8 +327,13 @@ def _flag_name(number: int) -> str:
 
 
 def _time_facts(
-    header: ScanHeader, settings: Settings, records: NDArray[np.void], slices: list[CompleteSlice]
-) -> tuple[list[Fact], Problems]:
+    header: ScanHeader,
+    settings: Settings,
+    records: NDArray[np.void],
+    slices: list[CompleteSlice],
+    problems: Problems,
+) -> list[Fact]:
+    """Stamps, and the beats in them; what is wrong with stamps that show beats is added to the problems."""
     tick = tick_length(header.vendor, settings.stamp_tick)
     stamps = records["acquisition_time_stamp"].astype(np.int64)
     physiology = records["physiology_time_stamp"].astype(np.int64)
@@ -346,16 +349,15 @@ def _time_facts(
             {"least": physiology.min(axis=0).tolist(), "most": physiology.max(axis=0).tolist(), "tick_ms": tick},
         ),
     ]
-    doubts = Problems()
-    gate = Gate(header, settings, doubts)
     gated = {complete.key.slice for complete in slices if "cinestream_gating" in complete.meta}
     rows, values = [], []
     for number in np.unique(records["slice"]).tolist():
         here = records[records["slice"] == number]
         axis = frame_counter(header.encodings[int(here["encoding_space_ref"][0])], settings.time_axis)
-        rhythm, why = None, ""
+        rhythm, why, doubts = None, "", Problems()
         try:
-            rhythm = gate.rhythm(f"slice {number}", here)
+            rhythm = Gate(header, settings, doubts).rhythm(f"slice {number}", here)
+            problems.kinds = doubts.kinds | problems.kinds
         except DataError as error:
             why = str(error)
         kind = "retrospective" if number in gated else _kind(here, axis, rhythm)
@@ -363,8 +365,7 @@ def _time_facts(
         rows.append(f"slice {number}: {kind}; {text}")
         rr = [] if rhythm is None else [round(length, 1) for length in rhythm.rr.tolist()]
         values.append({"slice": number, "kind": kind, "rr_ms": rr, "reason": why})
-    facts.append(Fact("gating", _some_lines(rows), values))
-    return facts, doubts
+    return [*facts, Fact("gating", _some_lines(rows), values)]
 
 
 def _kind(records: NDArray[np.void], axis: str, rhythm: Rhythm | None) -> str:
@@ -406,7 +407,7 @@ def _slice_facts(records: NDArray[np.void], slices: list[CompleteSlice], samplin
     for complete, sampling in zip(slices, samplings, strict=True):
         lines = np.flatnonzero(complete.cine.mask.any(axis=0))
         text = f"{describe(complete.key)}: {sampling.frames} frames of {_span(complete.lines)} lines"
-        text += f" out of {sampling.lines}, R {sampling.acceleration:.3g}, {sampling.pattern} pattern, "
+        text += f" out of {sampling.lines}, net R {sampling.acceleration:.3g}, {sampling.pattern} pattern, "
         text += f"{sampling.centre_lines} central lines in every frame"
         if lines[0] or lines[-1] < sampling.lines - 1:
             text += f", rows {lines[0]} to {lines[-1]}"
@@ -493,6 +494,11 @@ def _doubts(header: ScanHeader, settings: Settings, tally: Tally, records: NDArr
             f"{tally.gaps} scan counters between the first and the last readout did not come; sync data and the end of "
             "the scan count too, so this need not be a loss"
         )
+    if len(records) and tally.first_scan_counter > 1:
+        doubts.append(
+            f"the scan counter begins at {tally.first_scan_counter}: readouts before may be missing, or belong to "
+            "another measurement"
+        )
     doubts += [text for number, encoding in enumerate(header.encodings) for text in _doubts_of(number, encoding)]
     if any(name.lower() == "pilottone" and value not in ("", "0") for name, value in header.user_parameters.items()):
         doubts.append("a pilot tone was on: it may show as a stripe at the edge along the readout")
@@ -501,8 +507,8 @@ def _doubts(header: ScanHeader, settings: Settings, tally: Tally, records: NDArr
         axis = frame_counter(header.encodings[int(records["encoding_space_ref"][0])], settings.time_axis)
         if stamps.min() == stamps.max() and records[axis].max() == 0:
             doubts.append(
-                f"neither the counter {axis} nor the time stamps tell frames apart, so each slice is one image; a file "
-                "of the GE converter needs idx.phase, set it in the conversion"
+                f"neither the counter {axis} nor the time stamps tell frames apart, so each slice is one image"
+                + ("; data of a GE need idx.phase, which its converter does not set" if _is_ge(header) else "")
             )
         elif stamps.min() != stamps.max() and tick_length(header.vendor) == 1.0 and not settings.stamp_tick:
             doubts.append(
@@ -510,6 +516,10 @@ def _doubts(header: ScanHeader, settings: Settings, tally: Tally, records: NDArr
                 "stamp_tick sets another tick"
             )
     return doubts
+
+
+def _is_ge(header: ScanHeader) -> bool:
+    return header.vendor.upper().startswith("GE")
 
 
 def _doubts_of(number: int, encoding: Encoding) -> list[str]:

@@ -99,8 +99,8 @@ class Tally:
         Readouts of nothing but zeros, and with values that are no numbers.
     largest
         Largest magnitude of the real or imaginary part of a sample.
-    gaps
-        Scan counters that did not come, of those between the first and the last.
+    first_scan_counter, gaps
+        Scan counter of the first readout; how many did not come, of those between it and the last.
     """
 
     readouts: int = 0
@@ -111,6 +111,7 @@ class Tally:
     zero: int = 0
     not_finite: int = 0
     largest: float = 0.0
+    first_scan_counter: int = 0
     gaps: int = 0
     _seen: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     _records: list[NDArray[np.void]] = field(default_factory=list)
@@ -147,6 +148,8 @@ class Tally:
         self._add_values(readouts.data)
         scan = headers["scan_counter"].astype(np.int64)
         before = self._last_scan_counter
+        if before is None:
+            self.first_scan_counter = int(scan[0])
         steps = np.diff(scan) if before is None else np.diff(scan, prepend=before)
         self.gaps += int(np.maximum(steps - 1, 0).sum())
         self._last_scan_counter = int(scan[-1])

@@ -3,16 +3,20 @@
 import dataclasses
 import json
 
+import h5py
 import numpy as np
 import pytest
 
-from gadgets import pipeline
+from gadgets import files, pipeline
 from gadgets.cli import main
 from gadgets.files import open_scan, write_scan
 from gadgets.inspect_file import inspect
 from gadgets.protocol import AcquisitionFlag, Readouts, Waveform
 from gadgets.simulation import ScanPlan, simulate, write_simulation
+from recon_core.errors import DataError
+from recon_core.quality import TrainingRange
 from tests.builders import header_xml, readouts
+from tests.networks import write_tiny_weights
 
 PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=4, coils=3, acceleration=2, acs_lines=10, seed=3)
 SETTINGS = pipeline.Settings()
@@ -133,10 +137,11 @@ def test_notes_on_coils_noise_and_the_matrix(tmp_path):
 
 
 def test_a_file_without_frames_and_stamps(tmp_path):
-    path = tmp_path / "ge.h5"
-    write_scan(path, header_xml(), [readouts(16, kspace_encode_step_1=np.arange(16), center_sample=16)])
+    path, vendor = tmp_path / "ge.h5", "<systemVendor>GE MEDICAL SYSTEMS</systemVendor>"
+    vendor = f"<acquisitionSystemInformation>{vendor}</acquisitionSystemInformation>"
+    write_scan(path, header_xml(before=vendor), [readouts(16, kspace_encode_step_1=np.arange(16), center_sample=16)])
     report = inspect(path, SETTINGS)
-    assert "needs idx.phase" in report.text()
+    assert "need idx.phase" in report.text()
     assert "no gating and one frame only" in report.text()
 
 
@@ -144,6 +149,37 @@ def test_a_scan_that_gives_no_image(tmp_path):
     document, report = report_on(tmp_path, change=not_image)
     assert not report.good
     assert "no image readouts in the scan" in document["findings"][0]["text"]
+
+
+def test_a_file_without_readouts(tmp_path):
+    path = tmp_path / "empty.h5"
+    write_scan(path, header_xml(), [])
+    report = inspect(path, SETTINGS)
+    assert not report.good
+    assert "0 readouts came" in report.text()
+
+
+def test_a_file_that_breaks_off_is_reported_as_far_as_it_goes(tmp_path, monkeypatch):
+    def broken(dataset):
+        yield from list(blocks(dataset))[:3]
+        raise DataError("the file is damaged")
+
+    blocks = files._readout_blocks
+    monkeypatch.setattr(files, "_readout_blocks", broken)
+    document, report = report_on(tmp_path)
+    assert not report.good
+    assert "the file is damaged" in report.text()
+    assert section(document, "Readouts")["count"]["noise"] == 32
+
+
+@pytest.mark.parametrize("trained", [(4, 12), (40, 400)])
+def test_the_range_of_weights_is_looked_at(tmp_path, monkeypatch, trained):
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "weights"))
+    write_tiny_weights(tmp_path / "weights", "crunet_mr", range=TrainingRange(frames=trained))
+    document, report = report_on(tmp_path, settings=pipeline.apply(SETTINGS, {"method": "crunet_mr"}))
+    outside = section(document, "Reconstruction")["weights"]["outside"]
+    assert outside == ([[]] if trained == (4, 12) else [["frames 4, trained for 40 to 400"]])
+    assert ("within the range of the training" in report.text()) == (trained == (4, 12))
 
 
 def test_network_without_weights(tmp_path):
@@ -188,9 +224,14 @@ def test_command_with_bad_files(tmp_path, capsys):
     write_simulation(PLAN, path)
     (tmp_path / "text.h5").write_text("no raw data", encoding="utf-8")
     (tmp_path / "short.h5").write_bytes(path.read_bytes()[:9000])
+    (tmp_path / "matlab.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(512))
+    with h5py.File(tmp_path / "fastmri.h5", "w") as file:
+        file["kspace"] = np.zeros((1, 2, 8, 8), np.complex64)
     for arguments, expected in (
         ([path, "--group", "other"], "groups with raw data: dataset"),
         ([tmp_path / "text.h5"], "neither an HDF5 file nor a stream"),
+        ([tmp_path / "matlab.mat"], "is a MATLAB file, not ISMRMRD; cinestream convert"),
+        ([tmp_path / "fastmri.h5"], "groups with raw data: none; cinestream convert"),
         ([tmp_path / "short.h5"], "truncated file"),
         ([tmp_path / "absent.h5"], "No such file"),
         ([tmp_path], "Is a directory"),
