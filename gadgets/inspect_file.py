@@ -353,14 +353,13 @@ def _time_facts(
     rows, values = [], []
     for number in np.unique(records["slice"]).tolist():
         here = records[records["slice"] == number]
-        axis = frame_counter(header.encodings[int(here["encoding_space_ref"][0])], settings.time_axis)
         rhythm, why, doubts = None, "", Problems()
         try:
             rhythm = Gate(header, settings, doubts).rhythm(f"slice {number}", here)
             problems.kinds = doubts.kinds | problems.kinds
         except DataError as error:
             why = str(error)
-        kind = "retrospective" if number in gated else _kind(here, axis, rhythm)
+        kind = "retrospective" if number in gated else _kind(here, _axis(header, settings, here), rhythm)
         text = why if rhythm is None else _rhythm_in_words(rhythm)
         rows.append(f"slice {number}: {kind}; {text}")
         rr = [] if rhythm is None else [round(length, 1) for length in rhythm.rr.tolist()]
@@ -368,9 +367,17 @@ def _time_facts(
     return [*facts, Fact("gating", _some_lines(rows), values)]
 
 
+def _axis(header: ScanHeader, settings: Settings, records: NDArray[np.void]) -> str:
+    """The counter of the frames; readouts of an encoding that the header does not have count as the first's."""
+    encoding = int(records["encoding_space_ref"][0])
+    return frame_counter(header.encodings[encoding if encoding < len(header.encodings) else 0], settings.time_axis)
+
+
 def _kind(records: NDArray[np.void], axis: str, rhythm: Rhythm | None) -> str:
     """Which kind of cine it is, going by how the counter of the frames runs through the beats."""
-    frame = records[axis].astype(np.int64)
+    others = [name for name in ("encoding_space_ref", "contrast", "set", "repetition") if name != axis]
+    first_series = np.all([records[name] == records[name][0] for name in others], axis=0)
+    frame = records[axis][first_series].astype(np.int64)
     frames, visits = len(np.unique(frame)), 1 + int(np.count_nonzero(np.diff(frame)))
     if rhythm is None:
         return "no gating" if frames > 1 else "no gating and one frame only"
@@ -504,7 +511,7 @@ def _doubts(header: ScanHeader, settings: Settings, tally: Tally, records: NDArr
         doubts.append("a pilot tone was on: it may show as a stripe at the edge along the readout")
     if len(records):
         stamps = records["physiology_time_stamp"][:, 0]
-        axis = frame_counter(header.encodings[int(records["encoding_space_ref"][0])], settings.time_axis)
+        axis = _axis(header, settings, records)
         if stamps.min() == stamps.max() and records[axis].max() == 0:
             doubts.append(
                 f"neither the counter {axis} nor the time stamps tell frames apart, so each slice is one image"
@@ -528,7 +535,7 @@ def _doubts_of(number: int, encoding: Encoding) -> list[str]:
     if fov_x > 0 and fov_y > 0 and round((fov_x / fov_y) / (nx / ny)) == 2:
         doubts.append(
             f"encoding {number} has {ny} lines over {fov_y:g} mm, half as far apart in the image as the samples: the "
-            "encoded matrix is probably twice too large along y, and images come out stretched"
+            "encoded matrix is probably twice too large along y, and images come out stretched; halve it in the header"
         )
     limit = encoding.limits.get("kspace_encoding_step_1")
     if limit and limit.maximum - limit.minimum + 1 > ny:

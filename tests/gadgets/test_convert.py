@@ -140,6 +140,16 @@ def test_centre_that_is_not_in_the_middle(tmp_path, changes):
     assert_same_images(tmp_path / "out.h5", original, tmp_path)
 
 
+def test_last_lines_missing(tmp_path):
+    original, kspace = simulated(dataclasses.replace(PLAN, slices=1), tmp_path)
+    with open_scan(original) as scan:
+        items = [item[item.headers["idx"]["kspace_encode_step_1"] < 30] for item in scan.items]
+        limits = "<kspace_encoding_step_1><minimum>0</minimum><maximum>{}<"
+        write_scan(tmp_path / "less.h5", scan.header.replace(limits.format(39), limits.format(29)), items)
+    convert(write_matlab(tmp_path / "cine.mat", kspace=matlab_order(kspace[..., :30, :])), tmp_path / "out.h5")
+    assert_same_images(tmp_path / "out.h5", tmp_path / "less.h5", tmp_path)
+
+
 @pytest.mark.parametrize("sampling", ["uniform", "interleaved", "variable_density"])
 @pytest.mark.parametrize("with_mask", [True, False])
 def test_undersampled(tmp_path, sampling, with_mask):

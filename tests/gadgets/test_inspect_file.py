@@ -6,12 +6,14 @@ import json
 import h5py
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gadgets import files, pipeline
 from gadgets.cli import main
 from gadgets.files import open_scan, write_scan
 from gadgets.inspect_file import inspect
-from gadgets.protocol import AcquisitionFlag, Readouts, Waveform
+from gadgets.protocol import AcquisitionFlag, Close, Header, Readouts, Waveform, Writer
 from gadgets.simulation import ScanPlan, simulate, write_simulation
 from recon_core.errors import DataError
 from recon_core.quality import TrainingRange
@@ -149,6 +151,49 @@ def test_a_scan_that_gives_no_image(tmp_path):
     document, report = report_on(tmp_path, change=not_image)
     assert not report.good
     assert "no image readouts in the scan" in document["findings"][0]["text"]
+
+
+FIELDS = ("flags", "encoding_space_ref", "number_of_samples", "active_channels", "center_sample", "discard_pre")
+STAMPS = ("scan_counter", "acquisition_time_stamp")
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from((*FIELDS, *STAMPS, "slice", "phase", "kspace_encode_step_1", "physiology_time_stamp")),
+    value=st.integers(0, 65535),
+    some=st.sampled_from((slice(0, 1), slice(3, 9), slice(None))),
+)
+def test_whatever_is_wrong_there_is_a_report(tmp_path, name, value, some):
+    def spoil(items):
+        for block in image_blocks(items):
+            headers = block.headers["idx"] if name in block.headers["idx"].dtype.names else block.headers
+            headers[name][some] = value
+        return items
+
+    _, report = report_on(tmp_path, dataclasses.replace(PLAN, matrix_x=16, frames=2), change=spoil)
+    assert "Readouts" in report.text()
+
+
+def test_repetitions_and_contrasts_are_series_of_their_own(tmp_path):
+    def repeat(items):
+        blocks = image_blocks(items)
+        again = [Readouts(block.headers.copy(), block.data) for block in blocks]
+        for block in again:
+            block.headers["idx"]["repetition"] = 1
+            block.headers["acquisition_time_stamp"] += 2000
+        return [*items, *again]
+
+    document, _ = report_on(tmp_path, change=repeat)
+    assert section(document, "Time")["gating"][0]["kind"] in ("real time", "prospective, one frame after the other")
+
+
+def test_a_stream_that_was_saved_raw(tmp_path):
+    scan, path = simulate(PLAN), tmp_path / "scan.mrd"
+    with path.open("wb") as file:
+        writer = Writer(lambda buffers: sum(map(file.write, buffers)))
+        for message in (Header(scan.header), *scan.items(), Close()):
+            writer.send(message)
+    assert inspect(path, SETTINGS).good
 
 
 def test_a_file_without_readouts(tmp_path):
