@@ -108,13 +108,17 @@ def convert(
         mask = None
         if options.mask is not None:
             mask = read_mask(options.mask, scan.shape[1], *scan.shape[3:])
-        grid = _Grid.of(first, _measured(first, mask))
+        measured = _measured(first, mask)
+        grid = _Grid.of(first, measured)
         result = Conversion(notes=list(_found(scan, grid)))
         spaces = _spaces(source, scan, grid, options, result.notes)
-        sampling = Sampling.of(grid.placed(_measured(first, mask)), scan.shape[2], scan.shape[4])
-        acceleration = _acceleration(sampling, grid.placed(_measured(first, mask)))
+        placed = grid.placed(measured)
+        sampling = Sampling.of(placed, scan.shape[2], scan.shape[4])
+        acceleration = _acceleration(sampling, placed)
         header = _header_xml(scan, grid, spaces, sampling, acceleration)
-        items = _readouts(itertools.chain([first], slices), scan, grid, spaces, acceleration, mask, options.rr)
+        slices = itertools.chain([first], slices)
+        del first  # so that it is gone once it is written
+        items = _readouts(slices, scan, grid, spaces, acceleration, mask, options.rr)
         shown = with_progress(items, None, "converting")
         with replacing(output) as part:
             result.readouts = write_scan(part, header, shown)

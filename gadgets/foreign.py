@@ -28,6 +28,7 @@ _MASK_KEYS = (r"mask", r"mask\d+")
 _MATLAB_5 = b"MATLAB 5.0 MAT-file"
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _USER_BLOCKS = (0, 512, 1024, 2048)  # bytes that may stand before the signature
+_PAIRS = np.dtype([("real", "<f4"), ("imag", "<f4")])
 _MOST_BYTES = 1 << 30  # of the slices that are read at once because the file stores them together
 
 
@@ -250,6 +251,8 @@ def _complex(values: NDArray[Any]) -> NDArray[np.complex64]:
     if values.dtype.names:
         if not {"real", "imag"} <= set(values.dtype.names):
             raise DataError(f"expected pairs of real and imag, got {', '.join(values.dtype.names)}")
+        if values.dtype == _PAIRS and values.flags.c_contiguous:
+            return values.view(np.complex64)  # without a copy
         out = np.empty(values.shape, np.complex64)
         out.real, out.imag = values["real"], values["imag"]
         return out
