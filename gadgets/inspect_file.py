@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 _WAVEFORMS = {0: "ECG", 1: "pulse", 2: "respiration", 3: "external", 4: "external"}
 _LEARNING = 5  # added to the id while the scanner learns the signal
+_UNANNOUNCED = 1.5  # times the acceleration of the header
 _MOST_LISTED = 12  # values, slices or kinds of readouts that are listed one by one
 
 
@@ -190,7 +191,8 @@ def inspect(source: Path, settings: Settings, group: str = "dataset") -> Inspect
     found = [Finding(failure, damage=True) for failure in failures]
     # the error that ends a scan without images repeats what led to it
     found += [Finding(str(one), one.damage) for one in problems if not any(str(one) in text for text in failures)]
-    found += [Finding(text, damage=False) for text in _doubts(header, settings, tally, records)]
+    doubts = _doubts(header, settings, tally, records) + _unannounced(header, slices, onlooker.samplings)
+    found += [Finding(text, damage=False) for text in doubts]
     report.findings = sorted(found, key=lambda finding: not finding.damage)
     return report
 
@@ -521,6 +523,19 @@ def _doubts(header: ScanHeader, settings: Settings, tally: Tally, records: NDArr
             doubts.append(
                 f"the vendor {header.vendor or '(none)'!r} is not known, so time stamps are read as milliseconds; "
                 "stamp_tick sets another tick"
+            )
+    return doubts
+
+
+def _unannounced(header: ScanHeader, slices: list[CompleteSlice], samplings: list[Sampling]) -> list[str]:
+    """An acceleration that the header does not tell: no slice looks complete before the scan is over."""
+    doubts = []
+    for number, encoding in enumerate(header.encodings):
+        found = [one.acceleration for it, one in zip(slices, samplings, strict=True) if it.key.encoding == number]
+        if found and min(found) > _UNANNOUNCED * encoding.acceleration:
+            doubts.append(
+                f"the header announces an acceleration of {encoding.acceleration}, the frames of encoding {number} have "
+                f"1 of {min(found):.3g} lines: images are the same, but slices may wait for the end of the scan"
             )
     return doubts
 
