@@ -534,7 +534,7 @@ def _unannounced(header: ScanHeader, slices: list[CompleteSlice], samplings: lis
         found = [one.acceleration for it, one in zip(slices, samplings, strict=True) if it.key.encoding == number]
         if found and min(found) > _UNANNOUNCED * encoding.acceleration:
             doubts.append(
-                f"the header announces an acceleration of {encoding.acceleration}, the frames of encoding {number} have "
+                f"the header announces an acceleration of {encoding.acceleration}, frames of encoding {number} have "
                 f"1 of {min(found):.3g} lines: images are the same, but slices may wait for the end of the scan"
             )
     return doubts

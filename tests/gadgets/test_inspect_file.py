@@ -144,7 +144,7 @@ def test_an_acceleration_that_the_header_does_not_tell(tmp_path):
     assert "announces an acceleration" not in report.text()
     named = "<kspace_encoding_step_1>{}</kspace_encoding_step_1>"
     _, report = report_on(tmp_path, plan, header=lambda text: text.replace(named.format(4), named.format(1)))
-    assert "announces an acceleration of 1, the frames of encoding 0 have 1 of 4 lines" in report.text()
+    assert "announces an acceleration of 1, frames of encoding 0 have 1 of 4 lines" in report.text()
 
 
 def test_a_file_without_frames_and_stamps(tmp_path):
