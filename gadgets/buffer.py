@@ -273,7 +273,7 @@ class SliceBuffers:
         self._gate = gate
         self._virtual = (virtual_coils, coil_energy)
         self._problems = problems
-        self._time_axis = [_time_axis(encoding, time_axis) for encoding in header.encodings]
+        self._time_axis = [frame_counter(encoding, time_axis) for encoding in header.encodings]
         self._plans: dict[int, _Plan] = {}
         self._open: dict[SliceKey, _Buffer] = {}
         self._sent: dict[SliceKey, int] = {}  # readouts by slice
@@ -582,7 +582,8 @@ class SliceBuffers:
         return np.asarray(kspace[0], np.complex64)
 
 
-def _time_axis(encoding: Encoding, wanted: str) -> str:
+def frame_counter(encoding: Encoding, wanted: str) -> str:
+    """Name the counter that numbers the frames: as `wanted`, or where that is ``auto`` as the header suggests."""
     if wanted != "auto":
         return wanted
     return "repetition" if encoding.count("phase") == 1 and encoding.count("repetition") > 1 else "phase"

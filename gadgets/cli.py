@@ -36,6 +36,8 @@ Streaming reconstruction of cine cardiac MRI from ISMRMRD raw data.
   cinestream evaluate images.h5 --truth scan_truth.npz      measure images against the truth
   cinestream evaluate --suite standard                      measure the methods on held-out scans
   cinestream import-weights crnn_mri FILE                   bring trained weights for a network
+  cinestream doctor scan.h5                                 look through a raw file before it is reconstructed
+  cinestream convert cine_sax.mat scan.h5                   make a raw file of CMRxRecon or fastMRI k-space
   cinestream send scan.h5 -c cg_sense -o images.h5          be the scanner: send a file, keep the images
 """
 
@@ -163,12 +165,27 @@ def _send(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     from gadgets.simulation import ScanPlan, write_simulation
+    from gadgets.simulation.presets import plan_like
 
-    plan = ScanPlan(**{field.name: getattr(options, field.name) for field in dataclasses.fields(ScanPlan)})
+    names = [field.name for field in dataclasses.fields(ScanPlan)]
+    plan = plan_like(options.like, {name: getattr(options, name) for name in names if hasattr(options, name)})
     if options.output.exists() and not options.overwrite:
         raise SettingsError(f"{options.output} exists; choose another file or allow replacing it with --overwrite")
     truth = write_simulation(plan, options.output)
     _say(f"scan in {options.output}, truth in {truth}")
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from gadgets.convert import ConvertOptions, convert
+
+    choices = ConvertOptions(
+        field_of_view=options.fov, slice_thickness=options.slice_thickness, rr=options.rr, mask=options.mask
+    )
+    result = convert(options.input, options.output, choices, overwrite=options.overwrite)
+    for note in result.notes:
+        _say(note)
+    _say(f"{result.readouts} readouts in {options.output}")
     return 0
 
 
@@ -345,7 +362,9 @@ def _pipelines(options: argparse.Namespace) -> int:
     return 0
 
 
-def _doctor(_: argparse.Namespace) -> int:
+def _doctor(options: argparse.Namespace) -> int:
+    if options.input is not None:
+        return _doctor_file(options)
     from gadgets.doctor import examine
 
     good = True
@@ -353,6 +372,22 @@ def _doctor(_: argparse.Namespace) -> int:
         _say(str(check))
         good = good and not check.remedy
     return 0 if good else 1
+
+
+def _doctor_file(options: argparse.Namespace) -> int:
+    from gadgets.files import refuse_same_file
+    from gadgets.inspect_file import inspect
+
+    if options.json:
+        refuse_same_file(options.input, options.json)
+    settings = _settings(options)
+    if not options.verbose:
+        logger.setLevel(logging.CRITICAL)  # what the chain notes is in the report
+    report = inspect(options.input, settings, options.group)
+    _say(report.text())
+    if options.json:
+        report.write_json(options.json)
+    return 0 if report.good else 1
 
 
 # --- arguments --------------------------------------------------------------------------------------------------------
@@ -391,6 +426,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_serve(_command(commands, "serve", _serve, "run the resident server", _settings_help()))
     _add_send(_command(commands, "send", _send, "send a raw file to a server and keep the images"))
     _add_simulate(_command(commands, "simulate", _simulate, "make a raw file of a beating heart, with its truth"))
+    text = "make a raw file of k-space in the layout of CMRxRecon or fastMRI"
+    _add_convert(_command(commands, "convert", _convert, text))
     _add_evaluate(
         _command(commands, "evaluate", _evaluate, "measure image files against the truth of their scan, or methods")
     )
@@ -402,7 +439,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_import_weights(_command(commands, "import-weights", _import_weights, text, _IMPORT_HELP))
     text = "train a network on series drawn at random, from scratch or from where it was left"
     _add_train(_command(commands, "train", _train, text, _TRAIN_HELP))
-    _command(commands, "doctor", _doctor, "check this machine")
+    _add_doctor(_command(commands, "doctor", _doctor, "check this machine, or look through a raw file"))
     return parser
 
 
@@ -458,6 +495,16 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--truth", type=Path, metavar="FILE", help=text)
 
 
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    text = "raw file to look through: what it holds, what a pipeline would do with it, what looks wrong"
+    parser.add_argument("input", type=Path, nargs="?", metavar="FILE", help=text)
+    parser.add_argument("--group", default="dataset", help="HDF5 group of the raw data (default: %(default)s)")
+    parser.add_argument("-p", "--pipeline", default="cg_sense", help="name or XML file (default: %(default)s)")
+    _add_folders(parser)
+    _add_set(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report on the raw file for machines too")
+
+
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     text = "address to bind to (default: %(default)s, this machine only; there are no passwords in the protocol)"
     parser.add_argument("--host", default=DEFAULT_HOST, help=text)
@@ -494,20 +541,46 @@ def _add_send(parser: argparse.ArgumentParser) -> None:
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
     from gadgets.simulation import ScanPlan
+    from gadgets.simulation.presets import PRESETS
 
     parser.add_argument("output", type=Path, help="raw file to write; the truth goes beside it")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    kinds_of_scan = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
+    text = f"begin with the options of a known kind of scan; those that are given besides win. {kinds_of_scan}"
+    parser.add_argument("--like", default="", choices=tuple(PRESETS), metavar="KIND", help=text)
     kinds = typing.get_type_hints(ScanPlan)
     for field in dataclasses.fields(ScanPlan):
-        kind, text = kinds[field.name], f"{field.metadata['help']} (default: %(default)s)".replace("%)", "%%)")
+        kind, text = kinds[field.name], f"{field.metadata['help']} (default: {field.default})".replace("%", "%%")
         name = "--" + field.name.replace("_", "-")
         if kind is bool:
-            parser.add_argument(name, action=argparse.BooleanOptionalAction, default=field.default, help=text)
+            parser.add_argument(name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         else:
             choices = field.metadata["choices"] or None
             parser.add_argument(
-                name, type=kind, default=field.default, choices=choices, help=text, metavar=_metavar(kind)
+                name, type=kind, default=argparse.SUPPRESS, choices=choices, help=text, metavar=_metavar(kind)
             )
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    text = "CMRxRecon .mat, or HDF5 as fastMRI or PromptMR have it; <stem>_info.csv beside it is read too"
+    parser.add_argument("input", type=Path, help=text)
+    parser.add_argument("output", type=Path, help="ISMRMRD HDF5 file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
+    text = "field of view of the image in mm along the readout and the phase encoding"
+    parser.add_argument("--fov", type=_pair, metavar="X,Y", help=text)
+    parser.add_argument("--slice-thickness", type=_within(float, 0.1, 100), metavar="MM", help="slice thickness in mm")
+    text = "length of the cardiac cycle that the frames show, which no such file holds (default: %(default)s ms)"
+    parser.add_argument("--rr", type=_within(float, 200, 4000), default=1000.0, metavar="MS", help=text)
+    text = "file with the mask of an undersampled file (default: lines that hold anything but zeros)"
+    parser.add_argument("--mask", type=Path, metavar="FILE", help=text)
+
+
+def _pair(text: str) -> tuple[float, float]:
+    length = _within(float, 1, 2000)
+    x, comma, y = text.partition(",")
+    if not comma:
+        raise argparse.ArgumentTypeError(f"expected two lengths in mm such as 340,255, got {text!r}")
+    return length(x), length(y)
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:

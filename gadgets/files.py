@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from gadgets.protocol import Message
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_MATLAB = b"MATLAB "
+_OTHER_LAYOUT = "cinestream convert makes a raw file of the layouts of CMRxRecon and fastMRI"
 _BLOCK_BYTES = 8 << 20
 _WAVEFORM_BLOCK = 256
 
@@ -81,13 +83,15 @@ def open_scan(path: Path, group: str = "dataset") -> Iterator[RawScan]:
     HeaderError
         If it holds no ISMRMRD header.
     DataError
-        If the group does not exist; the message lists those that do.
+        If the group does not exist (the message lists those that do), or the file has another layout.
     """
     try:
         with path.open("rb") as file:
             signature = file.read(len(_HDF5_SIGNATURE))
     except OSError as error:
         raise ResourceError(f"cannot read {path}: {error.strerror}") from error
+    if signature.startswith(_MATLAB):
+        raise DataError(f"{path} is a MATLAB file, not ISMRMRD; {_OTHER_LAYOUT}")
     with _open_hdf5(path, group) if signature == _HDF5_SIGNATURE else _open_stream(path) as scan:
         yield scan
 
@@ -132,9 +136,9 @@ def _open_hdf5(path: Path, group: str) -> Iterator[RawScan]:
         node = file.get(group)
         if not _is_measurement(node):
             found = sorted(name for name, item in file.items() if _is_measurement(item))
-            raise DataError(
-                f"{path} has no measurement in group {group!r}; groups with raw data: {', '.join(found) or 'none'}"
-            )
+            hint = f"; {_OTHER_LAYOUT}" if "kspace" in file else ""
+            others = ", ".join(found) or "none"
+            raise DataError(f"{path} has no measurement in group {group!r}; groups with raw data: {others}{hint}")
         if "xml" not in node or not node["xml"].size:
             raise HeaderError(f"group {group!r} of {path} has no ISMRMRD header (dataset 'xml')")
         xml = np.ravel(_read(node["xml"], ()))[0]

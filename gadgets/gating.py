@@ -128,7 +128,7 @@ class Gate:
         if not self.forced and not self._wanted(since, frame, row, shape[0]):
             return None
         try:
-            rhythm = find_rhythm(since, self._time(name, headers, since), self._settings.arrhythmia_tolerance)
+            rhythm = self.rhythm(name, headers)
         except DataError as error:
             remedy = "set gating to counter to take the counter of the readouts, or stamp_tick if the ticks are others"
             raise DataError(f"{name} cannot be gated retrospectively: {error}; {remedy}") from error
@@ -154,6 +154,24 @@ class Gate:
                 ],
             },
         )
+
+    def rhythm(self, name: str, headers: NDArray[np.void]) -> Rhythm:
+        """Find the beats of a slice.
+
+        Parameters
+        ----------
+        name
+            Of the slice, in words.
+        headers
+            ``(readout,)`` with the time stamps of acquisition headers, in order of acquisition.
+
+        Raises
+        ------
+        DataError
+            If the stamps are not those of a heart.
+        """
+        since = headers["physiology_time_stamp"][:, 0].astype(np.float64) * self._tick
+        return find_rhythm(since, self._time(name, headers, since), self._settings.arrhythmia_tolerance)
 
     def runs_on(self, beyond: int, count: int) -> bool:
         """So many of the readouts lie beyond the header's frames that it cannot be damage."""

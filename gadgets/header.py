@@ -77,6 +77,10 @@ class ScanHeader:
         As the header says, empty where it does not.
     noise_bandwidth
         ``relativeReceiverNoiseBandwidth``, 0.793 where the header does not say (Gadgetron's default).
+    receiver_channels
+        Coils, as the header says; 0 where it does not.
+    dependencies
+        Kind and measurement id of the measurements that this one needs, such as that of its noise.
     user_parameters
         All userParameterLong, -Double and -String values by name.
     """
@@ -88,6 +92,8 @@ class ScanHeader:
     measurement_id: str = ""
     vendor: str = ""
     noise_bandwidth: float = 0.793
+    receiver_channels: int = 0
+    dependencies: tuple[tuple[str, str], ...] = ()
     user_parameters: dict[str, str] = field(default_factory=dict)
 
 
@@ -123,6 +129,11 @@ def parse_header(text: str) -> ScanHeader:
         measurement_id=root.findtext("measurementInformation/measurementID", "").strip(),
         vendor=root.findtext("acquisitionSystemInformation/systemVendor", "").strip(),
         noise_bandwidth=_number(root, "acquisitionSystemInformation/relativeReceiverNoiseBandwidth", 0.793),
+        receiver_channels=int(_number(root, "acquisitionSystemInformation/receiverChannels", 0)),
+        dependencies=tuple(
+            (node.findtext("dependencyType", "").strip(), node.findtext("measurementID", "").strip())
+            for node in root.iterfind("measurementInformation/measurementDependency")
+        ),
         user_parameters=user,
     )
 

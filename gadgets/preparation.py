@@ -170,7 +170,7 @@ class Preparation:
         """
         flags = readouts.headers["flags"]
         noise = np.asarray((flags & AcquisitionFlag.NOISE.bit) != 0)
-        wanted = ~noise & ((flags & _NO_IMAGE_DATA) == 0)
+        wanted = carries_image(flags)
         self.noise_readouts += int(np.count_nonzero(noise))
         if noise.any():
             # What is whitened must not depend on how the stream was cut into runs: noise counts up to the first image.
@@ -306,6 +306,11 @@ class _Coverage:
         # Without oversampling the columns lie further apart, around the same centre.
         source = encoded // 2 + np.rint((np.arange(kept) - kept // 2) * (encoded / kept)).astype(np.intp)
         return np.asarray(measured[source.clip(0, encoded - 1)])
+
+
+def carries_image(flags: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which readouts are image or calibration data, going by their flags ``(readout,)``."""
+    return np.asarray((flags & (_NO_IMAGE_DATA | AcquisitionFlag.NOISE.bit)) == 0)
 
 
 def _finite(readouts: Readouts) -> NDArray[np.bool_]:

@@ -12,23 +12,25 @@ NOISE_BANDWIDTH = 0.793  # what the header says as relativeReceiverNoiseBandwidt
 MEASUREMENT_UID = 57
 
 
-def header_xml(plan: ScanPlan, segments: int, trigger_channel: int) -> str:
-    """ISMRMRD header as XML."""
+def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, frame_lines: int) -> str:
+    """ISMRMRD header as XML; TR is the time that the lines of a frame take, as of cine scans of Siemens."""
     fov_y, fov_x = plan.encoded_fov
     image_y, image_x = plan.image_matrix
-    lines = plan.encoded_y - plan.dropped_lines
-    user = ""
+    lines = plan.measured_lines
+    parameters = {"PilotTone": 1} if plan.pilot_tone else {}
     if plan.gating == "retrospective":
-        parameters = {"RetroGatedImages": plan.frames, "RetroGatedSegmentSize": plan.segments}
+        parameters |= {"RetroGatedImages": plan.frames, "RetroGatedSegmentSize": plan.segments}
+    user = ""
+    if parameters:
         user = "".join(
             f"\n    <userParameterLong><name>{name}</name><value>{value}</value></userParameterLong>"
             for name, value in parameters.items()
         )
         user = f"\n  <userParameters>{user}\n  </userParameters>"
     frames: dict[str, int] = {"phase": 1, "repetition": 1}
-    frames[plan.time_axis] = plan.frames
+    frames[plan.frame_counter] = plan.frames
     limits = {
-        "kspace_encoding_step_1": (lines - 1, plan.encoded_y // 2 - plan.dropped_lines),
+        "kspace_encoding_step_1": (lines - 1, plan.encoded_y // 2 - (0 if plan.naive_centre else plan.dropped_lines)),
         "kspace_encoding_step_2": (0, 0),
         "average": (plan.averages - 1, 0),
         "slice": (plan.slices - 1, 0),
@@ -45,7 +47,7 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int) -> str:
     elif plan.sampling != "full" and plan.acs_lines:
         mode = "embedded"
     interleaving = (
-        f"\n      <interleavingDimension>{plan.time_axis}</interleavingDimension>" if mode == "interleaved" else ""
+        f"\n      <interleavingDimension>{plan.frame_counter}</interleavingDimension>" if mode == "interleaved" else ""
     )
     waveform = ""
     if plan.waveforms:
@@ -97,7 +99,7 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int) -> str:
     </parallelImaging>
   </encoding>
   <sequenceParameters>
-    <TR>{plan.repetition_time * max(plan.segments, 1):g}</TR>
+    <TR>{plan.repetition_time * (plan.segments or frame_lines):g}</TR>
     <TE>{plan.repetition_time / 2:g}</TE>
     <flipAngle_deg>60</flipAngle_deg>
     <sequence_type>SSFP</sequence_type>

@@ -39,7 +39,8 @@ class ScanPlan:
     coils: int = option(10, "receive coils", minimum=1, maximum=256)
     sampling: str = option(
         "uniform",
-        "lines per frame: all, every R-th, every R-th moving from frame to frame, or random",
+        "lines per frame: all, every R-th, every R-th moving from frame to frame, random, or denser towards the centre "
+        "and moving by the golden ratio",
         choices=SAMPLINGS,
     )
     acceleration: int = option(3, "acceleration R; not used by full sampling", minimum=1, maximum=32)
@@ -48,6 +49,12 @@ class ScanPlan:
     )
     partial_fourier: float = option(
         1.0, "share of the lines that is measured, the first ones missing", minimum=0.55, maximum=1.0
+    )
+    phase_resolution: float = option(
+        1.0,
+        "share of the encoded lines that is measured, the outer ones on both sides missing",
+        minimum=0.3,
+        maximum=1.0,
     )
     phase_oversampling: float = option(
         0.0, "how much the encoded field of view along y exceeds the image", minimum=0.0, maximum=2.0
@@ -89,6 +96,10 @@ class ScanPlan:
         "phase",
         "counter of the frames: phase of one beat, or repetition of a real-time scan that runs through the beats",
         choices=("phase", "repetition"),
+    )
+    phase_counter: bool = option(False, "number the frames of a real-time scan by phase, as Siemens scanners do")
+    alternating_order: bool = option(
+        False, "without segments: measure the lines of every second frame from the last to the first"
     )
     repetition_time: float = option(2.8, "time from one readout to the next in ms", minimum=1.0, maximum=100.0)
     snr: float = option(
@@ -139,6 +150,19 @@ class ScanPlan:
         0.0, "centre of the stack in mm towards the patient's head", minimum=-500.0, maximum=500.0
     )
     start_time: float = option(43200.0, "time of day of the first image readout in s", minimum=0.0, maximum=86399.0)
+    lost_readouts: int = option(0, "first image readouts that never arrive", minimum=0, maximum=100000)
+    uneven_frames: int = option(
+        0, "the slices, in turn, end 0, 1, ... and up to so many frames early", minimum=0, maximum=1000
+    )
+    ungated: bool = option(
+        False, "no gating signal: the time since the last trigger is huge and only rises, as scanners then send it"
+    )
+    pilot_tone: bool = option(False, "the header says that a pilot tone was on; the data hold none")
+    naive_centre: bool = option(
+        False,
+        "the header puts the k-space centre at half of the encoded lines also with partial Fourier, as the Siemens "
+        "converter does; with a vendor SIEMENS the readouts have it right",
+    )
     vendor: str = option(
         "cinestream simulation", "system vendor in the header; a name with SIEMENS also sets idx.user[5]"
     )
@@ -169,6 +193,14 @@ class ScanPlan:
                 "retrospective gating counts phases and measures the same lines in all of them; take time_axis phase "
                 "and another sampling than interleaved"
             )
+        if self.phase_counter and self.time_axis != "repetition":
+            raise SettingsError("phase_counter is for real-time scans: set time_axis to repetition")
+        if self.alternating_order and (self.segments or self.gating == "retrospective"):
+            raise SettingsError("alternating_order is for scans without segments and retrospective gating")
+        if self.uneven_frames >= self.frames:
+            raise SettingsError(f"uneven_frames must leave one of the {self.frames} frames, got {self.uneven_frames}")
+        if self.uneven_frames and self.gating == "retrospective":
+            raise SettingsError("retrospective gating makes all frames of a slice; it has no uneven_frames")
         if self.gating == "retrospective" and self.slice_order == "interleaved":
             raise SettingsError("retrospective gating measures one slice after the other: slice_order sequential")
         if self.gating == "prospective" and (self.missed_trigger or self.false_trigger or self.remeasure):
@@ -181,8 +213,10 @@ class ScanPlan:
                 f"a beat lasts {60 / self.heart_rate:.2f} s; take fewer segments or frames"
             )
         if self.sampling != "full":
-            if self.acceleration > self.encoded_y:
-                raise SettingsError(f"acceleration must not exceed the {self.encoded_y} lines, got {self.acceleration}")
+            if self.acceleration > self.wanted_lines:
+                raise SettingsError(
+                    f"acceleration must not exceed the {self.wanted_lines} lines, got {self.acceleration}"
+                )
             if self.acs_lines > 2 * (self.encoded_y // 2 - self.dropped_lines):
                 raise SettingsError(
                     f"{self.acs_lines} ACS lines do not fit into {self.encoded_y} lines with this partial_fourier"
@@ -212,9 +246,25 @@ class ScanPlan:
         return round(self.matrix_y * self.interpolation), round(self.matrix_x * self.interpolation)
 
     @property
+    def frame_counter(self) -> str:
+        """Name of the counter of the frames."""
+        return "phase" if self.phase_counter else self.time_axis
+
+    @property
+    def wanted_lines(self) -> int:
+        """Lines that the phase resolution wants, around the centre of k-space."""
+        return round(self.encoded_y * self.phase_resolution)
+
+    @property
     def dropped_lines(self) -> int:
-        """First lines that partial Fourier leaves out."""
-        return self.encoded_y - round(self.encoded_y * self.partial_fourier)
+        """First lines of the encoded ones that phase resolution and partial Fourier leave out."""
+        partial = self.wanted_lines - round(self.wanted_lines * self.partial_fourier)
+        return self.encoded_y // 2 - self.wanted_lines // 2 + partial
+
+    @property
+    def measured_lines(self) -> int:
+        """Lines from the first to the last that a scan may measure."""
+        return round(self.wanted_lines * self.partial_fourier)
 
     @property
     def dropped_samples(self) -> int:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _TICK = 0.0025  # s, clock of the time stamps
 _TICKS_PER_DAY = 34_560_000
+_UNGATED_SINCE = 4304495 * _TICK  # s since a trigger that never was, at the first image readout
 _BODY_HALF_WIDTH = 190.0  # mm, nothing of the phantom lies further out along x
 _SUPERSAMPLING = 2
 _NOISE_DWELL = 5.0  # us
@@ -105,7 +106,7 @@ class Scan:
     def __init__(self, plan: ScanPlan) -> None:
         self.plan = plan
         retrospective = plan.gating == "retrospective"
-        frames, lines = plan.frames, plan.encoded_y
+        frames, lines = plan.frames, plan.wanted_lines
         self._mask = np.stack(
             [
                 sampling_mask(
@@ -120,6 +121,8 @@ class Scan:
             ]
         )
         self._mask = partial_fourier_mask(self._mask, plan.partial_fourier)
+        outer = plan.encoded_y // 2 - lines // 2
+        self._mask = np.pad(self._mask, [(0, 0), (0, 0), (outer, plan.encoded_y - outer - lines)])
         if not self._mask.any(axis=2).all():
             raise SettingsError("some frames would have no line at all; lower the acceleration or add ACS lines")
         if retrospective:
@@ -129,6 +132,11 @@ class Scan:
             self._order, self._r_waves = timeline(plan, self._mask)
             self._triggers = self._r_waves
         self._cardiac_phase, self._respiration = motion(plan, self._order, self._r_waves)
+        late = self._order["frame"] >= frames - self._order["slice"] % (plan.uneven_frames + 1)
+        if not retrospective and late.any():
+            self._order = self._order[~late]
+        if plan.lost_readouts >= len(self._order):
+            raise SettingsError(f"the scan has {len(self._order)} image readouts; lost_readouts must leave some")
         if not retrospective:
             numbers = np.repeat(np.arange(plan.slices), frames)
             self._states = np.stack([numbers, self._cardiac_phase.ravel(), self._respiration.ravel()], axis=1)
@@ -137,7 +145,8 @@ class Scan:
         self._slices: dict[int, _SliceSource] = {}
         self._image = np.zeros((plan.slices, frames, *plan.image_matrix), np.complex64)
         self._drawn = np.zeros((plan.slices, frames), np.bool_)
-        self.header = header_xml(plan, 1 + int(self._order["segment"].max()), len(_ECG_LEADS))
+        frame_lines = int(self._mask[0, 0].sum())
+        self.header = header_xml(plan, 1 + int(self._order["segment"].max()), len(_ECG_LEADS), frame_lines)
 
     def items(self) -> Iterator[Readouts | Waveform]:
         """Make the messages of the scan in the order of acquisition; every call makes the same ones."""
@@ -180,7 +189,9 @@ class Scan:
             if plan.snr:
                 data += self._noise(1 + int(order["block"][first]), len(data), data.shape[2], plan.noise_deviation)
             sent += len(data)
-            yield Readouts(headers[first:last], data)
+            arrived = slice(max(0, plan.lost_readouts - first), None)
+            if first + arrived.start < last:
+                yield Readouts(headers[first:last][arrived], data[arrived])
 
     @property
     def truth(self) -> Truth:
@@ -246,7 +257,7 @@ class Scan:
         counters["kspace_encode_step_1"] = order["row"] - plan.dropped_lines
         for name in ("slice", "average", "segment"):
             counters[name] = order[name]
-        counters[plan.time_axis] = order["frame"]
+        counters[plan.frame_counter] = order["frame"]
         if "SIEMENS" in plan.vendor.upper():
             counters["user"][:, 5] = plan.encoded_y // 2 - plan.dropped_lines
 
@@ -279,7 +290,8 @@ class Scan:
         headers["measurement_uid"] = MEASUREMENT_UID
         headers["scan_counter"] = counted + 1 + np.arange(len(headers))
         headers["acquisition_time_stamp"] = _ticks(plan.start_time + times) % _TICKS_PER_DAY
-        headers["physiology_time_stamp"][:, 0] = _ticks(cardiac_position(times, self._triggers)[0])
+        since = _UNGATED_SINCE + times if plan.ungated else cardiac_position(times, self._triggers)[0]
+        headers["physiology_time_stamp"][:, 0] = _ticks(since)
         headers["available_channels"] = headers["active_channels"] = plan.coils
         for name, direction in zip(("read_dir", "phase_dir", "slice_dir"), plan.directions, strict=True):
             headers[name] = direction

@@ -48,7 +48,9 @@ def timeline(plan: ScanPlan, mask: NDArray[np.bool_]) -> tuple[NDArray[np.void],
     slowest = (group, order["segment"], order["average"], order["frame"])
     if not plan.segments:
         slowest = (group, order["frame"], order["average"], order["segment"])
-    order = order[np.lexsort((*slowest, order["line"], order["slice"])[::-1])]  # lexsort sorts by its last key first
+    backwards = plan.alternating_order & (order["frame"] % 2 == 1)
+    line = np.where(backwards, -order["line"], order["line"])
+    order = order[np.lexsort((*slowest, line, order["slice"])[::-1])]  # lexsort sorts by its last key first
     group = order["slice"] if plan.slice_order == "sequential" else np.zeros(len(order), np.int64)
     order["block"] = _runs(group, *(order[name] for name in (("segment", "average") if plan.segments else ("frame",))))
     order["state"] = order["slice"] * plan.frames + order["frame"]

@@ -11,7 +11,7 @@ from recon_core.errors import SettingsError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SAMPLINGS = ("full", "uniform", "interleaved", "variable_density")
+SAMPLINGS = ("full", "uniform", "interleaved", "variable_density", "gro")
 
 _WIDTH = 0.22  # standard deviation of the variable density, relative to the number of lines
 _GOLDEN_RATIO = (5**0.5 - 1) / 2
@@ -170,6 +170,40 @@ def golden_mask(frames: int, lines: int, acceleration: int, acs_lines: int = 0, 
     return mask
 
 
+def gro_mask(frames: int, lines: int, acceleration: int, acs_lines: int = 0) -> NDArray[np.bool_]:
+    """Golden-ratio offset sampling, as prospectively undersampled real-time scans take it (OCMR).
+
+    The lines of a frame lie at equal distances on a grid that is stretched away from the centre, so that they are
+    denser there; from frame to frame they move by the golden ratio of that distance (doi:10.48550/arXiv.2206.03630).
+
+    Parameters
+    ----------
+    frames, lines
+        Size of the mask.
+    acceleration
+        Every frame has ``round(lines / R)`` lines, and those of the ACS block.
+    acs_lines
+        Lines at the centre that every frame has; the published pattern has none.
+
+    Returns
+    -------
+    NDArray[np.bool_]
+        ``(frame, ky)``.
+    """
+    grid_rows(frames, lines, acceleration)  # checks the arguments
+    count = max(1, round(lines / acceleration))
+    shrunk = max(-(-lines // 2), count)  # lines of the grid before it is stretched
+    step, centre = shrunk / count, shrunk / 2 + 0.5
+    stretch = (lines / 2 - shrunk / 2) / (shrunk / 2) ** 3
+    mask = np.tile(acs_rows(lines, acs_lines), (frames, 1))
+    for number, frame in enumerate(mask):
+        place = 0.5 + (step * (1 + np.arange(count)) + number * step * _GOLDEN_RATIO) % shrunk
+        away = place - centre
+        rows = np.floor(lines / 2 + away + stretch * away**3).astype(np.intp)
+        frame[rows.clip(0, lines - 1)] = True
+    return mask
+
+
 def quadratic_density_mask(
     frames: int, lines: int, acceleration: int, acs_lines: int = 11, *, seed: int = 42
 ) -> NDArray[np.bool_]:
@@ -312,4 +346,6 @@ def sampling_mask(
         return interleaved_mask(frames, lines, acceleration, acs_lines)
     if sampling == "variable_density":
         return variable_density_mask(frames, lines, acceleration, acs_lines, seed=seed)
+    if sampling == "gro":
+        return gro_mask(frames, lines, acceleration, acs_lines)
     raise SettingsError(f"unknown sampling {sampling!r}; known are {', '.join(SAMPLINGS)}")

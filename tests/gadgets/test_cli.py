@@ -31,6 +31,7 @@ COMMANDS = (
     "serve",
     "send",
     "simulate",
+    "convert",
     "evaluate",
     "pipelines",
     "methods",

@@ -1,10 +1,11 @@
 """Whole scans through every door: all give the same images to the last bit, and these show the truth.
 
-A case is a file in tests/cases: the scan (``plan``, fields of ScanPlan, or ``data``, a file among the shared ones with
-its ``reference``), the pipeline and settings on it, how many images come, and the largest normalised root mean square
-error of their magnitudes, one scale for the whole series. ``slow`` keeps the case's own process, which takes seconds
-to start, out of the quick tests; ``slow: all`` keeps out the whole case. ``requires: cuda`` needs a GPU. ``weights:
-tiny`` gives the network small untrained weights; its error then only says that the images are what they were.
+A case is a file in tests/cases: the scan (``plan``, fields of ScanPlan, with ``like`` a known kind that they change, or
+``data``, a file among the shared ones with its ``reference``), the pipeline and settings on it, how many images come,
+and the largest normalised root mean square error of their magnitudes, one scale for the whole series. ``slow`` keeps
+the case's own process, which takes seconds to start, out of the quick tests; ``slow: all`` keeps out the whole case.
+``requires: cuda`` needs a GPU. ``weights: tiny`` gives the network small untrained weights; its error then only says
+that the images are what they were.
 """
 
 import shutil
@@ -28,6 +29,7 @@ from gadgets.protocol import ConfigFile, ConfigText, Header, Readouts, Writer
 from gadgets.replay import replay
 from gadgets.server import Server, SharedEngine
 from gadgets.simulation import ScanPlan, simulate, write_simulation
+from gadgets.simulation.presets import plan_like
 from recon_core.metrics import best_scale, nrmse
 from tests.gadgetron_parent import Gadgetron
 from tests.networks import write_tiny_weights
@@ -85,7 +87,7 @@ def from_file(tmp_path_factory):
             source, truth = SHARED / case["data"], np.load(SHARED / case["reference"])["reference"]
         else:
             source = folder / "scan.h5"
-            truth = np.load(write_simulation(ScanPlan(**case["plan"]), source))["image"]
+            truth = np.load(write_simulation(plan_like(case.get("like", ""), case["plan"]), source))["image"]
         settings = pipeline.find_pipeline(case["pipeline"]).settings
         _, summary = replay(source, folder / "images.h5", pipeline.apply(settings, case.get("settings", {})), engine)
         assert summary.problems.damage == []

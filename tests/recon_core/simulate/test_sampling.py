@@ -9,6 +9,7 @@ from recon_core.simulate.sampling import (
     acs_rows,
     full_mask,
     golden_mask,
+    gro_mask,
     interleaved_mask,
     kt_focuss_mask,
     partial_fourier_mask,
@@ -160,3 +161,15 @@ def test_golden_covers_k_space_in_any_run_of_frames_and_prefers_the_centre():
 def test_golden_takes_all_lines_where_they_are_asked_for():
     assert golden_mask(3, 17, 1).all()
     assert golden_mask(2, 1, 1).all()
+
+
+@pytest.mark.parametrize(("lines", "acceleration"), [(160, 9), (126, 7), (61, 4), (40, 2)])
+def test_gro_moves_is_denser_in_the_middle_and_covers_all(lines, acceleration):
+    mask = gro_mask(64, lines, acceleration)
+    counts = mask.sum(axis=1)
+    assert counts.max() == round(lines / acceleration)
+    assert counts.min() >= counts.max() - 2  # where two places fall on one line
+    middle, outer = mask[:, lines // 2 - lines // 8 : lines // 2 + lines // 8], mask[:, : lines // 4]
+    assert middle.mean() > 1.3 * outer.mean()
+    assert mask.any(axis=0).mean() > 0.95
+    assert (mask[1:] != mask[:-1]).any(axis=1).all()
