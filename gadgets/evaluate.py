@@ -19,6 +19,7 @@ from tqdm import tqdm
 from gadgets import __version__
 from gadgets.buffer import SliceKey, describe
 from gadgets.files import read_images
+from gadgets.images import as_acquired
 from gadgets.page import (
     ERROR_GAIN,
     SCORES_EXPLAINED,
@@ -155,7 +156,7 @@ def _sorted_series(name: str, images: Sequence[Image]) -> Series:
     return Series(
         name,
         tuple(describe(key) for key in sorted(slices)),
-        tuple(np.stack([np.abs(image.data[0, 0]).astype(np.float32) for image in frames]) for frames in ordered),
+        tuple(np.stack([np.abs(as_acquired(image)).astype(np.float32) for image in frames]) for frames in ordered),
         width / height if width > 0 and height > 0 else columns / rows,
         loop_step([[int(image.header["physiology_time_stamp"][0]) for image in frames] for frames in ordered]),
     )

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from gadgets.chain import Chain
 from gadgets.files import ImageFile, open_scan, refuse_same_file
 from gadgets.header import parse_header
+from gadgets.images import is_main_series
 from gadgets.protocol import Image, Readouts
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def replay(
             for item in chain(items):
                 if isinstance(item, Image):
                     images.append(item)
-                    if collector is not None and item.header["image_series_index"] == settings.series:
+                    if collector is not None and is_main_series(settings, int(item.header["image_series_index"])):
                         collector.add_image(item)
     return header, chain.summary
 

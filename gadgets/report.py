@@ -14,6 +14,7 @@ import numpy as np
 
 from gadgets import __version__
 from gadgets.buffer import describe
+from gadgets.images import as_acquired
 from gadgets.page import (
     ERROR_GAIN,
     GAP,
@@ -134,7 +135,7 @@ class ReportCollector:
         if not self._slices:
             raise DataError("an image came before any slice; give `watch` to the chain")
         record = self._slices[-1]
-        record.images.append(np.abs(image.data[0, 0]).astype(np.float32))
+        record.images.append(np.abs(as_acquired(image)).astype(np.float32))
         record.stamps.append(int(image.header["physiology_time_stamp"][0]))
 
     @property
