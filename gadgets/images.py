@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 import numpy as np
 
@@ -37,7 +37,15 @@ G_FACTOR_SERIES, UNCERTAINTY_SERIES, FUSED_SERIES, DIFFERENCE_SERIES = 20, 21, 2
 SECOND_SERIES = {"preview": 23, "beside": 24, "zero_filled": 26}
 #: From the series of a slice to those of the next, where every slice has its own.
 SLICE_SERIES = 100
-_LAST_SERIES = max(G_FACTOR_SERIES, UNCERTAINTY_SERIES, FUSED_SERIES, DIFFERENCE_SERIES, *SECOND_SERIES.values())
+_KINDS = {
+    0: "",
+    G_FACTOR_SERIES: "g-factor",
+    UNCERTAINTY_SERIES: "uncertainty",
+    FUSED_SERIES: "fused",
+    DIFFERENCE_SERIES: "difference",
+    **{offset: name.replace("_", "-") for name, offset in SECOND_SERIES.items()},
+}
+_LAST_SERIES = max(_KINDS)
 _G_FACTOR_SCALE = 100.0
 _FUSED_SCALE = 1000.0
 _FUSED_COMMENT = "CT-MR fused, not an MR image"
@@ -104,10 +112,10 @@ def series_index(settings: Settings, offset: int, slice_number: int) -> int:
     return index
 
 
-def is_main_series(settings: Settings, index: int) -> bool:
-    """Whether a series holds the images that were asked for, not others of the same slices."""
+def series_kind(settings: Settings, index: int) -> str:
+    """What a series holds: nothing to name for the images that were asked for, else what they are beside those."""
     behind = index - settings.series
-    return behind == 0 or (settings.series_by == "slice" and behind > 0 and behind % SLICE_SERIES == 0)
+    return _KINDS[behind % SLICE_SERIES if settings.series_by == "slice" else behind]
 
 
 def _slices_of_their_own(settings: Settings) -> int:
@@ -330,13 +338,16 @@ def _flip(headers: NDArray[np.void]) -> None:
         headers[name] *= -1
 
 
-_FLIPPED = re.compile(r"<name>\s*cinestream_orientation\s*</name>\s*<value>\s*flipped")
+def meta_values(attributes: str, name: str) -> list[str]:
+    """The values of one meta attribute, out of ISMRMRD's XML as `serialize_meta` and others write it."""
+    found = re.search(rf"<name>\s*{re.escape(name)}\s*</name>((?:\s*<value>[^<]*</value>)*)", attributes)
+    return [unescape(text.strip()) for text in re.findall(r"<value>([^<]*)</value>", found[1])] if found else []
 
 
 def as_acquired(image: Image) -> NDArray[Any]:
     """The pixels ``(y, x)`` of an image in the order of the scan, however its images are turned."""
     pixels: NDArray[Any] = image.data[0, 0]
-    return pixels[::-1, ::-1] if _FLIPPED.search(image.attributes) else pixels
+    return pixels[::-1, ::-1] if meta_values(image.attributes, "cinestream_orientation") == ["flipped"] else pixels
 
 
 def _name_meta(name: str) -> dict[str, object]:

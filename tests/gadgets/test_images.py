@@ -16,9 +16,9 @@ from gadgets.images import (
     SLICE_SERIES,
     ImageMaker,
     as_acquired,
-    is_main_series,
     serialize_meta,
     series_index,
+    series_kind,
     to_recon_space,
 )
 from gadgets.pipeline import Settings
@@ -575,9 +575,8 @@ def test_every_slice_can_have_a_series_of_its_own():
         assert names[0] == f"cg_sense_slice{number}"
         assert names[3] == f"cg_sense_slice{number}_gfactor"
         assert names[-1] == f"cg_sense_zero_filled_slice{number}"
-        assert [is_main_series(Settings(series=4, series_by="slice"), index) for index, _ in found] == [True] * 3 + [
-            False
-        ] * 7
+        kinds = [series_kind(Settings(series=4, series_by="slice"), index) for index, _ in found]
+        assert kinds == [""] * 3 + ["g-factor"] + ["uncertainty"] * 3 + ["zero-filled"] * 3
 
 
 @given(
@@ -593,7 +592,7 @@ def test_series_never_leave_sixteen_bits_nor_collide(first, slices, by):
     assert all(first <= index <= 65535 for index in indices.values())
     for (_, kind), index in indices.items():
         assert all(other == kind for (_, other), same in indices.items() if same == index)
-        assert is_main_series(settings, index) == (kind == 0)
+        assert series_kind(settings, index) == series_kind(Settings(), 1 + kind)
     if by == "slice" and len(set(slices)) == 2 and first + 26 + SLICE_SERIES * max(slices) <= 65535:
         assert len(set(indices.values())) == 2 * len(kinds)
 
