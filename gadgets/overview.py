@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gadgets.page import Figure, embedded, embedded_loop, figure, gray, row, table
+from gadgets.page import Figure, embedded, embedded_loop, figure, gray, row, table, white_level
 from recon_core.methods import METHODS
 
 if TYPE_CHECKING:
@@ -84,13 +84,14 @@ def _which(some: Sequence[SliceRecord], slices: Sequence[SliceRecord]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def first_loop(slices: Sequence[SliceRecord], window: float, aspect: float, frame_seconds: float) -> str:
+def first_loop(slices: Sequence[SliceRecord], aspect: float, frame_seconds: float) -> str:
     """All slices side by side as one small loop."""
     if len(slices) < 2:
         return ""
     frames = min(_MOST_FRAMES, *(len(record.images) for record in slices))
     shape = slices[0].images[0].shape
     alike = [record for record in slices if record.images[0].shape == shape]
+    window = white_level([np.stack(record.images[:frames]) for record in alike])
     step = max(1, math.ceil(max(shape) / _TILE))
     across = min(len(alike), math.ceil(math.sqrt(2.4 * len(alike))) if len(alike) > 4 else len(alike))
     tiles = [gray(_smaller(np.stack(record.images[:frames]), step), window) & np.uint8(0xFE) for record in alike]

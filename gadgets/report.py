@@ -299,12 +299,11 @@ def write_report(
         scores = [measure([ours], [theirs]) if theirs.any() else {} for ours, theirs in zip(series, truth, strict=True)]
     methods = ", ".join(sorted({record.method for record in slices})) or settings.method
     protocol = header.protocol_name or "Cine"
-    shown = white_level(series) if series else 1.0
     aspect = _aspect(slices[0], header, series[0]) if series else 1.0
     sections = [
         _head(protocol, methods, source),
         verdict(slices, settings, summary),
-        first_loop(slices, shown, aspect, collector.frame_seconds),
+        first_loop(slices, aspect, collector.frame_seconds),
         _facts(collector, header, settings, summary),
         _problems(summary),
         _agreement(slices, scores, totals) if totals else "",

@@ -108,6 +108,18 @@ def test_the_first_loop_shows_all_slices_in_step(tmp_path):
     assert "All slices" not in page_of(tmp_path, {})
 
 
+def test_the_first_loop_shows_the_images_in_their_own_unit_whatever_the_truth_has(tmp_path):
+    collector = ReportCollector()
+    frames = beating()
+    for number in range(2):
+        collect(collector, 700 * frames, number)
+    page, _ = make(tmp_path, collector, truth=np.stack([frames, frames]))
+    first = next(address for address in Checker(page).addresses if address)
+    with Picture.open(io.BytesIO(base64.b64decode(first.partition(",")[2]))) as loop:
+        pixels = np.asarray(loop.convert("L"))
+    assert 0.2 < np.mean(pixels < 60) < 0.95
+
+
 def test_slices_of_another_size_are_left_out_of_the_first_loop(tmp_path):
     text = Checker(page_of(tmp_path, {}, {"frames": beating(6, (20, 20))}, {})).text
     assert "All slices slice 0, slice 2" in text
