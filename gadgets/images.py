@@ -163,7 +163,9 @@ class ImageMaker:
             there is, each in a series of its own: g-factor, uncertainty, fused image, difference.
         """
         encoding = self._header.encodings[complete.key.encoding]
-        heartbeat = self._find_heartbeat(complete)
+        heartbeat = find_heartbeat(complete.headers, complete.stamps, self._tick)
+        if not second:
+            self._note_doubts(complete, heartbeat)
         frames = to_recon_space(reconstruction.image, encoding)
         beside = None if reconstruction.beside is None else to_recon_space(reconstruction.beside.image, encoding)
         # the scale of the scan must not be that of a doubtful image
@@ -175,7 +177,7 @@ class ImageMaker:
         # what was gated knows more of the beats
         common = {**_heartbeat_meta(heartbeat), **common}
         yield from self._images(complete, heartbeat, values, SECOND_SERIES.get(second, 0), common)
-        for series in () if second else self._further_series(reconstruction, encoding, level, beside):
+        for series in () if second else self._further_series(reconstruction, encoding, level, frames, beside):
             shown = series.images.clip(0) * np.float32(series.scale)
             meta = {**common, **_further_meta(series, common)}
             yield from self._images(complete, heartbeat, shown, series.offset, meta)
@@ -205,6 +207,7 @@ class ImageMaker:
         reconstruction: Reconstruction,
         encoding: Encoding,
         level: _Level,
+        frames: NDArray[np.complex64],
         beside: NDArray[np.complex64] | None,
     ) -> Iterator[_Series]:
         def spread(images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -221,7 +224,7 @@ class ImageMaker:
             image, window = spread(fused[None]), _FUSED_SCALE
             yield _Series(image, FUSED_SERIES, "fused", "Fused", _FUSED_SCALE, window, _FUSED_COMMENT)
         if beside is not None and reconstruction.beside and "difference" in self._settings.extras:
-            difference = np.abs(np.abs(to_recon_space(reconstruction.image, encoding)) - np.abs(beside))
+            difference = np.abs(np.abs(frames) - np.abs(beside))
             scale = _DIFFERENCE_GAIN * level.scale
             methods = f"{reconstruction.method} and {reconstruction.beside.method}"
             comment = f"difference of {methods} x {_DIFFERENCE_GAIN}, not anatomy"
@@ -249,12 +252,13 @@ class ImageMaker:
         width = width or 2 * center or level.bright
         return center or width / 2, width
 
-    def _find_heartbeat(self, complete: CompleteSlice) -> Heartbeat:
-        heartbeat = find_heartbeat(complete.headers, complete.stamps, self._tick)
+    def _note_doubts(self, complete: CompleteSlice, heartbeat: Heartbeat) -> None:
         if heartbeat.doubt and heartbeat.stamped:
             text = f"{describe(complete.key)}: {heartbeat.doubt}; its images have no time since the R wave"
             self._problems.add("trigger times", text, damage=False)
-        return heartbeat
+        if self._settings.series_by == "slice" and complete.key.slice >= _slices_of_their_own(self._settings):
+            text = f"{describe(complete.key)} has no series of its own, as image_series_index ends at {_MOST_INDICES}"
+            self._problems.add("series", f"{text}; set series_by to scan, or series to 1", damage=False)
 
     def _headers(
         self, complete: CompleteSlice, heartbeat: Heartbeat, shape: tuple[int, ...], offset: int
@@ -281,9 +285,6 @@ class ImageMaker:
         counters = ["repetition", "set", "phase", "contrast"]
         if self._settings.series_by == "scan":
             counters.append("slice")
-        elif complete.key.slice >= _slices_of_their_own(self._settings):
-            text = f"{describe(complete.key)} has no series of its own, as image_series_index ends at {_MOST_INDICES}"
-            self._problems.add("series", f"{text}; set series_by to scan, or series to 1", damage=False)
         headers["image_index"] = [_index(header, encoding, counters, used) for header in headers]
         return headers
 

@@ -915,6 +915,7 @@ def test_absurd_stamps_make_no_trigger_times_and_it_is_said_why_once():
         assert [int(v) for v in meta["physiology_time_stamp"]] == [absurd[i % 3], 1 + i % 3, 4 + i % 3]
     (problem,) = problems
     assert str(problem).startswith("slice 0: the time since the R wave is 430")
+    assert problem.count == 1
     assert not problem.damage
 
 
