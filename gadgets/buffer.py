@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from numpy.lib.recfunctions import repack_fields
 
 from gadgets.gating import MOST_FRAMES
-from gadgets.protocol import AcquisitionFlag, Readouts, flag_mask
+from gadgets.protocol import ACQUISITION_HEADER, AcquisitionFlag, Readouts, flag_mask
 from recon_core.coils.compression import CoilCompression
 from recon_core.data import CineSlice
 from recon_core.errors import DataError
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from gadgets.header import Encoding, ScanHeader
     from gadgets.problems import Problems
 
+#: Fields of the acquisition header that tell when a readout was.
+STAMPS = ["acquisition_time_stamp", "physiology_time_stamp"]
 _LAST = flag_mask(AcquisitionFlag.LAST_IN_SLICE, AcquisitionFlag.LAST_IN_MEASUREMENT)
 _REFERENCE_ONLY = AcquisitionFlag.PARALLEL_CALIBRATION.bit
 _MOST_AVERAGES = 64
@@ -69,6 +72,9 @@ class CompleteSlice:
         ``(virtual coil, coil)`` complex64 that made the coils of the k-space from those of the readouts, or None.
     meta
         Further attributes of the images.
+    stamps
+        ``(readout,)`` with the fields `STAMPS` of the acquisition header, of all readouts in order of acquisition; may
+        be empty.
     """
 
     key: SliceKey
@@ -79,6 +85,7 @@ class CompleteSlice:
     notes: tuple[str, ...] = ()
     compression: NDArray[np.complex64] | None = None
     meta: Mapping[str, object] = field(default_factory=dict)
+    stamps: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, ACQUISITION_HEADER)[STAMPS])
 
 
 class VirtualCoils:
@@ -458,11 +465,12 @@ class SliceBuffers:
         frame, row = np.concatenate(buffer.frame), np.concatenate(buffer.row)
         data = np.concatenate([part.data for part in buffer.parts])
         headers = np.concatenate([part.headers for part in buffer.parts])
+        stamps = repack_fields(headers[STAMPS])
         buffer.parts.clear()
         try:
             gated = self._gated(key, plan, headers, frame, row, data)
             if gated is not None:
-                return self._from_gate(key, gated, plan, compression)
+                return replace(self._from_gate(key, gated, plan, compression), stamps=stamps)
             frames = self._frames(key, buffer, plan, headers, frame)
         except DataError as error:
             frames = self._only_complete(buffer, plan, str(error))
@@ -482,6 +490,7 @@ class SliceBuffers:
             lines,
             tuple(self._missing(key, frames, lines, plan.frames, plan)),
             compression,
+            stamps=stamps,
         )
 
     def _gated(

@@ -18,7 +18,7 @@ from gadgets.ct import load_ct
 from gadgets.gating import Gate
 from gadgets.image_array import join_series
 from gadgets.images import ImageMaker
-from gadgets.pipeline import check_weights
+from gadgets.pipeline import check_weights, unmet_extras
 from gadgets.preparation import Preparation
 from gadgets.problems import Problems
 from gadgets.protocol import Bucket, Image, ImageArray, Readouts, ReconData, Text, Waveform
@@ -113,6 +113,9 @@ class Chain:
         absent = check_weights(settings)
         if absent:
             self.summary.problems.add("weights", absent, damage=False)
+        unmet = unmet_extras(settings)
+        if unmet:
+            self.summary.problems.add("extra series", unmet, damage=False)
         self._header = header
         self._settings = settings
         self._engine = engine
@@ -122,7 +125,7 @@ class Chain:
         self._buffers = SliceBuffers(
             header, self.summary.problems, settings.time_axis, settings.virtual_coils, settings.coil_energy, gate
         )
-        self._images = ImageMaker(header, settings)
+        self._images = ImageMaker(header, settings, self.summary.problems)
         self._ct = load_ct(header, settings, self.summary.problems)
 
     def __call__(self, items: Iterable[Message]) -> Iterator[Message]:
@@ -187,7 +190,7 @@ class Chain:
     def _reconstruct(self, complete: CompleteSlice) -> Iterator[Image | ImageArray]:
         settings = self._settings
         if settings.preview not in ("none", settings.method):
-            ahead = dataclasses.replace(settings, method=settings.preview, g_factor=False)
+            ahead = dataclasses.replace(settings, method=settings.preview, g_factor=False, extra_series="none")
             yield from self._images_of(complete, ahead, preview=True)
         yield from self._images_of(complete, settings)
 
@@ -214,13 +217,15 @@ class Chain:
                 cine = dataclasses.replace(cine, ct=placed.image, ct_cover=placed.cover)
             complete = dataclasses.replace(complete, cine=cine)
             reconstruction = engine.reconstruct(cine, settings)
-            # first, so that the scale of the scan is not that of a doubtful image
-            beside = reconstruction.beside
-            further = [] if beside is None else list(self._images.make(complete, beside, second="beside"))
+            shown = complete
             if self._ct and placed is not None and reconstruction.method == settings.method:
-                complete = self._ct.label(complete, placed)
-            images = list(self._images.make(complete, reconstruction, second="preview" if preview else ""))
-            images += further
+                shown = self._ct.label(complete, placed)
+            images = list(self._images.make(shown, reconstruction, second="preview" if preview else ""))
+            doubtful = bool(reconstruction.doubts) and settings.outside_range == "beside"
+            beside = reconstruction.beside if doubtful or "fallback" in settings.extras else None
+            for second, other in (("beside", beside), ("zero_filled", reconstruction.zero_filled)):
+                if other is not None:
+                    images += self._images.make(complete, other, second=second)
         except CinestreamError as error:
             self._note_failure(complete, str(error))
             return []
@@ -238,13 +243,13 @@ class Chain:
             reconstruction.method,
             time.perf_counter() - begin,
         )
-        as_asked = reconstruction.method == settings.method and reconstruction.beside is None
+        as_asked = reconstruction.method == settings.method and not doubtful
         for note in reconstruction.notes:
             logger.log(logging.INFO if as_asked else logging.WARNING, "%s: %s", describe(complete.key), note)
         if not preview:
             self.summary.slices += 1
             if self._watch is not None:
-                self._watch(complete, reconstruction)
+                self._watch(shown, reconstruction)
         return images
 
     def _is_whitened(self, complete: CompleteSlice) -> bool:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from gadgets import __version__
 from gadgets.buffer import SliceKey, describe
 from gadgets.files import read_images
+from gadgets.images import as_acquired, meta_values
 from gadgets.page import (
     ERROR_GAIN,
     SCORES_EXPLAINED,
@@ -128,8 +128,7 @@ def read_series(path: Path, group: str = "dataset", name: str = "") -> list[Seri
 
 def _is_map(image: Image) -> bool:
     """A series that came along with the images (g-factor, ...) says so in its role."""
-    role = re.search(r"<name>GADGETRON_DataRole</name><value>([^<]*)</value>", image.attributes)
-    return role is not None and role.group(1) != "Image"
+    return meta_values(image.attributes, "GADGETRON_DataRole") not in ([], ["Image"])
 
 
 def _sorted_series(name: str, images: Sequence[Image]) -> Series:
@@ -155,7 +154,7 @@ def _sorted_series(name: str, images: Sequence[Image]) -> Series:
     return Series(
         name,
         tuple(describe(key) for key in sorted(slices)),
-        tuple(np.stack([np.abs(image.data[0, 0]).astype(np.float32) for image in frames]) for frames in ordered),
+        tuple(np.stack([np.abs(as_acquired(image)).astype(np.float32) for image in frames]) for frames in ordered),
         width / height if width > 0 and height > 0 else columns / rows,
         loop_step([[int(image.header["physiology_time_stamp"][0]) for image in frames] for frames in ordered]),
     )

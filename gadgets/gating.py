@@ -196,22 +196,11 @@ class Gate:
 
     def _time(self, name: str, headers: NDArray[np.void], since: NDArray[np.float64]) -> NDArray[np.float64] | None:
         """Time of the readouts in ms; None (noted) where the stamps cannot be believed."""
-        time = headers["acquisition_time_stamp"].astype(np.float64) * self._tick
-        time[1:] += _DAY * np.cumsum(np.diff(time) < -_DAY / 2)
-        wrong = ""
-        trigger = time - since
-        beats = np.split(trigger, np.flatnonzero(np.diff(since) < -TRIGGER_STEP) + 1)
-        if time.min() == time.max():
-            wrong = "stand still"
-        elif (np.diff(time) < -TRIGGER_STEP).any() or time[-1] < time[0]:
-            wrong = "run backwards"
-        elif np.median([np.ptp(beat) for beat in beats]) > TRIGGER_STEP:
-            wrong = "are not of the clock of the time since the trigger"
-        if not wrong:
-            return time
-        text = f"the acquisition time stamps of {name} {wrong}; RR intervals are taken from the time since the trigger"
-        self._problems.add("time stamps", text, damage=False)
-        return None
+        time, wrong = readout_times(headers, since, self._tick)
+        if wrong:
+            remedy = "RR intervals are taken from the time since the trigger"
+            self._problems.add("time stamps", f"the acquisition time stamps of {name} {wrong}; {remedy}", damage=False)
+        return time
 
     def _frames(self, rhythm: Rhythm, row: NDArray[np.intp]) -> int:
         """How many frames: as set, as announced, or as many as a beat has readouts of a line."""
@@ -267,6 +256,40 @@ class Gate:
         if doubts:
             self._problems.add("gating", f"{name}: {'; '.join(doubts)}", damage=False)
         return notes + doubts
+
+
+def readout_times(
+    headers: NDArray[np.void], since: NDArray[np.float64], tick: float
+) -> tuple[NDArray[np.float64] | None, str]:
+    """Time of the readouts in ms by the clock of the scanner, which may begin anew at midnight.
+
+    Parameters
+    ----------
+    headers
+        ``(readout,)`` with the field ``acquisition_time_stamp``, in order of acquisition.
+    since
+        ``(readout,)`` time in ms since the last trigger.
+    tick
+        Length of a tick of the stamps in ms.
+
+    Returns
+    -------
+    ndarray or None, str
+        ``(readout,)``, or None and what is wrong with the stamps.
+    """
+    time = headers["acquisition_time_stamp"].astype(np.float64) * tick
+    time[1:] += _DAY * np.cumsum(np.diff(time) < -_DAY / 2)
+    pause = np.diff(time) > TRIGGER_STEP
+    # after a pause it may be another beat, though the time since its trigger goes on to rise from frame to frame
+    new = (np.diff(since) < -TRIGGER_STEP) | (pause if 2 * np.count_nonzero(pause) < len(pause) else False)
+    beats = np.split(time - since, np.flatnonzero(new) + 1)
+    if time.min() == time.max():
+        return None, "stand still"
+    if (np.diff(time) < -TRIGGER_STEP).any() or time[-1] < time[0]:
+        return None, "run backwards"
+    if np.median([np.ptp(beat) for beat in beats]) > TRIGGER_STEP:
+        return None, "are not of the clock of the time since the trigger"
+    return time, ""
 
 
 def tick_length(vendor: str, wanted: float = 0.0) -> float:

@@ -5,12 +5,17 @@ One intensity factor holds for all images of a scan, so that frames and slices k
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 import numpy as np
 
+from gadgets.buffer import describe
+from gadgets.gating import tick_length
+from gadgets.heartbeat import find_heartbeat
+from gadgets.problems import Problems
 from gadgets.protocol import IMAGE_HEADER, IMAGE_TYPE_COMPLEX, IMAGE_TYPE_MAGNITUDE, Image
 
 if TYPE_CHECKING:
@@ -20,18 +25,32 @@ if TYPE_CHECKING:
 
     from gadgets.buffer import CompleteSlice
     from gadgets.header import Encoding, ScanHeader
+    from gadgets.heartbeat import Heartbeat
     from gadgets.pipeline import Settings
     from recon_core.data import Reconstruction
 
 _BRIGHT = 1000.0  # value of bright tissue: far from both ends of the 12 bits that the stock converters keep
 _MOST_INDICES = 65535  # of the 16 bits in the image header
 # Added to the series index; that of the g-factor, and its factor, as Gadgetron has them.
-G_FACTOR_SERIES, UNCERTAINTY_SERIES, FUSED_SERIES = 20, 21, 22
+G_FACTOR_SERIES, UNCERTAINTY_SERIES, FUSED_SERIES, DIFFERENCE_SERIES = 20, 21, 22, 25
 #: Added to the series index of a whole second reconstruction of a slice, by the role that it has.
-SECOND_SERIES = {"preview": 23, "beside": 24}
+SECOND_SERIES = {"preview": 23, "beside": 24, "zero_filled": 26}
+#: From the series of a slice to those of the next, where every slice has its own.
+SLICE_SERIES = 100
+_KINDS = {
+    0: "",
+    G_FACTOR_SERIES: "g-factor",
+    UNCERTAINTY_SERIES: "uncertainty",
+    FUSED_SERIES: "fused",
+    DIFFERENCE_SERIES: "difference",
+    **{offset: name.replace("_", "-") for name, offset in SECOND_SERIES.items()},
+}
+_LAST_SERIES = max(_KINDS)
 _G_FACTOR_SCALE = 100.0
 _FUSED_SCALE = 1000.0
 _FUSED_COMMENT = "CT-MR fused, not an MR image"
+_DIFFERENCE_GAIN = 5  # a difference of a tenth is as bright as half of the tissue
+_EXACT_WINDOW = 20.0  # windows above it are whole numbers, as readers of the attributes expect
 _COPIED = (
     "version",
     "measurement_uid",
@@ -56,7 +75,7 @@ class _Series(NamedTuple):
     Parameters
     ----------
     images
-        ``(image, y, x)`` float32, not negative; one, or one per frame.
+        ``(image, y, x)`` float32 in recon space; one, or one per frame. What is below zero is shown as zero.
     offset
         Added to the series index.
     name
@@ -80,6 +99,31 @@ class _Series(NamedTuple):
     comment: str = ""
 
 
+class _Level(NamedTuple):
+    """Factor on the values of a series, and how bright its tissue is after it."""
+
+    scale: float
+    bright: float
+
+
+def series_index(settings: Settings, offset: int, slice_number: int) -> int:
+    """The image_series_index of some images of a slice; slices beyond what 16 bits hold share the last ones."""
+    index = settings.series + offset
+    if settings.series_by == "slice":
+        index += SLICE_SERIES * min(slice_number, _slices_of_their_own(settings) - 1)
+    return index
+
+
+def series_kind(settings: Settings, index: int) -> str:
+    """What a series holds: nothing to name for the images that were asked for, else what they are beside those."""
+    behind = index - settings.series
+    return _KINDS[behind % SLICE_SERIES if settings.series_by == "slice" else behind]
+
+
+def _slices_of_their_own(settings: Settings) -> int:
+    return (_MOST_INDICES - _LAST_SERIES - settings.series) // SLICE_SERIES + 1
+
+
 class ImageMaker:
     """Makes the images of one scan.
 
@@ -89,14 +133,18 @@ class ImageMaker:
         The scan's header.
     settings
         What to send: magnitude or complex, intensity, series.
+    problems
+        Where to note time stamps that cannot be believed; None keeps that to the attributes.
     """
 
-    def __init__(self, header: ScanHeader, settings: Settings) -> None:
+    def __init__(self, header: ScanHeader, settings: Settings, problems: Problems | None = None) -> None:
         self._header = header
         self._settings = settings
         self._for_gadgets = settings.emit == "image_array"  # they cut, scale and set the window themselves
-        self._scale = settings.scale or float(self._for_gadgets)
-        self._window = 0.0
+        self._problems = problems or Problems()
+        self._tick = tick_length(header.vendor, settings.stamp_tick)
+        self._scales: dict[str, float] = {}
+        self._levels: dict[str, _Level] = {}
         self._used: dict[int, set[int]] = {}
 
     def make(self, complete: CompleteSlice, reconstruction: Reconstruction, *, second: str = "") -> Iterator[Image]:
@@ -116,57 +164,78 @@ class ImageMaker:
         ------
         Image
             One per frame, in the order of the frames: float32 magnitude or complex64, ``(1, 1, y, x)``; then what else
-            there is, each in a series of its own: g-factor, uncertainty, fused image.
+            there is, each in a series of its own: g-factor, uncertainty, fused image, difference.
         """
         encoding = self._header.encodings[complete.key.encoding]
+        heartbeat = find_heartbeat(complete.headers, complete.stamps, self._tick)
+        if not second:
+            self._note_doubts(complete, heartbeat)
         frames = self._in_view(reconstruction.image, encoding)
-        self._set_scale(frames)
+        beside = None if reconstruction.beside is None else self._in_view(reconstruction.beside.image, encoding)
+        # the scale of the scan must not be that of a doubtful image
+        level = self._level(second, frames, beside if reconstruction.doubts else None)
         values = frames if self._settings.output == "complex" or self._for_gadgets else np.abs(frames)
-        values = values * np.float32(self._scale)
-        common = self._common_meta(complete, reconstruction, encoding, second and f"_{second}")
-        series_index = self._settings.series + SECOND_SERIES.get(second, 0)
-        for header, frame, data in zip(
-            self._headers(complete, encoding, values, series_index),
-            complete.frames.tolist(),
-            values,
-            strict=True,
-        ):
-            yield self._image(header, data, {**common, **_frame_meta(header, frame)})
-        for series in () if second else self._further_series(reconstruction):
-            yield from self._further_images(complete, series, encoding, common)
+        values = values * np.float32(level.scale)
+        common = self._common_meta(complete, reconstruction, encoding, second)
+        common |= _level_meta(level.scale, *self._window(level))
+        # what was gated knows more of the beats
+        common = {**_heartbeat_meta(heartbeat), **common}
+        yield from self._images(complete, heartbeat, values, SECOND_SERIES.get(second, 0), common)
+        for series in () if second else self._further_series(reconstruction, encoding, level, frames, beside):
+            shown = series.images.clip(0) * np.float32(series.scale)
+            meta = {**common, **_further_meta(series, common)}
+            yield from self._images(complete, heartbeat, shown, series.offset, meta)
 
-    def _further_series(self, reconstruction: Reconstruction) -> Iterator[_Series]:
+    def _images(
+        self,
+        complete: CompleteSlice,
+        heartbeat: Heartbeat,
+        values: NDArray[Any],
+        offset: int,
+        meta: Mapping[str, object],
+    ) -> Iterator[Image]:
+        """Images ``(image, y, x)`` of a series, one for each of the first frames."""
+        for i, header in enumerate(self._headers(complete, heartbeat, values.shape, offset)):
+            header["data_type"] = 7 if np.iscomplexobj(values) else 5
+            # what the image is to become: gadgets behind make magnitudes of complex values
+            shown_complex = np.iscomplexobj(values) and self._settings.output == "complex"
+            header["image_type"] = IMAGE_TYPE_COMPLEX if shown_complex else IMAGE_TYPE_MAGNITUDE
+            data = np.ascontiguousarray(values[i, ::-1, ::-1]) if self._flipped else values[i]
+            own = _frame_meta(header, complete.headers[i], int(complete.frames[i]), float(heartbeat.since[i]))
+            yield self._image(header, data, {**meta, **own})
+
+    @property
+    def _flipped(self) -> bool:
+        return self._settings.orientation == "flipped"
+
+    def _further_series(
+        self,
+        reconstruction: Reconstruction,
+        encoding: Encoding,
+        level: _Level,
+        frames: NDArray[np.complex64],
+        beside: NDArray[np.complex64] | None,
+    ) -> Iterator[_Series]:
+        def spread(images: NDArray[np.float32]) -> NDArray[np.float32]:
+            return self._in_view(images.astype(np.complex64), encoding).real
+
         if reconstruction.g_factor is not None:
             scale = 1.0 if self._for_gadgets else _G_FACTOR_SCALE  # ImageArrayScaling has the same factor
-            yield _Series(reconstruction.g_factor[None], G_FACTOR_SERIES, "gfactor", "Gfactor", scale, window=300)
+            g_factor = spread(reconstruction.g_factor[None])
+            yield _Series(g_factor, G_FACTOR_SERIES, "gfactor", "Gfactor", scale, window=300)
         uncertainty, fused = (reconstruction.extra.get(name) for name in ("uncertainty", "fused"))
         if uncertainty is not None:
-            window = self._window / 10  # a standard deviation is a small part of the signal
-            yield _Series(uncertainty, UNCERTAINTY_SERIES, "uncertainty", "Uncertainty", self._scale, window)
+            window = level.bright / 10  # a standard deviation is a small part of the signal
+            yield _Series(spread(uncertainty), UNCERTAINTY_SERIES, "uncertainty", "Uncertainty", level.scale, window)
         if fused is not None and self._settings.emit_fused:
-            window = _FUSED_SCALE
-            yield _Series(fused[None], FUSED_SERIES, "fused", "Fused", _FUSED_SCALE, window, _FUSED_COMMENT)
-
-    def _further_images(
-        self, complete: CompleteSlice, series: _Series, encoding: Encoding, common: dict[str, object]
-    ) -> Iterator[Image]:
-        values = self._in_view(series.images.astype(np.complex64), encoding).real.clip(0) * np.float32(series.scale)
-        headers = self._headers(complete, encoding, values, self._settings.series + series.offset)
-        own: dict[str, object] = {
-            "GADGETRON_DataRole": series.role,
-            "GADGETRON_ScaleRatio": series.scale,
-            "DataRole": "Quantitative",
-        }
-        for key in ("GADGETRON_SeqDescription", "SequenceDescriptionAdditional"):
-            own[key] = f"{common[key]}_{series.name}"
-        for prefix in ("", "GADGETRON_"):
-            own[f"{prefix}WindowCenter"] = round(series.window / 2)
-            own[f"{prefix}WindowWidth"] = max(1, round(series.window))
-        if series.comment:
-            for key in ("GADGETRON_ImageComment", "ImageComments"):
-                own[key] = f"{series.comment}; {common[key]}"
-        for header, frame, data in zip(headers, complete.frames.tolist(), values, strict=False):
-            yield self._image(header, data, {**common, **_frame_meta(header, frame), **own})
+            image, window = spread(fused[None]), _FUSED_SCALE
+            yield _Series(image, FUSED_SERIES, "fused", "Fused", _FUSED_SCALE, window, _FUSED_COMMENT)
+        if beside is not None and reconstruction.beside and "difference" in self._settings.extras:
+            difference = np.abs(np.abs(frames) - np.abs(beside))
+            scale = _DIFFERENCE_GAIN * level.scale
+            methods = f"{reconstruction.method} and {reconstruction.beside.method}"
+            comment = f"difference of {methods} x {_DIFFERENCE_GAIN}, not anatomy"
+            yield _Series(difference, DIFFERENCE_SERIES, "difference", "Difference", scale, level.bright, comment)
 
     def _in_view(self, images: NDArray[np.complex64], encoding: Encoding) -> NDArray[np.complex64]:
         return images if self._for_gadgets else to_recon_space(images, encoding)
@@ -178,50 +247,81 @@ class ImageMaker:
         header["attribute_string_len"] = len(attributes.encode())
         return Image(header, data[None, None], attributes)
 
-    def _set_scale(self, frames: NDArray[np.complex64]) -> None:
-        if self._window:
-            return
-        bright = float(np.percentile(np.abs(frames), 99.0))
-        if not self._scale:
-            self._scale = _BRIGHT / bright if bright > 0 else 1.0
-        self._window = bright * self._scale or 1.0
+    def _level(
+        self, second: str, frames: NDArray[np.complex64], trusted: NDArray[np.complex64] | None = None
+    ) -> _Level:
+        """What holds for all images of a series: one factor for the whole scan, and how bright its tissue is.
+
+        A preview goes ahead of the images whose tissue the factor is made for, so that it has its own.
+        """
+        if second not in self._levels:
+            own = second if second == "preview" else ""
+            bright = float(np.percentile(np.abs(frames), 99.0))
+            if own not in self._scales:
+                tissue = bright if trusted is None else float(np.percentile(np.abs(trusted), 99.0))
+                self._scales[own] = self._settings.scale or (
+                    1.0 if self._for_gadgets or not tissue > 0 else _BRIGHT / tissue
+                )
+            self._levels[second] = _Level(self._scales[own], bright * self._scales[own] or 1.0)
+        return self._levels[second]
+
+    def _window(self, level: _Level) -> tuple[float, float]:
+        """Centre and width of the display window of magnitudes, which those of complex images are too."""
+        center, width = self._settings.window_center, self._settings.window_width
+        width = width or 2 * center or level.bright
+        return center or width / 2, width
+
+    def _note_doubts(self, complete: CompleteSlice, heartbeat: Heartbeat) -> None:
+        if heartbeat.doubt and heartbeat.stamped:
+            text = f"{describe(complete.key)}: {heartbeat.doubt}; its images have no time since the R wave"
+            self._problems.add("trigger times", text, damage=False)
+        if self._settings.series_by == "slice" and complete.key.slice >= _slices_of_their_own(self._settings):
+            text = f"{describe(complete.key)} has no series of its own, as image_series_index ends at {_MOST_INDICES}"
+            self._problems.add("series", f"{text}; set series_by to scan, or series to 1", damage=False)
 
     def _headers(
-        self, complete: CompleteSlice, encoding: Encoding, values: NDArray[Any], series: int
+        self, complete: CompleteSlice, heartbeat: Heartbeat, shape: tuple[int, ...], offset: int
     ) -> NDArray[np.void]:
-        """Headers for images ``(frame, y, x)`` of a series, one for each of them."""
-        source = complete.headers[: len(values)]
+        """Headers for images of that shape ``(image, y, x)``, one for each of them."""
+        encoding = self._header.encodings[complete.key.encoding]
+        source = complete.headers[: shape[0]]
         headers = np.zeros(len(source), IMAGE_HEADER)
         for name in _COPIED:
             headers[name] = source[name]
+        # other writers make trigger times of them
+        headers["physiology_time_stamp"][:, 0][np.isnan(heartbeat.since[: shape[0]])] = 0
         for name in _COUNTERS:
             headers[name] = source["idx"][name]
         headers["average"] = 0  # averages are merged
-        is_complex = np.iscomplexobj(values)
-        headers["data_type"] = 7 if is_complex else 5
-        # what the image is to become: gadgets behind make magnitudes of complex values
-        shown_complex = is_complex and self._settings.output == "complex"
-        headers["image_type"] = IMAGE_TYPE_COMPLEX if shown_complex else IMAGE_TYPE_MAGNITUDE
         headers["channels"] = 1
-        headers["matrix_size"] = (values.shape[2], values.shape[1], 1)
+        headers["matrix_size"] = (shape[2], shape[1], 1)
         headers["field_of_view"] = encoding.recon.field_of_view
+        if self._flipped:
+            _flip(headers)
+        series = series_index(self._settings, offset, complete.key.slice)
         headers["image_series_index"] = series
         used = self._used.setdefault(series, set())
-        headers["image_index"] = [_index(headers[i], encoding, used) for i in range(len(headers))]
+        counters = ["repetition", "set", "phase", "contrast"]
+        if self._settings.series_by == "scan":
+            counters.append("slice")
+        headers["image_index"] = [_index(header, encoding, counters, used) for header in headers]
         return headers
 
     def _common_meta(
-        self, complete: CompleteSlice, reconstruction: Reconstruction, encoding: Encoding, suffix: str
+        self, complete: CompleteSlice, reconstruction: Reconstruction, encoding: Encoding, second: str
     ) -> dict[str, object]:
-        settings, source, encoded = self._settings, complete.headers[0], encoding.encoded
+        settings, encoded = self._settings, encoding.encoded
         # the generic gadgets take the readout oversampling as gone in both spaces
         wide = _covered_width(encoding)
-        name = (settings.description or reconstruction.method) + suffix
+        name = settings.description or reconstruction.method
+        if second and second != name:
+            name += f"_{second}"
+        if settings.series_by == "slice":
+            name += f"_slice{complete.key.slice}"
         comment = "; ".join([f"cinestream {reconstruction.method}", *complete.notes, *reconstruction.notes])
         rows, columns = complete.cine.kspace.shape[2:]
         measured = np.flatnonzero(complete.cine.mask.any(axis=0))
         sampled = np.arange(columns) if complete.cine.columns is None else np.flatnonzero(complete.cine.columns)
-        read, phase = source["read_dir"].tolist(), source["phase_dir"].tolist()
         meta: dict[str, object] = {
             "encoding": complete.key.encoding,
             "encoding_FOV": (wide if self._for_gadgets else encoded.field_of_view[0], *encoded.field_of_view[1:]),
@@ -231,40 +331,92 @@ class ImageMaker:
             "sampling_limits_RO": (int(sampled[0]), columns // 2, int(sampled[-1])),
             "sampling_limits_E1": (int(measured[0]), rows // 2, int(measured[-1])),
             "sampling_limits_E2": (0, 0, 0),
-            "PatientPosition": source["position"].tolist(),
-            "read_dir": read,
-            "phase_dir": phase,
-            "slice_dir": source["slice_dir"].tolist(),
-            "patient_table_position": source["patient_table_position"].tolist(),
             "measurementID": self._header.measurement_id,
             "protocolName": self._header.protocol_name,
             "patient_position": self._header.patient_position,
             "GADGETRON_ImageProcessingHistory": ["GT", "cinestream"],
-            "GADGETRON_ImageComment": comment,
-            "GADGETRON_SeqDescription": f"_{name}",
             "GADGETRON_DataRole": "Image",
-            "GADGETRON_ScaleRatio": self._scale,
-            "GADGETRON_WindowCenter": round(self._window / 2),
-            "GADGETRON_WindowWidth": round(self._window),
             "DataRole": "Image",
             "ImageProcessingHistory": ["cinestream", reconstruction.method],
-            "ImageComments": comment,
-            "SequenceDescriptionAdditional": name,
-            "WindowCenter": round(self._window / 2),
-            "WindowWidth": round(self._window),
-            "ImageRowDir": read,
-            "ImageColumnDir": phase,
             "Keep_image_geometry": 1,
             "cinestream_method": reconstruction.method,
+            "cinestream_orientation": settings.orientation,
+            **_name_meta(name),
+            **_comment_meta(comment),
             **complete.meta,
         }
         return {key: value for key, value in meta.items() if value not in ("", [], ())}
 
 
-def _index(header: np.void, encoding: Encoding, used: set[int]) -> int:
-    """Gadgetron's 1-based image number, slices fastest; the next free one where counters exceed their limits."""
+def _flip(headers: NDArray[np.void]) -> None:
+    """Turn images by 180 degrees in their headers: the directions of rows and columns, and what lies in the middle.
+
+    Pixel ``N//2`` lies at the position. Where N is even it is another pixel once the order is reversed.
+    """
+    for axis, name in ((0, "read_dir"), (1, "phase_dir")):
+        size = headers["matrix_size"][:, axis].astype(np.float64)
+        step = headers["field_of_view"][:, axis] / size * (size % 2 == 0)
+        headers["position"] -= step[:, None] * headers[name]
+        headers[name] *= -1
+
+
+def meta_values(attributes: str, name: str) -> list[str]:
+    """The values of one meta attribute, out of ISMRMRD's XML as `serialize_meta` and others write it."""
+    found = re.search(rf"<name>\s*{re.escape(name)}\s*</name>((?:\s*<value>[^<]*</value>)*)", attributes)
+    return [unescape(text.strip()) for text in re.findall(r"<value>([^<]*)</value>", found[1])] if found else []
+
+
+def as_acquired(image: Image) -> NDArray[Any]:
+    """The pixels ``(y, x)`` of an image in the order of the scan, however its images are turned."""
+    pixels: NDArray[Any] = image.data[0, 0]
+    return pixels[::-1, ::-1] if meta_values(image.attributes, "cinestream_orientation") == ["flipped"] else pixels
+
+
+def _name_meta(name: str) -> dict[str, object]:
+    """What the series is called, by the names that Gadgetron, FIRE and the MRD documentation have for it."""
+    return {
+        "GADGETRON_SeqDescription": f"_{name}",
+        "SequenceDescriptionAdditional": name,
+        "SeriesDescriptionAdditional": name,
+    }
+
+
+def _comment_meta(comment: str) -> dict[str, object]:
+    return dict.fromkeys(("GADGETRON_ImageComment", "ImageComments", "ImageComment"), comment)
+
+
+def _level_meta(scale: float, center: float, width: float) -> dict[str, object]:
+    meta: dict[str, object] = {"GADGETRON_ScaleRatio": scale}
+    for prefix in ("", "GADGETRON_"):
+        for name, value in (("Center", center), ("Width", width)):
+            meta[f"{prefix}Window{name}"] = round(value) if width >= _EXACT_WINDOW else float(f"{value:.4g}")
+    return meta
+
+
+def _further_meta(series: _Series, common: Mapping[str, object]) -> dict[str, object]:
+    meta: dict[str, object] = {"GADGETRON_DataRole": series.role, "DataRole": "Quantitative"}
+    meta |= _level_meta(series.scale, series.window / 2, series.window)
+    meta |= _name_meta(f"{common['SequenceDescriptionAdditional']}_{series.name}")
+    if series.comment:
+        meta |= _comment_meta(f"{series.comment}; {common['ImageComments']}")
+    return meta
+
+
+def _heartbeat_meta(heartbeat: Heartbeat) -> dict[str, object]:
+    meta: dict[str, object] = {}
+    if heartbeat.rr:
+        meta["cinestream_rr_ms"] = round(heartbeat.rr, 1)
+    if heartbeat.frame_time:
+        meta["cinestream_frame_time_ms"] = round(heartbeat.frame_time, 2)
+    if heartbeat.doubt:
+        meta["cinestream_no_trigger_time"] = heartbeat.doubt
+    return meta
+
+
+def _index(header: np.void, encoding: Encoding, counters: Iterable[str], used: set[int]) -> int:
+    """Gadgetron's 1-based image number, the last counter fastest; the next free one where counters exceed limits."""
     index = 0
-    for name in ("repetition", "set", "phase", "contrast", "slice"):
+    for name in counters:
         index = index * encoding.count(name) + int(header[name])
     index += 1
     if len(used) == _MOST_INDICES:
@@ -275,13 +427,24 @@ def _index(header: np.void, encoding: Encoding, used: set[int]) -> int:
     return index
 
 
-def _frame_meta(header: np.void, frame: int) -> dict[str, object]:
-    return {
+def _frame_meta(header: np.void, source: np.void, frame: int, since: float) -> dict[str, object]:
+    meta: dict[str, object] = {
+        "PatientPosition": header["position"].tolist(),
+        "read_dir": header["read_dir"].tolist(),
+        "phase_dir": header["phase_dir"].tolist(),
+        "slice_dir": header["slice_dir"].tolist(),
+        "patient_table_position": header["patient_table_position"].tolist(),
+        "ImageRowDir": header["read_dir"].tolist(),
+        "ImageColumnDir": header["phase_dir"].tolist(),
+        "ImageSliceDir": header["slice_dir"].tolist(),
         "GADGETRON_ImageNumber": int(header["image_index"]),
-        "acquisition_time_stamp": int(header["acquisition_time_stamp"]),
-        "physiology_time_stamp": header["physiology_time_stamp"].tolist(),
+        "acquisition_time_stamp": int(source["acquisition_time_stamp"]),
+        "physiology_time_stamp": source["physiology_time_stamp"].tolist(),
         "cinestream_frame": frame,
     }
+    if not math.isnan(since):
+        meta["cinestream_trigger_time_ms"] = round(since, 2)
+    return meta
 
 
 # XML 1.0 allows these neither as they are nor escaped; lone surrogates (from JSON) have no bytes at all.

@@ -263,9 +263,9 @@ def figure(uri: str, aspect: float, captions: Sequence[str], overlay: str = "") 
     return Figure(html, aspect)
 
 
-def row(figures: Sequence[Figure]) -> str:
-    """Figures side by side; widths in proportion to their aspect give them equal heights."""
-    wide = sum(one.aspect for one in figures) * _ROW_HEIGHT + 14 * (len(figures) - 1)
+def row(figures: Sequence[Figure], height: int = _ROW_HEIGHT) -> str:
+    """Figures side by side; widths in proportion to their aspect give them equal heights, in CSS pixels at most."""
+    wide = sum(one.aspect for one in figures) * height + 14 * (len(figures) - 1)
     cells = "".join(f'<figure style="flex:{one.aspect:.4f} 1 0">{one.html}</figure>' for one in figures)
     return f'<div class="row" style="max-width:{wide:.0f}px">{cells}</div>'
 
@@ -276,10 +276,23 @@ def embedded(pictures: Sequence[Pixels], duration: int = 0) -> str:
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
-def embedded_loop(panels: Sequence[Pixels], frame_seconds: float) -> str:
-    """Embed panels ``(frame, y, x)`` side by side as one loop; separate loops would drift apart."""
-    pictures = [montage(frames, len(panels)) for frames in zip(*panels, strict=True)]
+def embedded_loop(panels: Sequence[Pixels], frame_seconds: float, across: int = 0) -> str:
+    """Embed panels ``(frame, y, x)`` as one loop, in rows of `across` or side by side; separate loops would drift."""
+    pictures = [montage(frames, across or len(panels)) for frames in zip(*panels, strict=True)]
     return embedded(pictures, round(frame_seconds * 1000))
+
+
+def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], style: str = "") -> str:
+    """A table of plain text; the first cell of a row names it, and the caption is for those who do not see the page."""
+    top = "".join(f'<th scope="col">{escape(text)}</th>' for text in head)
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(text)}</td>" for text in cells)}</tr>'
+        for name, *cells in rows
+    )
+    return (
+        f'<div class="wide"><table class="named {style}"><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
 
 
 def comparison(
@@ -403,7 +416,8 @@ def score_table(
 
 
 STYLE = """
-:root { color-scheme: dark; --page: #131517; --panel: #1b1e21; --line: #2c3035; --text: #d9dce0; --muted: #8d949c;
+:root { color-scheme: light dark; --good: #7fc28a; --bad: #ef7d73;
+  --page: #131517; --panel: #1b1e21; --line: #2c3035; --text: #d9dce0; --muted: #8d949c;
   --accent: #8ab4d8; --warn: #e3a44a; --warn-panel: #33291a; }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--text);
@@ -454,12 +468,31 @@ figcaption span { flex: 1 1 0; }
 svg path { fill: var(--accent); } svg text { fill: var(--muted); font-size: 11px; }
 .slice .small { margin: 0 0 12px; }
 footer { color: var(--muted); font-size: 12px; margin-top: 18px; }
+.verdict { font-size: 17px; margin: 0 0 14px; padding: 12px 18px; border-left: 5px solid var(--muted);
+  background: var(--panel); border-radius: 6px; overflow-wrap: anywhere; }
+.verdict b { display: inline-block; min-width: 18px; } .verdict .muted { font-size: 14px; }
+.verdict.good { border-color: var(--good); } .verdict.good b { color: var(--good); }
+.verdict.warn { border-color: var(--warn); } .verdict.warn b { color: var(--warn); }
+.verdict.bad { border-color: var(--bad); } .verdict.bad b { color: var(--bad); }
+.wide { overflow-x: auto; } .named { width: 100%; }
+.named caption { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+.named th[scope=row] { color: var(--text); font-size: inherit; white-space: nowrap; }
+.named td:not(:nth-child(3)) { white-space: nowrap; }
+.split { display: flex; flex-wrap: wrap; gap: 8px 28px; align-items: start; } .split .row { flex: 0 0 240px; }
+.split .wide { flex: 1 1 300px; }
+svg path.rejected { fill: var(--warn); } svg path.unused { opacity: 0.4; }
+summary { cursor: pointer; color: var(--muted); } details[open] summary { margin-bottom: 8px; }
 @media (max-width: 800px) { .two { grid-template-columns: minmax(0, 1fr); } }
+@media (prefers-color-scheme: light) {
+  :root { --good: #1c7a33; --bad: #b3261e; --page: #f4f5f6; --panel: #fff; --line: #d9dce0; --text: #16191c;
+    --muted: #5b636b; --accent: #1f5f99; --warn: #8a4b00; --warn-panel: #fdf3e3; }
+}
 @media print {
-  :root { color-scheme: light; --page: #fff; --panel: #fff; --line: #ccc; --text: #111; --muted: #555;
-    --accent: #1f5f99; --warn: #8a4b00; --warn-panel: #fdf3e3; }
+  :root { color-scheme: light; --good: #1c7a33; --bad: #b3261e; --page: #fff; --panel: #fff; --line: #ccc;
+    --text: #111; --muted: #555; --accent: #1f5f99; --warn: #8a4b00; --warn-panel: #fdf3e3; }
   body { font-size: 11px; -webkit-print-color-adjust: exact; print-color-adjust: exact; }
   main { max-width: none; padding: 0; } .row, tr, li, .facts { break-inside: avoid; } h2 { break-after: avoid; }
+  section:not(.slice), .verdict { break-inside: avoid; }
   .facts { grid-template-columns: repeat(4, 1fr); } .two { display: block; }
 }
 """

@@ -76,7 +76,7 @@ class Settings(ReconOptions):
     )
     stamp_tick: float = option(
         0.0,
-        "retrospective gating: tick of the time stamps in ms; 0 takes 2.5 for Siemens and simulations, 1 for others",
+        "tick of the time stamps in ms; 0 takes 2.5 for Siemens and simulations, 1 for others",
         minimum=0.0,
         maximum=1000.0,
     )
@@ -104,8 +104,30 @@ class Settings(ReconOptions):
         "or none of it; waveforms always",
         choices=("none", "acquisitions", "images", "all"),
     )
-    # 16 bits, with room for the series of other images, up to 24 further on
-    series: int = option(1, "image_series_index of the images", minimum=1, maximum=65511)
+    window_center: float = option(
+        0.0,
+        "middle of the display window of the images, in values as they are sent; 0 takes half of the width",
+        minimum=0.0,
+    )
+    window_width: float = option(
+        0.0,
+        "width of the display window of the images, in values as they are sent; 0 takes twice the centre, or from "
+        "black to the bright tissue of each series",
+        minimum=0.0,
+    )
+    orientation: str = option(
+        "acquired",
+        "acquired leaves the rows along the readout as they were measured; flipped turns the images by 180 degrees, "
+        "pixels and directions together, so that every pixel stays where it is in the patient",
+        choices=("acquired", "flipped"),
+    )
+    # 16 bits, with room for the series of other images, up to 26 further on
+    series: int = option(1, "image_series_index of the images", minimum=1, maximum=65509)
+    series_by: str = option(
+        "scan",
+        "scan has one series for all slices; slice has a series for each, 100 further on from slice to slice",
+        choices=("scan", "slice"),
+    )
     description: str = option("", "text for the series description; empty takes the method's name")
     preview: str = option(
         "none",
@@ -162,12 +184,31 @@ def convert(name: str, value: object) -> bool | int | float | str:
     converted = _cast(kind, value)
     if converted is None:
         raise SettingsError(f"setting {name!r} must be {_WANTED[kind]}, got {value!r}")
-    if metadata["choices"] and converted not in metadata["choices"]:
-        raise SettingsError(f"setting {name!r} must be one of {', '.join(metadata['choices'])}; got {value!r}")
+    if metadata["choices"]:
+        return _chosen(name, str(converted))
     for bound, beyond in (("minimum", operator.lt), ("maximum", operator.gt)):
         if metadata[bound] is not None and beyond(converted, metadata[bound]):
             raise SettingsError(f"setting {name!r} has a {bound} of {metadata[bound]:g}, got {value!r}")
     return converted
+
+
+def _chosen(name: str, text: str) -> str:
+    """One of the choices, or where several are allowed some of them, in their order and without repetition.
+
+    Raises
+    ------
+    SettingsError
+        If it is none of them, or none and something else.
+    """
+    metadata = FIELDS[name].metadata
+    choices: tuple[str, ...] = metadata["choices"]
+    wanted = {part.strip() for part in text.split(",")} if metadata["several"] else {text}
+    if not wanted <= set(choices):
+        some = "one of, or with commas some of," if metadata["several"] else "one of"
+        raise SettingsError(f"setting {name!r} must be {some} {', '.join(choices)}; got {text!r}")
+    if "none" in wanted and len(wanted) > 1:
+        raise SettingsError(f"setting {name!r} is none or something, not both; got {text!r}")
+    return ",".join(choice for choice in choices if choice in wanted)
 
 
 _WANTED: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
@@ -295,6 +336,24 @@ def check_weights(settings: Settings) -> str:
             raise
         return f"{settings.fallback} is used instead of {settings.method}: {error}"
     return ""
+
+
+def unmet_extras(settings: Settings) -> str:
+    """See whether the settings allow the further series that they ask for.
+
+    Returns
+    -------
+    str
+        Empty if they do; else which will not come, and why.
+    """
+    beside, reasons = sorted(settings.extras & {"fallback", "difference"}), []
+    if beside and settings.fallback == "none":
+        reasons.append(f"{' and '.join(beside)} (there is no fallback)")
+    elif beside and settings.fallback == settings.method:
+        reasons.append(f"{' and '.join(beside)} (the fallback is {settings.method} itself)")
+    if "zero_filled" in settings.extras and settings.method == "zero_filled":
+        reasons.append("zero_filled (the images are zero-filled themselves)")
+    return f"extra_series asks for what cannot be: {', '.join(reasons)}" if reasons else ""
 
 
 # --- XML --------------------------------------------------------------------------------------------------------------

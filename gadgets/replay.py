@@ -9,6 +9,7 @@ from tqdm import tqdm
 from gadgets.chain import Chain
 from gadgets.files import ImageFile, open_scan, refuse_same_file
 from gadgets.header import parse_header
+from gadgets.images import series_kind
 from gadgets.protocol import Image, Readouts
 
 if TYPE_CHECKING:
@@ -71,8 +72,9 @@ def replay(
             for item in chain(items):
                 if isinstance(item, Image):
                     images.append(item)
-                    if collector is not None and item.header["image_series_index"] == settings.series:
-                        collector.add_image(item)
+                    kind = series_kind(settings, int(item.header["image_series_index"]))
+                    if collector is not None and kind != "preview":  # which goes ahead of its slice
+                        collector.add_image(item, kind)
     return header, chain.summary
 
 

@@ -14,6 +14,8 @@ import numpy as np
 
 from gadgets import __version__
 from gadgets.buffer import describe
+from gadgets.images import as_acquired, meta_values
+from gadgets.overview import first_loop, geometry, heartbeats, many, noise, slice_table, span, verdict
 from gadgets.page import (
     ERROR_GAIN,
     GAP,
@@ -39,7 +41,7 @@ from gadgets.scores import SCORES, measure, scaled, score_text
 from recon_core.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
+_OTHERS_HEIGHT = 220  # CSS pixels of other images of a slice
 _MAP_SIDE = 64  # pixels kept of a coil map along the longer side, about
 
 
@@ -79,10 +82,26 @@ class SliceRecord:
         Wall time of all stages together.
     notes
         What a reader of the images must know.
+    place
+        Acquisition header of the first frame: position and directions.
+    doubts
+        What speaks against the images, which were sent all the same.
+    noise
+        ``(coil, coil)`` complex64 covariance of the receive coils in any unit; None where no noise was measured.
+    beats
+        What retrospective gating says of every beat.
     images
         One ``(y, x)`` float32 magnitude per frame.
     stamps
         Per frame the first physiology time stamp in ticks.
+    triggers
+        Per frame the time in ms since the R wave, as far as it is known.
+    rr, frame_time
+        RR interval and time from frame to frame in ms; 0 where not known.
+    no_trigger
+        Why there are no times since the R wave.
+    others
+        Sums ``(y, x)`` of other images of the slice, how many, and their brightest shade, by what they are.
     """
 
     key: SliceKey
@@ -92,8 +111,17 @@ class SliceRecord:
     whitened: bool
     seconds: float
     notes: tuple[str, ...]
+    place: np.void
+    doubts: tuple[str, ...] = ()
+    noise: NDArray[np.complex64] | None = None
+    beats: tuple[str, ...] = ()
     images: list[NDArray[np.float32]] = field(default_factory=list)
     stamps: list[int] = field(default_factory=list)
+    triggers: list[float] = field(default_factory=list)
+    rr: float = 0.0
+    frame_time: float = 0.0
+    no_trigger: str = ""
+    others: dict[str, tuple[NDArray[np.float32], int, float]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -109,7 +137,7 @@ class ReportCollector:
 
     def watch(self, complete: CompleteSlice, reconstruction: Reconstruction) -> None:
         """Take note of a slice; `gadgets.chain.Chain` calls it before the images of that slice."""
-        maps = reconstruction.maps
+        maps, colouring = reconstruction.maps, complete.cine.colouring
         step = max(1, max(maps.shape[1:]) // _MAP_SIDE)
         self._slices.append(
             SliceRecord(
@@ -117,14 +145,25 @@ class ReportCollector:
                 method=reconstruction.method,
                 mask=complete.cine.mask,
                 maps=np.abs(maps[:, ::step, ::step]),
-                whitened=complete.cine.colouring is not None or complete.cine.whitened,
+                whitened=colouring is not None or complete.cine.whitened,
                 seconds=sum(reconstruction.seconds.values()),
                 notes=(*complete.notes, *reconstruction.notes),
+                place=complete.headers[0],
+                doubts=reconstruction.doubts,
+                noise=None if colouring is None else colouring @ colouring.conj().T,
+                beats=tuple(complete.meta.get("cinestream_beats", ())),  # type: ignore[arg-type]
             )
         )
 
-    def add_image(self, image: Image) -> None:
+    def add_image(self, image: Image, kind: str = "") -> None:
         """Add an image to the slice that was watched last.
+
+        Parameters
+        ----------
+        image
+            The image.
+        kind
+            What it is where it is not one of those that were asked for, as `gadgets.images.series_kind` has it.
 
         Raises
         ------
@@ -134,8 +173,19 @@ class ReportCollector:
         if not self._slices:
             raise DataError("an image came before any slice; give `watch` to the chain")
         record = self._slices[-1]
-        record.images.append(np.abs(image.data[0, 0]).astype(np.float32))
+        pixels = np.abs(as_acquired(image)).astype(np.float32)
+        if kind:
+            total, count, _ = record.others.get(kind, (np.zeros_like(pixels), 0, 1.0))
+            width = meta_values(image.attributes, "WindowWidth")
+            record.others[kind] = total + pixels, count + 1, float(width[0]) if width else float(pixels.max())
+            return
+        record.images.append(pixels)
         record.stamps.append(int(image.header["physiology_time_stamp"][0]))
+        record.no_trigger = "".join(meta_values(image.attributes, "cinestream_no_trigger_time"))
+        record.triggers += map(float, meta_values(image.attributes, "cinestream_trigger_time_ms"))
+        record.rr, record.frame_time = (
+            float("".join(meta_values(image.attributes, f"cinestream_{name}_ms")) or 0) for name in ("rr", "frame_time")
+        )
 
     @property
     def slices(self) -> list[SliceRecord]:
@@ -249,11 +299,18 @@ def write_report(
         scores = [measure([ours], [theirs]) if theirs.any() else {} for ours, theirs in zip(series, truth, strict=True)]
     methods = ", ".join(sorted({record.method for record in slices})) or settings.method
     protocol = header.protocol_name or "Cine"
+    aspect = _aspect(slices[0], header, series[0]) if series else 1.0
     sections = [
         _head(protocol, methods, source),
+        verdict(slices, settings, summary),
+        first_loop(slices, aspect, collector.frame_seconds),
         _facts(collector, header, settings, summary),
-        _agreement(slices, scores, totals) if totals else "",
         _problems(summary),
+        _agreement(slices, scores, totals) if totals else "",
+        slice_table(slices, settings),
+        heartbeats(slices),
+        geometry(slices, header),
+        noise(slices),
     ]
     for i, record in enumerate(slices):
         seconds = collector.frame_seconds
@@ -300,14 +357,14 @@ def _facts(collector: ReportCollector, header: ScanHeader, settings: Settings, s
             f"{recon.field_of_view[0]:.4g} × {recon.field_of_view[1]:.4g} mm",
             " × ".join(f"{recon.field_of_view[i] / recon.matrix[i]:.2f}" for i in (0, 1)) + " mm pixels",
         ),
-        ("Slices", str(summary.slices), _many(summary.images, "image")),
+        ("Slices", str(summary.slices), many(summary.images, "image")),
     ]
     if slices:
         possible = sum(record.mask.size for record in slices)
         measured = sum(int(record.mask.sum()) for record in slices)
         facts += [
-            ("Frames", _range(len(record.images) for record in slices), f"{collector.frame_seconds * 1e3:.3g} ms each"),
-            ("Coils", _range(len(record.maps) for record in slices), _whitening(slices, settings)),
+            ("Frames", span(len(record.images) for record in slices), _frame_time(slices)),
+            ("Coils", span(len(record.maps) for record in slices), _whitening(slices, settings)),
             ("Acceleration", f"{possible / max(measured, 1):.2f}", f"{measured} of {possible} lines"),
         ]
     facts += [
@@ -321,13 +378,9 @@ def _facts(collector: ReportCollector, header: ScanHeader, settings: Settings, s
     return f'<dl class="facts">{cells}</dl>'
 
 
-def _many(count: int, thing: str) -> str:
-    return f"{count} {thing}{'' if count == 1 else 's'}"
-
-
-def _range(counts: Iterable[int]) -> str:
-    found = sorted(set(counts))
-    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+def _frame_time(slices: Sequence[SliceRecord]) -> str:
+    known = [record.frame_time for record in slices if record.frame_time]
+    return f"{span(known, 1)} ms each" if known else "how long is not known"
 
 
 def _whitening(slices: Sequence[SliceRecord], settings: Settings) -> str:
@@ -352,7 +405,7 @@ def _problems(summary: ScanSummary) -> str:
 
 
 def _slice_section(record: SliceRecord, figures: str, scores: dict[str, float]) -> str:
-    facts = [record.method, _many(len(record.images), "frame"), f"{record.seconds:.2f} s"]
+    facts = [record.method, many(len(record.images), "frame"), f"{record.seconds:.2f} s"]
     facts += [f"{SCORES[key].title} {score_text(key, scores)}" for key in ("nrmse", "psnr") if key in scores]
     notes = "".join(f'<li class="notice">{escape(note)}</li>' for note in record.notes)
     return (
@@ -404,13 +457,18 @@ def _slice_figures(
     coil_aspect = coils.shape[1] / coils.shape[0]
     coil_figure = figure(embedded([coils]), coil_aspect, ["Coil maps, magnitude, encoded field of view"])
     rows.append([_sampling(record.mask), coil_figure])
+    others = [
+        figure(embedded([gray(total / count, brightest)]), aspect, [kind if count == 1 else f"{kind}, temporal mean"])
+        for kind, (total, count, brightest) in record.others.items()
+    ]
     step = f"{frame_seconds * 1e3:.3g} ms"
     explained = (
         f'<p class="muted small">Temporal profiles run down the dashed line (x = {column}, where the temporal standard '
         f"deviation, averaged over {side} × {side} pixels, is largest); time runs to the right in {n_frames} steps of "
         f"{step}.</p>"
     )
-    return row(rows[0]) + "".join(map(row, rows[1:-1])) + explained + row(rows[-1])
+    figures = row(rows[0]) + "".join(map(row, rows[1:-1])) + explained
+    return figures + (row(others, _OTHERS_HEIGHT) if others else "") + row(rows[-1])
 
 
 def _columns(tiles: int) -> int:
@@ -446,7 +504,7 @@ def _sampling(mask: NDArray[np.bool_]) -> Figure:
         (right, mask_base + 16, "end", str(n_frames - 1)),
     ]
     texts = "".join(f'<text x="{x}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>' for x, y, anchor, text in labels)
-    often = _range(lines.tolist())
+    often = span(lines.tolist())
     svg = (
         f'<svg viewBox="0 0 {width} {height - 14}" role="img" aria-label="Sampling mask"><path d="{bars}"/>'
         f'<image x="{left}" y="{mask_top}" width="{right - left}" height="{mask_base - mask_top}" '
@@ -464,27 +522,37 @@ def _timing(summary: ScanSummary) -> str:
         rows.append(("images, headers, rest", max(total - sum(stages.values()), 0.0), ""))
         rows.append(("all", total, ' class="total"'))
     body = "".join(
-        f"<tr{style}><td>{escape(name)}</td><td>{seconds:.3f} s</td>"
+        f'<tr{style}><th scope="row">{escape(name)}</th><td>{seconds:.3f} s</td>'
         f"<td>{1e3 * seconds / max(summary.slices, 1):.0f} ms</td>"
         f"<td>{1e3 * seconds / max(summary.images, 1):.1f} ms</td>"
         f'<td class="bar"><b style="width:{min(100 * seconds / total, 100):.1f}%"></b></td></tr>'
         for name, seconds, style in rows
     )
+    head = "".join(f'<th scope="col">{text}</th>' for text in ("", "scan", "per slice", "per frame", ""))
     return (
-        '<section><h2>Time</h2><table class="numbers time"><tr><th></th><th>scan</th><th>per slice</th>'
-        f"<th>per frame</th><th></th></tr>{body}</table></section>"
+        '<section><h2>Time</h2><table class="named numbers time"><caption>Wall time by stage</caption>'
+        f"<tr>{head}</tr>{body}</table></section>"
     )
 
 
 def _settings_table(settings: Settings) -> str:
-    rows = []
+    """What was set, and folded away what was left as it is."""
+    changed: list[str] = []
+    kept: list[str] = []
     for name, _, default, text in describe_settings():
         value = getattr(settings, name)
         shown = str(value).lower() if isinstance(value, bool) else str(value)
-        changed = shown != default
-        style = ' class="changed"' if changed else ""
-        more = f'<br><span class="muted">default {escape(default or "empty")}</span>' if changed else ""
+        more = f'<br><span class="muted">default {escape(default or "empty")}</span>' if shown != default else ""
+        style, rows = (' class="changed"', changed) if shown != default else ("", kept)
         rows.append(
-            f'<tr{style}><td>{name}</td><td>{escape(shown) or "–"}{more}</td><td class="muted">{escape(text)}</td></tr>'
+            f'<tr{style}><th scope="row">{name}</th><td>{escape(shown) or "–"}{more}</td>'
+            f'<td class="muted">{escape(text)}</td></tr>'
         )
-    return f'<section><h2>Settings</h2><table class="settings">{"".join(rows)}</table></section>'
+
+    def made(caption: str, rows: Sequence[str]) -> str:
+        return f'<table class="named settings"><caption>{caption}</caption>{"".join(rows)}</table>'
+
+    own = made("Settings that were changed", changed) if changed else '<p class="muted">All as by default.</p>'
+    title = f"{len(kept)} settings as by default"
+    rest = f"<details><summary>{title}</summary>{made('Settings as by default', kept)}</details>"
+    return f"<section><h2>Settings</h2>{own}{rest}</section>"

@@ -101,8 +101,13 @@ class Reconstruction:
     extra
         Other images that the method made, by name: ``uncertainty`` ``(frame, y, x)`` float32 in the units of `image`,
         ``fused`` ``(y, x)`` float32 in no unit.
+    doubts
+        What speaks against `image`: the scan is not like the training of the method, the image contradicts the data.
     beside
-        What the fallback made of the same slice, where `image` is doubtful and both were asked for.
+        What the fallback made of the same slice, where `image` is doubtful and both were asked for, or where
+        `extra_series` asks for it or for the difference.
+    zero_filled
+        The zero-filled image of the same slice, where `extra_series` asks for it and `image` is another.
     """
 
     image: NDArray[np.complex64]
@@ -112,7 +117,9 @@ class Reconstruction:
     notes: tuple[str, ...] = ()
     g_factor: NDArray[np.float32] | None = None
     extra: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
     beside: Reconstruction | None = None
+    zero_filled: Reconstruction | None = None
 
 
 @dataclass(frozen=True)

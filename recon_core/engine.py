@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _WITH_G_FACTOR = ("cg_sense", "grappa")
 _REPLICAS = 64  # 6 % error per pixel
-_AFTERWARDS = ("outside_range", "partial_fourier", "kspace_filter")
+_AFTERWARDS = ("outside_range", "extra_series", "partial_fourier", "kspace_filter")
 _YARDSTICK = "cg_sense"  # with whose images those of networks are compared, as the limits of their weights were
 
 
@@ -73,6 +73,7 @@ class _Made(NamedTuple):
     image: torch.Tensor
     notes: list[str]
     extra: dict[str, torch.Tensor]
+    doubts: tuple[str, ...] = ()
 
 
 def _check_name(name: str) -> None:
@@ -186,40 +187,38 @@ class Engine:
         mapped = time.perf_counter()
 
         made, beside = self._run(core, data, cine_slice)
+        zero_filled = self._zero_filled(made, core, data, cine_slice) if "zero_filled" in core.extras else None
         g_factor = self._g_factor(made.method, core, data, made.notes) if core.g_factor else None
         intensity = 1.0 if cine_slice.colouring is None else _receive_intensity(data.maps, cine_slice.colouring)
         if "uncertainty" in made.extra:
             made.extra["uncertainty"] = made.extra["uncertainty"] * intensity
         columns = None if cine_slice.columns is None else _tensor(cine_slice.columns, device)
-        sent = [
-            _finite(one.method, _finish(one, core, data, columns) * intensity, cine_slice) for one in (made, *beside)
-        ]
-        images = [image.contiguous().cpu().numpy() for image in sent]
-        finished = time.perf_counter()
+        maps = data.maps.cpu().numpy()
 
-        result = Reconstruction(
-            image=images[0],
-            maps=data.maps.cpu().numpy(),
-            method=made.method,
-            seconds={"maps": mapped - started, "reconstruct": finished - mapped},
-            notes=(*data.notes, *made.notes),
+        def result(one: _Made) -> Reconstruction:
+            image = _finite(one.method, _finish(one, core, data, columns) * intensity, cine_slice)
+            return Reconstruction(
+                image.contiguous().cpu().numpy(), maps, one.method, notes=(*data.notes, *one.notes), doubts=one.doubts
+            )
+
+        first = result(made)
+        others = [None if one is None else result(one) for one in (beside, zero_filled)]
+        return dataclasses.replace(
+            first,
+            seconds={"maps": mapped - started, "reconstruct": time.perf_counter() - mapped},
             g_factor=g_factor,
             extra={name: image.float().cpu().numpy() for name, image in made.extra.items()},
+            beside=others[0],
+            zero_filled=others[1],
         )
-        if beside:
-            (other,) = beside
-            notes = (*data.notes, *other.notes)
-            second = Reconstruction(image=images[1], maps=result.maps, method=other.method, notes=notes)
-            result = dataclasses.replace(result, beside=second)
-        return result
 
-    def _run(self, options: ReconOptions, data: HybridSlice, cine_slice: CineSlice) -> tuple[_Made, list[_Made]]:
+    def _run(self, options: ReconOptions, data: HybridSlice, cine_slice: CineSlice) -> tuple[_Made, _Made | None]:
         """Run the chosen method; where it cannot do the scan or its image is doubtful, the fallback as well or instead.
 
         Returns
         -------
         tuple
-            The images to send, and none or one to send beside them.
+            The images to send, and those of the fallback to send beside them or to compare them with, or None.
         """
         _check_name(options.method)
         has_fallback = options.fallback not in ("none", options.method)
@@ -228,26 +227,40 @@ class Engine:
         def fallback() -> _Made:
             return self._attempt(options.fallback, options, data, cine_slice)
 
+        reasons: list[str] = []
         try:
             method = self._build(options.method, options)
-            if not isinstance(method, NetworkMethod):
-                return self._attempt(options.method, options, data, cine_slice), []
-            before = _accept(method.unlike_training(data), options)
+            before = _accept(method.unlike_training(data), options) if isinstance(method, NetworkMethod) else ""
             made = self._attempt(options.method, options, data, cine_slice)
-            reference = fallback().image if options.fallback == _YARDSTICK else None
-            after = _accept(method.doubts(data, made.image, reference), options)
+            if isinstance(method, NetworkMethod):
+                reference = fallback().image if options.fallback == _YARDSTICK else None
+                after = _accept(method.doubts(data, made.image, reference), options)
+                reasons = [reason for reason in (before, after) if reason]
         except CinestreamError as error:
             if not has_fallback:
                 raise
             note = f"{options.fallback} instead of {options.method}: {error}"
-            return fallback()._replace(notes=[note, *fallback().notes]), []
-        reasons = [reason for reason in (before, after) if reason]
+            return fallback()._replace(notes=[note, *fallback().notes]), None
         made.notes.extend(reasons)
-        if not reasons or options.outside_range != "beside" or not has_fallback:
-            return made, []
-        made.notes.append(f"{options.fallback} is beside it")
-        note = f"{options.fallback} beside {options.method}: {'; '.join(reasons)}"
-        return made, [fallback()._replace(notes=[note, *fallback().notes])]
+        made = made._replace(doubts=tuple(reasons))
+        if not has_fallback:
+            return made, None
+        if reasons and options.outside_range == "beside":
+            made.notes.append(f"{options.fallback} is beside it")
+            note = f"{options.fallback} beside {options.method}: {'; '.join(reasons)}"
+            return made, fallback()._replace(notes=[note, *fallback().notes])
+        if not options.extras & {"fallback", "difference"}:
+            return made, None
+        return made, _unless_it_fails(made, options.fallback, fallback)
+
+    def _zero_filled(
+        self, made: _Made, options: ReconOptions, data: HybridSlice, cine_slice: CineSlice
+    ) -> _Made | None:
+        """The zero-filled image, unless it is what was made."""
+        name = "zero_filled"
+        if made.method == name:
+            return None
+        return _unless_it_fails(made, name, lambda: self._attempt(name, options, data, cine_slice))
 
     def _attempt(self, name: str, options: ReconOptions, data: HybridSlice, cine_slice: CineSlice) -> _Made:
         """Run a method, apart from whatever another one noted."""
@@ -279,6 +292,15 @@ class Engine:
 
         g_factor = replica_g_factor(reconstruct, data.maps, pattern, replicas=_REPLICAS)
         return np.asarray(g_factor.cpu().numpy(), np.float32)
+
+
+def _unless_it_fails(made: _Made, name: str, make: Callable[[], _Made]) -> _Made | None:
+    """Make another image of a slice; one that fails is noted, and costs nothing of what was made."""
+    try:
+        return make()
+    except CinestreamError as error:
+        made.notes.append(f"no images of {name} beside it: {error}")
+        return None
 
 
 def _core(options: ReconOptions) -> ReconOptions:

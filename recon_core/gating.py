@@ -83,6 +83,54 @@ def find_rhythm(since: NDArray[np.float64], time: NDArray[np.float64] | None, to
     DataError
         If the times are not those of a heart.
     """
+    beat, last = _beats(since, time)
+    rr, typical = _rr_intervals(since, time, beat, last, tolerance)
+    _check_interval(typical)
+    return _repaired(beat, since, rr, typical, tolerance, by_time=time is not None)
+
+
+def trigger_interval(since: NDArray[np.float64], time: NDArray[np.float64] | None) -> float:
+    """Typical time from one trigger of a scan to the next that was used.
+
+    Of a scan that is measured around the whole cycle `find_rhythm` tells more; this one serves also a scan that waits
+    for the next trigger for a long part of it.
+
+    Parameters
+    ----------
+    since, time
+        As for `find_rhythm`.
+
+    Returns
+    -------
+    float
+        In ms; 0 where there was one trigger only, where beats were left out in between, or where the time of the
+        readouts is not known.
+
+    Raises
+    ------
+    DataError
+        If the times are not those of a heart.
+    """
+    beat, last = _beats(since, time)
+    if time is None or len(last) == 1:
+        return 0.0
+    typical = float(np.median(np.diff(_triggers(since, time, beat))))
+    if typical > _LONGEST:
+        return 0.0
+    _check_interval(typical)
+    return typical
+
+
+def _beats(
+    since: NDArray[np.float64], time: NDArray[np.float64] | None
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Number of the beat of every readout, and the largest time since the trigger in each beat.
+
+    Raises
+    ------
+    DataError
+        If the times are not those of a heart.
+    """
     steps = np.diff(since)
     if not len(steps) or not steps.any():
         raise DataError(f"the time since the trigger stands still at {since[0] if len(since) else 0:g} ms: no trigger")
@@ -97,13 +145,20 @@ def find_rhythm(since: NDArray[np.float64], time: NDArray[np.float64] | None, to
     np.maximum.at(last, beat, since)
     if count == 1 and last[0] > _LONGEST:
         raise DataError(f"the time since the trigger never falls and reaches {last[0] / 1000:g} s: no gating was on")
-    rr, typical = _rr_intervals(since, time, beat, last, tolerance)
+    return beat, last
+
+
+def _triggers(since: NDArray[np.float64], time: NDArray[np.float64], beat: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Time in ms of the trigger of every beat."""
+    return np.array([np.median((time - since)[beat == number]) for number in range(int(beat[-1]) + 1)])
+
+
+def _check_interval(typical: float) -> None:
     if not _SHORTEST <= typical <= _LONGEST:
         raise DataError(
             f"the typical RR interval is {typical:.0f} ms, expected {_SHORTEST:g} to {_LONGEST:g}; "
             "the length of a tick may be wrong"
         )
-    return _repaired(beat, since, rr, typical, tolerance, by_time=time is not None)
 
 
 def _rr_intervals(
@@ -118,8 +173,7 @@ def _rr_intervals(
     ends = last + float(np.median(steps[steps > 0]))
     if time is None or len(last) == 1:
         return ends, _most_supported(ends, tolerance)
-    trigger = np.array([np.median((time - since)[beat == number]) for number in range(len(last))])
-    to_next = np.diff(trigger)
+    to_next = np.diff(_triggers(since, time, beat))
     typical = _most_supported(to_next, tolerance)
     # where this slice was measured in every second or third beat only
     typical /= max(1, round(typical / max(float(np.median(last)), 1.0)))

@@ -17,13 +17,17 @@ def option(
     text: str,
     *,
     choices: tuple[str, ...] = (),
+    several: bool = False,
     minimum: float | None = None,
     maximum: float | None = None,
 ) -> Any:  # noqa: ANN401 - dataclasses.field is typed as its default for the reader of the class
-    """Declare one option: its default value, one sentence of help, and what values are allowed."""
+    """Declare one option: its default value, one sentence of help, and what values are allowed.
+
+    With `several` the value is one of the choices, or some of them with commas in between.
+    """
     return field(
         default=default,
-        metadata={"help": text, "choices": choices, "minimum": minimum, "maximum": maximum},
+        metadata={"help": text, "choices": choices, "several": several, "minimum": minimum, "maximum": maximum},
     )
 
 
@@ -47,6 +51,13 @@ class ReconOptions:
         "data or is far from that of cg_sense: fallback sends the fallback's image instead, beside sends both, the "
         "fallback's in a series of its own, note only says so",
         choices=("fallback", "beside", "note"),
+    )
+    extra_series: str = option(
+        "none",
+        "further series: zero_filled shows what the sampling leaves, fallback what the fallback makes of the scan, "
+        "difference how far the method is from it, times 5; some of them with commas in between",
+        choices=("none", "zero_filled", "fallback", "difference"),
+        several=True,
     )
     window: int = option(
         0,
@@ -177,3 +188,8 @@ class ReconOptions:
         "kernels of the data consistency: auto takes cupy on a GPU where it is installed",
         choices=("auto", "torch", "cupy"),
     )
+
+    @property
+    def extras(self) -> frozenset[str]:
+        """What `extra_series` asks for."""
+        return frozenset(self.extra_series.split(",")) - {"none"}

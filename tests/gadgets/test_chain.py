@@ -558,7 +558,7 @@ def test_the_images_of_the_fallback_beside_do_not_claim_a_ct():
     class Both(PlainEngine):
         def reconstruct(self, cine, settings):
             made = super().reconstruct(cine, settings)
-            return dataclasses.replace(made, method="atlf_net", beside=made)
+            return dataclasses.replace(made, method="atlf_net", beside=made, doubts=("unlike",))
 
     class Ct:
         def place(self, complete):
@@ -567,11 +567,63 @@ def test_the_images_of_the_fallback_beside_do_not_claim_a_ct():
         def label(self, complete, placed):
             return dataclasses.replace(complete, meta={"ct_status": "ok"})
 
-    run = Chain(header(), Settings(fallback="none"), Both())
+    run = Chain(header(), Settings(fallback="none", outside_range="beside"), Both())
     run._ct, run._settings = Ct(), dataclasses.replace(run._settings, method="atlf_net")
     images = list(run([scan(slices=1)]))
     claims = {int(image.header["image_series_index"]): "ct_status" in image.attributes for image in images}
     assert claims == {1: True, 25: False}
+
+
+# --- further series ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["scan", "slice"])
+def test_further_series_come_beside_the_images(by):
+    made = simulate(ScanPlan(matrix_x=48, matrix_y=40, frames=3, coils=3, slices=2, acs_lines=10))
+    wanted = {"method": "low_rank_sparse", "low_rank_sparse_iterations": 3, "series_by": by}
+
+    def series(**settings):
+        chain = Chain(parse_header(made.header), Settings(device="cpu", **wanted, **settings), lambda: Engine("cpu"))
+        found = {}
+        for image in chain(made.items()):
+            if isinstance(image, Image):
+                found.setdefault(int(image.header["image_series_index"]), []).append(image)
+        assert list(chain.summary.problems) == []
+        return found
+
+    found, plain = series(extra_series="zero_filled,fallback,difference"), series()
+    firsts = [1] if by == "scan" else [1, 101]
+    assert sorted(found) == sorted(first + kind for first in firsts for kind in (0, 24, 25, 26))
+    assert sorted(plain) == firsts
+    for first in firsts:
+        for image, of in zip(found[first], plain[first], strict=True):
+            np.testing.assert_array_equal(image.data, of.data)
+            assert image.header.tobytes() == of.header.tobytes()
+        names = [ismrmrd.Meta.deserialize(found[first + kind][0].attributes)["cinestream_method"] for kind in (24, 26)]
+        assert names == ["cg_sense", "zero_filled"]
+        for kind in (24, 25, 26):
+            indices = [int(image.header["image_index"]) for image in found[first + kind]]
+            assert indices == [int(image.header["image_index"]) for image in plain[first]]
+            assert sorted(indices) == list(range(1, 1 + len(indices)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method": "cg_sense", "extra_series": "difference"}, "difference (the fallback is cg_sense itself)"),
+        ({"fallback": "none", "extra_series": "difference,fallback"}, "difference and fallback (there is no fallback)"),
+        (
+            {"method": "zero_filled", "extra_series": "zero_filled"},
+            "zero_filled (the images are zero-filled themselves)",
+        ),
+    ],
+)
+def test_further_series_that_cannot_be_are_named(settings, words):
+    run = chain(**settings)
+    assert list(run([scan()]))
+    (problem,) = run.summary.problems
+    assert words in str(problem)
+    assert not problem.damage
 
 
 # --- preview ----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from gadgets.buffer import CompleteSlice, SliceBuffers, SliceKey
 from gadgets.header import parse_header
-from gadgets.images import ImageMaker, serialize_meta, to_recon_space
+from gadgets.images import (
+    SECOND_SERIES,
+    SLICE_SERIES,
+    ImageMaker,
+    as_acquired,
+    serialize_meta,
+    series_index,
+    series_kind,
+    to_recon_space,
+)
 from gadgets.pipeline import Settings
 from gadgets.preparation import Preparation
 from gadgets.problems import Problems
@@ -62,6 +71,11 @@ def reconstruction(image=None, frames=3, seed=0, method="cg_sense", notes=()):
 def maker(xml=None, *, limits=None, **settings):
     header = parse_header(xml or header_xml(**SQUARE, limits=limits))
     return ImageMaker(header, Settings(**settings))
+
+
+def vendor_xml(vendor):
+    system = f"<systemVendor>{vendor}</systemVendor>"
+    return f"<acquisitionSystemInformation>{system}</acquisitionSystemInformation>"
 
 
 def meta_of(image):
@@ -432,8 +446,8 @@ def test_attributes_of_a_slice_reach_all_of_its_images():
 
 def test_the_largest_series_leaves_room_for_those_of_other_images():
     largest = next(field for field in dataclasses.fields(Settings) if field.name == "series").metadata["maximum"]
-    *_, image = maker(series=largest).make(complete_slice(), reconstruction(), second="beside")
-    assert image.header["image_series_index"] == largest + 24 == 65535
+    *_, image = maker(series=largest).make(complete_slice(), reconstruction(), second="zero_filled")
+    assert image.header["image_series_index"] == largest + max(SECOND_SERIES.values()) == 65535
 
 
 @pytest.mark.parametrize(("second", "offset"), [("preview", 23), ("beside", 24)])
@@ -450,6 +464,190 @@ def test_a_second_reconstruction_is_a_series_of_its_own(second, offset, output):
         assert meta_of(image)["GADGETRON_ScaleRatio"] == meta_of(of)["GADGETRON_ScaleRatio"]
         for name in ("image_index", "phase", "position", "matrix_size", "data_type"):
             np.testing.assert_array_equal(image.header[name], of.header[name])
+
+
+def with_others(**fields):
+    """A reconstruction with everything that can come beside its images."""
+    beside, zero_filled = (
+        reconstruction(seed=seed, method=name) for seed, name in ((7, "cg_sense"), (8, "zero_filled"))
+    )
+    return dataclasses.replace(with_extra(), method="crunet_mr", beside=beside, zero_filled=zero_filled, **fields)
+
+
+@pytest.mark.parametrize("output", ["magnitude", "complex"])
+def test_the_difference_is_that_of_the_magnitudes_that_are_sent_and_says_that_it_is_no_anatomy(output):
+    make, result = maker(output=output, extra_series="difference").make, with_others()
+    images = {index: [] for index in (1, 20, 21, 22, 25, 26)}
+    for image in make(complete_slice(), result):
+        images[int(image.header["image_series_index"])].append(image)
+    beside = list(make(complete_slice(), result.beside, second="beside"))
+    assert len(images[26]) == 3
+    for image, one, other in zip(images[26], images[1], beside, strict=True):
+        np.testing.assert_allclose(image.data, 5 * np.abs(np.abs(one.data) - np.abs(other.data)), rtol=1e-4, atol=1e-2)
+        meta = meta_of(image)
+        assert meta["ImageComments"].startswith("difference of crunet_mr and cg_sense x 5, not anatomy; ")
+        assert meta["GADGETRON_DataRole"] == "Difference"
+        assert meta["DataRole"] == "Quantitative"
+        assert float(meta["GADGETRON_ScaleRatio"]) == pytest.approx(5 * float(meta_of(one)["GADGETRON_ScaleRatio"]))
+        assert meta["WindowWidth"] == meta_of(one)["WindowWidth"]
+
+
+def test_other_series_change_nothing_of_the_images():
+    plain = list(maker().make(complete_slice(), dataclasses.replace(reconstruction(), method="crunet_mr")))
+    for image, of in zip(maker(extra_series="difference").make(complete_slice(), with_others()), plain, strict=False):
+        np.testing.assert_array_equal(image.data, of.data)
+        assert image.attributes == of.attributes
+
+
+def test_the_scale_of_a_scan_is_not_that_of_a_doubtful_image():
+    images = list(maker().make(complete_slice(), with_others(doubts=("far off",))))
+    wanted = list(maker().make(complete_slice(), with_others().beside))
+    assert meta_of(images[0])["GADGETRON_ScaleRatio"] == meta_of(wanted[0])["GADGETRON_ScaleRatio"]
+
+
+def test_a_dark_preview_does_not_make_the_images_bright():
+    make = maker().make
+    dark = dataclasses.replace(reconstruction(), image=0.25 * reconstruction().image)
+    ahead = list(make(complete_slice(), dark, second="preview"))
+    images = list(make(complete_slice(), reconstruction()))
+    for made in (ahead, images):
+        assert np.percentile([image.data for image in made], 99) == pytest.approx(1000, rel=1e-4)
+
+
+# --- window -----------------------------------------------------------------------------------------------------------
+
+
+def windows_of(images):
+    found = {}
+    for image in images:
+        meta = meta_of(image)
+        for name in ("Center", "Width"):
+            assert meta[f"Window{name}"] == meta[f"GADGETRON_Window{name}"]
+        window = float(meta["WindowCenter"]), float(meta["WindowWidth"])
+        assert found.setdefault(int(image.header["image_series_index"]), window) == window
+    return found
+
+
+@pytest.mark.parametrize("output", ["magnitude", "complex"])
+def test_every_series_has_the_window_of_its_own_values(output):
+    make, result = maker(output=output).make, with_others()
+    dark = dataclasses.replace(result.zero_filled, image=0.2 * result.image)
+    windows = windows_of([*make(complete_slice(), result), *make(complete_slice(), dark, second="zero_filled")])
+    assert windows == {1: (500, 1000), 21: (150, 300), 22: (50, 100), 27: (100, 200)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "window"),
+    [
+        ({"window_center": 300}, (300, 600)),
+        ({"window_width": 500}, (250, 500)),
+        ({"window_center": 300, "window_width": 500}, (300, 500)),
+        ({"scale": 1e-9, "window_width": 0.00123456}, (0.0006173, 0.001235)),
+    ],
+)
+def test_the_window_of_the_images_can_be_set(settings, window):
+    windows = windows_of(maker(**settings).make(complete_slice(), with_g_factor()))
+    assert windows[1] == pytest.approx(window, rel=1e-6)
+    assert windows[21] == (150, 300)
+
+
+def test_images_of_small_values_have_a_window_too():
+    (window,) = set(windows_of(maker(scale=1e-4).make(complete_slice(), reconstruction())).values())
+    bright = 1e-4 * np.percentile(np.abs(reconstruction().image), 99)
+    assert window == pytest.approx((bright / 2, bright), rel=1e-3)
+
+
+# --- series -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_slice_can_have_a_series_of_its_own():
+    make = maker(limits={"slice": (0, 2, 0), "phase": (0, 2, 0)}, series=4, series_by="slice").make
+    for number in (2, 0, 1):
+        complete = complete_slice(key=SliceKey(0, 0, 0, 0, number))
+        images = [*make(complete, with_extra()), *make(complete, reconstruction(), second="zero_filled")]
+        found = [(int(image.header["image_series_index"]), int(image.header["image_index"])) for image in images]
+        first = 4 + SLICE_SERIES * number
+        expected = [
+            (first + kind, i) for kind, count in ((0, 3), (20, 1), (21, 3), (26, 3)) for i in range(1, count + 1)
+        ]
+        assert found == expected
+        names = [meta_of(image)["SequenceDescriptionAdditional"] for image in images]
+        assert names[0] == f"cg_sense_slice{number}"
+        assert names[3] == f"cg_sense_slice{number}_gfactor"
+        assert names[-1] == f"cg_sense_zero_filled_slice{number}"
+        kinds = [series_kind(Settings(series=4, series_by="slice"), index) for index, _ in found]
+        assert kinds == [""] * 3 + ["g-factor"] + ["uncertainty"] * 3 + ["zero-filled"] * 3
+
+
+@given(
+    first=st.integers(1, 65509),
+    slices=st.tuples(st.integers(0, 65535), st.integers(0, 65535)),
+    by=st.sampled_from(["scan", "slice"]),
+)
+@hypothesis_settings(deadline=None)
+def test_series_never_leave_sixteen_bits_nor_collide(first, slices, by):
+    settings = Settings(series=first, series_by=by)
+    kinds = (0, 20, 21, 22, 25, *SECOND_SERIES.values())
+    indices = {(number, kind): series_index(settings, kind, number) for number in slices for kind in kinds}
+    assert all(first <= index <= 65535 for index in indices.values())
+    for (_, kind), index in indices.items():
+        assert all(other == kind for (_, other), same in indices.items() if same == index)
+        assert series_kind(settings, index) == series_kind(Settings(), 1 + kind)
+    if by == "slice" and len(set(slices)) == 2 and first + 26 + SLICE_SERIES * max(slices) <= 65535:
+        assert len(set(indices.values())) == 2 * len(kinds)
+
+
+def test_slices_without_a_series_of_their_own_share_the_last_and_are_named():
+    problems = Problems()
+    make = ImageMaker(parse_header(header_xml(**SQUARE)), Settings(series=65500, series_by="slice"), problems).make
+    made = [list(make(complete_slice(key=SliceKey(0, 0, 0, 0, number)), reconstruction())) for number in (0, 1)]
+    assert {int(image.header["image_series_index"]) for images in made for image in images} == {65500}
+    assert len({int(image.header["image_index"]) for images in made for image in images}) == 6
+    (problem,) = problems
+    assert "slice 1 has no series of its own" in str(problem)
+    assert not problem.damage
+
+
+# --- orientation ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize(("u", "v"), [(0, 0), (50, -70), (-80, 80)])
+def test_a_turned_image_shows_every_point_where_it_is(name, u, v):
+    header, block = scan_of_point(GEOMETRIES[name], u, v)
+    (as_it_was,) = images_of(header, block, scale=1.0)
+    (turned,) = images_of(header, block, scale=1.0, orientation="flipped")
+    np.testing.assert_array_equal(turned.data[0, 0], as_it_was.data[0, 0, ::-1, ::-1])
+    np.testing.assert_array_equal(as_acquired(turned), as_acquired(as_it_was))
+    row, column = np.unravel_index(np.argmax(turned.data[0, 0]), turned.data.shape[2:])
+    truth = POSITION + u * DIRECTIONS[0] + v * DIRECTIONS[1]
+    np.testing.assert_allclose(patient_coordinate(turned.header, row, column), truth, atol=0.1)
+    rows, columns = turned.data.shape[2:]
+    for row, column in itertools.product((0, rows // 3, rows - 1), (0, columns // 3, columns - 1)):
+        before = patient_coordinate(as_it_was.header, rows - 1 - row, columns - 1 - column)
+        np.testing.assert_allclose(patient_coordinate(turned.header, row, column), before, atol=1e-3)
+    meta = meta_of(turned)
+    for keys, field, expected in (
+        (("read_dir", "ImageRowDir"), "read_dir", -DIRECTIONS[0]),
+        (("phase_dir", "ImageColumnDir"), "phase_dir", -DIRECTIONS[1]),
+        (("slice_dir", "ImageSliceDir"), "slice_dir", DIRECTIONS[2]),
+        (("PatientPosition",), "position", turned.header["position"]),
+    ):
+        np.testing.assert_allclose(turned.header[field], expected, atol=1e-6)
+        for key in keys:
+            np.testing.assert_array_equal(np.array(meta[key], np.float32), turned.header[field])
+    assert meta["Keep_image_geometry"] == "1"
+
+
+def test_all_series_are_turned_alike():
+    result = with_others()
+    plain = maker(extra_series="difference", output="complex").make
+    turned = maker(extra_series="difference", output="complex", orientation="flipped").make
+    for second in ("", "zero_filled"):
+        made = [list(make(complete_slice(), result, second=second)) for make in (plain, turned)]
+        for one, other in zip(*made, strict=True):
+            np.testing.assert_array_equal(other.data, one.data[..., ::-1, ::-1])
+            np.testing.assert_array_equal(other.header["read_dir"], -one.header["read_dir"])
 
 
 # --- headers ----------------------------------------------------------------------------------------------------------
@@ -684,3 +882,46 @@ def test_every_text_and_number_comes_through(text, values, number, count):
     assert found["a <list>"] == [value.translate(allowed) for value in values]
     assert np.float32(found["number"][0]) == np.float32(number)
     assert found["count"] == [str(count)]
+
+
+# --- heartbeat --------------------------------------------------------------------------------------------------------
+
+
+def test_images_tell_when_in_the_heartbeat_they_were_measured():
+    stamps = np.array([10, 30, 50])
+    complete = complete_slice(physiology_time_stamp=np.stack([stamps, stamps, stamps], axis=1))
+    xml = header_xml(**SQUARE, before=vendor_xml("SIEMENS"))
+    for settings, tick in (({}, 2.5), ({"stamp_tick": 4.0}, 4.0)):
+        images = list(maker(xml, **settings).make(complete, with_extra()))
+        for image in images:
+            stamp = stamps[int(image.header["phase"])]
+            assert image.header["physiology_time_stamp"].tolist() == [stamp] * 3
+            assert float(meta_of(image)["cinestream_trigger_time_ms"]) == tick * stamp
+            assert float(meta_of(image)["cinestream_frame_time_ms"]) == 20 * tick
+            assert "cinestream_no_trigger_time" not in meta_of(image)
+
+
+def test_absurd_stamps_make_no_trigger_times_and_it_is_said_why_once():
+    absurd = 4304495 + 12 * np.arange(3)
+    problems = Problems()
+    make = ImageMaker(parse_header(header_xml(**SQUARE)), Settings(), problems).make
+    complete = complete_slice(physiology_time_stamp=np.stack([absurd, [1, 2, 3], [4, 5, 6]], axis=1))
+    images = [*make(complete, reconstruction()), *make(complete, reconstruction(), second="preview")]
+    for i, image in enumerate(images):
+        meta = meta_of(image)
+        assert "cinestream_trigger_time_ms" not in meta
+        assert "4305 s: no gating was on" in meta["cinestream_no_trigger_time"]
+        assert image.header["physiology_time_stamp"].tolist() == [0, 1 + i % 3, 4 + i % 3]
+        assert [int(v) for v in meta["physiology_time_stamp"]] == [absurd[i % 3], 1 + i % 3, 4 + i % 3]
+    (problem,) = problems
+    assert str(problem).startswith("slice 0: the time since the R wave is 430")
+    assert problem.count == 1
+    assert not problem.damage
+
+
+def test_stamps_that_were_left_empty_are_nothing_to_tell_the_sender():
+    problems = Problems()
+    make = ImageMaker(parse_header(header_xml(**SQUARE)), Settings(), problems).make
+    for image in make(complete_slice(physiology_time_stamp=0), reconstruction()):
+        assert "no time since an R wave" in meta_of(image)["cinestream_no_trigger_time"]
+    assert list(problems) == []

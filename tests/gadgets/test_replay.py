@@ -56,6 +56,18 @@ def test_header_and_summary(raw, tmp_path):
     assert [image.header["image_index"] for image in images] == [1, 3, 5, 2, 4, 6]
 
 
+@pytest.mark.parametrize("by", ["scan", "slice"])
+def test_a_report_takes_the_images_of_a_slice_for_what_they_are(raw, tmp_path, by):
+    collector = ReportCollector()
+    fast = Settings(method="cg_sense", iterations=1, preview="zero_filled", extra_series="zero_filled", series_by=by)
+    _, summary = replay(raw, tmp_path / "images.h5", fast, SharedEngine(), collector=collector)
+    assert summary.images == 18
+    assert [len(frames) for _, frames in collector.series()] == [3, 3]
+    for record in collector.slices:
+        assert {kind: count for kind, (_, count, _) in record.others.items()} == {"zero-filled": 3}
+        assert len(record.triggers) == 3
+
+
 def test_a_stream_file_gives_what_the_hdf5_file_gives(raw, simulated, tmp_path):
     header, items = simulated
     stream = stream_file(tmp_path / "scan.mrd", ConfigText("<configuration/>"), Header(header), *items, Close())

@@ -16,7 +16,7 @@ from gadgets.scores import score
 from recon_core.data import CineSlice, Reconstruction
 from recon_core.errors import DataError, ResourceError, SettingsError
 
-VOID = {"meta", "img", "br", "path", "image", "link", "input", "hr"}
+VOID = {"meta", "img", "br", "image", "link", "input", "hr"}
 SPACE = (
     "<matrixSize><x>{}</x><y>24</y><z>1</z></matrixSize><fieldOfView_mm><x>{}</x><y>240</y><z>8</z></fieldOfView_mm>"
 )
@@ -37,25 +37,45 @@ def beating(n_frames=6, shape=(24, 32), seed=0):
     return (disc + 0.1 + 0.01 * np.random.default_rng(seed).random((n_frames, *shape))).astype(np.float32)
 
 
-def collect(collector, frames, number=0, *, step=16, notes=(), whitened=True, contrast=0):
-    """Let a collector see one slice as the chain shows it."""
+def collect(
+    collector,
+    frames,
+    number=0,
+    *,
+    step=16,
+    notes=(),
+    whitened=True,
+    contrast=0,
+    method="cg_sense",
+    doubts=(),
+    colouring=None,
+    beats=(),
+    attributes="",
+    **place,
+):
+    """Let a collector see one slice as the chain shows it; `attributes` may be one for each frame."""
     n_frames, n_rows, n_columns = frames.shape
     mask = np.zeros((n_frames, n_rows), bool)
     mask[:, ::2] = True
     cine = CineSlice(
         np.zeros((n_frames, 3, n_rows, n_columns), np.complex64),
         mask,
-        colouring=np.eye(3, dtype=np.complex64) if whitened else None,
+        colouring=(np.eye(3, dtype=np.complex64) if colouring is None else colouring) if whitened else None,
     )
     key = SliceKey(0, 0, 0, contrast, number)
     headers = np.zeros(n_frames, ACQUISITION_HEADER)
-    complete = CompleteSlice(key, cine, headers, np.arange(n_frames), mask.sum(axis=1), notes)
+    for name, value in place.items():
+        headers[name] = value
+    meta = {"cinestream_beats": beats} if beats else {}
+    complete = CompleteSlice(key, cine, headers, np.arange(n_frames), mask.sum(axis=1), notes, meta=meta)
     maps = np.ones((3, n_rows, n_columns), np.complex64)
-    collector.watch(complete, Reconstruction(frames.astype(np.complex64), maps, "cg_sense", {"maps": 0.25}))
+    made = Reconstruction(frames.astype(np.complex64), maps, method, {"maps": 0.25}, doubts=doubts)
+    collector.watch(complete, made)
+    texts = [attributes] * n_frames if isinstance(attributes, str) else attributes
     for i, frame in enumerate(frames):
         header = np.zeros((), IMAGE_HEADER)
         header["physiology_time_stamp"][0] = 100 + step * i
-        collector.add_image(Image(header, frame[None, None]))
+        collector.add_image(Image(header, frame[None, None], texts[i]))
 
 
 def collected(series, step=16):

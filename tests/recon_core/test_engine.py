@@ -417,6 +417,49 @@ def test_images_of_both_methods_where_that_is_asked_for(engine, heart, network):
     assert note.startswith("cg_sense beside crunet_mr: the image of crunet_mr leaves")
 
 
+@pytest.mark.parametrize("method", ["crunet_mr", "low_rank_sparse"])
+def test_other_images_come_where_they_are_asked_for_and_change_nothing(engine, heart, network, method):
+    network(lambda image: 1.05 * image)
+    plain = engine.reconstruct(heart, ReconOptions(method=method))
+    assert (plain.beside, plain.zero_filled) == (None, None)
+    result = engine.reconstruct(heart, ReconOptions(method=method, extra_series="zero_filled,fallback"))
+    np.testing.assert_array_equal(result.image, plain.image)
+    assert (result.notes, result.doubts) == (plain.notes, ())
+    for other, name in ((result.beside, "cg_sense"), (result.zero_filled, "zero_filled")):
+        expected = engine.reconstruct(heart, ReconOptions(method=name))
+        assert other.method == name
+        np.testing.assert_array_equal(other.image, expected.image)
+    compared = engine.reconstruct(heart, ReconOptions(method=method, extra_series="difference"))
+    np.testing.assert_array_equal(compared.beside.image, result.beside.image)
+    assert compared.zero_filled is None
+
+
+def test_other_images_that_fail_cost_nothing(engine, heart, monkeypatch):
+    monkeypatch.setattr(CGSense, "__call__", lambda self, data: torch.full_like(data.hybrid[:, 0], torch.nan))
+    monkeypatch.setattr(ZeroFilled, "__call__", CGSense.__call__)
+    options = ReconOptions(method="low_rank_sparse", extra_series="zero_filled,fallback")
+    result = engine.reconstruct(heart, options)
+    assert (result.method, result.beside, result.zero_filled) == ("low_rank_sparse", None, None)
+    assert [note.partition(":")[0] for note in result.notes[-2:]] == [
+        "no images of cg_sense beside it",
+        "no images of zero_filled beside it",
+    ]
+
+
+def test_what_was_sent_instead_does_not_come_beside_itself(engine, heart, network):
+    network(lambda image: 2 * image)
+    result = engine.reconstruct(heart, ReconOptions(method="crunet_mr", extra_series="zero_filled,fallback,difference"))
+    assert (result.method, result.beside) == ("cg_sense", None)
+    assert result.zero_filled is not None
+
+
+def test_doubts_are_told(engine, heart, network):
+    network(lambda image: 2 * image)
+    result = engine.reconstruct(heart, ReconOptions(method="crunet_mr", outside_range="note"))
+    (doubt,) = result.doubts
+    assert doubt.startswith("the image of crunet_mr leaves")
+
+
 @pytest.mark.parametrize(("policy", "fallback"), [("note", "cg_sense"), ("note", "none"), ("beside", "none")])
 def test_a_bad_image_is_kept_with_a_note(engine, heart, network, policy, fallback):
     network(lambda image: 2 * image)

@@ -12,6 +12,7 @@ from recon_core.gating import (
     bin_lines,
     cycle_position,
     find_rhythm,
+    trigger_interval,
 )
 
 STEP = 10.0  # ms from readout to readout
@@ -106,6 +107,27 @@ def test_one_beat_is_the_whole_cycle():
 def test_what_is_no_heart_is_refused(since, words):
     with pytest.raises(DataError, match=words):
         find_rhythm(since, None)
+
+
+def triggered(rr, last):
+    """Time since the trigger and time of readouts every 10 ms, which end well before the next trigger."""
+    since = np.arange(0.0, last, 10)
+    starts = np.cumsum([0, *rr[:-1]])
+    return np.tile(since, len(rr)), (starts[:, None] + since).ravel()
+
+
+def test_the_interval_of_a_triggered_scan_is_that_of_its_triggers():
+    assert trigger_interval(*triggered([900, 800, 810, 790, 820], 400)) == pytest.approx(805)
+    assert trigger_interval(*triggered([800], 400)) == 0
+    assert trigger_interval(triggered([800, 800], 400)[0], None) == 0
+    assert trigger_interval(*triggered([4800] * 4, 400)) == 0  # beats were left out
+
+
+def test_the_interval_of_triggers_that_are_none_is_refused():
+    with pytest.raises(DataError, match="typical RR interval is 150 ms"):
+        trigger_interval(*triggered([150] * 6, 120))
+    with pytest.raises(DataError, match="never falls"):
+        trigger_interval(np.arange(0.0, 9000, 10), np.arange(0.0, 9000, 10))
 
 
 def test_systole_keeps_its_length():
