@@ -122,9 +122,7 @@ def loop(tiles: Sequence[Pixels], across: int, frame_seconds: float, titles: Seq
     return encoded(pictures, "GIF", 10 * round(frame_seconds * 100))  # GIF knows no finer steps
 
 
-def loop_pages(
-    tiles: Sequence[Pixels], across: int, titles: Sequence[str] = (), tall: float = 1.0
-) -> Iterator[Pixels]:
+def loop_pages(tiles: Sequence[Pixels], across: int, titles: Sequence[str] = (), tall: float = 1.0) -> Iterator[Pixels]:
     """Lay loops side by side, large enough to be seen.
 
     Parameters

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from pydicom import dcmwrite
+from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
@@ -84,6 +85,9 @@ _NEVER_ABSENT = (
     *("Manufacturer", "PositionReferenceIndicator"),
 )
 _POSITIONS = {head + turn for head in ("HF", "FF") for turn in ("S", "P", "DR", "DL")}
+# SNOMED codes of body parts
+_REGIONS = {"HEART": ("80891009", "Heart"), "CHEST": ("51185008", "Chest")}
+_ANY_REGION = ("38266002", "Entire body")
 _LENGTHS = {"CS": 16, "SH": 16, "LO": 64, "PN": 64, "LT": 10240}
 
 
@@ -114,7 +118,7 @@ class _Values(NamedTuple):
 
     def stored(self, values: NDArray[np.float32]) -> NDArray[np.uint16]:
         """Values as 12-bit numbers."""
-        return np.clip(np.rint((values - self.intercept) / self.slope), 0, _MOST).astype("<u2")
+        return np.asarray(np.clip(np.rint((values - self.intercept) / self.slope), 0, _MOST), "<u2")
 
 
 def write_dicom(
@@ -202,7 +206,7 @@ def _identify(series: Sequence[Series], facts: ScanFacts, problems: Problems) ->
 
 def _given_uid(facts: ScanFacts, path: str, problems: Problems) -> str:
     text = facts.text(path).rstrip(".")
-    if text and not UID(text).is_valid:
+    if text and not UID(text, IGNORE).is_valid:
         problems.add(path, f"{path} of the header is no DICOM UID ({text!r}); a new one is made", damage=False)
         return ""
     return text
@@ -239,6 +243,11 @@ def _common(series: Series, facts: ScanFacts, exam: _Exam, made: datetime, kind:
         dataset.PatientName, dataset.PatientID = "Anonymous^No patient data", "ANONYMOUS"
         dataset.PatientComments = "The header of the scan has no patient data"
 
+    if "BodyPartExamined" not in dataset:
+        dataset.BodyPartExamined = "HEART"
+    if dataset.BodyPartExamined not in _REGIONS:  # of which there are not two
+        dataset.Laterality = None
+
     dataset.StudyInstanceUID = exam.study
     dataset.SeriesInstanceUID = _uid(exam.root, "series", exam.scan, str(series.number), kind, _digest(series))
     dataset.FrameOfReferenceUID = exam.frame_of_reference
@@ -248,9 +257,7 @@ def _common(series: Series, facts: ScanFacts, exam: _Exam, made: datetime, kind:
     _put(dataset, "ProtocolName", protocol)
     described = facts.text("measurementInformation/seriesDescription") or protocol
     _put(dataset, "SeriesDescription", f"{described} {series.name}".strip())
-    position = facts.text("measurementInformation/patientPosition") or " ".join(
-        series.meta.get("patient_position", ())
-    )
+    position = facts.text("measurementInformation/patientPosition") or " ".join(series.meta.get("patient_position", ()))
     dataset.PatientPosition = position.upper() if position.upper() in _POSITIONS else None
     dataset.SoftwareVersions = f"cinestream {__version__}"
     dataset.ContentDate, dataset.ContentTime = made.strftime("%Y%m%d"), made.strftime("%H%M%S")
@@ -376,7 +383,9 @@ def _classic(series: Series, facts: ScanFacts, exam: _Exam, made: datetime) -> I
             dataset.ImageType = [*kind, "OTHER" if _is_derived(series) else _COMPONENT[series.image_type]]
             dataset.InstanceNumber = number
             dataset.ScanningSequence = _scanning_sequence(facts)
-            dataset.SequenceVariant = "SS" if "SSFP" in facts.text("sequenceParameters/sequence_type").upper() else "NONE"
+            dataset.SequenceVariant = (
+                "SS" if "SSFP" in facts.text("sequenceParameters/sequence_type").upper() else "NONE"
+            )
             dataset.ScanOptions = None if loop.since_trigger is None or series.real_time else "CG"
             dataset.MRAcquisitionType = "2D"
             dataset.EchoTime, dataset.EchoTrainLength = None, None
@@ -438,7 +447,6 @@ def _enhanced(series: Series, facts: ScanFacts, exam: _Exam, made: datetime) -> 
     dataset.PresentationLUTShape = "IDENTITY"
     dataset.AcquisitionContextSequence = []
     _put(dataset, "ImageComments", _comment(series.loops[0], 0))
-    dataset.CardiacSynchronizationTechnique = _synchronization(series)
     clocks = [float(loop.clock.min()) for loop in series.loops if loop.clock is not None]
     date = facts.date("measurementInformation/seriesDate") or facts.date("studyInformation/studyDate")
     if clocks and date:
@@ -447,20 +455,22 @@ def _enhanced(series: Series, facts: ScanFacts, exam: _Exam, made: datetime) -> 
     values = _values(series)
     first = series.loops[0].planes[0]
     turned = any(not first.parallel(plane) for loop in series.loops for plane in loop.planes)
-    dataset.SharedFunctionalGroupsSequence = [_shared_groups(series, facts, values, None if turned else first)]
-    stacks = list(dict.fromkeys(loop.key[:3] for loop in series.loops))
-    places: dict[tuple[int, ...], int] = {}
-    frames = []
-    for loop in series.loops:
-        stack = loop.key[:3]
-        places[stack] = places.get(stack, 0) + 1
-        for frame in range(len(loop.values)):
-            index = (stacks.index(stack) + 1, places[stack], frame + 1)
-            frames.append(_frame_groups(series, loop, frame, index, turned=turned))
-    dataset.PerFrameFunctionalGroupsSequence = frames
-    dataset.NumberOfFrames = len(frames)
+    dataset.SharedFunctionalGroupsSequence = [
+        _shared_groups(series, facts, values, None if turned else first, dataset.BodyPartExamined)
+    ]
+    # Loop after loop, so that viewers that show frames as they come show beating hearts.
+    order = [
+        (loop, (stack, place, frame + 1))
+        for stack, loops in enumerate(series.stacks, 1)
+        for place, loop in enumerate(loops, 1)
+        for frame in range(len(loop.values))
+    ]
+    dataset.PerFrameFunctionalGroupsSequence = [
+        _frame_groups(series, loop, index, turned=turned) for loop, index in order
+    ]
+    dataset.NumberOfFrames = len(order)
     _set_dimensions(dataset, _uid(exam.root, "dimensions", dataset.SeriesInstanceUID))
-    dataset.PixelData = b"".join(values.stored(loop.values).tobytes() for loop in series.loops)
+    dataset.PixelData = b"".join(values.stored(loop.values[index[2] - 1]).tobytes() for loop, index in order)
     yield dataset
 
 
@@ -472,15 +482,8 @@ def _set_nature(dataset: Dataset, series: Series) -> None:
     dataset.AcquisitionContrast = "UNKNOWN"
 
 
-def _synchronization(series: Series) -> str:
-    if series.real_time:
-        return "REALTIME"
-    if series.meta.get("cinestream_gating") == ("retrospective",):
-        return "RETROSPECTIVE"
-    return "NONE" if series.loops[0].since_trigger is None else "PROSPECTIVE"
-
-
-def _shared_groups(series: Series, facts: ScanFacts, values: _Values, plane: Plane | None) -> Dataset:
+def _shared_groups(series: Series, facts: ScanFacts, values: _Values, plane: Plane | None, part: str) -> Dataset:
+    """What all frames share; `plane` where they are parallel, `part` of the body in DICOM's word."""
     groups = Dataset()
     pixels, kind, window, transform = Dataset(), Dataset(), Dataset(), Dataset()
     _set_pixels(pixels, series.loops[0].planes[0], series.slice_spacing)
@@ -496,20 +499,17 @@ def _shared_groups(series: Series, facts: ScanFacts, values: _Values, plane: Pla
     groups.FrameVOILUTSequence = [window]
     _set_values(transform, values)
     groups.PixelValueTransformationSequence = [transform]
-    timing, echo = Dataset(), Dataset()
-    for keyword in ("RepetitionTime", "FlipAngle"):
-        _put(timing, keyword, facts.number(FROM_HEADER[keyword]))
-    if timing:
-        groups.MRTimingAndRelatedParametersSequence = [timing]
+    groups.FrameAnatomySequence = [_anatomy(part)]
+    echo = Dataset()
     _put(echo, "EffectiveEchoTime", _echo_time(facts, 0))
     if echo:
         groups.MREchoSequence = [echo]
     return groups
 
 
-def _frame_groups(
-    series: Series, loop: Loop, frame: int, index: tuple[int, int, int], *, turned: bool
-) -> Dataset:
+def _frame_groups(series: Series, loop: Loop, index: tuple[int, int, int], *, turned: bool) -> Dataset:
+    """What a frame has of its own; `index` is its stack, place in the stack and moment, from 1."""
+    frame = index[2] - 1
     groups, content, place = Dataset(), Dataset(), Dataset()
     content.DimensionIndexValues = list(index)
     content.StackID, content.InStackPositionNumber, content.TemporalPositionIndex = str(index[0]), index[1], index[2]
@@ -527,6 +527,15 @@ def _frame_groups(
         _put(heart, "RRIntervalTimeNominal", series.rr)
         groups.CardiacSynchronizationSequence = [heart]
     return groups
+
+
+def _anatomy(part: str) -> Dataset:
+    anatomy, region = Dataset(), Dataset()
+    region.CodeValue, region.CodeMeaning = _REGIONS.get(part, _ANY_REGION)
+    region.CodingSchemeDesignator = "SCT"
+    anatomy.AnatomicRegionSequence = [region]
+    anatomy.FrameLaterality = "U"
+    return anatomy
 
 
 def _set_dimensions(dataset: Dataset, uid: str) -> None:

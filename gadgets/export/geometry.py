@@ -81,13 +81,15 @@ class Plane:
         )
 
 
-def plane_of(header: np.void) -> Plane:
+def plane_of(header: NDArray[np.void], matrix: tuple[int, int]) -> Plane:
     """Find the grid of an image.
 
     Parameters
     ----------
     header
-        One `IMAGE_HEADER`.
+        One record of `IMAGE_HEADER`.
+    matrix
+        Columns and rows of the pixels; there are senders that exchange them in the header.
 
     Returns
     -------
@@ -109,7 +111,6 @@ def plane_of(header: np.void) -> Plane:
     column -= (column @ row) * row  # single precision and rounded texts leave some
     column /= np.linalg.norm(column)
     across = np.cross(row, column)
-    matrix = int(header["matrix_size"][0]), int(header["matrix_size"][1])
     width, height, thickness = header["field_of_view"].astype(np.float64).tolist()
     if not (width > 0 and height > 0 and np.isfinite((width, height)).all()):
         width, height = float(matrix[0]), float(matrix[1])
@@ -119,7 +120,7 @@ def plane_of(header: np.void) -> Plane:
         row=row,
         column=column,
         normal=-across if normal @ across < 0 else across,
-        pixel=(width / max(matrix[0], 1), height / max(matrix[1], 1)),
+        pixel=(width / matrix[0], height / matrix[1]),
         matrix=matrix,
         thickness=thickness if np.isfinite(thickness) and thickness > 0 else 0.0,
         doubt=f"no usable {' and '.join(doubts)} in the image header" if doubts else "",

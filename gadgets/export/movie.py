@@ -6,7 +6,7 @@ import io
 import itertools
 import math
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def _film(pages: Sequence[Pixels], repeats: int, step: float) -> bytes:
     buffer = io.BytesIO()
     try:
         with av.open(buffer, "w", format="mp4") as container:
-            stream = container.add_stream(codec, rate=Fraction(1000 / step).limit_denominator(1000))
+            stream: Any = container.add_stream(codec, rate=Fraction(1000 / step).limit_denominator(1000))
             stream.height, stream.width = pages[0].shape
             stream.pix_fmt = "yuv420p"
             stream.options = dict(_CODECS[codec])

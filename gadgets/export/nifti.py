@@ -124,7 +124,8 @@ def _image(volume: _Volume) -> Any:  # noqa: ANN401 - nibabel's classes are unty
     plane = volume.loops[0].planes[0]
     affine = affine_ras(plane, volume.step)
     values = np.stack([loop.values for loop in volume.loops])  # (slice, frame, y, x)
-    image: Any = nibabel.Nifti1Image(np.ascontiguousarray(values.transpose(3, 2, 0, 1)), affine)
+    make: Any = nibabel.Nifti1Image
+    image = make(np.ascontiguousarray(values.transpose(3, 2, 0, 1)), affine)
     code = 0 if plane.doubt else _SCANNER
     image.set_sform(affine, code)
     image.set_qform(affine, code)

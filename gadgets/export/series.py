@@ -184,11 +184,11 @@ def sort_images(images: Mapping[int, Sequence[Image]], tick: float, problems: Pr
     found = []
     for number, members in sorted(images.items()):
         flat = [image for image in members if image.data.shape[:2] == (1, 1) and image.data.size]
-        if len(flat) < len(members):
+        others = [image.data.shape for image in members if image.data.shape[:2] != (1, 1) or not image.data.size]
+        if others:
             text = (
-                f"{len(members) - len(flat)} images of series {number} are not single 2-D images (channel, z, y, x: "
-                f"{next(image.data.shape for image in members if image not in flat)}) and are left out; combine coils "
-                "and send slices one by one"
+                f"{len(others)} images of series {number} are not single 2-D images (channel, z, y, x: {others[0]}) "
+                "and are left out; combine coils and send slices one by one"
             )
             problems.add(f"shape {number}", text, damage=True)
         if flat:
@@ -222,7 +222,8 @@ def _loop(key: LoopKey, images: Sequence[Image], tick: float, problems: Problems
         text = "images hold values that are not finite; they are exported as 0"
         problems.add("not finite", text, damage=True)
         values = np.where(np.isfinite(values), values, 0)
-    planes = tuple(plane_of(image.header) for image in images)
+    rows, columns = values.shape[1:]
+    planes = tuple(plane_of(image.header, (columns, rows)) for image in images)
     for plane in planes:
         if plane.doubt:
             text = f"{plane.doubt}: the exported images do not lie at their place in the patient, and say so"

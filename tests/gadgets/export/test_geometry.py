@@ -126,10 +126,9 @@ class Exported:
     def places(self, number, frame, column, row):
         """Where each of the formats says a pixel lies."""
         (header,) = (i.header for i in self.images if (i.header["slice"], i.header["phase"]) == (number, frame))
-        place = number * self.plan.frames + frame
-        single = self.classic[place]
+        single = self.classic[number * self.plan.frames + frame]
         shared = self.enhanced.SharedFunctionalGroupsSequence[0]
-        own = self.enhanced.PerFrameFunctionalGroupsSequence[place]
+        own = self.enhanced.PerFrameFunctionalGroupsSequence[number * self.plan.frames + frame]
         return {
             "ismrmrd": by_ismrmrd(header, column, row),
             "classic": by_dicom(
@@ -147,13 +146,12 @@ class Exported:
 
     def pixels(self, number, frame):
         """The pixels ``(y, x)`` that each of the formats has."""
-        place = number * self.plan.frames + frame
         return {
             "ismrmrd": next(
                 np.abs(i.data[0, 0]) for i in self.images if (i.header["slice"], i.header["phase"]) == (number, frame)
             ),
-            "classic": self.classic[place].pixel_array.astype(float),
-            "enhanced": self.enhanced.pixel_array[place].astype(float),
+            "classic": self.classic[number * self.plan.frames + frame].pixel_array.astype(float),
+            "enhanced": self.enhanced.pixel_array[number * self.plan.frames + frame].astype(float),
             "nifti": np.asarray(self.nifti.dataobj[:, :, number, frame]).T,
         }
 
@@ -221,7 +219,7 @@ def test_the_object_is_neither_turned_nor_mirrored(seed, tmp_path):
 @pytest.mark.parametrize("size", [(8, 6), (7, 5)])
 def test_the_position_is_that_of_pixel_half_the_size(size):
     header = image(np.ones((size[1], size[0]), np.float32), position=(10, 20, 30)).header
-    plane = plane_of(header)
+    plane = plane_of(header, size)
     affine = affine_lps(plane, slice_step([plane]))
     assert affine @ [size[0] // 2, size[1] // 2, 0, 1] == pytest.approx([10, 20, 30, 1])
     assert affine_ras(plane, slice_step([plane]))[:3, 3] == pytest.approx(affine[:3, 3] * [-1, -1, 1])
@@ -237,21 +235,21 @@ def test_the_position_is_that_of_pixel_half_the_size(size):
     ],
 )
 def test_unusable_directions_are_taken_for_axial(fields):
-    plane = plane_of(image(position=(1, 2, 3), **fields).header)
+    plane = plane_of(image(position=(1, 2, 3), **fields).header, (8, 6))
     assert "directions" in plane.doubt
     assert np.array_equal([plane.row, plane.column, plane.normal], np.eye(3))
     assert plane.position.tolist() == [1, 2, 3]
 
 
 def test_a_missing_field_of_view_gives_pixels_of_a_millimetre():
-    plane = plane_of(image(field_of_view=0).header)
+    plane = plane_of(image(field_of_view=0).header, (8, 6))
     assert plane.pixel == (1, 1)
     assert plane.thickness == 0
     assert "field of view" in plane.doubt
 
 
 def test_the_normal_follows_the_slice_direction_of_the_header():
-    plane = plane_of(image(slice_dir=(0, 0, -1)).header)
+    plane = plane_of(image(slice_dir=(0, 0, -1)).header, (8, 6))
     assert plane.normal.tolist() == [0, 0, -1]
     assert slice_step([plane]).tolist() == [0, 0, -8]
 
@@ -267,7 +265,7 @@ def test_the_normal_follows_the_slice_direction_of_the_header():
     ],
 )
 def test_slices_make_a_stack_only_if_evenly_spaced_along_their_normal(positions, even):
-    step = slice_step([plane_of(image(position=position).header) for position in positions])
+    step = slice_step([plane_of(image(position=position).header, (8, 6)) for position in positions])
     assert (step is not None) == even
     if even:
         assert step == pytest.approx(np.subtract(positions[1], positions[0]))
@@ -275,4 +273,4 @@ def test_slices_make_a_stack_only_if_evenly_spaced_along_their_normal(positions,
 
 def test_turned_slices_make_no_stack():
     turned_one = image(read_dir=(0, 1, 0), phase_dir=(-1, 0, 0), position=(0, 0, 10))
-    assert slice_step([plane_of(image().header), plane_of(turned_one.header)]) is None
+    assert slice_step([plane_of(image().header, (8, 6)), plane_of(turned_one.header, (8, 6))]) is None
