@@ -1,7 +1,9 @@
 """DICOM files that a PACS takes: identity, attributes, pixel values, both kinds."""
 
+import errno
 import logging
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -247,3 +249,12 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="choose another folder"):
         export(tmp_path / "file" / "folder", [image()])
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    def write(self, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(ResourceError, match="No space left"):
+        export(tmp_path, [image()])
