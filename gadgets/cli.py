@@ -23,7 +23,9 @@ from recon_core.methods import METHODS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from gadgets.export.targets import ExportTargets
     from gadgets.pipeline import Settings
+    from gadgets.problems import Problems
 
 logger = logging.getLogger("cinestream")
 
@@ -32,6 +34,7 @@ Streaming reconstruction of cine cardiac MRI from ISMRMRD raw data.
 
   cinestream simulate scan.h5                               make a beating-heart scan with its truth
   cinestream replay scan.h5 -p cg_sense -o images.h5        reconstruct a raw file
+  cinestream export images.h5 --dicom DIR --mp4 loop.mp4    make DICOM, NIfTI or a film of images
   cinestream serve                                          run the resident server for Gadgetron or FIRE
   cinestream evaluate images.h5 --truth scan_truth.npz      measure images against the truth
   cinestream evaluate --suite standard                      measure the methods on held-out scans
@@ -84,6 +87,7 @@ def _replay(options: argparse.Namespace) -> int:
     from gadgets.replay import replay
 
     settings = _settings(options)
+    targets = _export_targets(options, options.input)
     wanted = [path for path in (options.gif, options.report, options.truth) if path]
     for path in (options.gif, options.report):
         if path:
@@ -114,7 +118,50 @@ def _replay(options: argparse.Namespace) -> int:
         if options.report:
             report.write_report(options.report, collector, header, settings, summary, truth, options.input.name)
             _say(f"report in {options.report}")
+    if targets and summary.images:
+        _export_to(targets, options.output, options.group, summary.problems)
     return 1 if summary.problems.damage else 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from gadgets.files import open_scan
+    from gadgets.problems import Problems
+
+    targets = _export_targets(options, options.images)
+    if not targets:
+        raise SettingsError("expected at least one of --dicom DIR, --nifti FILE or DIR, --mp4 FILE")
+    header = ""
+    if options.scan:
+        with open_scan(options.scan, options.group) as scan:
+            header = scan.header
+    problems = Problems()
+    _export_to(targets, options.images, options.group, problems, header)
+    return 1 if problems.damage else 0
+
+
+def _export_targets(options: argparse.Namespace, source: Path) -> ExportTargets:
+    """What is to be exported; refused at once where it could not be written."""
+    from gadgets.export.targets import ExportTargets
+    from gadgets.files import refuse_same_file
+
+    for path in filter(None, (options.dicom, options.nifti, options.mp4)):
+        refuse_same_file(source, path)
+    targets = ExportTargets(
+        dicom=options.dicom,
+        dicom_kind=options.dicom_kind,
+        nifti=options.nifti,
+        mp4=options.mp4,
+        overwrite=options.overwrite,
+    )
+    targets.check()
+    return targets
+
+
+def _export_to(targets: ExportTargets, images: Path, group: str, problems: Problems, header: str = "") -> None:
+    from gadgets.export.targets import export_images
+
+    for line in export_images(images, group, targets, problems, header):
+        _say(line)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -423,6 +470,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="count", default=0, help="say what is done; twice for more")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_replay(_command(commands, "replay", _replay, "reconstruct a raw file, no server needed", _settings_help()))
+    _add_export(_command(commands, "export", _export, "write images of an image file as DICOM, NIfTI or MP4"))
     _add_serve(_command(commands, "serve", _serve, "run the resident server", _settings_help()))
     _add_send(_command(commands, "send", _send, "send a raw file to a server and keep the images"))
     _add_simulate(_command(commands, "simulate", _simulate, "make a raw file of a beating heart, with its truth"))
@@ -493,6 +541,26 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
     text = "truth of the scan, to measure the error: .npz with 'image' or 'reference' (slice, frame, y, x)"
     parser.add_argument("--truth", type=Path, metavar="FILE", help=text)
+    _add_targets(parser)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", type=Path, help="image file that replay, send or the stock client wrote")
+    parser.add_argument("--group", default="dataset", help="HDF5 group of the images (default: %(default)s)")
+    text = "raw file of the scan, for exam and patient, where the image file does not keep its header"
+    parser.add_argument("--scan", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier export left")
+    _add_targets(parser)
+
+
+def _add_targets(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dicom", type=Path, metavar="DIR", help="write the images as DICOM into this folder")
+    text = "one file per frame (classic) or one per series (enhanced, multi-frame) (default: %(default)s)"
+    parser.add_argument("--dicom-kind", choices=("classic", "enhanced"), default="classic", help=text)
+    text = "write the images as NIfTI: a file (.nii, .nii.gz), further ones beside it, or a folder"
+    parser.add_argument("--nifti", type=Path, metavar="PATH", help=text)
+    text = "write the first series as a film, slices side by side, in real time; needs the package av"
+    parser.add_argument("--mp4", type=Path, metavar="FILE", help=text)
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:

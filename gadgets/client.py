@@ -100,7 +100,7 @@ def send(
             name="cinestream-send",
             daemon=True,
         )
-        with ImageFile(output, group, overwrite=overwrite) as images:
+        with ImageFile(output, group, header=scan.header, overwrite=overwrite) as images:
             sender.start()
             try:
                 for message in Reader.of_socket(connection):

@@ -141,11 +141,15 @@ def _open_hdf5(path: Path, group: str) -> Iterator[RawScan]:
             raise DataError(f"{path} has no measurement in group {group!r}; groups with raw data: {others}{hint}")
         if "xml" not in node or not node["xml"].size:
             raise HeaderError(f"group {group!r} of {path} has no ISMRMRD header (dataset 'xml')")
-        xml = np.ravel(_read(node["xml"], ()))[0]
-        header = xml.decode("utf-8", "replace") if isinstance(xml, bytes) else str(xml)
+        header = _read_header(node)
         readouts = _readout_blocks(node["data"])
         waveforms = _waveforms(node["waveforms"]) if "waveforms" in node else iter(())
         yield RawScan(header, len(node["data"]), _merge(readouts, waveforms))
+
+
+def _read_header(node: h5py.Group) -> str:
+    xml = np.ravel(_read(node["xml"], ()))[0]
+    return xml.decode("utf-8", "replace") if isinstance(xml, bytes) else str(xml)
 
 
 def _is_measurement(item: Any) -> bool:  # noqa: ANN401 - whatever an HDF5 file holds under a name
@@ -340,7 +344,7 @@ def write_scan(path: Path, header: str, items: Iterable[Message], group: str = "
     with _OutputFile(path) as disk:
         with h5py.File(disk, "w") as file:
             node = file.create_group(group)
-            node.create_dataset("xml", data=[header.encode()], dtype=h5py.special_dtype(vlen=bytes))
+            _write_header(node, header)
             rows = node.create_dataset("data", (0,), acquisition, maxshape=(None,), chunks=(64,))
             waves = None
             for item in items:
@@ -357,6 +361,12 @@ def write_scan(path: Path, header: str, items: Iterable[Message], group: str = "
                 disk.check()
         disk.check()
     return count
+
+
+def _write_header(node: h5py.Group, header: str) -> None:
+    import h5py
+
+    node.create_dataset("xml", data=[header.encode()], dtype=h5py.special_dtype(vlen=bytes))
 
 
 def _acquisition_rows(readouts: Readouts, dtype: np.dtype[Any]) -> NDArray[np.void]:
@@ -387,6 +397,8 @@ class ImageFile:
         The file to make.
     group
         HDF5 group for all series.
+    header
+        ISMRMRD header of the scan, kept as ``/<group>/xml`` as in raw files; empty keeps none.
     overwrite
         Replace an existing file instead of refusing.
 
@@ -398,7 +410,7 @@ class ImageFile:
         If it cannot be made or written.
     """
 
-    def __init__(self, path: Path, group: str = "dataset", *, overwrite: bool = False) -> None:
+    def __init__(self, path: Path, group: str = "dataset", *, header: str = "", overwrite: bool = False) -> None:
         import h5py
 
         self._group = group
@@ -408,6 +420,8 @@ class ImageFile:
             raise SettingsError(f"{path} exists; choose another output or allow replacing it with --overwrite")
         self._disk = _OutputFile(path)
         self._file = h5py.File(self._disk, "w")
+        if header:
+            _write_header(self._file.create_group(group), header)
 
     def __enter__(self) -> ImageFile:
         return self
@@ -512,3 +526,21 @@ def read_images(path: Path, group: str = "dataset") -> dict[int, list[Image]]:
     except OSError as error:
         raise ResourceError(f"cannot read {path}: {error}") from error
     return series
+
+
+def read_header(path: Path, group: str = "dataset") -> str:
+    """Read the ISMRMRD header that a file of images keeps; empty where it keeps none, as those of the stock client.
+
+    Raises
+    ------
+    ResourceError
+        If the file cannot be read.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            node = file.get(group)
+            return _read_header(node) if isinstance(node, h5py.Group) and "xml" in node else ""
+    except OSError as error:
+        raise ResourceError(f"cannot read {path}: {error}") from error

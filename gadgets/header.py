@@ -110,7 +110,7 @@ def parse_header(text: str) -> ScanHeader:
     HeaderError
         If it is no XML, holds entities, lacks an encoding, or describes a scan that is not 2-D Cartesian.
     """
-    root = _parse(text)
+    root = read_xml(text)
     if root.tag != "ismrmrdHeader":
         raise HeaderError(f"expected an ISMRMRD header (<ismrmrdHeader>), got <{root.tag}>")
     encodings = tuple(_encoding(node, i) for i, node in enumerate(root.findall("encoding")))
@@ -147,7 +147,14 @@ def without_version(text: str) -> str:
     return re.sub(r"\s*<((?:\w+:)?version)>[^<]*</\1>", "", text, count=1)
 
 
-def _parse(text: str) -> Element:
+def read_xml(text: str) -> Element:
+    """Read the XML of an ISMRMRD header into elements whose names have no namespace.
+
+    Raises
+    ------
+    HeaderError
+        If it is no XML or holds entities.
+    """
     try:
         # A declaration of another encoding is void: the text is decoded already.
         root: Element = SafeTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text, count=1), forbid_dtd=True)

@@ -295,7 +295,9 @@ class ImageMaker:
         headers["average"] = 0  # averages are merged
         headers["channels"] = 1
         headers["matrix_size"] = (shape[2], shape[1], 1)
-        headers["field_of_view"] = encoding.recon.field_of_view
+        recon = encoding.recon.field_of_view
+        rows, columns = complete.cine.kspace.shape[2:]
+        headers["field_of_view"] = recon if self._for_gadgets else shown_field_of_view(encoding, rows, columns)
         if self._flipped:
             _flip(headers)
         series = series_index(self._settings, offset, complete.key.slice)
@@ -484,11 +486,9 @@ def to_recon_space(image: NDArray[np.complex64], encoding: Encoding) -> NDArray[
     ndarray
         ``(frame, y, x)`` complex64 of the recon matrix.
     """
-    encoded, recon = encoding.encoded, encoding.recon
-    wide = _covered_width(encoding), encoded.field_of_view[1]
-    for axis, covered, wanted in ((1, wide[1], recon.field_of_view[1]), (2, wide[0], recon.field_of_view[0])):
-        if covered > 0 and wanted > 0:
-            image = _resize_centered(image, max(1, round(image.shape[axis] * wanted / covered)), axis)
+    recon = encoding.recon
+    for axis, size in enumerate(_pixels_wanted(encoding, *image.shape[1:]), 1):
+        image = _resize_centered(image, size, axis)
     for axis, size in ((1, recon.matrix[1]), (2, recon.matrix[0])):
         if image.shape[axis] != size:
             image = _interpolate(image, size, axis)
@@ -498,6 +498,41 @@ def to_recon_space(image: NDArray[np.complex64], encoding: Encoding) -> NDArray[
 def _covered_width(encoding: Encoding) -> float:
     """Field of view along the readout, in mm, that is left of the encoded one without the oversampling."""
     return min(encoding.encoded.field_of_view[0], encoding.recon.field_of_view[0])
+
+
+def _pixels_wanted(encoding: Encoding, rows: int, columns: int) -> tuple[int, int]:
+    """Rows and columns of the measured size that make up the recon space."""
+    encoded, recon = encoding.encoded.field_of_view, encoding.recon.field_of_view
+    covered = _covered_width(encoding), encoded[1]
+    columns, rows = (
+        max(1, round(size * wanted / there)) if there > 0 and wanted > 0 else size
+        for size, there, wanted in zip((columns, rows), covered, recon, strict=False)
+    )
+    return rows, columns
+
+
+def shown_field_of_view(encoding: Encoding, rows: int, columns: int) -> tuple[float, float, float]:
+    """Field of view ``(x, y, z)`` in mm that the images of a slice cover.
+
+    That of the recon space, but for what it takes to cut between whole pixels: at the far side of the image that may
+    be half a pixel.
+
+    Parameters
+    ----------
+    encoding
+        Gives both spaces.
+    rows, columns
+        Of the slice as it is reconstructed.
+    """
+    encoded, recon = encoding.encoded, encoding.recon
+    shown_rows, shown_columns = _pixels_wanted(encoding, rows, columns)
+    x, y = (
+        size * there / matrix if there > 0 and wanted > 0 else wanted
+        for size, there, matrix, wanted in zip(
+            (shown_columns, shown_rows), encoded.field_of_view, encoded.matrix, recon.field_of_view, strict=False
+        )
+    )
+    return x, y, recon.field_of_view[2]
 
 
 def _interpolate(image: NDArray[np.complex64], size: int, axis: int) -> NDArray[np.complex64]:

@@ -23,7 +23,7 @@ from recon_core.errors import ResourceError
 from recon_core.metrics import dynamic_region
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -113,21 +113,39 @@ def loop(tiles: Sequence[Pixels], across: int, frame_seconds: float, titles: Seq
 
     Parameters
     ----------
+    tiles, across, titles
+        As in `loop_pages`.
+    frame_seconds
+        Time from frame to frame of the longest.
+    """
+    pictures = [Picture.fromarray(page & _GIF_LEVELS) for page in loop_pages(tiles, across, titles)]
+    return encoded(pictures, "GIF", 10 * round(frame_seconds * 100))  # GIF knows no finer steps
+
+
+def loop_pages(tiles: Sequence[Pixels], across: int, titles: Sequence[str] = (), tall: float = 1.0) -> Iterator[Pixels]:
+    """Lay loops side by side, large enough to be seen.
+
+    Parameters
+    ----------
     tiles
         ``(frame, y, x)`` each; sizes and frame counts may differ.
     across
         Tiles of a row.
-    frame_seconds
-        Time from frame to frame of the longest.
     titles
         Written above the columns, if there are any.
+    tall
+        Height over width of a pixel in mm.
+
+    Yields
+    ------
+    ndarray
+        ``(y, x)``, one page for every frame of the longest.
     """
     height, width = (max(tile.shape[axis] for tile in tiles) for axis in (1, 2))
     factor = max(1.0, _GIF_TILE / min(height, width))
-    size = (round(width * factor), round(height * factor))
+    size = (round(width * factor), round(height * factor * tall))
     n_frames = max(map(len, tiles))
     head = _titles(titles, size[0] + GAP)
-    pictures = []
     for i in range(n_frames):
         # Those with fewer frames run slower, so that all loops stay in step.
         frames = [
@@ -139,8 +157,7 @@ def loop(tiles: Sequence[Pixels], across: int, frame_seconds: float, titles: Seq
         page = montage([np.asarray(frame) for frame in frames], across)
         if titles:
             page = np.concatenate((head[:, : page.shape[1]], page))
-        pictures.append(Picture.fromarray(page & _GIF_LEVELS))
-    return encoded(pictures, "GIF", 10 * round(frame_seconds * 100))  # GIF knows no finer steps
+        yield page
 
 
 def _titles(titles: Sequence[str], width: int) -> Pixels:

@@ -67,7 +67,7 @@ def replay(
     with open_scan(source, group) as scan:
         header = parse_header(scan.header)
         chain = Chain(header, settings, engine, watch=collector.watch if collector else None)
-        with ImageFile(output, group, overwrite=overwrite) as images:
+        with ImageFile(output, group, header=scan.header, overwrite=overwrite) as images:
             items = with_progress(_flushing(scan.items, images), scan.readouts, "reconstructing")
             for item in chain(items):
                 if isinstance(item, Image):

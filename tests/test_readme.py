@@ -21,5 +21,17 @@ def test_settings_table_is_what_the_settings_say():
 
 def test_every_command_is_mentioned():
     text = README.read_text(encoding="utf-8")
-    for command in ("replay", "serve", "send", "simulate", "convert", "evaluate", "methods", "pipelines", "doctor"):
+    commands = (
+        "replay",
+        "export",
+        "serve",
+        "send",
+        "simulate",
+        "convert",
+        "evaluate",
+        "methods",
+        "pipelines",
+        "doctor",
+    )
+    for command in commands:
         assert f"cinestream {command}" in text

@@ -140,6 +140,9 @@ class ScanPlan:
     rotation_y: float = option(
         0.0, "turn of the slice about the front-back axis in degrees", minimum=-180.0, maximum=180.0
     )
+    rotation_z: float = option(
+        0.0, "turn of the slice within its plane in degrees, before the others", minimum=-180.0, maximum=180.0
+    )
     offset_left: float = option(
         0.0, "centre of the stack in mm towards the patient's left", minimum=-500.0, maximum=500.0
     )
@@ -290,10 +293,11 @@ class ScanPlan:
     @property
     def directions(self) -> NDArray[np.float64]:
         """Rows read, phase and slice direction in patient coordinates (left, posterior, superior)."""
-        a, b = math.radians(self.rotation_x), math.radians(self.rotation_y)
+        a, b, c = (math.radians(angle) for angle in (self.rotation_x, self.rotation_y, self.rotation_z))
         about_x = np.array([[1, 0, 0], [0, math.cos(a), -math.sin(a)], [0, math.sin(a), math.cos(a)]])
         about_y = np.array([[math.cos(b), 0, math.sin(b)], [0, 1, 0], [-math.sin(b), 0, math.cos(b)]])
-        return np.asarray((about_y @ about_x).T)
+        about_z = np.array([[math.cos(c), -math.sin(c), 0], [math.sin(c), math.cos(c), 0], [0, 0, 1]])
+        return np.asarray((about_y @ about_x @ about_z).T)
 
     @property
     def positions(self) -> NDArray[np.float64]:

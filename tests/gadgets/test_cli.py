@@ -28,6 +28,7 @@ from tests.networks import tiny, write_tiny_weights
 
 COMMANDS = (
     "replay",
+    "export",
     "serve",
     "send",
     "simulate",

@@ -1,0 +1,61 @@
+"""What an ISMRMRD header says of the exam, the patient and the machine; the reconstruction needs none of it."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING
+
+from gadgets.header import read_xml
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+
+class ScanFacts:
+    """A header to look things up in.
+
+    Parameters
+    ----------
+    text
+        The ISMRMRD header as XML; empty where there is none, and then nothing is found.
+
+    Raises
+    ------
+    HeaderError
+        If the text is no XML.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        self._root: Element | None = read_xml(text) if text.strip() else None
+
+    def __bool__(self) -> bool:
+        """Whether there is a header."""
+        return self._root is not None
+
+    def texts(self, path: str) -> list[str]:
+        """Every value at a path such as ``studyInformation/studyDate``, without empty ones."""
+        nodes = [] if self._root is None else self._root.iterfind(path)
+        return [text for text in ((node.text or "").strip() for node in nodes) if text]
+
+    def text(self, path: str) -> str:
+        """The first value at a path, or nothing."""
+        return next(iter(self.texts(path)), "")
+
+    def number(self, path: str) -> float | None:
+        """The first value at a path where it is a finite number above zero."""
+        try:
+            value = float(self.text(path))
+        except ValueError:
+            return None
+        return value if math.isfinite(value) and value > 0 else None
+
+    def date(self, path: str) -> str:
+        """A date as DICOM writes it (YYYYMMDD), or nothing."""
+        match = re.match(r"(\d{4})-?(\d\d)-?(\d\d)", self.text(path))
+        return "".join(match.groups()) if match else ""
+
+    def time(self, path: str) -> str:
+        """A time of day as DICOM writes it (HHMMSS), or nothing."""
+        match = re.match(r"([01]\d|2[0-3]):?([0-5]\d):?([0-5]\d)", self.text(path))
+        return "".join(match.groups()) if match else ""
