@@ -21,7 +21,8 @@ from gadgets.pipeline import check_weights
 from gadgets.preparation import Preparation
 from gadgets.problems import Problems
 from gadgets.protocol import Image, Readouts, Text, Waveform
-from recon_core.errors import CinestreamError, DataError, ProtocolError
+from gadgets.realtime import FrameBuffers
+from recon_core.errors import CinestreamError, DataError, ProtocolError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -100,10 +101,7 @@ class Chain:
         self._engine = engine
         self._watch = watch
         self._preparation = Preparation(header, self.summary.problems, whiten=settings.whiten)
-        gate = None if settings.gating == "counter" else Gate(header, settings, self.summary.problems)
-        self._buffers = SliceBuffers(
-            header, self.summary.problems, settings.time_axis, settings.virtual_coils, settings.coil_energy, gate
-        )
+        self._buffers = _buffers(header, settings, self.summary.problems)
         self._images = ImageMaker(header, settings)
         self._ct = load_ct(header, settings, self.summary.problems)
 
@@ -170,6 +168,9 @@ class Chain:
                 colouring = colouring @ complete.compression.conj().T
             columns = self._preparation.columns(complete.key.encoding)
             cine = dataclasses.replace(complete.cine, colouring=colouring, columns=columns)
+            if complete.running is not None:
+                cine = dataclasses.replace(cine, maps=complete.running.maps(engine, settings, cine.calibration))
+                complete = dataclasses.replace(complete, notes=(*complete.notes, *complete.running.notes))
             placed = self._ct.place(complete) if self._ct and not preview else None
             if placed is not None:
                 cine = dataclasses.replace(cine, ct=placed.image, ct_cover=placed.cover)
@@ -226,3 +227,16 @@ class Chain:
             text = f"{absent} of the slices that the header promises never came ({describe(first[0])} first)"
             remedy = "the scan ended early, or the header's limits are too large"
             problems.add("absent slices", f"{text}; {remedy}", damage=True)
+
+
+def _buffers(header: ScanHeader, settings: Settings, problems: Problems) -> SliceBuffers:
+    """Whole slices, or windows of frames in real time."""
+    if settings.realtime != "off":
+        if settings.gating == "retrospective":
+            raise SettingsError(
+                f"realtime={settings.realtime} sends frames as they are measured, gating=retrospective makes them from "
+                "all beats; set one of them to off or counter"
+            )
+        return FrameBuffers(header, problems, settings)
+    gate = None if settings.gating == "counter" else Gate(header, settings, problems)
+    return SliceBuffers(header, problems, settings.time_axis, settings.virtual_coils, settings.coil_energy, gate)
