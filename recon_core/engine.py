@@ -446,7 +446,8 @@ def _receive_intensity(maps: torch.Tensor, colouring_matrix: NDArray[np.complex6
     colouring = _tensor(colouring_matrix, maps.device)
     scale = torch.linalg.matrix_norm(colouring) / maps.shape[0] ** 0.5
     receive_maps = torch.einsum("rc,cyx->ryx", colouring / scale, maps)
-    intensity: torch.Tensor = torch.linalg.vector_norm(receive_maps, dim=0)
+    # as real numbers: many times faster than the norm of complex ones over the first axis
+    intensity: torch.Tensor = torch.view_as_real(receive_maps).square().sum((0, -1)).sqrt()
     return intensity
 
 
