@@ -27,7 +27,7 @@ from recon_core.errors import CinestreamError, DataError, ProtocolError, Setting
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from gadgets.buffer import CompleteSlice
+    from gadgets.buffer import CompleteSlice, SliceKey
     from gadgets.header import ScanHeader
     from gadgets.pipeline import Settings
     from gadgets.protocol import Message
@@ -47,6 +47,8 @@ class ScanSummary:
         How many readouts came.
     images
         How many images were made.
+    slices
+        Of how many slices.
     seconds
         Wall time by stage, summed over slices.
     problems
@@ -103,6 +105,7 @@ class Chain:
         self._preparation = Preparation(header, self.summary.problems, whiten=settings.whiten)
         self._buffers = _buffers(header, settings, self.summary.problems)
         self._images = ImageMaker(header, settings)
+        self._methods: dict[SliceKey, str] = {}  # by which the slices were made last
         self._ct = load_ct(header, settings, self.summary.problems)
 
     def __call__(self, items: Iterable[Message]) -> Iterator[Image | Waveform]:
@@ -193,7 +196,10 @@ class Chain:
         for stage, seconds in {**reconstruction.seconds, "slice": time.perf_counter() - begin}.items():
             self.summary.seconds[stage] = self.summary.seconds.get(stage, 0.0) + seconds
         self.summary.images += len(images)
-        logger.info(
+        # the windows of a series in real time are many, and alike
+        news = self._methods.get(complete.key) != reconstruction.method
+        logger.log(
+            logging.INFO if news else logging.DEBUG,
             "%s: %d frames with %s in %.2f s",
             describe(complete.key),
             len(images),
@@ -202,9 +208,11 @@ class Chain:
         )
         as_asked = reconstruction.method == settings.method and reconstruction.beside is None
         for note in reconstruction.notes:
-            logger.log(logging.INFO if as_asked else logging.WARNING, "%s: %s", describe(complete.key), note)
+            level = logging.INFO if as_asked else logging.WARNING
+            logger.log(level if news else logging.DEBUG, "%s: %s", describe(complete.key), note)
         if not preview:
-            self.summary.slices += 1
+            self._methods[complete.key] = reconstruction.method
+            self.summary.slices = len(self._methods)
             if self._watch is not None:
                 self._watch(complete, reconstruction)
         return images

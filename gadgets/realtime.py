@@ -92,8 +92,8 @@ class FrameBuffers(SliceBuffers):
 
     A frame is complete when the next one of its slice begins, when it has every line that the header promises, on its
     LAST_IN_SLICE flag or when another slice begins if it has as many lines as the acceleration leaves, or with the last
-    of `lines_per_frame` readouts. The first frames of a slice wait for each other while every one brings lines that
-    none had before: coil maps and intensity need them.
+    of `lines_per_frame` readouts. The first frames of a slice wait for each other while lines are missing and every one
+    brings new ones: coil maps and intensity need them.
 
     Parameters
     ----------
@@ -181,7 +181,8 @@ class FrameBuffers(SliceBuffers):
         """Whether the frame that is being measured needs no more readouts."""
         if self._count:
             return running.came >= self._count
-        if running.flagged >= plan.averages and running.lines >= plan.fewest_lines:
+        flagged = running.parts[-1].headers["flags"][-1] & AcquisitionFlag.LAST_IN_SLICE.bit
+        if flagged and running.flagged >= plan.averages and running.lines >= plan.fewest_lines:
             return True
         return running.came >= plan.lines * plan.averages and running.lines >= plan.lines
 
@@ -236,11 +237,12 @@ class FrameBuffers(SliceBuffers):
         if lines < plan.fewest_lines:
             text = f"frame {running.counter} of {describe(key)} has {lines} lines, expected at least "
             self._problems.add("missing lines", f"{text}{plan.fewest_lines}", damage=False)
-        news = running.maps.add(kspace[0], mask[0])
+        before = running.maps.lines
+        running.maps.add(kspace[0], mask[0])
         running.closed(_Frame(running.counter, kspace[0][:, mask[0]], mask[0], headers))
-        waits = not self._sliding or (news and running.new == running.frames)
+        begins = running.new == running.frames and before < running.maps.lines < plan.lines
         promised = plan.limited and not self._count and 1 < plan.frames == running.frames
-        if not waits or promised or running.new == self._size:
+        if (self._sliding and not begins) or promised or running.new == self._size:
             yield self._window(key)
 
     def _window(self, key: SliceKey) -> CompleteSlice:

@@ -34,7 +34,12 @@ class RunningMaps:
         self._maps: NDArray[np.complex64] | None = None
         self.notes: tuple[str, ...] = ()  # on what had to be done differently in making the maps
 
-    def add(self, kspace: NDArray[np.complex64], mask: NDArray[np.bool_]) -> bool:
+    @property
+    def lines(self) -> int:
+        """How many lines the average has."""
+        return 0 if self._counts is None else int(np.count_nonzero(self._counts))
+
+    def add(self, kspace: NDArray[np.complex64], mask: NDArray[np.bool_]) -> None:
         """Take a frame into the average.
 
         Parameters
@@ -43,20 +48,13 @@ class RunningMaps:
             ``(coil, ky, kx)`` complex64.
         mask
             ``(ky,)`` bool, True where a line was measured.
-
-        Returns
-        -------
-        bool
-            True if it has lines that no frame had before.
         """
         if self._average is None or self._counts is None:
             self._average, self._counts = np.zeros_like(kspace), np.zeros(len(mask), np.intp)
-        new = bool((mask & (self._counts == 0)).any())
         self._counts[mask] = np.minimum(self._counts[mask] + 1, _MEMORY)
         weight = (1.0 / self._counts[mask]).astype(np.float32)[:, None]
         self._average[:, mask] += weight * (kspace[:, mask] - self._average[:, mask])
         self._frames += 1
-        return new
 
     def maps(
         self, engine: Engine, options: ReconOptions, reference: NDArray[np.complex64] | None = None

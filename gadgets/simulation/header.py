@@ -26,7 +26,7 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int) -> str:
         )
         user = f"\n  <userParameters>{user}\n  </userParameters>"
     frames: dict[str, int] = {"phase": 1, "repetition": 1}
-    frames[plan.time_axis] = plan.frames
+    frames[plan.time_axis] = 1 if plan.continuous else plan.frames
     limits = {
         "kspace_encoding_step_1": (lines - 1, plan.encoded_y // 2 - plan.dropped_lines),
         "kspace_encoding_step_2": (0, 0),
