@@ -80,7 +80,12 @@ class Settings(ReconOptions):
         "fixed so many at a time; off waits for the whole slice",
         choices=("off", "sliding", "fixed"),
     )
-    realtime_window: int = option(16, "realtime: frames that are reconstructed together", minimum=1, maximum=4096)
+    realtime_window: int = option(
+        0,
+        "realtime: frames that are reconstructed together; 0 takes the acceleration of the header, 8 at least",
+        minimum=0,
+        maximum=4096,
+    )
     lines_per_frame: int = option(
         0,
         "realtime: so many readouts of a slice, one after the other, make a frame; 0 goes by the counter of time_axis",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _LAST = flag_mask(AcquisitionFlag.LAST_IN_SLICE, AcquisitionFlag.LAST_IN_MEASUREMENT)
 _COUNTERS = 1 << 16  # values of a counter; that of an endless scan begins anew
+_FEWEST_FRAMES = 8  # of a window whose size nobody said
 _RECENT = 16  # counters of frames that have left, by which late readouts are known
 _REFERENCE_LINES = 4  # how often a line of the reference is kept at most
 
@@ -110,7 +111,7 @@ class FrameBuffers(SliceBuffers):
     def __init__(self, header: ScanHeader, problems: Problems, settings: Settings) -> None:
         super().__init__(header, problems, settings.time_axis, settings.virtual_coils, settings.coil_energy)
         self._sliding = settings.realtime == "sliding"
-        self._size = settings.realtime_window
+        self._size = settings.realtime_window  # of a window, or 0
         self._count = settings.lines_per_frame  # readouts of a frame, or 0
         self._running: dict[SliceKey, _Running] = {}
         for encoding, name in itertools.product(header.encodings, ("segment", "average")):
@@ -133,7 +134,9 @@ class FrameBuffers(SliceBuffers):
             return
         if key not in self._running:
             yield from self._end_before(key)
-            self._running[key] = _Running(deque(maxlen=self._size), self._virtual_coils(plan, readouts.data.shape[1]))
+            size = self._size or max(_FEWEST_FRAMES, self._header.encodings[key.encoding].acceleration)
+            virtual = self._virtual_coils(plan, readouts.data.shape[1])
+            self._running[key] = _Running(deque(maxlen=size), virtual)
         running = self._running[key]
         begin = 0
         while begin < len(readouts):
@@ -242,7 +245,7 @@ class FrameBuffers(SliceBuffers):
         running.closed(_Frame(running.counter, kspace[0][:, mask[0]], mask[0], headers))
         begins = running.new == running.frames and before < running.maps.lines < plan.lines
         promised = plan.limited and not self._count and 1 < plan.frames == running.frames
-        if (self._sliding and not begins) or promised or running.new == self._size:
+        if (self._sliding and not begins) or promised or running.new == running.window.maxlen:
             yield self._window(key)
 
     def _window(self, key: SliceKey) -> CompleteSlice:
