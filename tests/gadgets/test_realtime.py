@@ -231,6 +231,17 @@ def test_every_slice_has_its_own_window(by):
         assert [when for when, _ in left][:4] == [15, 17, 19, 21]
 
 
+def test_slices_that_take_turns_line_by_line_do_not_end_frames():
+    """Frames have more lines than the acceleration leaves, as with reference lines."""
+    blocks = [scan(4, step=2, slice=number) for number in range(2)]
+    order = np.argsort(np.tile(np.arange(16), 2), kind="stable")
+    block = Readouts(*(np.concatenate([getattr(b, name) for b in blocks])[order] for name in ("headers", "data")))
+    left, problems = feed(block, header(acceleration=4, slice=2), realtime="fixed", realtime_window=4)
+    assert frames_of(left) == [[0, 1, 2, 3]] * 2
+    assert [window.lines.tolist() for _, window in left] == [[4] * 4] * 2
+    assert list(problems) == []
+
+
 # --- what is not as it should be --------------------------------------------------------------------------------------
 
 

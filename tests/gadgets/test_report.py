@@ -15,6 +15,7 @@ from gadgets.report import ReportCollector, write_gif, write_report
 from gadgets.scores import score
 from recon_core.data import CineSlice, Reconstruction
 from recon_core.errors import DataError, ResourceError, SettingsError
+from recon_core.running import RunningMaps
 
 VOID = {"meta", "img", "br", "path", "image", "link", "input", "hr"}
 SPACE = (
@@ -37,7 +38,7 @@ def beating(n_frames=6, shape=(24, 32), seed=0):
     return (disc + 0.1 + 0.01 * np.random.default_rng(seed).random((n_frames, *shape))).astype(np.float32)
 
 
-def collect(collector, frames, number=0, *, step=16, notes=(), whitened=True, contrast=0):
+def collect(collector, frames, number=0, *, step=16, notes=(), whitened=True, contrast=0, running=None):
     """Let a collector see one slice as the chain shows it."""
     n_frames, n_rows, n_columns = frames.shape
     mask = np.zeros((n_frames, n_rows), bool)
@@ -49,7 +50,7 @@ def collect(collector, frames, number=0, *, step=16, notes=(), whitened=True, co
     )
     key = SliceKey(0, 0, 0, contrast, number)
     headers = np.zeros(n_frames, ACQUISITION_HEADER)
-    complete = CompleteSlice(key, cine, headers, np.arange(n_frames), mask.sum(axis=1), notes)
+    complete = CompleteSlice(key, cine, headers, np.arange(n_frames), mask.sum(axis=1), notes, running=running)
     maps = np.ones((3, n_rows, n_columns), np.complex64)
     collector.watch(complete, Reconstruction(frames.astype(np.complex64), maps, "cg_sense", {"maps": 0.25}))
     for i, frame in enumerate(frames):
@@ -363,3 +364,16 @@ def test_report_errors(tmp_path):
         make(tmp_path, collector, truth=np.ones((1, 6, 24, 30)))
     with pytest.raises(ResourceError, match="absent"):
         make(tmp_path / "absent", collector)
+
+
+def test_windows_of_a_series_in_real_time_make_one_slice():
+    frames, collector = beating(6), ReportCollector()
+    for part, note in ((frames[:4], "first"), (frames[4:5], "first"), (frames[5:], "last")):
+        for number in range(2):
+            collect(collector, part, number, notes=(note,), running=RunningMaps())
+    assert [name for name, _ in collector.series()] == ["slice 0", "slice 1"]
+    for record in collector.slices:
+        np.testing.assert_array_equal(np.stack(record.images), frames)
+        assert record.mask.shape[0] == 6
+        assert record.notes == ("first", "last")
+        assert record.seconds == 0.75

