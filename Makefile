@@ -33,6 +33,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.bench.consistency
 	$(BIN)/python -m tests.bench.networks
 	$(BIN)/python -m tests.bench.quality
+	$(BIN)/python -m tests.bench.realtime
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gadgets.gating import Gate, Gated
     from gadgets.header import Encoding, ScanHeader
     from gadgets.problems import Problems
+    from recon_core.running import RunningMaps
 
 #: Fields of the acquisition header that tell when a readout was.
 STAMPS = ["acquisition_time_stamp", "physiology_time_stamp"]
@@ -75,6 +76,9 @@ class CompleteSlice:
     stamps
         ``(readout,)`` with the fields `STAMPS` of the acquisition header, of all readouts in order of acquisition; may
         be empty.
+    running
+        Coil maps of a series whose frames come in windows: `headers`, `frames` and `lines` are then of the frames after
+        the context of the k-space. None for a slice that comes as a whole.
     """
 
     key: SliceKey
@@ -86,6 +90,7 @@ class CompleteSlice:
     compression: NDArray[np.complex64] | None = None
     meta: Mapping[str, object] = field(default_factory=dict)
     stamps: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, ACQUISITION_HEADER)[STAMPS])
+    running: RunningMaps | None = None
 
 
 class VirtualCoils:
@@ -219,9 +224,9 @@ class _Plan:
         self.limited = time_axis in encoding.limits
         self.averages = min(encoding.count("average"), _MOST_AVERAGES)
         self.segmented = encoding.count("segment") > 1
-        lines = max(0, self.last - self.first + 1)
-        self.fewest_lines = max(1, lines // encoding.acceleration)
-        self.fewest_readouts = self.frames * lines * self.averages
+        self.lines = max(0, self.last - self.first + 1)
+        self.fewest_lines = max(1, self.lines // encoding.acceleration)
+        self.fewest_readouts = self.frames * self.lines * self.averages
 
     def is_full(self, buffer: _Buffer) -> bool:
         """Every promised line of every promised frame has come, as often as promised."""
@@ -266,6 +271,8 @@ class SliceBuffers:
     gate
         Makes frames from time stamps where the counter cannot; None takes the counter.
     """
+
+    _most_frames = MOST_FRAMES
 
     def __init__(
         self,
@@ -354,11 +361,11 @@ class SliceBuffers:
                     text = f"{_name(readouts, out)} has line {line[out][0]}; the encoded matrix has room for {where}"
                     count = int(np.count_nonzero(out))
                     self._problems.add(f"line {planned}", f"{text}; it is left out", damage=damage, count=count)
-        possible = time < MOST_FRAMES
+        possible = time < self._most_frames
         if not possible.all():
-            text = f"{_name(readouts, ~possible)} has frame {time[~possible][0]}; at most {MOST_FRAMES} are believed"
+            text = f"{_name(readouts, ~possible)} has frame {time[~possible][0]}; at most {self._most_frames} are"
             count = int(np.count_nonzero(~possible))
-            self._problems.add("frame", f"{text}; it is left out", damage=True, count=count)
+            self._problems.add("frame", f"{text} believed; it is left out", damage=True, count=count)
         return inside & possible
 
     def _reference_only(self, readouts: Readouts, encoding: int) -> NDArray[np.bool_]:
@@ -388,9 +395,7 @@ class SliceBuffers:
         if not self._beyond(key):
             yield from self._leave(key)
         if key in self._sent:
-            text = f"{_name(readouts)} belongs to {describe(key)}, which was complete already; it is left out"
-            remedy = "Check the limits of averages, phases and repetitions in the header"
-            self._problems.add("late", f"{text}. {remedy}", damage=True, count=len(readouts))
+            self._note_late(describe(key), readouts)
             return
         buffer = self._buffer(key, plan, readouts.data.shape[1])
         flags = readouts.headers["flags"] & _LAST
@@ -411,6 +416,11 @@ class SliceBuffers:
                     rest = slice(i + 1, None)
                     yield from self._add_run(key, readouts[rest], row[rest], time[rest], plan)
                 return
+
+    def _note_late(self, what: str, readouts: Readouts) -> None:
+        text = f"{_name(readouts)} belongs to {what}, which was complete already; it is left out"
+        remedy = "Check the limits of averages, phases and repetitions in the header"
+        self._problems.add("late", f"{text}. {remedy}", damage=True, count=len(readouts))
 
     def _leave(self, key: SliceKey) -> Iterator[CompleteSlice]:
         """With slices one after another, the next slice tells that the one before is over."""
@@ -437,12 +447,15 @@ class SliceBuffers:
     def _buffer(self, key: SliceKey, plan: _Plan, n_coils: int) -> _Buffer:
         buffer = self._open.get(key)
         if buffer is None:
-            coils, energy = self._virtual
-            fewer = coils < n_coils if coils else energy < 1
-            virtual = VirtualCoils(coils, energy, plan.rows // 2, plan.fewest_lines) if fewer else None
+            virtual = self._virtual_coils(plan, n_coils)
             gate = self._gate if plan.limited or self._gate is None or self._gate.expected else None
             self._open[key] = buffer = _Buffer(plan.frames, plan.rows, plan.averages, virtual, gate)
         return buffer
+
+    def _virtual_coils(self, plan: _Plan, n_coils: int) -> VirtualCoils | None:
+        coils, energy = self._virtual
+        fewer = coils < n_coils if coils else energy < 1
+        return VirtualCoils(coils, energy, plan.rows // 2, plan.fewest_lines) if fewer else None
 
     def _finish(self, key: SliceKey) -> Iterator[CompleteSlice]:
         buffer = self._open.pop(key)
@@ -478,14 +491,13 @@ class SliceBuffers:
             return None
         place = np.full(len(buffer.came), -1)
         place[frames] = np.arange(len(frames))
-        used = _latest_of_each(place[frame], row, headers["idx"]["average"].astype(np.intp))
-        place_of, row, data, headers = place[frame][used], row[used], data[used], headers[used]
-        kspace, measured = _accumulate(place_of, row, data, (len(frames), plan.rows))
-        lines = np.count_nonzero(measured, axis=1)
+        kspace, mask, headers = merge(place[frame], row, data, headers, (len(frames), plan.rows))
+        lines = np.count_nonzero(mask, axis=1)
+        periodic = self._time_axis[key.encoding] == "phase"
         return CompleteSlice(
             key,
-            CineSlice(kspace, measured > 0, self._calibration(key, plan.rows, compression)),
-            headers[_nearest_to_center(place_of, row, len(frames), plan.rows // 2)],
+            CineSlice(kspace, mask, self._calibration(key, plan.rows, compression), periodic=periodic),
+            headers,
             frames,
             lines,
             tuple(self._missing(key, frames, lines, plan.frames, plan)),
@@ -615,6 +627,38 @@ def _center_line(header: ScanHeader, encoding: Encoding, first: NDArray[np.void]
         text = f"the header puts the k-space centre at line 0, which no scan measures first; line {center} is taken"
         problems.add("centre", text, damage=False)
     return center
+
+
+def merge(
+    frame: NDArray[np.intp],
+    row: NDArray[np.intp],
+    data: NDArray[np.complex64],
+    headers: NDArray[np.void],
+    shape: tuple[int, int],
+) -> tuple[NDArray[np.complex64], NDArray[np.bool_], NDArray[np.void]]:
+    """Put readouts in their places; averages are averaged, and what was measured again replaces what was before.
+
+    Parameters
+    ----------
+    frame, row
+        ``(readout,)`` the place of each; a negative frame leaves it out.
+    data
+        ``(readout, coil, kx)`` complex64.
+    headers
+        ``(readout,)`` acquisition headers.
+    shape
+        Frames and rows.
+
+    Returns
+    -------
+    tuple
+        K-space ``(frame, coil, ky, kx)`` complex64, ``(frame, ky)`` bool, True where measured, and ``(frame,)`` the
+        header of the readout nearest to the k-space centre.
+    """
+    used = _latest_of_each(frame, row, headers["idx"]["average"].astype(np.intp))
+    frame, row = frame[used], row[used]
+    kspace, measured = _accumulate(frame, row, data[used], shape)
+    return kspace, measured > 0, headers[used][_nearest_to_center(frame, row, shape[0], shape[1] // 2)]
 
 
 def _latest_of_each(frame: NDArray[np.intp], row: NDArray[np.intp], average: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -22,14 +22,15 @@ from gadgets.pipeline import check_weights, unmet_extras
 from gadgets.preparation import Preparation
 from gadgets.problems import Problems
 from gadgets.protocol import Bucket, Image, ImageArray, Readouts, ReconData, Text, Waveform
+from gadgets.realtime import FrameBuffers
 from gadgets.recon_data import readouts_of_bucket, readouts_of_buffers
-from recon_core.errors import CinestreamError, DataError, ProtocolError
+from recon_core.errors import CinestreamError, DataError, ProtocolError, SettingsError
 from recon_core.noise_level import is_unit_noise, noise_deviation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from gadgets.buffer import CompleteSlice
+    from gadgets.buffer import CompleteSlice, SliceKey
     from gadgets.header import ScanHeader
     from gadgets.pipeline import Settings
     from gadgets.protocol import Message
@@ -58,6 +59,8 @@ class ScanSummary:
         How many readouts came.
     images
         How many images were made.
+    slices
+        Of how many slices.
     seconds
         Wall time by stage, summed over slices.
     problems
@@ -121,11 +124,9 @@ class Chain:
         self._engine = engine
         self._watch = watch
         self._preparation = Preparation(header, self.summary.problems, whiten=settings.whiten and not settings.whitened)
-        gate = None if settings.gating == "counter" else Gate(header, settings, self.summary.problems)
-        self._buffers = SliceBuffers(
-            header, self.summary.problems, settings.time_axis, settings.virtual_coils, settings.coil_energy, gate
-        )
+        self._buffers = _buffers(header, settings, self.summary.problems)
         self._images = ImageMaker(header, settings, self.summary.problems)
+        self._methods: dict[SliceKey, str] = {}  # by which the slices were made last
         self._ct = load_ct(header, settings, self.summary.problems)
 
     def __call__(self, items: Iterable[Message]) -> Iterator[Message]:
@@ -212,6 +213,9 @@ class Chain:
             columns = self._preparation.columns(complete.key.encoding)
             whitened = settings.whitened and self._is_whitened(complete)
             cine = dataclasses.replace(complete.cine, colouring=colouring, columns=columns, whitened=whitened)
+            if complete.running is not None:
+                cine = dataclasses.replace(cine, maps=complete.running.maps(engine, settings, cine.calibration))
+                complete = dataclasses.replace(complete, notes=(*complete.notes, *complete.running.notes))
             placed = self._ct.place(complete) if self._ct and not preview else None
             if placed is not None:
                 cine = dataclasses.replace(cine, ct=placed.image, ct_cover=placed.cover)
@@ -236,7 +240,10 @@ class Chain:
         for stage, seconds in {**reconstruction.seconds, "slice": time.perf_counter() - begin}.items():
             self.summary.seconds[stage] = self.summary.seconds.get(stage, 0.0) + seconds
         self.summary.images += len(images)
-        logger.info(
+        # the windows of a series in real time are many, and alike
+        news = self._methods.get(complete.key) != reconstruction.method
+        logger.log(
+            logging.INFO if news else logging.DEBUG,
             "%s: %d frames with %s in %.2f s",
             describe(complete.key),
             len(images),
@@ -245,9 +252,11 @@ class Chain:
         )
         as_asked = reconstruction.method == settings.method and not doubtful
         for note in reconstruction.notes:
-            logger.log(logging.INFO if as_asked else logging.WARNING, "%s: %s", describe(complete.key), note)
+            level = logging.INFO if as_asked else logging.WARNING
+            logger.log(level if news else logging.DEBUG, "%s: %s", describe(complete.key), note)
         if not preview:
-            self.summary.slices += 1
+            self._methods[complete.key] = reconstruction.method
+            self.summary.slices = len(self._methods)
             if self._watch is not None:
                 self._watch(shown, reconstruction)
         return images
@@ -282,6 +291,19 @@ class Chain:
             text = f"{absent} of the slices that the header promises never came ({describe(first[0])} first)"
             remedy = "the scan ended early, or the header's limits are too large"
             problems.add("absent slices", f"{text}; {remedy}", damage=True)
+
+
+def _buffers(header: ScanHeader, settings: Settings, problems: Problems) -> SliceBuffers:
+    """Whole slices, or windows of frames in real time."""
+    if settings.realtime != "off":
+        if settings.gating == "retrospective":
+            raise SettingsError(
+                f"realtime={settings.realtime} sends frames as they are measured, gating=retrospective makes them from "
+                "all beats; set one of them to off or counter"
+            )
+        return FrameBuffers(header, problems, settings)
+    gate = None if settings.gating == "counter" else Gate(header, settings, problems)
+    return SliceBuffers(header, problems, settings.time_axis, settings.virtual_coils, settings.coil_energy, gate)
 
 
 def _for_others(settings: Settings, problems: Problems) -> Settings:

@@ -80,6 +80,24 @@ class Settings(ReconOptions):
         minimum=0.0,
         maximum=1000.0,
     )
+    realtime: str = option(
+        "off",
+        "send frames while the scan runs: sliding every frame when it is complete, reconstructed with those before it, "
+        "fixed so many at a time; off waits for the whole slice",
+        choices=("off", "sliding", "fixed"),
+    )
+    realtime_window: int = option(
+        0,
+        "realtime: frames that are reconstructed together; 0 takes the acceleration of the header, 8 at least",
+        minimum=0,
+        maximum=4096,
+    )
+    lines_per_frame: int = option(
+        0,
+        "realtime: so many readouts of a slice, one after the other, make a frame; 0 goes by the counter of time_axis",
+        minimum=0,
+        maximum=65535,
+    )
     virtual_coils: int = option(
         0, "virtual coils that coil compression keeps; 0 keeps as many as coil_energy asks for", minimum=0
     )

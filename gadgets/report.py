@@ -123,6 +123,13 @@ class SliceRecord:
     no_trigger: str = ""
     others: dict[str, tuple[NDArray[np.float32], int, float]] = field(default_factory=dict)
 
+    def add_window(self, window: SliceRecord) -> None:
+        """Take what is known of the next frames of a slice that comes in windows; the latest coil maps are kept."""
+        self.mask = np.concatenate([self.mask, window.mask])
+        self.maps = window.maps
+        self.seconds += window.seconds
+        self.notes = tuple(dict.fromkeys((*self.notes, *window.notes)))
+
     @property
     def name(self) -> str:
         """Slice and, where they count, contrast, set and repetition."""
@@ -134,26 +141,32 @@ class ReportCollector:
 
     def __init__(self) -> None:
         self._slices: list[SliceRecord] = []
+        self._watched: SliceRecord | None = None
 
     def watch(self, complete: CompleteSlice, reconstruction: Reconstruction) -> None:
         """Take note of a slice; `gadgets.chain.Chain` calls it before the images of that slice."""
         maps, colouring = reconstruction.maps, complete.cine.colouring
         step = max(1, max(maps.shape[1:]) // _MAP_SIDE)
-        self._slices.append(
-            SliceRecord(
-                key=complete.key,
-                method=reconstruction.method,
-                mask=complete.cine.mask,
-                maps=np.abs(maps[:, ::step, ::step]),
-                whitened=colouring is not None or complete.cine.whitened,
-                seconds=sum(reconstruction.seconds.values()),
-                notes=(*complete.notes, *reconstruction.notes),
-                place=complete.headers[0],
-                doubts=reconstruction.doubts,
-                noise=None if colouring is None else colouring @ colouring.conj().T,
-                beats=tuple(complete.meta.get("cinestream_beats", ())),  # type: ignore[arg-type]
-            )
+        record = SliceRecord(
+            key=complete.key,
+            method=reconstruction.method,
+            mask=complete.cine.mask[complete.cine.context :],
+            maps=np.abs(maps[:, ::step, ::step]),
+            whitened=colouring is not None or complete.cine.whitened,
+            seconds=sum(reconstruction.seconds.values()),
+            notes=(*complete.notes, *reconstruction.notes),
+            place=complete.headers[0],
+            doubts=reconstruction.doubts,
+            noise=None if colouring is None else colouring @ colouring.conj().T,
+            beats=tuple(complete.meta.get("cinestream_beats", ())),  # type: ignore[arg-type]
         )
+        same = [known for known in self._slices if complete.running is not None and known.key == complete.key]
+        if same:
+            self._watched = same[0]
+            same[0].add_window(record)
+        else:
+            self._watched = record
+            self._slices.append(record)
 
     def add_image(self, image: Image, kind: str = "") -> None:
         """Add an image to the slice that was watched last.
@@ -170,9 +183,9 @@ class ReportCollector:
         DataError
             If no slice was watched before.
         """
-        if not self._slices:
+        record = self._watched
+        if record is None:
             raise DataError("an image came before any slice; give `watch` to the chain")
-        record = self._slices[-1]
         pixels = np.abs(as_acquired(image)).astype(np.float32)
         if kind:
             total, count, _ = record.others.get(kind, (np.zeros_like(pixels), 0, 1.0))

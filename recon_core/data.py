@@ -41,6 +41,12 @@ class CineSlice:
         everywhere.
     whitened
         True where the noise has unit standard deviation though no `colouring` says how it was whitened.
+    maps
+        ``(coil, y, x)`` complex64 coil maps to use; None estimates them from the reference or from `kspace`.
+    context
+        How many of the first frames only help with the others: no images of them are wanted.
+    periodic
+        The frames are those of a cycle, the first following on the last; not so in real time.
     """
 
     kspace: NDArray[np.complex64]
@@ -51,6 +57,9 @@ class CineSlice:
     ct_cover: NDArray[np.bool_] | None = None
     columns: NDArray[np.bool_] | None = None
     whitened: bool = False
+    maps: NDArray[np.complex64] | None = None
+    context: int = 0
+    periodic: bool = True
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together.
@@ -67,8 +76,14 @@ class CineSlice:
         frames, coils, ny, nx = self.kspace.shape
         if self.mask.shape != (frames, ny):
             raise DataError(f"mask must be (frame, ky) = {(frames, ny)}, got {self.mask.shape}")
-        if self.calibration is not None and self.calibration.shape != (coils, ny, nx):
-            raise DataError(f"calibration must be (coil, ky, kx) = {(coils, ny, nx)}, got {self.calibration.shape}")
+        for name, axes, array in (
+            ("calibration", "(coil, ky, kx)", self.calibration),
+            ("maps", "(coil, y, x)", self.maps),
+        ):
+            if array is not None and array.shape != (coils, ny, nx):
+                raise DataError(f"{name} must be {axes} = {(coils, ny, nx)}, got {array.shape}")
+        if not 0 <= self.context < max(1, frames):
+            raise DataError(f"context must leave frames to reconstruct, got {self.context} of {frames} frames")
         if self.colouring is not None and (self.colouring.ndim != 2 or self.colouring.shape[1] != coils):
             raise DataError(f"colouring must be (receive coil, coil) = (any, {coils}), got {self.colouring.shape}")
         for name, plane in (("ct", self.ct), ("ct_cover", self.ct_cover)):
@@ -85,9 +100,9 @@ class Reconstruction:
     Parameters
     ----------
     image
-        ``(frame, y, x)`` complex64, same field of view as the k-space, in the units of the k-space (centred
-        orthonormal FFT, coil maps of unit norm), times the shading of the receive coils, about one, where the slice has
-        a `colouring`.
+        ``(frame, y, x)`` complex64 of the frames after the context, same field of view as the k-space, in the units of
+        the k-space (centred orthonormal FFT, coil maps of unit norm), times the shading of the receive coils, about
+        one, where the slice has a `colouring`.
     maps
         ``(coil, y, x)`` complex64 coil maps that were used.
     method
@@ -150,6 +165,8 @@ class HybridSlice:
         ``(frame, y, x)`` complex64: the image that a network starts from; None is the zero-filled one.
     extra
         Methods add other images that they made, by name.
+    periodic
+        The first frame follows on the last.
     """
 
     hybrid: torch.Tensor
@@ -163,6 +180,7 @@ class HybridSlice:
     ct_cover: torch.Tensor | None = None
     start: torch.Tensor | None = None
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
+    periodic: bool = True
 
     def __post_init__(self) -> None:
         """Refuse tensors that do not belong together.

@@ -19,12 +19,15 @@ class MethodInfo:
         Address of the paper.
     network
         ``module:class`` of the network, for a method that needs trained weights; else empty.
+    framewise
+        Beside the reference and the coil maps, the image of a frame depends on the lines of that frame only.
     """
 
     target: str
     summary: str
     reference: str
     network: str = ""
+    framewise: bool = False
 
 
 def _network(where: str, summary: str, reference: str) -> MethodInfo:
@@ -36,16 +39,19 @@ METHODS: dict[str, MethodInfo] = {
         "recon_core.classical.zero_filled:ZeroFilled",
         "inverse FFT of the measured lines, coils combined with the maps; shows what the sampling leaves",
         "https://doi.org/10.1002/(SICI)1522-2594(200005)43:5<682::AID-MRM10>3.0.CO;2-G",
+        framewise=True,
     ),
     "cg_sense": MethodInfo(
         "recon_core.classical.cg_sense:CGSense",
         "iterative SENSE around the image of the time average, regularised by the noise level; takes any pattern",
         "https://doi.org/10.1002/mrm.1241",
+        framewise=True,
     ),
     "grappa": MethodInfo(
         "recon_core.classical.grappa:Grappa",
         "missing lines from their neighbours, learned from reference lines or the time average; regular patterns only",
         "https://doi.org/10.1002/mrm.10171",
+        framewise=True,
     ),
     "low_rank_sparse": MethodInfo(
         "recon_core.classical.low_rank_sparse:LowRankSparse",

@@ -28,7 +28,7 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, frame_lines:
         )
         user = f"\n  <userParameters>{user}\n  </userParameters>"
     frames: dict[str, int] = {"phase": 1, "repetition": 1}
-    frames[plan.frame_counter] = plan.frames
+    frames[plan.frame_counter] = 1 if plan.continuous else plan.frames
     limits = {
         "kspace_encoding_step_1": (lines - 1, plan.encoded_y // 2 - (0 if plan.naive_centre else plan.dropped_lines)),
         "kspace_encoding_step_2": (0, 0),

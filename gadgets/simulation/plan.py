@@ -101,6 +101,10 @@ class ScanPlan:
     alternating_order: bool = option(
         False, "without segments: measure the lines of every second frame from the last to the first"
     )
+    continuous: bool = option(
+        False,
+        "real-time scans: measure without a frame counter, one long run of lines; frames is how many it is long",
+    )
     repetition_time: float = option(2.8, "time from one readout to the next in ms", minimum=1.0, maximum=100.0)
     snr: float = option(
         40.0,
@@ -189,6 +193,8 @@ class ScanPlan:
                 raise SettingsError(f"{item.name} must be at most {limits['maximum']:g}, got {value!r}")
         if self.time_axis == "repetition" and (self.segments or self.averages > 1):
             raise SettingsError("a real-time scan (time_axis repetition) has neither segments nor averages")
+        if self.time_axis == "phase" and self.continuous:
+            raise SettingsError("continuous lines are measured in real time: set time_axis to repetition")
         if self.time_axis == "phase" and self.respiration:
             raise SettingsError("respiration needs a real-time scan: set time_axis to repetition")
         if self.gating == "retrospective" and (self.time_axis != "phase" or self.sampling == "interleaved"):

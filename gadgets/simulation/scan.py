@@ -257,7 +257,8 @@ class Scan:
         counters["kspace_encode_step_1"] = order["row"] - plan.dropped_lines
         for name in ("slice", "average", "segment"):
             counters[name] = order[name]
-        counters[plan.frame_counter] = order["frame"]
+        if not plan.continuous:
+            counters[plan.frame_counter] = order["frame"]
         if "SIEMENS" in plan.vendor.upper():
             counters["user"][:, 5] = plan.encoded_y // 2 - plan.dropped_lines
 
@@ -267,7 +268,8 @@ class Scan:
             flags[reverse] |= AcquisitionFlag.REVERSE.bit
             headers["center_sample"][reverse] = headers["number_of_samples"][reverse] - 1 - plan.encoded_x // 2
             headers["center_sample"][reverse] += plan.dropped_samples
-        keys = order["slice"] * plan.frames + (0 if plan.gating == "retrospective" else order["frame"])
+        uncounted = plan.gating == "retrospective" or plan.continuous
+        keys = order["slice"] * plan.frames + (0 if uncounted else order["frame"])
         _, first = np.unique(keys, return_index=True)
         _, last = np.unique(keys[::-1], return_index=True)
         flags[first] |= AcquisitionFlag.FIRST_IN_SLICE.bit

@@ -137,13 +137,11 @@ def virtual_body_coil(lines: torch.Tensor) -> torch.Tensor:
 
 def box_average(n_pixels: int, side: int) -> torch.Tensor:
     """Matrix ``(pixel, pixel)`` that averages over `side` neighbours, mirrored (edge pixel included) at the border."""
-    pixel = torch.arange(n_pixels)
-    matrix = torch.zeros(n_pixels, n_pixels)
-    for offset in range(-(side // 2), side - side // 2):
-        neighbour = (pixel + offset).remainder(2 * n_pixels)
-        neighbour = torch.where(neighbour < n_pixels, neighbour, 2 * n_pixels - 1 - neighbour)
-        matrix[pixel, neighbour] += 1 / side
-    return matrix
+    pixel = torch.arange(n_pixels)[:, None].expand(-1, side)
+    neighbour = (pixel + torch.arange(-(side // 2), side - side // 2)).remainder(2 * n_pixels)
+    neighbour = torch.where(neighbour < n_pixels, neighbour, 2 * n_pixels - 1 - neighbour)
+    share = torch.tensor(1 / side)
+    return torch.zeros(n_pixels, n_pixels).index_put_((pixel, neighbour), share, accumulate=True)
 
 
 def normalise(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -146,7 +146,7 @@ class NetworkMethod:
         while True:
             window = self._fitting(window, data)
             try:
-                images = over_windows(reconstruct, n_frames, window, data.hybrid.device)
+                images = over_windows(reconstruct, n_frames, window, data.hybrid.device, periodic=data.periodic)
                 break
             except torch.cuda.OutOfMemoryError as error:
                 if window == network.minimum_frames:

@@ -1,4 +1,4 @@
-"""Windows over a periodic series of frames, for networks that take a fixed number of them or a few at a time."""
+"""Windows over a series of frames, for networks that take a fixed number of them or a few at a time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ if TYPE_CHECKING:
 
 
 def over_windows(
-    reconstruct: Callable[[torch.Tensor], torch.Tensor], n_frames: int, window: int, device: torch.device
+    reconstruct: Callable[[torch.Tensor], torch.Tensor],
+    n_frames: int,
+    window: int,
+    device: torch.device,
+    *,
+    periodic: bool = True,
 ) -> torch.Tensor:
-    """Reconstruct a periodic series in windows of a given length and blend them.
+    """Reconstruct a series in windows of a given length and blend them.
 
     Parameters
     ----------
@@ -26,22 +31,28 @@ def over_windows(
         Frames of a window.
     device
         Where the indices live.
+    periodic
+        The first frame follows on the last.
 
     Returns
     -------
     torch.Tensor
         ``(frame, ...)``: with as many frames as the window has, the one result; with fewer, the cycle is repeated to
         fill it and a frame is the mean of its repetitions; with more, windows start every half window or less, around
-        the end of the cycle too, and are blended with the weight ``sin^2`` of the place in the window.
+        the end of the cycle too, and are blended with the weight ``sin^2`` of the place in the window. A series that is
+        not periodic is repeated to and fro instead, and no window goes beyond its end.
     """
     slots = torch.arange(window, device=device)
     if n_frames == window:
         return reconstruct(slots)
     if n_frames < window:
         starts, weights = [0], torch.ones(window, device=device)
+        if not periodic:
+            slots = _to_and_fro(slots, n_frames)
     else:
-        n_windows = math.ceil(n_frames / max(1, window // 2))
-        starts = [i * n_frames // n_windows for i in range(n_windows)]
+        span = n_frames if periodic else n_frames - window
+        n_steps = math.ceil(span / max(1, window // 2))
+        starts = [i * span // n_steps for i in range(n_steps if periodic else n_steps + 1)]
         weights = torch.sin(torch.pi * (slots + 0.5) / window).square()
     indices = [(start + slots) % n_frames for start in starts]
     images = (_along(weights, reconstruct(frames)) for frames in indices)
@@ -52,6 +63,13 @@ def over_windows(
     for frames in indices:
         total.index_add_(0, frames, weights)
     return _along(1 / total, blended)
+
+
+def _to_and_fro(slots: torch.Tensor, n_frames: int) -> torch.Tensor:
+    """Indices that turn at both ends of the series without showing the end frames twice."""
+    turn = max(1, 2 * (n_frames - 1))
+    place = slots % turn
+    return torch.minimum(place, turn - place) if n_frames > 1 else torch.zeros_like(slots)
 
 
 def _along(weights: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from gadgets.report import ReportCollector, write_gif, write_report
 from gadgets.scores import score
 from recon_core.data import CineSlice, Reconstruction
 from recon_core.errors import DataError, ResourceError, SettingsError
+from recon_core.running import RunningMaps
 
 VOID = {"meta", "img", "br", "image", "link", "input", "hr"}
 SPACE = (
@@ -51,6 +52,7 @@ def collect(
     colouring=None,
     beats=(),
     attributes="",
+    running=None,
     **place,
 ):
     """Let a collector see one slice as the chain shows it; `attributes` may be one for each frame."""
@@ -67,7 +69,9 @@ def collect(
     for name, value in place.items():
         headers[name] = value
     meta = {"cinestream_beats": beats} if beats else {}
-    complete = CompleteSlice(key, cine, headers, np.arange(n_frames), mask.sum(axis=1), notes, meta=meta)
+    complete = CompleteSlice(
+        key, cine, headers, np.arange(n_frames), mask.sum(axis=1), notes, meta=meta, running=running
+    )
     maps = np.ones((3, n_rows, n_columns), np.complex64)
     made = Reconstruction(frames.astype(np.complex64), maps, method, {"maps": 0.25}, doubts=doubts)
     collector.watch(complete, made)
@@ -383,3 +387,16 @@ def test_report_errors(tmp_path):
         make(tmp_path, collector, truth=np.ones((1, 6, 24, 30)))
     with pytest.raises(ResourceError, match="absent"):
         make(tmp_path / "absent", collector)
+
+
+def test_windows_of_a_series_in_real_time_make_one_slice():
+    frames, collector = beating(6), ReportCollector()
+    for part, note in ((frames[:4], "first"), (frames[4:5], "first"), (frames[5:], "last")):
+        for number in range(2):
+            collect(collector, part, number, notes=(note,), running=RunningMaps())
+    assert [name for name, _ in collector.series()] == ["slice 0", "slice 1"]
+    for record in collector.slices:
+        np.testing.assert_array_equal(np.stack(record.images), frames)
+        assert record.mask.shape[0] == 6
+        assert record.notes == ("first", "last")
+        assert record.seconds == 0.75

@@ -12,6 +12,7 @@ def test_what_belongs_together_is_accepted():
     calibration = np.zeros((3, 8, 6), np.complex64)
     CineSlice(KSPACE, MASK, calibration=calibration, colouring=np.zeros((5, 3), np.complex64))
     CineSlice(KSPACE, MASK, columns=np.ones(6, bool))
+    CineSlice(KSPACE, MASK, maps=calibration, context=1, periodic=False)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,9 @@ def test_what_belongs_together_is_accepted():
         ({"colouring": np.zeros((3, 4), np.complex64)}, "colouring must be"),
         ({"colouring": np.zeros(3, np.complex64)}, "colouring must be"),
         ({"columns": np.ones(8, bool)}, "columns must be"),
+        ({"maps": np.zeros((3, 6, 8), np.complex64)}, "maps must be"),
+        ({"context": 2}, "context must leave frames"),
+        ({"context": -1}, "context must leave frames"),
     ],
 )
 def test_what_does_not_is_refused(change, message):

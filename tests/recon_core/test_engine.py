@@ -12,10 +12,11 @@ import torch
 from recon_core.classical.cg_sense import CGSense
 from recon_core.classical.grappa import Grappa
 from recon_core.classical.zero_filled import ZeroFilled
-from recon_core.data import CineSlice
+from recon_core.coils.calibration import time_average
+from recon_core.data import CineSlice, HybridSlice
 from recon_core.engine import Engine, create_method
 from recon_core.errors import DataError, ModelError, ResourceError
-from recon_core.fourier import fft
+from recon_core.fourier import fft, ifft
 from recon_core.methods import METHODS
 from recon_core.metrics import best_scale, nrmse
 from recon_core.networks.crunet_mr import CRUNetMR
@@ -139,6 +140,49 @@ def test_a_separate_calibration_makes_the_maps(engine, make_slice):
     assert alone.notes
     assert not helped.notes
     assert nrmse(helped.image, image) < 0.1 < nrmse(alone.image, image)
+
+
+def test_given_maps_are_taken(engine, make_slice, smooth_maps):
+    cine_slice, _ = make_slice()
+    maps = smooth_maps(5, 24, 18)
+    result = engine.reconstruct(dataclasses.replace(cine_slice, maps=maps), ReconOptions())
+    np.testing.assert_array_equal(result.maps, maps)
+    data = HybridSlice(
+        ifft(torch.tensor(cine_slice.kspace), (-1,)),
+        torch.tensor(cine_slice.mask),
+        torch.tensor(maps),
+        *time_average(ifft(torch.tensor(cine_slice.kspace), (-1,)), torch.tensor(cine_slice.mask)),
+    )
+    np.testing.assert_allclose(result.image, CGSense(ReconOptions())(data).numpy(), atol=1e-5)
+
+
+def test_maps_of_a_calibration_are_those_of_a_slice_with_it(engine, make_slice):
+    cine_slice, _ = make_slice(step=1)
+    calibration = cine_slice.kspace[0]
+    expected = engine.reconstruct(dataclasses.replace(cine_slice, calibration=calibration), ReconOptions()).maps
+    maps, notes = engine.coil_maps(calibration, ReconOptions())
+    np.testing.assert_array_equal(maps, expected)
+    assert notes == ()
+
+
+@pytest.mark.parametrize("method", ["cg_sense", "zero_filled", "grappa", "low_rank_sparse"])
+def test_the_context_only_helps(engine, make_slice, smooth_maps, method):
+    cine_slice, _ = make_slice(n_frames=7, pulse=0.3, acs_lines=8, maps=smooth_maps(5, 24, 18))
+    options = ReconOptions(method=method, g_factor=method == "cg_sense")
+    whole = engine.reconstruct(cine_slice, options)
+    part = engine.reconstruct(dataclasses.replace(cine_slice, context=4), options)
+    np.testing.assert_allclose(part.image, whole.image[4:], atol=2e-5)
+
+
+def test_methods_that_go_from_frame_to_frame_are_spared_the_context(engine, make_slice, monkeypatch):
+    seen = []
+    original = CGSense.__call__
+    monkeypatch.setattr(
+        CGSense, "__call__", lambda self, data: (seen.append(len(data.hybrid)), original(self, data))[1]
+    )
+    cine_slice, _ = make_slice(n_frames=7)
+    engine.reconstruct(dataclasses.replace(cine_slice, context=6), ReconOptions())
+    assert seen == [1]
 
 
 def test_an_empty_slice_is_zero(engine):

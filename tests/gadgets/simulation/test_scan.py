@@ -254,6 +254,19 @@ def test_frames_of_a_real_time_scan_follow_the_ecg():
     assert (np.diff(phase) < 0).any()
 
 
+def test_continuous_lines_have_no_frame_counter():
+    """The same lines as with a counter, and nothing but their order tells the frames."""
+    choices = {"time_axis": "repetition", "sampling": "interleaved", "acceleration": 4, "acs_lines": 0, "slices": 2}
+    counted, continuous = (simulate(plan(continuous=value, **choices)) for value in (False, True))
+    (with_counter, _, _), (without, _, _) = collect(counted), collect(continuous)
+    np.testing.assert_array_equal(without.data, with_counter.data)
+    assert set(without.headers["idx"]["repetition"]) == set(without.headers["idx"]["phase"]) == {0}
+    for name in ("slice", "kspace_encode_step_1"):
+        np.testing.assert_array_equal(without.headers["idx"][name], with_counter.headers["idx"][name])
+    assert np.count_nonzero(has(without.headers, AcquisitionFlag.LAST_IN_SLICE)) == 2
+    assert ismrmrd.xsd.CreateFromDocument(continuous.header).encoding[0].encodingLimits.repetition.maximum == 0
+
+
 RETROSPECTIVE = {"gating": "retrospective", "segments": 6, "sampling": "full", "snr": 0.0}
 
 
@@ -428,6 +441,7 @@ def test_file_reads_back_with_the_stock_library(tmp_path):
         ({"time_axis": "repetition", "segments": 2}, "real-time"),
         ({"time_axis": "repetition", "averages": 2}, "real-time"),
         ({"respiration": 5.0}, "respiration"),
+        ({"continuous": True}, "continuous"),
         ({"missed_trigger": 1}, "gating retrospective"),
         ({"gating": "retrospective", "sampling": "interleaved"}, "same lines"),
         ({"gating": "retrospective", "slices": 2, "slice_order": "interleaved"}, "sequential"),

@@ -95,7 +95,7 @@ def test_the_window_of_the_manifest_holds_unless_the_options_say_another(weights
     monkeypatch.setattr(method_module, "find_weights", lambda *_: dataclasses.replace(entry, window=3))
     seen = []
     monkeypatch.setattr(
-        method_module, "over_windows", lambda _f, n, window, _d: (seen.append(window), torch.zeros(n, 16, 12))[1]
+        method_module, "over_windows", lambda _f, n, window, _d, **_: (seen.append(window), torch.zeros(n, 16, 12))[1]
     )
     for options in ({}, {"window": 5}):
         run(data(), method="crunet_mr", **options)

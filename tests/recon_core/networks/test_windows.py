@@ -1,5 +1,7 @@
+import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -59,3 +61,25 @@ def test_windows_are_blended_by_the_square_of_the_sine():
     weight = {place: math.sin(math.pi * (place + 0.5) / 16) ** 2 for place in (7, 1, 14)}
     expected = (0 * weight[7] + 1 * weight[1] + 3 * weight[14]) / sum(weight.values())
     assert result[7].item() == pytest.approx(expected, rel=1e-5)
+
+
+# --- series without a period ------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 20))
+def test_without_a_period_no_window_joins_the_ends(n_frames, window):
+    truth, seen = series(n_frames), []
+
+    def reconstruct(frames):
+        seen.append(frames.tolist())
+        return truth[frames]
+
+    torch.testing.assert_close(over_windows(reconstruct, n_frames, window, CPU, periodic=False), truth)
+    for frames in seen:
+        steps = {abs(after - before) for before, after in itertools.pairwise(frames)}
+        assert steps <= ({1} if n_frames > 1 else {0})
+    if n_frames >= window:
+        assert (seen[0][0], seen[-1][-1]) == (0, n_frames - 1)
+        starts = [frames[0] for frames in seen]
+        assert max(np.diff(starts), default=0) <= max(1, window // 2)

@@ -1,0 +1,104 @@
+"""Measure how long after its last readout the image of a frame is there, in real time: ``make bench``.
+
+The scan is replayed against a simulated clock: readouts arrive one by one at the pace of the scanner, the time of every
+step of the chain is measured, and an image is there when all work that came before it is done. So the queue that forms
+when a frame takes longer than the next one needs to arrive is counted, and no time is spent waiting for the scanner.
+
+    python -m tests.bench.realtime [threads] [wall | cpu]
+
+On a machine with other work, the CPU time of one thread (``1 cpu``) says more than the wall time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from gadgets.chain import Chain
+from gadgets.header import parse_header
+from gadgets.pipeline import apply, find_pipeline
+from gadgets.protocol import AcquisitionFlag, Image
+from gadgets.simulation import ScanPlan, simulate
+from recon_core.engine import Engine
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
+FRAME, ACCELERATION, MATRIX, COILS, FRAMES, WARM = 0.04, 8, 96, 8, 500, 40
+
+
+def main() -> None:
+    threads = int(sys.argv[1]) if len(sys.argv) > 1 else 2
+    clock = CLOCKS[sys.argv[2] if len(sys.argv) > 2 else "wall"]
+    torch.set_num_threads(threads)
+    lines = MATRIX // ACCELERATION
+    plan = ScanPlan(
+        matrix_x=MATRIX,
+        matrix_y=MATRIX,
+        coils=COILS,
+        frames=FRAMES,
+        time_axis="repetition",
+        sampling="interleaved",
+        acceleration=ACCELERATION,
+        acs_lines=0,
+        repetition_time=1000 * FRAME / lines,
+        respiration=5.0,
+        waveforms=False,
+    )
+    scan, warm = simulate(plan), simulate(replace(plan, frames=WARM))
+    items = list(scan.items())
+    engine = Engine("cpu")
+    print(
+        f"R = {ACCELERATION}, {MATRIX} x {MATRIX} x {COILS} coils, {FRAMES} frames of {1000 * FRAME:.0f} ms, cg_sense"
+    )
+    print(f"{threads} of {os.cpu_count()} CPU threads, {clock.__name__}; load average {os.getloadavg()[0]:.1f}")
+    print(f"latency from the last readout of a frame to its image; the first {ACCELERATION} frames wait for each other")
+    print("| mode | window | first frame | then median | 99 % | longest | work per frame | keeps up |")
+    print("|---|---|---|---|---|---|---|---|")
+    for mode, window in (("sliding", 8), ("sliding", 16), ("fixed", 8), ("fixed", 16)):
+        settings = {"realtime": mode, "realtime_window": window, "device": "cpu"}
+        measure(warm.header, warm.items(), engine, settings, clock)
+        latency, work = measure(scan.header, items, engine, settings, clock)
+        median, most, longest = 1000 * np.quantile(latency[ACCELERATION:], [0.5, 0.99, 1.0])
+        print(
+            f"| {mode} | {window} | {1000 * latency[0]:.0f} ms | {median:.0f} ms | {most:.0f} ms | {longest:.0f} ms "
+            f"| {1000 * work / FRAMES:.1f} ms | {'yes' if work < FRAMES * FRAME else 'no'} |"
+        )
+
+
+def measure(header: str, items, engine: Engine, settings, clock) -> tuple[np.ndarray, float]:
+    """Latency of every frame in s, on the clock of a scanner that never waits; and all work in s."""
+    spacing = FRAME / (MATRIX // ACCELERATION)
+    arrival = 0.0
+    now = 0.0  # when the chain is ready for more
+    began = 0.0  # when it was handed the readout that it works on, by the clock of the machine
+    last = {}  # arrival of the last readout of a frame
+    work = 0.0
+
+    def readouts():
+        nonlocal arrival, now, began, work
+        for item in items:
+            for i in range(len(item)):
+                one = item[i : i + 1]
+                if not one.headers["flags"][0] & AcquisitionFlag.NOISE.bit:
+                    arrival += spacing
+                    last[int(one.headers["idx"]["repetition"][0])] = arrival
+                if began:  # what was done since the last readout was handed over
+                    work += clock() - began
+                    now += clock() - began
+                now = max(now, arrival)
+                began = clock()
+                yield one
+
+    pipeline = apply(find_pipeline("realtime_cg_sense").settings, settings)
+    chain = Chain(parse_header(header), pipeline, lambda: engine)
+    images = (item for item in chain(readouts()) if isinstance(item, Image))
+    latency = [now + clock() - began - last[int(image.header["repetition"])] for image in images]
+    return np.array(latency), work + clock() - began
+
+
+if __name__ == "__main__":
+    main()
