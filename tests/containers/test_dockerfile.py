@@ -189,7 +189,6 @@ def test_constraints_hold_all_that_is_installed():
     del wanted["torch"]
     for package, least in wanted.items():
         assert numbers(versions[package]) >= numbers(least), package
-    assert numbers(versions["numpy"])[0] == 1, "PyTorch 2.3 knows no NumPy 2"
 
 
 def numbers(version):
