@@ -5,7 +5,7 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN     = $(VENV)/bin
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench openrecon clean
 
 demo: $(VENV)/.installed
 	mkdir -p demo
@@ -34,6 +34,19 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.bench.networks
 	$(BIN)/python -m tests.bench.quality
 	$(BIN)/python -m tests.bench.realtime
+
+# The package for a scanner. Needs Docker, 24 for XA60 and XA61; ACCELERATOR=cu118 makes it able to use a GPU.
+ACCELERATOR ?= cpu
+GPU          = $(if $(filter cpu,$(ACCELERATOR)),,--gpu)
+TAG          = openrecon_cinestream_cinestream:v$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' gadgets/__init__.py)
+
+openrecon: $(VENV)/.installed
+	mkdir -p dist
+	docker build --platform linux/amd64 --file containers/Dockerfile --target openrecon --tag $(TAG) \
+		--build-arg ACCELERATOR=$(ACCELERATOR) \
+		--build-arg OPENRECON_LABEL="$$($(BIN)/cinestream openrecon-label --base64 $(GPU))" .
+	docker save --output dist/image.tar $(TAG)
+	$(BIN)/python containers/package.py --output dist --image dist/image.tar $(GPU)
 
 $(VENV)/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -412,10 +412,10 @@ def _pipelines(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     if options.input is not None:
         return _doctor_file(options)
-    from gadgets.doctor import examine
+    from gadgets.doctor import ask, examine
 
     good = True
-    for check in examine():
+    for check in examine() if options.server is None else [ask(options.server)]:
         _say(str(check))
         good = good and not check.remedy
     return 0 if good else 1
@@ -437,6 +437,23 @@ def _doctor_file(options: argparse.Namespace) -> int:
     return 0 if report.good else 1
 
 
+def _openrecon_label(options: argparse.Namespace) -> int:
+    from gadgets import openrecon
+
+    if options.check:
+        found = openrecon.check_label(openrecon.read_label(_read_text(options.check)))
+        _say("\n".join(found) or f"{options.check}: nothing that a scanner is known to reject", error=bool(found))
+        return 1 if found else 0
+    label = openrecon.make_label(gpu=options.gpu)
+    text = openrecon.encode_label(label) + "\n" if options.base64 else openrecon.label_text(label)
+    if options.output:
+        _write_text(options.output, text)
+        _say(f"label of {openrecon.package_name(label)} in {options.output}")
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
 # --- arguments --------------------------------------------------------------------------------------------------------
 
 
@@ -454,6 +471,13 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ResourceError(f"cannot read {path}: {error}") from error
+
+
+def _write_text(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ResourceError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _settings_help() -> str:
@@ -487,7 +511,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_import_weights(_command(commands, "import-weights", _import_weights, text, _IMPORT_HELP))
     text = "train a network on series drawn at random, from scratch or from where it was left"
     _add_train(_command(commands, "train", _train, text, _TRAIN_HELP))
-    _add_doctor(_command(commands, "doctor", _doctor, "check this machine, or look through a raw file"))
+    text = "check this machine, look through a raw file, or ask whether a server is there"
+    _add_doctor(_command(commands, "doctor", _doctor, text))
+    text = "write what an OpenRecon image must carry: name, needs and the parameters at the scanner"
+    _add_openrecon_label(_command(commands, "openrecon-label", _openrecon_label, text))
     return parser
 
 
@@ -564,8 +591,11 @@ def _add_targets(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    other = parser.add_mutually_exclusive_group()
     text = "raw file to look through: what it holds, what a pipeline would do with it, what looks wrong"
-    parser.add_argument("input", type=Path, nargs="?", metavar="FILE", help=text)
+    other.add_argument("input", type=Path, nargs="?", metavar="FILE", help=text)
+    text = "only ask whether a cinestream answers there; for the health check of a container"
+    other.add_argument("--server", type=_address, metavar="HOST:PORT", help=text)
     parser.add_argument("--group", default="dataset", help="HDF5 group of the raw data (default: %(default)s)")
     parser.add_argument("-p", "--pipeline", default="cg_sense", help="name or XML file (default: %(default)s)")
     _add_folders(parser)
@@ -605,6 +635,21 @@ def _add_send(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--config", default="cg_sense", help="pipeline the server knows (default: %(default)s)")
     parser.add_argument("-C", "--config-file", type=Path, metavar="XML", help="send this pipeline whole instead")
     parser.add_argument("--parameters", default="", metavar="JSON", help='FIRE parameters: {"parameters": {...}}')
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not host.strip("[]"):
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT, got {text!r}")
+    return host.strip("[]"), int(_PORT(port))
+
+
+def _add_openrecon_label(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write it to this file")
+    parser.add_argument("--base64", action="store_true", help="as the image carries it, in base64, instead of JSON")
+    parser.add_argument("--gpu", action="store_true", help="for an image that can use a GPU")
+    text = "look instead for what makes a scanner reject the label in this file (JSON or base64)"
+    parser.add_argument("--check", type=Path, metavar="FILE", help=text)
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:

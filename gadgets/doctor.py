@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 
 from gadgets import __version__
 from gadgets.pipeline import list_pipelines
+from gadgets.protocol import Close, Query, Reader, Response, Writer
 from gadgets.server import DEFAULT_HOST, DEFAULT_PORT
+from recon_core.errors import ProtocolError
 from recon_core.manifest import list_weights, weights_problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_ANSWER_SECONDS = 5.0
 _PROBE = "import gadgetron, gadgets.external; print(gadgets.external.__file__)"
 
 
@@ -47,6 +50,24 @@ def examine() -> Iterator[Check]:
     yield _weights()
     yield _port()
     yield _gadgetron_python()
+
+
+def ask(address: tuple[str, int]) -> Check:
+    """Ask a server who it is; one that listens but does not answer is as bad as none."""
+    name = f"server {address[0]} port {address[1]}"
+    remedy = "start one with: cinestream serve"
+    try:
+        with socket.create_connection(address, timeout=_ANSWER_SECONDS) as connection:
+            connection.settimeout(_ANSWER_SECONDS)
+            writer = Writer.of_socket(connection)
+            writer.send(Query(1, "cinestream::version"))
+            writer.send(Close())
+            for message in Reader.of_socket(connection):
+                if isinstance(message, Response):
+                    return Check(name, f"cinestream {message.text}")
+    except (OSError, UnicodeError, ProtocolError) as error:  # UnicodeError: a host that is no name
+        return Check(name, f"no answer ({error})", remedy)
+    return Check(name, "something answers, but it is no cinestream", remedy)
 
 
 def _gpu() -> Check:

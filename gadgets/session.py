@@ -253,10 +253,14 @@ class Session:
             handshake = self._handshake()
             if handshake is not None:
                 self._reconstruct(*handshake, problems)
+            elif self._spool is not None:
+                self._spool.discard()
         except _PeerGoneError as error:
             logger.warning("the peer is gone (%s); nothing more can be sent to it", error)
             return False
         except CinestreamError as error:
+            if self._left_without_a_word():
+                return True
             problems.add("failure", str(error), damage=True)
         except Exception as error:
             logger.exception("unexpected error")
@@ -268,6 +272,15 @@ class Session:
             logger.warning("the peer is gone (%s) and did not hear the end", error)
             return False
         return not problems.damage
+
+    def _left_without_a_word(self) -> bool:
+        """Whether the peer only looked if somebody listens, as health checks do; that is no scan and no error."""
+        if self._received or self._to_gadgetron:
+            return False
+        logger.info("the peer left without a word")
+        if self._spool is not None:
+            self._spool.discard()
+        return True
 
     def _check_spool(self, problems: Problems) -> None:
         folder = self._options.save_raw

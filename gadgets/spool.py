@@ -5,6 +5,7 @@ A plain file of messages needs no closing record: whatever kills the process, wh
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -43,6 +44,7 @@ class Spool:
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self.path = path
         self.problem = ""
+        self.discarded = False
         self._file = file
         self._blocks: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._waiting = 0
@@ -71,6 +73,9 @@ class Spool:
                 yield spool
             finally:
                 spool.close()
+        if spool.discarded:
+            with contextlib.suppress(OSError):
+                spool.path.unlink()
 
     def write(self, block: memoryview) -> None:
         """Take a copy of a block; returns at once."""
@@ -85,6 +90,10 @@ class Spool:
     def write_message(self, message: Message) -> None:
         """Write a message that did not come as a block of bytes."""
         Writer(self._gather).send(message)
+
+    def discard(self) -> None:
+        """Leave no file behind: it turned out that this is no scan."""
+        self.discarded = True
 
     def close(self) -> None:
         """Write what waits."""

@@ -230,7 +230,7 @@ class DSTDM(Network):
         sampling = sampling or self.sampling
         consistency = DataConsistency(data.maps, data.mask, data.hybrid, implementation=implementation)
         empty = torch.zeros_like(consistency.zero_filled)
-        if not bool(consistency.zero_filled.any()):
+        if not bool(consistency.zero_filled.ne(0).any()):
             return Samples(empty, None if sampling.samples == 1 else empty.real)
         generator = torch.Generator().manual_seed(sampling.seed)
 

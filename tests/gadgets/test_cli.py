@@ -39,6 +39,7 @@ COMMANDS = (
     "import-weights",
     "train",
     "doctor",
+    "openrecon-label",
 )
 PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=3, coils=3, acceleration=2, acs_lines=10, seed=3)
 

@@ -1,15 +1,18 @@
 """The doctor's findings, above all about the Python that a Gadgetron would start."""
 
 import os
+import socket
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from gadgets import doctor
+from gadgets import __version__, doctor
 from gadgets.cli import main
 from gadgets.doctor import Check, examine
 from gadgets.server import Server
+from tests.peers import serving
 
 HERE = Path(sys.executable).parent
 
@@ -130,3 +133,44 @@ def test_the_port(monkeypatch):
 def test_a_check_is_good_without_a_remedy():
     assert str(Check("sun", "shines")) == "ok   sun: shines"
     assert next(iter(examine())).name == "cinestream"
+
+
+def test_a_server_is_asked(capsys):
+    with serving() as server:
+        host, port = server.address
+        assert main(["doctor", "--server", f"{host}:{port}"]) == 0
+        assert capsys.readouterr().out == f"ok   server {host} port {port}: cinestream {__version__}\n"
+    assert main(["doctor", "--server", f"{host}:{port}"]) == 1
+    assert "start one with: cinestream serve" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x04\x00"], ids=repr)
+def test_what_answers_otherwise_is_no_server(answer, monkeypatch):
+    monkeypatch.setattr(doctor, "_ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def be_another():
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(answer)
+                connection.recv(1 << 16)
+
+        other = threading.Thread(target=be_another)
+        other.start()
+        check = doctor.ask(listener.getsockname())
+        other.join()
+    assert "answer" in check.found
+    assert check.remedy
+
+
+def test_a_server_that_hangs_is_bad(monkeypatch):
+    monkeypatch.setattr(doctor, "_ANSWER_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        assert "timed out" in doctor.ask(listener.getsockname()).found
+
+
+@pytest.mark.parametrize("address", ["9002", ":9002", "localhost", "localhost:port", "localhost:70000"])
+def test_addresses_that_are_none(address, capsys):
+    with pytest.raises(SystemExit):
+        main(["doctor", "--server", address])
+    assert "--server" in capsys.readouterr().err

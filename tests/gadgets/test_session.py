@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import threading
 from pathlib import Path
 
@@ -450,6 +451,18 @@ def test_raw_stream_is_what_was_sent(door, tmp_path):
     assert second.read_bytes() == wire(*messages[:2]) + b"\xff\xffrubbish that nobody understands"
     with open_scan(first) as raw:
         assert bytes_of(images_of(raw.header, raw.items)) == expected_images()
+
+
+def test_who_only_asks_or_looks_leaves_no_raw_stream_and_no_error(tmp_path, caplog):
+    """A health check comes twice a minute for years."""
+    with caplog.at_level(logging.INFO, "cinestream"), serving(options=SessionOptions(save_raw=tmp_path)) as server:
+        with Peer(server.address):
+            pass
+        assert talk(server, Query(1, "cinestream::version"), Close()).answers
+        wait_until(lambda: not server._sessions)
+    assert list(tmp_path.iterdir()) == []
+    assert "without a word" in caplog.text
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 @pytest.mark.parametrize("door", DOORS)

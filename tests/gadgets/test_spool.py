@@ -192,3 +192,10 @@ def test_killed_process_leaves_a_file_that_can_be_replayed(tmp_path):
     data = np.concatenate([block.data for block in blocks])
     assert len(data) == 200
     assert np.array_equal(data[7], readouts(1, 2, 32, seed=7).data[0])
+
+
+def test_what_is_discarded_leaves_no_file(tmp_path):
+    with Spool.into(tmp_path) as spool:
+        spool.write(memoryview(b"a question"))
+        spool.discard()
+    assert list(tmp_path.iterdir()) == []

@@ -133,7 +133,7 @@ def test_joint_steps_are_those_of_one_vector():
     p = r
     for _ in range(3):
         q = apply(p)
-        alpha = r.norm() ** 2 / torch.vdot(p.flatten(), q.flatten()).real
+        alpha = r.norm() ** 2 / (p.conj() * q).sum().real
         x, previous, r = x + alpha * p, r, r - alpha * q
         p = r + (r.norm() / previous.norm()) ** 2 * p
     torch.testing.assert_close(tested.solve(image, 0.7, 3, joint=True), x)
@@ -163,7 +163,7 @@ def test_constant_steps_are_those_of_a_fixed_polynomial():
         r = p = combine(full_maps, kspace * full_mask) + weight * x - apply(x, weight)
         for _ in range(3):
             q = apply(p, weight)
-            alpha = (r.norm() ** 2 / torch.vdot(p.flatten(), q.flatten()).real).item()
+            alpha = (r.norm() ** 2 / (p.conj() * q).sum().real).item()
             x, previous, r = x + alpha * p, r, r - alpha * q
             p = r + (r.norm() / previous.norm()).item() ** 2 * p
         return x

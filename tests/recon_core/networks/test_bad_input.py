@@ -48,7 +48,7 @@ def test_few_frames(name, n_frames):
     image = reconstruct(name, values, mask)
     assert image.shape == (n_frames, 20, 16)
     assert np.isfinite(image).all()
-    assert image.any()
+    assert (image != 0).any()
 
 
 @pytest.mark.parametrize(("n_y", "n_x"), [(1, 1), (2, 3), (5, 4), (7, 9), (33, 17)])
@@ -64,7 +64,7 @@ def test_any_number_of_coils(name, n_coils):
     values, mask = kspace(n_coils=n_coils)
     image = reconstruct(name, values, mask)
     assert np.isfinite(image).all()
-    assert image.any()
+    assert (image != 0).any()
 
 
 def test_frames_without_samples(name):
@@ -72,7 +72,7 @@ def test_frames_without_samples(name):
     values[::2], mask[::2] = 0, False
     image = reconstruct(name, values, mask)
     assert np.isfinite(image).all()
-    assert image[1::2].any()
+    assert (image[1::2] != 0).any()
 
 
 def test_a_dead_coil(name):
@@ -86,7 +86,7 @@ def test_no_signal_gives_no_image(name, sampled):
     values, mask = kspace()
     image = reconstruct(name, np.zeros_like(values), mask & sampled)
     assert image.shape == (6, 20, 16)
-    assert not image.any()
+    assert not (image != 0).any()
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e9])

@@ -167,7 +167,7 @@ def test_no_signal_gives_zeros(gate):
     maps, mask, measured = problem()
     with torch.inference_mode():
         image = reconstruct(network(std_gate=gate), maps, mask, torch.zeros_like(measured))
-    assert not image.any()
+    assert not (image != 0).any()
 
 
 def test_frames_without_lines():
@@ -176,7 +176,7 @@ def test_frames_without_lines():
     with torch.inference_mode():
         image = reconstruct(network(), maps, mask, measured)
     assert image.isfinite().all()
-    assert image[1].any()
+    assert (image[1] != 0).any()
 
 
 @pytest.mark.parametrize("dilations", [(1, 2, 4), (1, 3, 5)])

@@ -226,7 +226,7 @@ def test_nothing_gives_nothing(variant):
     image = images(2, 3, 16, 16)
     image[0] = 0
     result = improve(small(**variant), image)
-    assert not result[0].any()
+    assert not (result[0] != 0).any()
     assert result[1].real.all()
 
 
@@ -284,7 +284,7 @@ def test_changes_reach_a_scan_with_any_phase():
     with torch.inference_mode():
         assert relative(network.reconstruct(data), expected) < 1e-5
         empty = dataclasses.replace(data, hybrid=0 * data.hybrid)
-        assert not small(residual=True).reconstruct(empty).any()
+        assert not (small(residual=True).reconstruct(empty) != 0).any()
 
 
 def test_changes_do_not_go_with_fusion():

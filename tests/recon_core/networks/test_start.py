@@ -71,7 +71,7 @@ def test_empty_frames_start_from_the_mean_of_the_others():
 
 
 def test_without_any_line_the_start_is_zero():
-    assert not with_start(scan(empty=range(4)), "cg_sense").start.any()
+    assert not (with_start(scan(empty=range(4)), "cg_sense").start != 0).any()
 
 
 def test_another_start_is_refused():
@@ -108,7 +108,7 @@ def test_nothing_gives_nothing(method):
     data = for_network(network)
     empty = dataclasses.replace(data, hybrid=0 * data.hybrid, reference=0 * data.reference)
     for start in STARTS:
-        assert not reconstruct(network, with_start(empty, start)).any()
+        assert not (reconstruct(network, with_start(empty, start)) != 0).any()
 
 
 @pytest.mark.parametrize("method", NETWORKS)
