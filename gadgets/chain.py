@@ -17,6 +17,7 @@ from gadgets.buffer import SliceBuffers, describe
 from gadgets.ct import load_ct
 from gadgets.gating import Gate
 from gadgets.images import ImageMaker
+from gadgets.noise import ScanNoise
 from gadgets.pipeline import check_weights
 from gadgets.preparation import Preparation
 from gadgets.problems import Problems
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from gadgets.buffer import CompleteSlice
     from gadgets.header import ScanHeader
+    from gadgets.noise import KnownNoise
+    from gadgets.noise_store import NoiseStore
     from gadgets.pipeline import Settings
     from gadgets.protocol import Message
     from recon_core.data import Reconstruction
@@ -74,6 +77,10 @@ class Chain:
         Where to note what goes wrong; a listener may be on it.
     watch
         Called with every slice and its reconstruction, for a report; may be None.
+    noise
+        Noise of another file, which goes before that of the scan; may be None.
+    noise_store
+        Where noise of other measurements is found, and that of this one is kept; may be None.
 
     Raises
     ------
@@ -90,6 +97,8 @@ class Chain:
         engine: Callable[[], Engine],
         problems: Problems | None = None,
         watch: Callable[[CompleteSlice, Reconstruction], None] | None = None,
+        noise: KnownNoise | None = None,
+        noise_store: NoiseStore | None = None,
     ) -> None:
         self.summary = ScanSummary(problems=problems or Problems())
         absent = check_weights(settings)
@@ -99,7 +108,9 @@ class Chain:
         self._settings = settings
         self._engine = engine
         self._watch = watch
-        self._preparation = Preparation(header, self.summary.problems, whiten=settings.whiten)
+        problems = self.summary.problems
+        self._noise = ScanNoise(header, problems, whiten=settings.whiten, given=noise, store=noise_store)
+        self._preparation = Preparation(header, problems, self._noise)
         gate = None if settings.gating == "counter" else Gate(header, settings, self.summary.problems)
         self._buffers = SliceBuffers(
             header, self.summary.problems, settings.time_axis, settings.virtual_coils, settings.coil_energy, gate
@@ -126,7 +137,7 @@ class Chain:
         Raises
         ------
         DataError
-            At the end, if not one image could be made.
+            At the end, if not one image could be made; a scan of noise readouts alone has none to make.
         """
         source = iter(items)
         while (item := self._next(source)) is not None:
@@ -173,7 +184,8 @@ class Chain:
             placed = self._ct.place(complete) if self._ct and not preview else None
             if placed is not None:
                 cine = dataclasses.replace(cine, ct=placed.image, ct_cover=placed.cover)
-            complete = dataclasses.replace(complete, cine=cine)
+            meta = {**complete.meta, "cinestream_noise": self._noise.used}
+            complete = dataclasses.replace(complete, cine=cine, meta=meta)
             reconstruction = engine.reconstruct(cine, settings)
             # first, so that the scale of the scan is not that of a doubtful image
             beside = reconstruction.beside
@@ -217,6 +229,9 @@ class Chain:
         known = "".join(f" {problem}." for problem in problems.damage)
         if not self._buffers.sent:
             noise, dropped = self._preparation.noise_readouts, self._preparation.dropped
+            if noise and noise == self.summary.readouts and not problems.damage:
+                self._noise.keep(alone=True)  # a measurement that others depend on; no image was to come of it
+                return
             found = f"{self.summary.readouts} readouts came, {noise} of noise, {dropped} left out"
             raise DataError(f"no image readouts in the scan, so there is no image: {found}.{known}")
         if not self.summary.images:

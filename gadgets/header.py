@@ -13,6 +13,7 @@ from defusedxml import ElementTree as SafeTree
 from recon_core.errors import HeaderError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from xml.etree.ElementTree import Element
 
 _LARGEST_COUNTER = 65535  # counters are uint16
@@ -79,6 +80,10 @@ class ScanHeader:
         ``relativeReceiverNoiseBandwidth``, 0.793 where the header does not say (Gadgetron's default).
     user_parameters
         All userParameterLong, -Double and -String values by name.
+    noise_dependency
+        Id of the measurement that measured the noise, empty where the header names none.
+    coil_labels
+        Names of the receive coils in the order of the header, none where it does not say.
     """
 
     encodings: tuple[Encoding, ...]
@@ -89,6 +94,8 @@ class ScanHeader:
     vendor: str = ""
     noise_bandwidth: float = 0.793
     user_parameters: dict[str, str] = field(default_factory=dict)
+    noise_dependency: str = ""
+    coil_labels: tuple[str, ...] = ()
 
 
 def parse_header(text: str) -> ScanHeader:
@@ -124,7 +131,18 @@ def parse_header(text: str) -> ScanHeader:
         vendor=root.findtext("acquisitionSystemInformation/systemVendor", "").strip(),
         noise_bandwidth=_number(root, "acquisitionSystemInformation/relativeReceiverNoiseBandwidth", 0.793),
         user_parameters=user,
+        noise_dependency=next(iter(_noise_dependencies(root)), ""),
+        coil_labels=tuple(
+            node.findtext("coilName", "").strip() for node in root.iterfind("acquisitionSystemInformation/coilLabel")
+        ),
     )
+
+
+def _noise_dependencies(root: Element) -> Iterator[str]:
+    for node in root.iterfind("measurementInformation/measurementDependency"):
+        name = node.findtext("measurementID", "").strip()
+        if node.findtext("dependencyType", "").strip().lower() == "noise" and name:
+            yield name
 
 
 def without_version(text: str) -> str:

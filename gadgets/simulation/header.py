@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 
 NOISE_BANDWIDTH = 0.793  # what the header says as relativeReceiverNoiseBandwidth
 MEASUREMENT_UID = 57
+NOISE_UID = 56  # of the noise, where it is a measurement of its own
 
 
-def header_xml(plan: ScanPlan, segments: int, trigger_channel: int) -> str:
-    """ISMRMRD header as XML."""
+def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, *, noise: bool = False) -> str:
+    """ISMRMRD header as XML, of the scan or of its measurement of noise."""
     fov_y, fov_x = plan.encoded_fov
     image_y, image_x = plan.image_matrix
     lines = plan.encoded_y - plan.dropped_lines
@@ -57,6 +58,14 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int) -> str:
       <userParameterLong><name>TriggerChannel</name><value>{trigger_channel}</value></userParameterLong>
     </userParameters>
   </waveformInformation>"""
+    prefix = f"00000_{plan.seed}_1"
+    dependency = ""
+    if plan.has_noise_file and not noise:
+        dependency = f"""
+    <measurementDependency>
+      <dependencyType>Noise</dependencyType>
+      <measurementID>{prefix}_{NOISE_UID}</measurementID>
+    </measurementDependency>"""
     limit_lines = "\n".join(
         f"      <{name}><minimum>0</minimum><maximum>{maximum}</maximum><center>{centre}</center></{name}>"
         for name, (maximum, centre) in limits.items()
@@ -64,9 +73,9 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int) -> str:
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
   <measurementInformation>
-    <measurementID>00000_{plan.seed}_1_{MEASUREMENT_UID}</measurementID>
+    <measurementID>{prefix}_{NOISE_UID if noise else MEASUREMENT_UID}</measurementID>
     <patientPosition>HFS</patientPosition>
-    <protocolName>cine_simulation</protocolName>
+    <protocolName>{"noise" if noise else "cine"}_simulation</protocolName>{dependency}
   </measurementInformation>
   <acquisitionSystemInformation>
     <systemVendor>{html.escape(plan.vendor)}</systemVendor>

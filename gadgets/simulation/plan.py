@@ -101,6 +101,12 @@ class ScanPlan:
     noise_readouts: int = option(
         32, "readouts of the noise scan before the images; none when snr is 0", minimum=0, maximum=4096
     )
+    noise_scan: str = option(
+        "stream",
+        "where the noise readouts are: in front of the images, or in a measurement of their own (dependent), which the "
+        "header names and which is written to a file of its own",
+        choices=("stream", "dependent"),
+    )
     heart_rate: float = option(66.0, "beats per minute", minimum=20.0, maximum=240.0)
     rr_variability: float = option(
         0.03, "standard deviation of the RR interval over its mean", minimum=0.0, maximum=0.3
@@ -230,6 +236,11 @@ class ScanPlan:
     def noise_deviation(self) -> float:
         """Standard deviation of the real (or imaginary) part of the noise in a sample, mean over coils."""
         return BLOOD_SIGNAL / self.snr if self.snr else 0.0
+
+    @property
+    def has_noise_file(self) -> bool:
+        """The noise is a measurement of its own."""
+        return self.noise_scan == "dependent" and bool(self.snr and self.noise_readouts)
 
     @property
     def slice_offsets(self) -> NDArray[np.float64]:

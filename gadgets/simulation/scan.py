@@ -15,7 +15,7 @@ import numpy as np
 
 from gadgets.files import write_scan
 from gadgets.protocol import ACQUISITION_HEADER, WAVEFORM_HEADER, AcquisitionFlag, Readouts, Waveform
-from gadgets.simulation.header import MEASUREMENT_UID, NOISE_BANDWIDTH, header_xml
+from gadgets.simulation.header import MEASUREMENT_UID, NOISE_BANDWIDTH, NOISE_UID, header_xml
 from gadgets.simulation.timeline import NOISE_INTERVAL, gated_timeline, motion, timeline
 from recon_core.errors import ResourceError, SettingsError
 from recon_core.simulate.coils import coil_maps, coil_maps_at, noise_covariance
@@ -145,7 +145,7 @@ class Scan:
         sent = 0
         packets = self._ecg_packets()
         packet = next(packets, None)
-        if plan.snr and plan.noise_readouts:
+        if self._noise_in_front:
             noise = self._noise_scan()
             sent += len(noise)
             yield noise
@@ -181,6 +181,21 @@ class Scan:
                 data += self._noise(1 + int(order["block"][first]), len(data), data.shape[2], plan.noise_deviation)
             sent += len(data)
             yield Readouts(headers[first:last], data)
+
+    @property
+    def noise(self) -> tuple[str, Readouts] | None:
+        """Header and readouts of the noise where it is a measurement of its own; else None."""
+        if not self.plan.has_noise_file:
+            return None
+        readouts = self._noise_scan()
+        readouts.headers["measurement_uid"] = NOISE_UID
+        return header_xml(self.plan, 1, len(_ECG_LEADS), noise=True), readouts
+
+    @property
+    def _noise_in_front(self) -> int:
+        """How many noise readouts are sent ahead of the images."""
+        plan = self.plan
+        return plan.noise_readouts if plan.snr and not plan.has_noise_file else 0
 
     @property
     def truth(self) -> Truth:
@@ -236,8 +251,7 @@ class Scan:
         """Headers of all image readouts in the order of acquisition."""
         plan, order = self.plan, self._order
         headers = np.zeros(len(order), ACQUISITION_HEADER)
-        noise_readouts = plan.noise_readouts if plan.snr else 0
-        self._common(headers, noise_readouts, order["time"])
+        self._common(headers, self._noise_in_front, order["time"])
         headers["number_of_samples"] = plan.encoded_x - plan.dropped_samples
         headers["center_sample"] = plan.encoded_x // 2 - plan.dropped_samples
         headers["sample_time_us"] = plan.sample_time
@@ -378,7 +392,7 @@ def simulate(plan: ScanPlan) -> Scan:
 
 
 def write_simulation(plan: ScanPlan, path: Path) -> Path:
-    """Simulate a scan into an ISMRMRD HDF5 file and its truth beside it.
+    """Simulate a scan into an ISMRMRD HDF5 file and its truth beside it; its noise too, if that is one of its own.
 
     Parameters
     ----------
@@ -399,9 +413,17 @@ def write_simulation(plan: ScanPlan, path: Path) -> Path:
     """
     scan = simulate(plan)
     write_scan(path, scan.header, scan.items())
+    noise = scan.noise
+    if noise is not None:
+        write_scan(noise_path(path), noise[0], [noise[1]])
     truth = path.with_name(f"{path.stem}_truth.npz")
     scan.truth.save(truth)
     return truth
+
+
+def noise_path(path: Path) -> Path:
+    """Where `write_simulation` puts the noise of a scan that is a measurement of its own."""
+    return path.with_name(f"{path.stem}_noise{path.suffix}")
 
 
 def _ticks(seconds: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gadgets.buffer import CompleteSlice, SliceBuffers, SliceKey
 from gadgets.header import parse_header
 from gadgets.images import ImageMaker, serialize_meta, to_recon_space
+from gadgets.noise import ScanNoise
 from gadgets.pipeline import Settings
 from gadgets.preparation import Preparation
 from gadgets.problems import Problems
@@ -142,7 +143,8 @@ def scan_of_point(geometry, u, v):
 def images_of(header, block, **settings):
     """The stream's own stages around a plain inverse FFT."""
     problems = Problems()
-    preparation, buffers = Preparation(header, problems, whiten=True), SliceBuffers(header, problems)
+    preparation = Preparation(header, problems, ScanNoise(header, problems, whiten=True))
+    buffers = SliceBuffers(header, problems)
     make = ImageMaker(header, Settings(**settings)).make
     slices = [done for part in preparation(block) for done in buffers.add(part)] + list(buffers.flush())
     images = []
