@@ -476,7 +476,12 @@ class SliceBuffers:
         lines = np.count_nonzero(measured, axis=1)
         return CompleteSlice(
             key,
-            CineSlice(kspace, measured > 0, self._calibration(key, plan.rows, compression)),
+            CineSlice(
+                kspace,
+                measured > 0,
+                self._calibration(key, plan.rows, compression),
+                noise_share=float(np.mean(1.0 / measured[measured > 0])),
+            ),
             headers[_nearest_to_center(place_of, row, len(frames), plan.rows // 2)],
             frames,
             lines,
@@ -506,7 +511,12 @@ class SliceBuffers:
         missing = self._missing(key, frames, lines[frames], len(lines), plan)
         return CompleteSlice(
             key,
-            CineSlice(gated.kspace[frames], gated.mask[frames], self._calibration(key, plan.rows, compression)),
+            CineSlice(
+                gated.kspace[frames],
+                gated.mask[frames],
+                self._calibration(key, plan.rows, compression),
+                noise_share=None,
+            ),
             gated.headers[frames],
             frames,
             lines[frames],

@@ -18,7 +18,7 @@ from gadgets.ct import load_ct
 from gadgets.gating import Gate
 from gadgets.images import ImageMaker
 from gadgets.noise import ScanNoise
-from gadgets.pipeline import check_weights
+from gadgets.pipeline import check_units, check_weights
 from gadgets.preparation import Preparation
 from gadgets.problems import Problems
 from gadgets.protocol import Image, Readouts, Text, Waveform
@@ -84,6 +84,8 @@ class Chain:
 
     Raises
     ------
+    SettingsError
+        If the units of the images cannot be had with the method.
     ModelError
         If the method needs weights that are not there, and there is no fallback.
     CinestreamError
@@ -101,6 +103,7 @@ class Chain:
         noise_store: NoiseStore | None = None,
     ) -> None:
         self.summary = ScanSummary(problems=problems or Problems())
+        check_units(settings)
         absent = check_weights(settings)
         if absent:
             self.summary.problems.add("weights", absent, damage=False)

@@ -35,10 +35,10 @@ class SendResult:
     """
 
     images: int = 0
-    noise_only: bool = False
     texts: list[str] = field(default_factory=list)
     closed: bool = False
     problem: str = ""
+    noise_only: bool = False
 
     @property
     def good(self) -> bool:

@@ -5,6 +5,7 @@ One intensity factor holds for all images of a scan, so that frames and slices k
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.sax.saxutils import escape
@@ -92,8 +93,8 @@ class ImageMaker:
     def __init__(self, header: ScanHeader, settings: Settings) -> None:
         self._header = header
         self._settings = settings
-        self._scale = settings.scale
-        self._window = 0.0
+        self._scale = self._window = 0.0
+        self._scales: dict[str, tuple[float, float]] = {}  # factor and window by units
         self._used: dict[int, set[int]] = {}
 
     def make(self, complete: CompleteSlice, reconstruction: Reconstruction, *, second: str = "") -> Iterator[Image]:
@@ -116,7 +117,9 @@ class ImageMaker:
         """
         encoding = self._header.encodings[complete.key.encoding]
         frames = to_recon_space(reconstruction.image, encoding)
-        self._set_scale(frames)
+        if reconstruction.units == "snr":
+            frames = frames * np.float32(_noise_lost(reconstruction.image, encoding))
+        self._set_scale(frames, reconstruction.units)
         values = frames if self._settings.output == "complex" else np.abs(frames)
         values = values * np.float32(self._scale)
         common = self._common_meta(complete, reconstruction, encoding, second and f"_{second}")
@@ -165,13 +168,15 @@ class ImageMaker:
         for header, frame, data in zip(headers, complete.frames.tolist(), values, strict=False):
             yield _image(header, data, {**common, **_frame_meta(header, frame), **own})
 
-    def _set_scale(self, frames: NDArray[np.complex64]) -> None:
-        if self._window:
-            return
-        bright = float(np.percentile(np.abs(frames), 99.0))
-        if not self._scale:
-            self._scale = _BRIGHT / bright if bright > 0 else 1.0
-        self._window = bright * self._scale or 1.0
+    def _set_scale(self, frames: NDArray[np.complex64], units: str) -> None:
+        """Take the factor of the scan for images in these units; the first slice that has them sets it."""
+        if units not in self._scales:
+            bright = float(np.percentile(np.abs(frames), 99.0))
+            scale = self._settings.scale
+            if not scale:
+                scale = _BRIGHT / bright if bright > 0 and units == "relative" else 1.0
+            self._scales[units] = scale, bright * scale or 1.0
+        self._scale, self._window = self._scales[units]
 
     def _headers(
         self, complete: CompleteSlice, encoding: Encoding, values: NDArray[Any], series: int
@@ -239,8 +244,11 @@ class ImageMaker:
             "ImageColumnDir": phase,
             "Keep_image_geometry": 1,
             "cinestream_method": reconstruction.method,
+            "cinestream_units": reconstruction.units,
             **complete.meta,
         }
+        if reconstruction.units == "snr":
+            meta["DataRole"] = "Quantitative"  # FIRE does not normalise these
         return {key: value for key, value in meta.items() if value not in ("", [], ())}
 
 
@@ -310,15 +318,27 @@ def to_recon_space(image: NDArray[np.complex64], encoding: Encoding) -> NDArray[
     ndarray
         ``(frame, y, x)`` complex64 of the recon matrix.
     """
+    image = _to_field_of_view(image, encoding)
+    for axis, size in ((1, encoding.recon.matrix[1]), (2, encoding.recon.matrix[0])):
+        if image.shape[axis] != size:
+            image = _interpolate(image, size, axis)
+    return image
+
+
+def _to_field_of_view(image: NDArray[np.complex64], encoding: Encoding) -> NDArray[np.complex64]:
     encoded, recon = encoding.encoded, encoding.recon
     wide = min(encoded.field_of_view[0], recon.field_of_view[0]), encoded.field_of_view[1]
     for axis, covered, wanted in ((1, wide[1], recon.field_of_view[1]), (2, wide[0], recon.field_of_view[0])):
         if covered > 0 and wanted > 0:
             image = _resize_centered(image, max(1, round(image.shape[axis] * wanted / covered)), axis)
-    for axis, size in ((1, recon.matrix[1]), (2, recon.matrix[0])):
-        if image.shape[axis] != size:
-            image = _interpolate(image, size, axis)
     return image
+
+
+def _noise_lost(image: NDArray[np.complex64], encoding: Encoding) -> float:
+    """By which factor the noise falls in `to_recon_space`: where the recon matrix cuts k-space. More pixels keep it."""
+    n_y, n_x = _to_field_of_view(image[:1], encoding).shape[1:]
+    x, y, _ = encoding.recon.matrix
+    return math.sqrt(max(1.0, n_y / y) * max(1.0, n_x / x))
 
 
 def _interpolate(image: NDArray[np.complex64], size: int, axis: int) -> NDArray[np.complex64]:

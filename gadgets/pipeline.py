@@ -21,7 +21,7 @@ from defusedxml import ElementTree as SafeTree
 
 from recon_core.errors import ModelError, ResourceError, SettingsError
 from recon_core.manifest import find_weights
-from recon_core.methods import METHODS
+from recon_core.methods import LINEAR, METHODS
 from recon_core.options import ReconOptions, option
 
 if TYPE_CHECKING:
@@ -277,6 +277,25 @@ def check_weights(settings: Settings) -> str:
             raise
         return f"{settings.fallback} is used instead of {settings.method}: {error}"
     return ""
+
+
+def check_units(settings: Settings) -> None:
+    """Refuse units that the method, or what is done to its images afterwards, cannot give.
+
+    Raises
+    ------
+    SettingsError
+        If the noise in the images is not known.
+    """
+    if settings.units != "snr":
+        return
+    changed = [name for name in ("partial_fourier", "kspace_filter") if getattr(settings, name) not in ("off", 0.0)]
+    if settings.method not in LINEAR or changed:
+        asked = " with ".join([settings.method, *changed])
+        raise SettingsError(
+            f"units=snr needs images of which the noise is known, those of {', '.join(LINEAR)} without partial_fourier "
+            f"and kspace_filter; not so of {asked}"
+        )
 
 
 # --- XML --------------------------------------------------------------------------------------------------------------

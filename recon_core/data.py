@@ -39,6 +39,9 @@ class CineSlice:
     columns
         ``(kx,)`` bool, True where the readouts were measured: not so on one side of an asymmetric echo. None is
         everywhere.
+    noise_share
+        Variance of the noise of a line over that of a single readout, mean over the measured lines: 1 over the number
+        of averages. None where it is not known, because lines were interpolated between readouts.
     """
 
     kspace: NDArray[np.complex64]
@@ -48,6 +51,7 @@ class CineSlice:
     ct: NDArray[np.float32] | None = None
     ct_cover: NDArray[np.bool_] | None = None
     columns: NDArray[np.bool_] | None = None
+    noise_share: float | None = 1.0
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together.
@@ -84,7 +88,7 @@ class Reconstruction:
     image
         ``(frame, y, x)`` complex64, same field of view as the k-space, in the units of the k-space (centred
         orthonormal FFT, coil maps of unit norm), times the shading of the receive coils, about one, where the slice has
-        a `colouring`.
+        a `colouring`; or in those of `units`.
     maps
         ``(coil, y, x)`` complex64 coil maps that were used.
     method
@@ -95,6 +99,8 @@ class Reconstruction:
         Sentences for the image comment and the log: what differed from what was asked.
     g_factor
         ``(y, x)`` float32 noise amplification, when it was asked for.
+    units
+        ``snr`` if `image` is in units of the standard deviation of the noise in its real (or imaginary) part.
     extra
         Other images that the method made, by name: ``uncertainty`` ``(frame, y, x)`` float32 in the units of `image`,
         ``fused`` ``(y, x)`` float32 in no unit.
@@ -110,6 +116,7 @@ class Reconstruction:
     g_factor: NDArray[np.float32] | None = None
     extra: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     beside: Reconstruction | None = None
+    units: str = "relative"
 
 
 @dataclass(frozen=True)
