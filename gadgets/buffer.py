@@ -17,6 +17,7 @@ import numpy as np
 
 from gadgets.gating import MOST_FRAMES
 from gadgets.protocol import AcquisitionFlag, Readouts, flag_mask
+from gadgets.vendor import center_line
 from recon_core.coils.compression import CoilCompression
 from recon_core.data import CineSlice
 from recon_core.errors import DataError
@@ -258,6 +259,8 @@ class SliceBuffers:
         Share of the signal energy that coil compression keeps; 1 keeps all coils.
     gate
         Makes frames from time stamps where the counter cannot; None takes the counter.
+    center
+        Who knows the line of the k-space centre, as for `center_line`.
     """
 
     def __init__(
@@ -268,8 +271,10 @@ class SliceBuffers:
         virtual_coils: int = 0,
         coil_energy: float = 1.0,
         gate: Gate | None = None,
+        center: str = "auto",
     ) -> None:
         self._header = header
+        self._center = center
         self._gate = gate
         self._virtual = (virtual_coils, coil_energy)
         self._problems = problems
@@ -328,7 +333,7 @@ class SliceBuffers:
         plan = self._plans.get(encoding)
         if plan is None:
             space = self._header.encodings[encoding]
-            center = _center_line(self._header, space, readouts.headers[0], self._problems)
+            center = center_line(self._header, space, readouts.headers[0], self._problems, self._center)
             self._plans[encoding] = plan = _Plan(space, self._time_axis[encoding], center)
         return plan
 
@@ -596,25 +601,6 @@ def _time_axis(encoding: Encoding, wanted: str) -> str:
     if wanted != "auto":
         return wanted
     return "repetition" if encoding.count("phase") == 1 and encoding.count("repetition") > 1 else "phase"
-
-
-def _center_line(header: ScanHeader, encoding: Encoding, first: NDArray[np.void], problems: Problems) -> int:
-    """The line of the k-space centre, from the header's limits.
-
-    Siemens data carry it in every readout too (``idx.user[5]``), and only there rightly for partial Fourier scans.
-    """
-    limit = encoding.limits.get("kspace_encoding_step_1")
-    center = limit.center if limit else encoding.encoded.matrix[1] // 2
-    own = int(first["idx"]["user"][5])
-    if limit and header.vendor.upper().startswith("SIEMENS") and limit.minimum < own <= limit.maximum and own != center:
-        text = f"the header puts the k-space centre at line {center}, the readouts at {own}; the readouts are believed"
-        problems.add("centre", text, damage=False)
-        return own
-    if limit and center == 0 and limit.maximum > 1:
-        center = encoding.encoded.matrix[1] // 2
-        text = f"the header puts the k-space centre at line 0, which no scan measures first; line {center} is taken"
-        problems.add("centre", text, damage=False)
-    return center
 
 
 def _latest_of_each(frame: NDArray[np.intp], row: NDArray[np.intp], average: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -113,10 +113,16 @@ class Chain:
         self._watch = watch
         problems = self.summary.problems
         self._noise = ScanNoise(header, problems, whiten=settings.whiten, given=noise, store=noise_store)
-        self._preparation = Preparation(header, problems, self._noise)
-        gate = None if settings.gating == "counter" else Gate(header, settings, self.summary.problems)
+        self._preparation = Preparation(header, problems, self._noise, settings.oversampling)
+        gate = None if settings.gating == "counter" else Gate(header, settings, problems)
         self._buffers = SliceBuffers(
-            header, self.summary.problems, settings.time_axis, settings.virtual_coils, settings.coil_energy, gate
+            header,
+            problems,
+            settings.time_axis,
+            settings.virtual_coils,
+            settings.coil_energy,
+            gate,
+            settings.center_line,
         )
         self._images = ImageMaker(header, settings)
         self._ct = load_ct(header, settings, self.summary.problems)
@@ -184,6 +190,8 @@ class Chain:
                 colouring = colouring @ complete.compression.conj().T
             columns = self._preparation.columns(complete.key.encoding)
             cine = dataclasses.replace(complete.cine, colouring=colouring, columns=columns)
+            if not self._noise.scaled:
+                cine = dataclasses.replace(cine, noise_share=None)
             placed = self._ct.place(complete) if self._ct and not preview else None
             if placed is not None:
                 cine = dataclasses.replace(cine, ct=placed.image, ct_cover=placed.cover)

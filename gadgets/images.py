@@ -205,7 +205,8 @@ class ImageMaker:
     ) -> dict[str, object]:
         settings, source = self._settings, complete.headers[0]
         name = (settings.description or reconstruction.method) + suffix
-        comment = "; ".join([f"cinestream {reconstruction.method}", *complete.notes, *reconstruction.notes])
+        units = ["SNR units"] if reconstruction.units == "snr" else []
+        comment = "; ".join([f"cinestream {reconstruction.method}", *units, *complete.notes, *reconstruction.notes])
         rows, columns = complete.cine.kspace.shape[2:]
         measured = np.flatnonzero(complete.cine.mask.any(axis=0))
         sampled = np.arange(columns) if complete.cine.columns is None else np.flatnonzero(complete.cine.columns)

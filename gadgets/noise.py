@@ -199,6 +199,8 @@ class ScanNoise:
         self._own = NoiseStatistics(header.coil_labels)
         #: What was used, for the images: the origin, then the figures of it.
         self.used: tuple[str, ...] = ("none",)
+        #: Whether whitened data are in units of the noise, rather than only free of its correlations.
+        self.scaled = False
 
     def add(self, readouts: Readouts) -> None:
         """Take noise readouts of the scan in."""
@@ -222,6 +224,7 @@ class ScanNoise:
             figures = known.statistics.samples, factor, made.condition
             forms = ("samples {}", "bandwidth factor {}", "condition {:.4g}")
             self.used = (known.origin, *map(str.format, forms, figures))
+            self.scaled = made.factor is not None
             logger.info("noise: %s", ", ".join(self.used))
             return made.matrix
         logger.info("noise: none, so the coils are not whitened")

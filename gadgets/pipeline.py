@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeTree
 
+from gadgets.vendor import check_center_choice
 from recon_core.errors import ModelError, ResourceError, SettingsError
 from recon_core.manifest import find_weights
 from recon_core.methods import LINEAR, METHODS
@@ -36,7 +37,9 @@ MODULE, TARGET = "gadgets.external", "reconstruct"
 class Settings(ReconOptions):
     """Everything a pipeline can set: the options of the reconstruction, and what the stream does around it."""
 
-    whiten: bool = option(True, "decorrelate the coils with the noise readouts of the stream, when it has any")
+    whiten: bool = option(
+        True, "decorrelate the coils with noise readouts: of a file, of the stream, or of the measurement it depends on"
+    )
     time_axis: str = option(
         "auto",
         "counter that numbers the frames; auto takes phase, or repetition when only that one counts",
@@ -73,6 +76,17 @@ class Settings(ReconOptions):
         "retrospective gating: tick of the time stamps in ms; 0 takes 2.5 for Siemens and simulations, 1 for others",
         minimum=0.0,
         maximum=1000.0,
+    )
+    center_line: str = option(
+        "auto",
+        "line of the k-space centre: auto asks the readouts of Siemens (idx.user[5]) and else the header; header or "
+        "readouts (those of any vendor), or the number of the line",
+    )
+    oversampling: str = option(
+        "auto",
+        "readout oversampling that the header tells of: present is removed here, removed was removed by the sender; "
+        "auto sees it from the length of the readouts",
+        choices=("auto", "present", "removed"),
     )
     virtual_coils: int = option(
         0, "virtual coils that coil compression keeps; 0 keeps as many as coil_energy asks for", minimum=0
@@ -122,6 +136,16 @@ class Settings(ReconOptions):
         choices=("error", "fallback"),
     )
     emit_fused: bool = option(False, "atlf_net: send the fused image of CT and MR too, in a series of its own")
+
+    def __post_init__(self) -> None:
+        """Refuse what neither type nor choices can.
+
+        Raises
+        ------
+        SettingsError
+            If `center_line` is no choice and no line.
+        """
+        check_center_choice(self.center_line)
 
 
 _TYPES: dict[str, type] = typing.get_type_hints(Settings)

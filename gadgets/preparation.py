@@ -50,18 +50,20 @@ class ReadoutGrid:
     kept: int
 
     @classmethod
-    def of(cls, encoding: Encoding, samples: int, center: int) -> ReadoutGrid:
+    def of(cls, encoding: Encoding, samples: int, center: int, oversampling: str = "auto") -> ReadoutGrid:
         """The grid of an encoding, seen together with its first readout.
 
-        Some senders remove the oversampling but leave the header as it was: a symmetric readout of just the size that
-        removal would leave is taken as it is.
+        Some senders remove the oversampling but leave the header as it was (`oversampling` ``removed``, or
+        ``present`` where they do not). ``auto`` takes a symmetric readout of just the size that removal would leave as
+        it is.
         """
         encoded, wide, narrow = encoding.encoded.matrix[0], *_widths(encoding)
         kept = round(encoded * narrow / wide) if wide > narrow > 0 else encoded
         symmetric = center == 0 or center >= samples or abs(2 * center - samples) <= 1
-        if samples == kept < encoded and symmetric:
-            encoded = kept
-        return cls(encoded, kept)
+        removed = samples == kept and symmetric
+        if oversampling != "auto":
+            removed = oversampling == "removed" and samples <= kept
+        return cls(kept if removed else encoded, kept)
 
 
 def _widths(encoding: Encoding) -> tuple[float, float]:
@@ -82,10 +84,13 @@ class Preparation:
         Where to note what is dropped.
     noise
         Takes the noise readouts and gives the matrix that whitens the others.
+    oversampling
+        ``present`` or ``removed`` by the sender, where the header tells of some; ``auto`` looks at the readouts.
     """
 
-    def __init__(self, header: ScanHeader, problems: Problems, noise: ScanNoise) -> None:
+    def __init__(self, header: ScanHeader, problems: Problems, noise: ScanNoise, oversampling: str = "auto") -> None:
         self._header = header
+        self._oversampling = oversampling
         self._problems = problems
         self._noise = noise
         self._noise_is_over = False
@@ -174,7 +179,11 @@ class Preparation:
 
     def _grid(self, header: np.void, samples: int) -> ReadoutGrid:
         encoding = self._header.encodings[header["encoding_space_ref"]]
-        return ReadoutGrid.of(encoding, samples, int(header["center_sample"]))
+        grid = ReadoutGrid.of(encoding, samples, int(header["center_sample"]), self._oversampling)
+        if self._oversampling == "removed" and grid.kept < grid.encoded:
+            text = f"oversampling=removed, but the readouts have {samples} samples and the image {grid.kept} columns"
+            self._problems.add("oversampling", f"{text}; they are taken as oversampled", damage=False)
+        return grid
 
     def _without(self, readouts: Readouts, bad: NDArray[np.bool_], kind: str, text: str) -> Readouts:
         """Leave out what is bad, and note it."""

@@ -41,7 +41,8 @@ class CineSlice:
         everywhere.
     noise_share
         Variance of the noise of a line over that of a single readout, mean over the measured lines: 1 over the number
-        of averages. None where it is not known, because lines were interpolated between readouts.
+        of averages. None where it is not known: lines were interpolated between readouts, or the noise was measured
+        without dwell times.
     """
 
     kspace: NDArray[np.complex64]

@@ -281,7 +281,7 @@ class Engine:
         elif cine_slice.colouring is None:
             why = "no noise was measured"
         elif share is None:
-            why = "lines were interpolated between readouts"
+            why = "the noise of a line is not known (lines interpolated between readouts, or no dwell times)"
         elif options.partial_fourier != "off" or options.kspace_filter:
             why = "partial_fourier and kspace_filter change the noise"
         elif not bool(data.mask.any()):

@@ -18,6 +18,7 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, *, noise: bo
     fov_y, fov_x = plan.encoded_fov
     image_y, image_x = plan.image_matrix
     lines = plan.encoded_y - plan.dropped_lines
+    center = plan.encoded_y // 2 - (plan.dropped_lines if plan.header_center == "true" else 0)
     user = ""
     if plan.gating == "retrospective":
         parameters = {"RetroGatedImages": plan.frames, "RetroGatedSegmentSize": plan.segments}
@@ -29,7 +30,7 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, *, noise: bo
     frames: dict[str, int] = {"phase": 1, "repetition": 1}
     frames[plan.time_axis] = plan.frames
     limits = {
-        "kspace_encoding_step_1": (lines - 1, plan.encoded_y // 2 - plan.dropped_lines),
+        "kspace_encoding_step_1": (lines - 1, center),
         "kspace_encoding_step_2": (0, 0),
         "average": (plan.averages - 1, 0),
         "slice": (plan.slices - 1, 0),

@@ -49,10 +49,19 @@ class ScanPlan:
     partial_fourier: float = option(
         1.0, "share of the lines that is measured, the first ones missing", minimum=0.55, maximum=1.0
     )
+    header_center: str = option(
+        "true",
+        "line of the k-space centre in the header: true, or middle of all lines, although partial_fourier leaves the "
+        "first ones out, as the Siemens converter writes it",
+        choices=("true", "middle"),
+    )
     phase_oversampling: float = option(
         0.0, "how much the encoded field of view along y exceeds the image", minimum=0.0, maximum=2.0
     )
     oversampling: float = option(2.0, "readout oversampling", minimum=1.0, maximum=4.0)
+    removes_oversampling: bool = option(
+        False, "send readouts without the oversampling that the header tells of, as some senders do"
+    )
     asymmetric_echo: float = option(
         0.0, "share of the samples missing at the front of each readout", minimum=0.0, maximum=0.4
     )
@@ -146,7 +155,8 @@ class ScanPlan:
     )
     start_time: float = option(43200.0, "time of day of the first image readout in s", minimum=0.0, maximum=86399.0)
     vendor: str = option(
-        "cinestream simulation", "system vendor in the header; a name with SIEMENS also sets idx.user[5]"
+        "cinestream simulation",
+        "system vendor in the header; gives the ticks of the time stamps, SIEMENS also idx.user[5]",
     )
     seed: int = option(0, "same seed, same scan", minimum=0)
 
@@ -186,6 +196,8 @@ class ScanPlan:
                 f"segments x frames x repetition_time is {used:.2f} s per beat (shared by interleaved slices), but "
                 f"a beat lasts {60 / self.heart_rate:.2f} s; take fewer segments or frames"
             )
+        if self.removes_oversampling and self.asymmetric_echo:
+            raise SettingsError("oversampling is removed from whole readouts: set asymmetric_echo to 0")
         if self.sampling != "full":
             if self.acceleration > self.encoded_y:
                 raise SettingsError(f"acceleration must not exceed the {self.encoded_y} lines, got {self.acceleration}")
@@ -226,6 +238,16 @@ class ScanPlan:
     def dropped_samples(self) -> int:
         """First samples that an asymmetric echo leaves out."""
         return round(self.encoded_x * self.asymmetric_echo)
+
+    @property
+    def samples(self) -> int:
+        """Samples of a readout that is sent."""
+        return self.matrix_x if self.removes_oversampling else self.encoded_x - self.dropped_samples
+
+    @property
+    def center_sample(self) -> int:
+        """The sample of such a readout at the k-space centre."""
+        return self.matrix_x // 2 if self.removes_oversampling else self.encoded_x // 2 - self.dropped_samples
 
     @property
     def sample_time(self) -> float:

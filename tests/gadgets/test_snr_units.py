@@ -1,5 +1,7 @@
 """Images in units of the noise, measured on simulated scans of known SNR."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -127,16 +129,25 @@ def test_a_factor_that_is_set_holds(engine):
     np.testing.assert_allclose(tenfold, 10 * once, rtol=1e-5)
 
 
+def without_dwell_time(item):
+    item.headers["sample_time_us"] = 0
+    return item
+
+
 @pytest.mark.parametrize(
     ("changes", "settings", "why"),
     [
         ({"noise_readouts": 0}, {}, "no noise was measured"),
         ({"gating": "retrospective", "segments": 8, "averages": 2}, {}, "interpolated between readouts"),
+        ({"vendor": "timeless"}, {}, "no dwell times"),
+        ({}, {"whiten": False}, "no noise was measured"),
     ],
-    ids=["no noise", "gated"],
+    ids=["no noise", "gated", "no dwell times", "not whitened"],
 )
 def test_relative_units_where_the_noise_is_not_known(engine, changes, settings, why):
     scan = simulate(ScanPlan(**{**PLAN, "sampling": "full", **changes}))
+    if "vendor" in changes:
+        scan = SimpleNamespace(header=scan.header, items=lambda items=scan.items: map(without_dwell_time, items()))
     images, meta = measured(engine, scan, "zero_filled", **settings)
     assert why in meta
     assert "<name>cinestream_units</name><value>relative</value>" in meta
