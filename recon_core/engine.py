@@ -381,9 +381,8 @@ def _on_device(cine_slice: CineSlice, options: ReconOptions, device: torch.devic
         reference = ifft(_tensor(cine_slice.calibration, device), (-1,))
         measured = reference.ne(0).any(-1).any(0)
     maps, notes = _coil_maps(reference, measured, options)
-    # whitening gives real and imaginary part unit variance each, which averages lower
-    share = 1.0 if cine_slice.noise_share is None else cine_slice.noise_share
-    noise_variance = None if cine_slice.colouring is None else 2.0 * share
+    # whitening gives real and imaginary part unit variance each
+    noise_variance = None if cine_slice.colouring is None else 2.0
     ct, cover = (None if plane is None else _tensor(plane, device) for plane in (cine_slice.ct, cine_slice.ct_cover))
     return HybridSlice(hybrid, mask, maps, reference, measured, noise_variance, list(notes), ct=ct, ct_cover=cover)
 
