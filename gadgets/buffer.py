@@ -18,6 +18,7 @@ from numpy.lib.recfunctions import repack_fields
 
 from gadgets.gating import MOST_FRAMES
 from gadgets.protocol import ACQUISITION_HEADER, AcquisitionFlag, Readouts, flag_mask
+from gadgets.vendor import center_line
 from recon_core.coils.compression import CoilCompression
 from recon_core.data import CineSlice
 from recon_core.errors import DataError
@@ -270,6 +271,8 @@ class SliceBuffers:
         Share of the signal energy that coil compression keeps; 1 keeps all coils.
     gate
         Makes frames from time stamps where the counter cannot; None takes the counter.
+    center
+        Who knows the line of the k-space centre, as for `center_line`.
     """
 
     _most_frames = MOST_FRAMES
@@ -282,8 +285,10 @@ class SliceBuffers:
         virtual_coils: int = 0,
         coil_energy: float = 1.0,
         gate: Gate | None = None,
+        center: str = "auto",
     ) -> None:
         self._header = header
+        self._center = center
         self._gate = gate
         self._virtual = (virtual_coils, coil_energy)
         self._problems = problems
@@ -342,7 +347,7 @@ class SliceBuffers:
         plan = self._plans.get(encoding)
         if plan is None:
             space = self._header.encodings[encoding]
-            center = _center_line(self._header, space, readouts.headers[0], self._problems)
+            center = center_line(self._header, space, readouts.headers[0], self._problems, self._center)
             self._plans[encoding] = plan = _Plan(space, self._time_axis[encoding], center)
         return plan
 
@@ -491,12 +496,18 @@ class SliceBuffers:
             return None
         place = np.full(len(buffer.came), -1)
         place[frames] = np.arange(len(frames))
-        kspace, mask, headers = merge(place[frame], row, data, headers, (len(frames), plan.rows))
-        lines = np.count_nonzero(mask, axis=1)
+        kspace, measured, headers = merge(place[frame], row, data, headers, (len(frames), plan.rows))
+        lines = np.count_nonzero(measured, axis=1)
         periodic = self._time_axis[key.encoding] == "phase"
         return CompleteSlice(
             key,
-            CineSlice(kspace, mask, self._calibration(key, plan.rows, compression), periodic=periodic),
+            CineSlice(
+                kspace,
+                measured > 0,
+                self._calibration(key, plan.rows, compression),
+                periodic=periodic,
+                noise_share=float(np.mean(1.0 / measured[measured > 0])),
+            ),
             headers,
             frames,
             lines,
@@ -527,7 +538,12 @@ class SliceBuffers:
         missing = self._missing(key, frames, lines[frames], len(lines), plan)
         return CompleteSlice(
             key,
-            CineSlice(gated.kspace[frames], gated.mask[frames], self._calibration(key, plan.rows, compression)),
+            CineSlice(
+                gated.kspace[frames],
+                gated.mask[frames],
+                self._calibration(key, plan.rows, compression),
+                noise_share=None,
+            ),
             gated.headers[frames],
             frames,
             lines[frames],
@@ -610,32 +626,13 @@ def frame_counter(encoding: Encoding, wanted: str) -> str:
     return "repetition" if encoding.count("phase") == 1 and encoding.count("repetition") > 1 else "phase"
 
 
-def _center_line(header: ScanHeader, encoding: Encoding, first: NDArray[np.void], problems: Problems) -> int:
-    """The line of the k-space centre, from the header's limits.
-
-    Siemens data carry it in every readout too (``idx.user[5]``), and only there rightly for partial Fourier scans.
-    """
-    limit = encoding.limits.get("kspace_encoding_step_1")
-    center = limit.center if limit else encoding.encoded.matrix[1] // 2
-    own = int(first["idx"]["user"][5])
-    if limit and header.vendor.upper().startswith("SIEMENS") and limit.minimum < own <= limit.maximum and own != center:
-        text = f"the header puts the k-space centre at line {center}, the readouts at {own}; the readouts are believed"
-        problems.add("centre", text, damage=False)
-        return own
-    if limit and center == 0 and limit.maximum > 1:
-        center = encoding.encoded.matrix[1] // 2
-        text = f"the header puts the k-space centre at line 0, which no scan measures first; line {center} is taken"
-        problems.add("centre", text, damage=False)
-    return center
-
-
 def merge(
     frame: NDArray[np.intp],
     row: NDArray[np.intp],
     data: NDArray[np.complex64],
     headers: NDArray[np.void],
     shape: tuple[int, int],
-) -> tuple[NDArray[np.complex64], NDArray[np.bool_], NDArray[np.void]]:
+) -> tuple[NDArray[np.complex64], NDArray[np.intp], NDArray[np.void]]:
     """Put readouts in their places; averages are averaged, and what was measured again replaces what was before.
 
     Parameters
@@ -652,13 +649,13 @@ def merge(
     Returns
     -------
     tuple
-        K-space ``(frame, coil, ky, kx)`` complex64, ``(frame, ky)`` bool, True where measured, and ``(frame,)`` the
-        header of the readout nearest to the k-space centre.
+        K-space ``(frame, coil, ky, kx)`` complex64, ``(frame, ky)`` how often each line was measured, and ``(frame,)``
+        the header of the readout nearest to the k-space centre.
     """
     used = _latest_of_each(frame, row, headers["idx"]["average"].astype(np.intp))
     frame, row = frame[used], row[used]
     kspace, measured = _accumulate(frame, row, data[used], shape)
-    return kspace, measured > 0, headers[used][_nearest_to_center(frame, row, shape[0], shape[1] // 2)]
+    return kspace, measured, headers[used][_nearest_to_center(frame, row, shape[0], shape[1] // 2)]
 
 
 def _latest_of_each(frame: NDArray[np.intp], row: NDArray[np.intp], average: NDArray[np.intp]) -> NDArray[np.intp]:

@@ -18,7 +18,8 @@ from gadgets.ct import load_ct
 from gadgets.gating import Gate
 from gadgets.image_array import join_series
 from gadgets.images import ImageMaker
-from gadgets.pipeline import check_weights, unmet_extras
+from gadgets.noise import ScanNoise
+from gadgets.pipeline import check_units, check_weights, unmet_extras
 from gadgets.preparation import Preparation
 from gadgets.problems import Problems
 from gadgets.protocol import Bucket, Image, ImageArray, Readouts, ReconData, Text, Waveform
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
     from gadgets.buffer import CompleteSlice, SliceKey
     from gadgets.header import ScanHeader
+    from gadgets.noise import KnownNoise
+    from gadgets.noise_store import NoiseStore
     from gadgets.pipeline import Settings
     from gadgets.protocol import Message
     from recon_core.data import Reconstruction
@@ -89,11 +92,17 @@ class Chain:
         Where to note what goes wrong; a listener may be on it.
     watch
         Called with every slice and its reconstruction, for a report; may be None.
+    noise
+        Noise of another file, which goes before that of the scan; may be None.
+    noise_store
+        Where noise of other measurements is found, and that of this one is kept; may be None.
     to_gadgetron
         Gadgets come behind; others take images only, whatever the settings say.
 
     Raises
     ------
+    SettingsError
+        If the units of the images cannot be had with the method.
     ModelError
         If the method needs weights that are not there, and there is no fallback.
     CinestreamError
@@ -107,12 +116,15 @@ class Chain:
         engine: Callable[[], Engine],
         problems: Problems | None = None,
         watch: Callable[[CompleteSlice, Reconstruction], None] | None = None,
+        noise: KnownNoise | None = None,
+        noise_store: NoiseStore | None = None,
         *,
         to_gadgetron: bool = False,
     ) -> None:
         self.summary = ScanSummary(problems=problems or Problems())
         if not to_gadgetron:
             settings = _for_others(settings, self.summary.problems)
+        check_units(settings)
         absent = check_weights(settings)
         if absent:
             self.summary.problems.add("weights", absent, damage=False)
@@ -123,9 +135,12 @@ class Chain:
         self._settings = settings
         self._engine = engine
         self._watch = watch
-        self._preparation = Preparation(header, self.summary.problems, whiten=settings.whiten and not settings.whitened)
-        self._buffers = _buffers(header, settings, self.summary.problems)
-        self._images = ImageMaker(header, settings, self.summary.problems)
+        problems = self.summary.problems
+        whiten = settings.whiten and not settings.whitened
+        self._noise = ScanNoise(header, problems, whiten=whiten, given=noise, store=noise_store)
+        self._preparation = Preparation(header, problems, self._noise, settings.oversampling)
+        self._buffers = _buffers(header, settings, problems)
+        self._images = ImageMaker(header, settings, problems)
         self._methods: dict[SliceKey, str] = {}  # by which the slices were made last
         self._ct = load_ct(header, settings, self.summary.problems)
 
@@ -148,7 +163,7 @@ class Chain:
         Raises
         ------
         DataError
-            At the end, if not one image could be made.
+            At the end, if not one image could be made; a scan of noise readouts alone has none to make.
         """
         source = iter(items)
         handed_on = (Waveform, *_HANDED_ON[self._settings.forward])
@@ -213,13 +228,16 @@ class Chain:
             columns = self._preparation.columns(complete.key.encoding)
             whitened = settings.whitened and self._is_whitened(complete)
             cine = dataclasses.replace(complete.cine, colouring=colouring, columns=columns, whitened=whitened)
+            if not (self._noise.scaled or whitened):
+                cine = dataclasses.replace(cine, noise_share=None)
             if complete.running is not None:
                 cine = dataclasses.replace(cine, maps=complete.running.maps(engine, settings, cine.calibration))
                 complete = dataclasses.replace(complete, notes=(*complete.notes, *complete.running.notes))
             placed = self._ct.place(complete) if self._ct and not preview else None
             if placed is not None:
                 cine = dataclasses.replace(cine, ct=placed.image, ct_cover=placed.cover)
-            complete = dataclasses.replace(complete, cine=cine)
+            meta = {**complete.meta, "cinestream_noise": self._noise.used}
+            complete = dataclasses.replace(complete, cine=cine, meta=meta)
             reconstruction = engine.reconstruct(cine, settings)
             shown = complete
             if self._ct and placed is not None and reconstruction.method == settings.method:
@@ -282,6 +300,9 @@ class Chain:
         known = "".join(f" {problem}." for problem in problems.damage)
         if not self._buffers.sent:
             noise, dropped = self._preparation.noise_readouts, self._preparation.dropped
+            if noise and noise == self.summary.readouts and not problems.damage:
+                self._noise.keep(alone=True)  # a measurement that others depend on; no image was to come of it
+                return
             found = f"{self.summary.readouts} readouts came, {noise} of noise, {dropped} left out"
             raise DataError(f"no image readouts in the scan, so there is no image: {found}.{known}")
         if not self.summary.images:
@@ -303,7 +324,15 @@ def _buffers(header: ScanHeader, settings: Settings, problems: Problems) -> Slic
             )
         return FrameBuffers(header, problems, settings)
     gate = None if settings.gating == "counter" else Gate(header, settings, problems)
-    return SliceBuffers(header, problems, settings.time_axis, settings.virtual_coils, settings.coil_energy, gate)
+    return SliceBuffers(
+        header,
+        problems,
+        settings.time_axis,
+        settings.virtual_coils,
+        settings.coil_energy,
+        gate,
+        settings.center_line,
+    )
 
 
 def _for_others(settings: Settings, problems: Problems) -> Settings:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gadgets import __version__, pipeline
+from gadgets.noise_store import DAYS, ENTRIES, NoiseStore, default_folder
 from gadgets.server import DEFAULT_HOST, DEFAULT_PORT, Server, SharedEngine
 from gadgets.session import SessionOptions
 from recon_core.errors import CinestreamError, ResourceError, SettingsError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gadgets.export.targets import ExportTargets
+    from gadgets.noise import KnownNoise
     from gadgets.pipeline import Settings
     from gadgets.problems import Problems
 
@@ -106,6 +108,8 @@ def _replay(options: argparse.Namespace) -> int:
         group=options.group,
         overwrite=options.overwrite,
         collector=collector,
+        noise=_noise_of(options.noise) if options.noise else None,
+        noise_store=_noise_store(options) if options.noise_store else None,
     )
     _say(f"{summary.images} images of {summary.slices} slices in {options.output}")
     if collector is not None:
@@ -164,6 +168,28 @@ def _export_to(targets: ExportTargets, images: Path, group: str, problems: Probl
         _say(line)
 
 
+def _noise_of(text: str) -> KnownNoise:
+    """Read the noise of FILE or FILE:GROUP."""
+    from gadgets.noise import read_noise
+
+    path, colon, group = text.rpartition(":")
+    if not colon or Path(text).exists():
+        path, group = text, "dataset"
+    return read_noise(Path(path), group)
+
+
+def _noise_store(options: argparse.Namespace) -> NoiseStore | None:
+    """The store that the options name; that of this user where they name none, if there is a home."""
+    if options.noise_store == "off":
+        return None
+    try:
+        folder = Path(options.noise_store) if options.noise_store else default_folder()
+    except ResourceError as error:
+        logger.warning("noise is not kept from scan to scan: %s", error)
+        return None
+    return NoiseStore(folder, options.noise_days, options.noise_entries)
+
+
 def _serve(options: argparse.Namespace) -> int:
     session = SessionOptions(
         pipelines=tuple(options.pipelines),
@@ -172,6 +198,7 @@ def _serve(options: argparse.Namespace) -> int:
         save_raw=options.save_raw,
         queue_bytes=int(options.queue_gib * (1 << 30)),
         ct_folders=tuple(options.ct_folder),
+        noise_store=_noise_store(options),
     )
     for name in session.aliases.values():
         pipeline.find_pipeline(name, session.pipelines)
@@ -211,7 +238,7 @@ def _send(options: argparse.Namespace) -> int:
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    from gadgets.simulation import ScanPlan, write_simulation
+    from gadgets.simulation import ScanPlan, noise_path, write_simulation
     from gadgets.simulation.presets import plan_like
 
     names = [field.name for field in dataclasses.fields(ScanPlan)]
@@ -219,7 +246,8 @@ def _simulate(options: argparse.Namespace) -> int:
     if options.output.exists() and not options.overwrite:
         raise SettingsError(f"{options.output} exists; choose another file or allow replacing it with --overwrite")
     truth = write_simulation(plan, options.output)
-    _say(f"scan in {options.output}, truth in {truth}")
+    noise = f", its noise in {noise_path(options.output)}" if plan.has_noise_file else ""
+    _say(f"scan in {options.output}{noise}, truth in {truth}")
     return 0
 
 
@@ -568,6 +596,9 @@ def _add_replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
     text = "truth of the scan, to measure the error: .npz with 'image' or 'reference' (slice, frame, y, x)"
     parser.add_argument("--truth", type=Path, metavar="FILE", help=text)
+    text = "raw file whose noise readouts whiten the coils, instead of those of the scan"
+    parser.add_argument("--noise", metavar="FILE[:GROUP]", help=text)
+    _add_noise_store(parser, "none is used without")
     _add_targets(parser)
 
 
@@ -603,6 +634,15 @@ def _add_doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report on the raw file for machines too")
 
 
+def _add_noise_store(parser: argparse.ArgumentParser, default: str) -> None:
+    text = f"folder that keeps the noise of measurements for scans that depend on it; {default}"
+    parser.add_argument("--noise-store", default="", metavar="DIR", help=text)
+    text = "how long noise counts (default: %(default)g days)"
+    parser.add_argument("--noise-days", type=_within(float, 0, 1e5), default=DAYS, metavar="DAYS", help=text)
+    text = "of how many measurements noise is kept at most (default: %(default)s)"
+    parser.add_argument("--noise-entries", type=_within(int, 1, 1e6), default=ENTRIES, metavar="N", help=text)
+
+
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     text = "address to bind to (default: %(default)s, this machine only; there are no passwords in the protocol)"
     parser.add_argument("--host", default=DEFAULT_HOST, help=text)
@@ -621,6 +661,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "pipelines known by name and --set name such files"
     )
     parser.add_argument("--ct-folder", type=_folder, action="append", default=[], metavar="DIR", help=text)
+    _add_noise_store(parser, "off keeps none (default: cinestream/noise in your cache folder)")
     parser.add_argument("--save-raw", type=Path, metavar="DIR", help="keep the raw stream of every scan in this folder")
     text = "how much of a scan may wait for the reconstruction before the sender is held up (default: %(default)s)"
     parser.add_argument("--queue-gib", type=_within(float, 0, 1e6), default=4.0, metavar="GIB", help=text)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gadgets.files import ImageFile, open_scan, refuse_same_file
 from gadgets.header import without_version
-from gadgets.protocol import Close, Header, Image, Reader, Readouts, Text, Waveform, Writer
+from gadgets.protocol import AcquisitionFlag, Close, Header, Image, Reader, Readouts, Text, Waveform, Writer
 from gadgets.replay import with_progress
 from recon_core.errors import CinestreamError, ProtocolError, ResourceError
 
@@ -29,18 +29,23 @@ _CONNECT_SECONDS = 10.0
 
 @dataclass
 class SendResult:
-    """What came back: how many images, the server's lines of text, and whether it said CLOSE."""
+    """What came back: how many images, the server's lines of text, and whether it said CLOSE.
+
+    When noise readouts were all that was sent (`noise_only`), no image is to come back.
+    """
 
     images: int = 0
     texts: list[str] = field(default_factory=list)
     closed: bool = False
     problem: str = ""
+    noise_only: bool = False
 
     @property
     def good(self) -> bool:
-        """Images came, the server closed properly and reported no error."""
+        """Images came where there were to be some, the server closed properly and reported no error."""
         errors = any(text.lstrip().startswith("ERROR") or "] ERROR:" in text for text in self.texts)
-        return self.images > 0 and self.closed and not errors and not self.problem
+        answered = self.images > 0 or self.noise_only
+        return answered and self.closed and not errors and not self.problem
 
     def fail(self, problem: str) -> None:
         """Note what broke; the first breakage counts, what follows from it does not."""
@@ -133,10 +138,13 @@ def _send_all(
     connection: socket.socket, opening: Iterable[Message], items: Iterable[Message], result: SendResult
 ) -> None:
     writer = Writer.of_socket(connection)
+    kinds: set[int] = set()  # of readouts, by their noise flag
     try:
         for message in opening:
             writer.send(message)
         for message in items:
+            if isinstance(message, Readouts):
+                kinds.update((message.headers["flags"] & AcquisitionFlag.NOISE.bit).tolist())
             if isinstance(message, Readouts | Waveform):
                 writer.send(message)
     except CinestreamError as error:
@@ -144,6 +152,7 @@ def _send_all(
     except OSError as error:
         result.fail(f"the server took no more data: {error}")
         return
+    result.noise_only = kinds == {AcquisitionFlag.NOISE.bit}
     try:
         writer.send(Close())
     except OSError as error:

@@ -15,10 +15,10 @@ from ismrmrd import xsd
 
 from gadgets.files import refuse_same_file, write_scan
 from gadgets.foreign import open_foreign, read_info, read_mask
-from gadgets.gating import tick_length
 from gadgets.header import parse_header
 from gadgets.protocol import ACQUISITION_HEADER, AcquisitionFlag, Readouts
 from gadgets.replay import with_progress
+from gadgets.vendor import tick_length
 from recon_core.errors import DataError, SettingsError
 from recon_core.manifest import replacing
 from recon_core.quality import Sampling

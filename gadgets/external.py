@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gadgets.noise_store import NoiseStore
 from gadgets.protocol import (
     Close,
     ConfigText,
@@ -40,6 +41,8 @@ logger = logging.getLogger("cinestream")
 SERVER_VARIABLE = "CINESTREAM_SERVER"
 #: Folders where a Gadgetron's pipelines may name files for CT, separated as in PATH.
 CT_VARIABLE = "CINESTREAM_CT_FOLDERS"
+#: Folder where noise is kept from scan to scan when no resident server runs; none is kept without it.
+NOISE_VARIABLE = "CINESTREAM_NOISE_STORE"
 _PROBE_SECONDS = 1.0
 _SILENCE_SECONDS = 10.0  # how long a Gadgetron may take for its CLOSE after ours
 
@@ -71,7 +74,7 @@ def reconstruct(connection: Any) -> None:  # noqa: ANN401 - gadgetron.external.C
     with gadgetron:
         server = _resident_server()
         good = (
-            Session(gadgetron, SharedEngine(), SessionOptions(ct_folders=_ct_folders()), begun=begun).run()
+            Session(gadgetron, SharedEngine(), _options(), begun=begun).run()
             if server is None
             else _relay(gadgetron, server, begun)
         )
@@ -79,8 +82,10 @@ def reconstruct(connection: Any) -> None:  # noqa: ANN401 - gadgetron.external.C
         sys.exit(1)
 
 
-def _ct_folders() -> tuple[Path, ...]:
-    return tuple(Path(folder) for folder in os.environ.get(CT_VARIABLE, "").split(os.pathsep) if folder)
+def _options() -> SessionOptions:
+    folders = tuple(Path(folder) for folder in os.environ.get(CT_VARIABLE, "").split(os.pathsep) if folder)
+    noise = os.environ.get(NOISE_VARIABLE, "")
+    return SessionOptions(ct_folders=folders, noise_store=NoiseStore(Path(noise)) if noise else None)
 
 
 def _text(raw: bytes | str) -> str:

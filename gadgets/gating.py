@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gadgets.vendor import tick_doubt, tick_length
 from recon_core.errors import DataError
 from recon_core.gating import BRIDGED, REGULAR, REJECTED, REPAIRED, TRIGGER_STEP, bin_lines, cycle_position, find_rhythm
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cinestream")
 
-# ms; what is not listed has ticks of a millisecond
-_TICKS = {"SIEMENS": 2.5, "CINESTREAM": 2.5}
 _DAY = 86_400_000.0  # ms, at which clocks begin anew
 MOST_FRAMES = 4096  # of a slice that are believed
 _USUAL_FRAMES = 25
@@ -79,6 +78,7 @@ class Gate:
         self._problems = problems
         self._announced = _announced_frames(header)
         self._tick = tick_length(header.vendor, settings.stamp_tick)
+        self._doubt = tick_doubt(header.vendor, settings.stamp_tick)
 
     @property
     def forced(self) -> bool:
@@ -127,6 +127,8 @@ class Gate:
         since = headers["physiology_time_stamp"][:, 0].astype(np.float64) * self._tick
         if not self.forced and not self._wanted(since, frame, row, shape[0]):
             return None
+        if self._doubt:
+            self._problems.add("ticks", self._doubt, damage=False)
         try:
             rhythm = self.rhythm(name, headers)
         except DataError as error:
@@ -290,20 +292,6 @@ def readout_times(
     if np.median([np.ptp(beat) for beat in beats]) > TRIGGER_STEP:
         return None, "are not of the clock of the time since the trigger"
     return time, ""
-
-
-def tick_length(vendor: str, wanted: float = 0.0) -> float:
-    """Length of a tick of the time stamps in ms.
-
-    Parameters
-    ----------
-    vendor
-        As the header has it.
-    wanted
-        What the settings say; 0 goes by the vendor.
-    """
-    known = (length for name, length in _TICKS.items() if vendor.upper().startswith(name))
-    return wanted or next(known, 1.0)
 
 
 def _announced_frames(header: ScanHeader) -> int:

@@ -83,6 +83,8 @@ class ScanHeader:
         Kind and measurement id of the measurements that this one needs, such as that of its noise.
     user_parameters
         All userParameterLong, -Double and -String values by name.
+    coil_labels
+        Names of the receive coils in the order of the header, none where it does not say.
     """
 
     encodings: tuple[Encoding, ...]
@@ -95,6 +97,13 @@ class ScanHeader:
     receiver_channels: int = 0
     dependencies: tuple[tuple[str, str], ...] = ()
     user_parameters: dict[str, str] = field(default_factory=dict)
+    coil_labels: tuple[str, ...] = ()
+
+    @property
+    def noise_dependency(self) -> str:
+        """Id of the measurement that measured the noise; empty where the header names none."""
+        named = (number for kind, number in self.dependencies if kind.lower() == "noise" and number)
+        return next(named, "")
 
 
 def parse_header(text: str) -> ScanHeader:
@@ -135,6 +144,9 @@ def parse_header(text: str) -> ScanHeader:
             for node in root.iterfind("measurementInformation/measurementDependency")
         ),
         user_parameters=user,
+        coil_labels=tuple(
+            node.findtext("coilName", "").strip() for node in root.iterfind("acquisitionSystemInformation/coilLabel")
+        ),
     )
 
 

@@ -13,10 +13,10 @@ from xml.sax.saxutils import escape, unescape
 import numpy as np
 
 from gadgets.buffer import describe
-from gadgets.gating import tick_length
 from gadgets.heartbeat import find_heartbeat
 from gadgets.problems import Problems
 from gadgets.protocol import IMAGE_HEADER, IMAGE_TYPE_COMPLEX, IMAGE_TYPE_MAGNITUDE, Image
+from gadgets.vendor import tick_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -143,8 +143,8 @@ class ImageMaker:
         self._for_gadgets = settings.emit == "image_array"  # they cut, scale and set the window themselves
         self._problems = problems or Problems()
         self._tick = tick_length(header.vendor, settings.stamp_tick)
-        self._scales: dict[str, float] = {}
-        self._levels: dict[str, _Level] = {}
+        self._scales: dict[tuple[str, str], float] = {}
+        self._levels: dict[tuple[str, str], _Level] = {}
         self._used: dict[int, set[int]] = {}
 
     def make(self, complete: CompleteSlice, reconstruction: Reconstruction, *, second: str = "") -> Iterator[Image]:
@@ -171,9 +171,11 @@ class ImageMaker:
         if not second:
             self._note_doubts(complete, heartbeat)
         frames = self._in_view(reconstruction.image, encoding)
+        if reconstruction.units == "snr" and not self._for_gadgets:
+            frames = frames * np.float32(_noise_lost(reconstruction.image.shape, encoding))
         beside = None if reconstruction.beside is None else self._in_view(reconstruction.beside.image, encoding)
         # the scale of the scan must not be that of a doubtful image
-        level = self._level(second, frames, beside if reconstruction.doubts else None)
+        level = self._level(second, reconstruction.units, frames, beside if reconstruction.doubts else None)
         values = frames if self._settings.output == "complex" or self._for_gadgets else np.abs(frames)
         values = values * np.float32(level.scale)
         common = self._common_meta(complete, reconstruction, encoding, second)
@@ -248,22 +250,21 @@ class ImageMaker:
         return Image(header, data[None, None], attributes)
 
     def _level(
-        self, second: str, frames: NDArray[np.complex64], trusted: NDArray[np.complex64] | None = None
+        self, second: str, units: str, frames: NDArray[np.complex64], trusted: NDArray[np.complex64] | None
     ) -> _Level:
         """What holds for all images of a series: one factor for the whole scan, and how bright its tissue is.
 
-        A preview goes ahead of the images whose tissue the factor is made for, so that it has its own.
+        Images in other units have a factor of their own, and so has a preview, which goes ahead of the images.
         """
-        if second not in self._levels:
-            own = second if second == "preview" else ""
+        if (second, units) not in self._levels:
+            own = second if second == "preview" else "", units
             bright = float(np.percentile(np.abs(frames), 99.0))
             if own not in self._scales:
                 tissue = bright if trusted is None else float(np.percentile(np.abs(trusted), 99.0))
-                self._scales[own] = self._settings.scale or (
-                    1.0 if self._for_gadgets or not tissue > 0 else _BRIGHT / tissue
-                )
-            self._levels[second] = _Level(self._scales[own], bright * self._scales[own] or 1.0)
-        return self._levels[second]
+                as_they_are = self._for_gadgets or units == "snr" or not tissue > 0
+                self._scales[own] = self._settings.scale or (1.0 if as_they_are else _BRIGHT / tissue)
+            self._levels[second, units] = _Level(self._scales[own], bright * self._scales[own] or 1.0)
+        return self._levels[second, units]
 
     def _window(self, level: _Level) -> tuple[float, float]:
         """Centre and width of the display window of magnitudes, which those of complex images are too."""
@@ -320,7 +321,8 @@ class ImageMaker:
             name += f"_{second}"
         if settings.series_by == "slice":
             name += f"_slice{complete.key.slice}"
-        comment = "; ".join([f"cinestream {reconstruction.method}", *complete.notes, *reconstruction.notes])
+        units = ["SNR units"] if reconstruction.units == "snr" else []
+        comment = "; ".join([f"cinestream {reconstruction.method}", *units, *complete.notes, *reconstruction.notes])
         rows, columns = complete.cine.kspace.shape[2:]
         measured = np.flatnonzero(complete.cine.mask.any(axis=0))
         sampled = np.arange(columns) if complete.cine.columns is None else np.flatnonzero(complete.cine.columns)
@@ -342,11 +344,14 @@ class ImageMaker:
             "ImageProcessingHistory": ["cinestream", reconstruction.method],
             "Keep_image_geometry": 1,
             "cinestream_method": reconstruction.method,
+            "cinestream_units": reconstruction.units,
             "cinestream_orientation": settings.orientation,
             **_name_meta(name),
             **_comment_meta(comment),
             **complete.meta,
         }
+        if reconstruction.units == "snr":
+            meta["DataRole"] = "Quantitative"  # FIRE does not normalise these
         return {key: value for key, value in meta.items() if value not in ("", [], ())}
 
 
@@ -533,6 +538,13 @@ def shown_field_of_view(encoding: Encoding, rows: int, columns: int) -> tuple[fl
         )
     )
     return x, y, recon.field_of_view[2]
+
+
+def _noise_lost(shape: tuple[int, ...], encoding: Encoding) -> float:
+    """By which factor the noise falls in `to_recon_space`: where the recon matrix cuts k-space. More pixels keep it."""
+    rows, columns = _pixels_wanted(encoding, *shape[1:])
+    x, y, _ = encoding.recon.matrix
+    return math.sqrt(max(1.0, rows / y) * max(1.0, columns / x))
 
 
 def _interpolate(image: NDArray[np.complex64], size: int, axis: int) -> NDArray[np.complex64]:

@@ -17,13 +17,14 @@ import numpy as np
 from gadgets.buffer import describe, frame_counter
 from gadgets.chain import Chain
 from gadgets.files import open_scan
-from gadgets.gating import Gate, tick_length
+from gadgets.gating import Gate
 from gadgets.header import parse_header
 from gadgets.preparation import ReadoutGrid
 from gadgets.problems import Problems
 from gadgets.protocol import AcquisitionFlag
 from gadgets.replay import with_progress
 from gadgets.tally import Tally
+from gadgets.vendor import tick_doubt, tick_length
 from recon_core.data import CineSlice, Reconstruction
 from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError
 from recon_core.gating import REGULAR
@@ -491,8 +492,8 @@ def _doubts(header: ScanHeader, settings: Settings, tally: Tally, records: NDArr
             "compressed or selected)"
         )
     if settings.whiten and not any(shape.kind == "noise" for shape in tally.shapes):
-        named = [number for kind, number in header.dependencies if kind.lower() == "noise"]
-        where = f"; they are in measurement {named[0]}, convert that too" if named else ""
+        named = header.noise_dependency
+        where = f"; they are in measurement {named}, give its file with --noise" if named else ""
         doubts.append(f"there are no noise readouts, so the coils are not decorrelated{where}")
     if tally.zero:
         doubts.append(
@@ -519,11 +520,8 @@ def _doubts(header: ScanHeader, settings: Settings, tally: Tally, records: NDArr
                 f"neither the counter {axis} nor the time stamps tell frames apart, so each slice is one image"
                 + ("; data of a GE need idx.phase, which its converter does not set" if _is_ge(header) else "")
             )
-        elif stamps.min() != stamps.max() and tick_length(header.vendor) == 1.0 and not settings.stamp_tick:
-            doubts.append(
-                f"the vendor {header.vendor or '(none)'!r} is not known, so time stamps are read as milliseconds; "
-                "stamp_tick sets another tick"
-            )
+        elif stamps.min() != stamps.max() and (doubt := tick_doubt(header.vendor, settings.stamp_tick)):
+            doubts.append(doubt)
     return doubts
 
 

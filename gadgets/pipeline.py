@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeTree
 
+from gadgets.vendor import check_center_choice
 from recon_core.errors import ModelError, ResourceError, SettingsError
 from recon_core.manifest import find_weights
-from recon_core.methods import METHODS
+from recon_core.methods import LINEAR, METHODS
 from recon_core.options import ReconOptions, option
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ MODULE, TARGET = "gadgets.external", "reconstruct"
 class Settings(ReconOptions):
     """Everything a pipeline can set: the options of the reconstruction, and what the stream does around it."""
 
-    whiten: bool = option(True, "decorrelate the coils with the noise readouts of the stream, when it has any")
+    whiten: bool = option(
+        True, "decorrelate the coils with noise readouts: of a file, of the stream, or of the measurement it depends on"
+    )
     whitened: bool = option(
         False,
         "gadgets in front have whitened already (Gadgetron's NoiseAdjust): the noise has unit deviation, and noise "
@@ -79,6 +82,17 @@ class Settings(ReconOptions):
         "tick of the time stamps in ms; 0 takes 2.5 for Siemens and simulations, 1 for others",
         minimum=0.0,
         maximum=1000.0,
+    )
+    center_line: str = option(
+        "auto",
+        "line of the k-space centre: auto asks the readouts of Siemens (idx.user[5]) and else the header; header or "
+        "readouts (those of any vendor), or the number of the line",
+    )
+    oversampling: str = option(
+        "auto",
+        "readout oversampling that the header tells of: present is removed here, removed was removed by the sender; "
+        "auto sees it from the length of the readouts",
+        choices=("auto", "present", "removed"),
     )
     realtime: str = option(
         "off",
@@ -180,6 +194,16 @@ class Settings(ReconOptions):
         choices=("error", "fallback"),
     )
     emit_fused: bool = option(False, "atlf_net: send the fused image of CT and MR too, in a series of its own")
+
+    def __post_init__(self) -> None:
+        """Refuse what neither type nor choices can.
+
+        Raises
+        ------
+        SettingsError
+            If `center_line` is no choice and no line.
+        """
+        check_center_choice(self.center_line)
 
 
 _TYPES: dict[str, type] = typing.get_type_hints(Settings)
@@ -372,6 +396,27 @@ def unmet_extras(settings: Settings) -> str:
     if "zero_filled" in settings.extras and settings.method == "zero_filled":
         reasons.append("zero_filled (the images are zero-filled themselves)")
     return f"extra_series asks for what cannot be: {', '.join(reasons)}" if reasons else ""
+
+
+def check_units(settings: Settings) -> None:
+    """Refuse units that the method, or what is done to its images afterwards, cannot give.
+
+    Raises
+    ------
+    SettingsError
+        If the noise in the images is not known.
+    """
+    if settings.units != "snr":
+        return
+    changed = [name for name in ("partial_fourier", "kspace_filter") if getattr(settings, name) not in ("off", 0.0)]
+    if "difference" in settings.extras:
+        changed.append("extra_series=difference")  # of images in different units
+    if settings.method not in LINEAR or changed:
+        asked = " with ".join([settings.method, *changed])
+        raise SettingsError(
+            f"units=snr needs images whose noise is known, those of {', '.join(LINEAR)} without partial_fourier, "
+            f"kspace_filter and differences; not so of {asked}"
+        )
 
 
 # --- XML --------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ oversampling. Everything works on runs of readouts at once.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gadgets.header import Encoding, ScanHeader
+    from gadgets.noise import ScanNoise
     from gadgets.problems import Problems
 
 _NO_IMAGE_DATA = flag_mask(
@@ -50,18 +50,20 @@ class ReadoutGrid:
     kept: int
 
     @classmethod
-    def of(cls, encoding: Encoding, samples: int, center: int) -> ReadoutGrid:
+    def of(cls, encoding: Encoding, samples: int, center: int, oversampling: str = "auto") -> ReadoutGrid:
         """The grid of an encoding, seen together with its first readout.
 
-        Some senders remove the oversampling but leave the header as it was: a symmetric readout of just the size that
-        removal would leave is taken as it is.
+        Some senders remove the oversampling but leave the header as it was (`oversampling` ``removed``, or
+        ``present`` where they do not). ``auto`` takes a symmetric readout of just the size that removal would leave as
+        it is.
         """
         encoded, wide, narrow = encoding.encoded.matrix[0], *_widths(encoding)
         kept = round(encoded * narrow / wide) if wide > narrow > 0 else encoded
         symmetric = center == 0 or center >= samples or abs(2 * center - samples) <= 1
-        if samples == kept < encoded and symmetric:
-            encoded = kept
-        return cls(encoded, kept)
+        removed = samples == kept and symmetric
+        if oversampling != "auto":
+            removed = oversampling == "removed" and samples <= kept
+        return cls(kept if removed else encoded, kept)
 
 
 def _widths(encoding: Encoding) -> tuple[float, float]:
@@ -71,53 +73,6 @@ def _widths(encoding: Encoding) -> tuple[float, float]:
     return float(encoding.encoded.matrix[0]), float(encoding.recon.matrix[0])
 
 
-@dataclass
-class NoiseWhitening:
-    """Noise readouts in, a matrix out that makes the coils' noise independent and of unit standard deviation.
-
-    The scale follows Gadgetron: unit standard deviation in real and imaginary part at the bandwidth of the image
-    readouts.
-    """
-
-    bandwidth_ratio: float
-    products: NDArray[np.complex128] | None = None
-    samples: int = 0
-    dwell_us: float = 0.0
-
-    def add(self, readouts: Readouts) -> None:
-        """Take noise readouts in; those of another coil count than the first are ignored."""
-        coils = readouts.data.shape[1]
-        if self.products is None:
-            self.products = np.zeros((coils, coils), np.complex128)
-            self.dwell_us = float(readouts.headers["sample_time_us"][0])
-        if self.products.shape[0] == coils:
-            # one by one, so that rounding does not depend on how the stream was cut into runs
-            for values in readouts.data.astype(np.complex128):
-                self.products += values @ values.conj().T
-                self.samples += values.shape[1]
-
-    def matrix(self, coils: int, dwell_us: float, problems: Problems) -> NDArray[np.complex64] | None:
-        """The whitening matrix ``(coil, coil)`` for image readouts, or None (noticed) when none can be made."""
-        if self.products is None:
-            return None
-        why = ""
-        if self.products.shape[0] != coils:
-            why = f"the noise readouts have {self.products.shape[0]} coils, the image readouts {coils}"
-        elif self.samples <= 2 * coils:
-            why = f"{self.samples} noise samples are too few for {coils} coils"
-        else:
-            covariance = self.products / (self.samples - 1)
-            condition = float(np.linalg.cond(covariance))
-            if np.isfinite(condition) and condition < 1e10:
-                known = all(0 < value < math.inf for value in (dwell_us, self.dwell_us, self.bandwidth_ratio))
-                ratio = dwell_us / self.dwell_us * self.bandwidth_ratio if known else 1.0
-                whitening = np.linalg.inv(np.linalg.cholesky(covariance)) * np.sqrt(2 * ratio)
-                return np.asarray(whitening, np.complex64)
-            why = f"the noise covariance is singular (condition {condition:.1e}); a coil may be dead"
-        problems.add("noise", f"no noise whitening: {why}", damage=False)
-        return None
-
-
 class Preparation:
     """Prepares the readouts of one scan.
 
@@ -125,16 +80,19 @@ class Preparation:
     ----------
     header
         The scan's header.
-    whiten
-        Use the noise readouts of the stream.
     problems
         Where to note what is dropped.
+    noise
+        Takes the noise readouts and gives the matrix that whitens the others.
+    oversampling
+        ``present`` or ``removed`` by the sender, where the header tells of some; ``auto`` looks at the readouts.
     """
 
-    def __init__(self, header: ScanHeader, problems: Problems, *, whiten: bool) -> None:
+    def __init__(self, header: ScanHeader, problems: Problems, noise: ScanNoise, oversampling: str = "auto") -> None:
         self._header = header
+        self._oversampling = oversampling
         self._problems = problems
-        self._noise = NoiseWhitening(header.noise_bandwidth) if whiten else None
+        self._noise = noise
         self._noise_is_over = False
         self._whitening: NDArray[np.complex64] | None = None
         self._coils = 0
@@ -175,7 +133,8 @@ class Preparation:
         if noise.any():
             # What is whitened must not depend on how the stream was cut into runs: noise counts up to the first image.
             begin = int(np.argmax(wanted)) if wanted.any() else len(readouts)
-            self._take_noise(readouts[:begin][noise[:begin]])
+            if not self._noise_is_over:
+                self._noise.add(readouts[:begin][noise[:begin]])
         self._noise_is_over |= bool(wanted.any())
         self.dropped += int(np.count_nonzero(~noise & ~wanted))
         if not wanted.all():
@@ -188,13 +147,6 @@ class Preparation:
             if grid is not None:
                 prepared.append(self._on_grid(part, grid))
         return prepared
-
-    def _take_noise(self, readouts: Readouts) -> None:
-        if self._noise is None or self._noise_is_over or not readouts.data.size:
-            return
-        good = _finite(readouts)
-        if good.any():
-            self._noise.add(readouts[good])
 
     def _checked(self, readouts: Readouts) -> tuple[Readouts, ReadoutGrid | None]:
         """Drop readouts that do not fit the scan; what remains has finite values, its grid tells where they go."""
@@ -227,7 +179,11 @@ class Preparation:
 
     def _grid(self, header: np.void, samples: int) -> ReadoutGrid:
         encoding = self._header.encodings[header["encoding_space_ref"]]
-        return ReadoutGrid.of(encoding, samples, int(header["center_sample"]))
+        grid = ReadoutGrid.of(encoding, samples, int(header["center_sample"]), self._oversampling)
+        if self._oversampling == "removed" and grid.kept < grid.encoded:
+            text = f"oversampling=removed, but the readouts have {samples} samples and the image {grid.kept} columns"
+            self._problems.add("oversampling", f"{text}; they are taken as oversampled", damage=False)
+        return grid
 
     def _without(self, readouts: Readouts, bad: NDArray[np.bool_], kind: str, text: str) -> Readouts:
         """Leave out what is bad, and note it."""
@@ -242,9 +198,7 @@ class Preparation:
     def _begin(self, readouts: Readouts) -> None:
         """The first image readout fixes the coil count and ends the collection of noise."""
         self._coils = readouts.data.shape[1]
-        if self._noise is not None:
-            dwell = float(readouts.headers["sample_time_us"][0])
-            self._whitening = self._noise.matrix(self._coils, dwell, self._problems)
+        self._whitening = self._noise.whitening(self._coils, float(readouts.headers["sample_time_us"][0]))
 
     def _on_grid(self, readouts: Readouts, grid: ReadoutGrid) -> Readouts:
         count, coils, samples = readouts.data.shape

@@ -109,7 +109,14 @@ class FrameBuffers(SliceBuffers):
     _most_frames = _COUNTERS
 
     def __init__(self, header: ScanHeader, problems: Problems, settings: Settings) -> None:
-        super().__init__(header, problems, settings.time_axis, settings.virtual_coils, settings.coil_energy)
+        super().__init__(
+            header,
+            problems,
+            settings.time_axis,
+            settings.virtual_coils,
+            settings.coil_energy,
+            center=settings.center_line,
+        )
         self._sliding = settings.realtime == "sliding"
         self._size = settings.realtime_window  # of a window, or 0
         self._count = settings.lines_per_frame  # readouts of a frame, or 0
@@ -233,7 +240,8 @@ class FrameBuffers(SliceBuffers):
         row = np.concatenate(running.row)
         data = np.concatenate([part.data for part in running.parts])
         headers = np.concatenate([part.headers for part in running.parts])
-        kspace, mask, headers = merge(np.zeros_like(row), row, data, headers, (1, plan.rows))
+        kspace, measured, headers = merge(np.zeros_like(row), row, data, headers, (1, plan.rows))
+        mask = measured > 0
         if self._count:
             headers["idx"][self._time_axis[key.encoding]] = running.counter
         lines = int(np.count_nonzero(mask))

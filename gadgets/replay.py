@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from gadgets.chain import ScanSummary
     from gadgets.header import ScanHeader
+    from gadgets.noise import KnownNoise
+    from gadgets.noise_store import NoiseStore
     from gadgets.pipeline import Settings
     from gadgets.protocol import Message
     from gadgets.report import ReportCollector
@@ -33,6 +35,8 @@ def replay(
     group: str = "dataset",
     overwrite: bool = False,
     collector: ReportCollector | None = None,
+    noise: KnownNoise | None = None,
+    noise_store: NoiseStore | None = None,
 ) -> tuple[ScanHeader, ScanSummary]:
     """Reconstruct a raw file.
 
@@ -52,6 +56,10 @@ def replay(
         Replace an existing output.
     collector
         Gathers what a report needs; may be None.
+    noise
+        Noise of another file, which goes before that of the scan; may be None.
+    noise_store
+        Where noise of other measurements is found, and that of this one is kept; may be None.
 
     Returns
     -------
@@ -66,7 +74,8 @@ def replay(
     refuse_same_file(source, output)
     with open_scan(source, group) as scan:
         header = parse_header(scan.header)
-        chain = Chain(header, settings, engine, watch=collector.watch if collector else None)
+        watch = collector.watch if collector else None
+        chain = Chain(header, settings, engine, watch=watch, noise=noise, noise_store=noise_store)
         with ImageFile(output, group, header=scan.header, overwrite=overwrite) as images:
             items = with_progress(_flushing(scan.items, images), scan.readouts, "reconstructing")
             for item in chain(items):

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gadgets.header import ScanHeader
+    from gadgets.noise_store import NoiseStore
     from gadgets.problems import Problem
     from gadgets.protocol import Message
     from recon_core.engine import Engine
@@ -85,6 +86,8 @@ class SessionOptions:
         How much of the stream may wait for the reconstruction before the sender is held up.
     ct_folders
         Where a peer may name files for CT; pipelines by name and overrides may name them anywhere.
+    noise_store
+        Where the noise of a measurement is kept for scans that depend on it, or None.
     """
 
     pipelines: tuple[Path, ...] = ()
@@ -93,6 +96,7 @@ class SessionOptions:
     save_raw: Path | None = None
     queue_bytes: int = 4 * _GIB
     ct_folders: tuple[Path, ...] = ()
+    noise_store: NoiseStore | None = None
 
 
 class _PeerGoneError(Exception):
@@ -294,8 +298,8 @@ class Session:
         warm_up = threading.Thread(target=self._warm_up, args=[settings], name="cinestream-warm-up", daemon=True)
         warm_up.start()
         settings = self._adjust(settings, problems)
-        settings = apply(settings, self._options.overrides)
-        chain = Chain(header, settings, self._engine, problems, to_gadgetron=self._to_gadgetron)
+        settings, store = apply(settings, self._options.overrides), self._options.noise_store
+        chain = Chain(header, settings, self._engine, problems, noise_store=store, to_gadgetron=self._to_gadgetron)
         for item in chain(self._items()):
             # the stock client dies of anything but images and text
             if self._to_gadgetron or not isinstance(item, Waveform):

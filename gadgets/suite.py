@@ -23,6 +23,7 @@ from gadgets import __version__
 from gadgets.buffer import SliceBuffers
 from gadgets.files import open_scan
 from gadgets.header import parse_header
+from gadgets.noise import ScanNoise
 from gadgets.page import (
     ERROR_GAIN,
     SCORES_EXPLAINED,
@@ -334,7 +335,8 @@ def _read_scan(path: Path, truth: Path) -> LoadedScan:
     with open_scan(path) as scan:
         header = parse_header(scan.header)
         problems = Problems()
-        preparation, buffers = Preparation(header, problems, whiten=True), SliceBuffers(header, problems)
+        preparation = Preparation(header, problems, ScanNoise(header, problems, whiten=True))
+        buffers = SliceBuffers(header, problems)
         runs = (run for item in scan.items if isinstance(item, Readouts) for run in preparation(item))
         complete = [*(one for run in runs for one in buffers.add(run)), *buffers.flush()]
     complete.sort(key=lambda one: one.key)

@@ -47,6 +47,10 @@ class CineSlice:
         How many of the first frames only help with the others: no images of them are wanted.
     periodic
         The frames are those of a cycle, the first following on the last; not so in real time.
+    noise_share
+        Variance of the noise of a line over that of a single readout, mean over the measured lines: 1 over the number
+        of averages. None where it is not known: lines were interpolated between readouts, or the noise was measured
+        without dwell times.
     """
 
     kspace: NDArray[np.complex64]
@@ -60,6 +64,7 @@ class CineSlice:
     maps: NDArray[np.complex64] | None = None
     context: int = 0
     periodic: bool = True
+    noise_share: float | None = 1.0
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together.
@@ -102,7 +107,7 @@ class Reconstruction:
     image
         ``(frame, y, x)`` complex64 of the frames after the context, same field of view as the k-space, in the units of
         the k-space (centred orthonormal FFT, coil maps of unit norm), times the shading of the receive coils, about
-        one, where the slice has a `colouring`.
+        one, where the slice has a `colouring`; or in those of `units`.
     maps
         ``(coil, y, x)`` complex64 coil maps that were used.
     method
@@ -113,6 +118,8 @@ class Reconstruction:
         Sentences for the image comment and the log: what differed from what was asked.
     g_factor
         ``(y, x)`` float32 noise amplification, when it was asked for.
+    units
+        ``snr`` if `image` is in units of the standard deviation of the noise in its real (or imaginary) part.
     extra
         Other images that the method made, by name: ``uncertainty`` ``(frame, y, x)`` float32 in the units of `image`,
         ``fused`` ``(y, x)`` float32 in no unit.
@@ -135,6 +142,7 @@ class Reconstruction:
     doubts: tuple[str, ...] = ()
     beside: Reconstruction | None = None
     zero_filled: Reconstruction | None = None
+    units: str = "relative"
 
 
 @dataclass(frozen=True)

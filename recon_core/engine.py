@@ -24,7 +24,7 @@ from recon_core.errors import CinestreamError, DataError, ModelError, ResourceEr
 from recon_core.fourier import ifft
 from recon_core.kspace_filter import filter_image
 from recon_core.memory import available_bytes, predicted_bytes
-from recon_core.methods import METHODS
+from recon_core.methods import LINEAR, METHODS
 from recon_core.networks.method import NetworkMethod
 from recon_core.options import ReconOptions
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _WITH_G_FACTOR = ("cg_sense", "grappa")
 _REPLICAS = 64  # 6 % error per pixel
-_AFTERWARDS = ("outside_range", "extra_series", "partial_fourier", "kspace_filter")
+_AFTERWARDS = ("outside_range", "extra_series", "partial_fourier", "kspace_filter", "units")
 _YARDSTICK = "cg_sense"  # with whose images those of networks are compared, as the limits of their weights were
 
 
@@ -223,21 +223,22 @@ class Engine:
         made = _without_context(made, context)
         beside, zero_filled = (one and _without_context(one, context) for one in (beside, zero_filled))
         g_factor = self._g_factor(made.method, core, data, made.notes) if core.g_factor else None
-        intensity = 1.0 if cine_slice.colouring is None else _receive_intensity(data.maps, cine_slice.colouring)
+        intensity = _receive_intensity(data.maps, cine_slice.colouring)
+        per_noise = self._per_noise(made, core, data, cine_slice, g_factor) if core.units == "snr" else None
         if "uncertainty" in made.extra:
             made.extra["uncertainty"] = made.extra["uncertainty"] * intensity
         mask = _tensor(cine_slice.mask, device)
         columns = None if cine_slice.columns is None else _tensor(cine_slice.columns, device)
         maps = data.maps.cpu().numpy()
 
-        def result(one: _Made) -> Reconstruction:
-            image = _finite(one.method, _finish(one, core, mask, columns) * intensity, cine_slice)
+        def result(one: _Made, factor: torch.Tensor | float) -> Reconstruction:
+            image = _finite(one.method, _finish(one, core, mask, columns) * factor, cine_slice)
             return Reconstruction(
                 image.contiguous().cpu().numpy(), maps, one.method, notes=(*data.notes, *one.notes), doubts=one.doubts
             )
 
-        first = result(made)
-        others = [None if one is None else result(one) for one in (beside, zero_filled)]
+        first = result(made, intensity if per_noise is None else per_noise)
+        others = [None if one is None else result(one, intensity) for one in (beside, zero_filled)]
         return dataclasses.replace(
             first,
             seconds={"maps": mapped - started, "reconstruct": time.perf_counter() - mapped},
@@ -245,6 +246,7 @@ class Engine:
             extra={name: image.float().cpu().numpy() for name, image in made.extra.items()},
             beside=others[0],
             zero_filled=others[1],
+            units="relative" if per_noise is None else "snr",
         )
 
     def _run(self, options: ReconOptions, data: HybridSlice, cine_slice: CineSlice) -> tuple[_Made, _Made | None]:
@@ -306,6 +308,46 @@ class Engine:
         # what becomes of an image afterwards does not make another method
         default = {option: getattr(ReconOptions, option) for option in _AFTERWARDS}
         return self._method(name, dataclasses.replace(options, **default))
+
+    def _per_noise(
+        self,
+        made: _Made,
+        options: ReconOptions,
+        data: HybridSlice,
+        cine_slice: CineSlice,
+        g_factor: NDArray[np.float32] | None,
+    ) -> torch.Tensor | None:
+        """One over the standard deviation ``(frame, y, x)`` of the noise in the real part of an image.
+
+        None (noted) where it is not known. A frame has the g-factor of the first one, and its own number of lines.
+        """
+        share = cine_slice.noise_share
+        why = ""
+        if made.method not in LINEAR:
+            why = f"the noise in an image of {made.method} is not known"
+        elif cine_slice.colouring is None and not cine_slice.whitened:
+            why = "no noise was measured"
+        elif share is None:
+            why = "the noise of a line is not known (lines interpolated between readouts, or no dwell times)"
+        elif options.partial_fourier != "off" or options.kspace_filter:
+            why = "partial_fourier and kspace_filter change the noise"
+        elif not bool(data.mask.any()):
+            why = "no line was measured"
+        if why or share is None:
+            made.notes.append(f"relative units instead of SNR: {why}")
+            return None
+        sampled = data.mask[-len(made.image) :].float().mean(-1)[:, None, None]  # of the lines, by frame
+        spread = sampled.sqrt()
+        if made.method != "zero_filled":
+            known = self._g_factor(made.method, options, data, made.notes) if g_factor is None else g_factor
+            spread = _tensor(np.asarray(known), data.maps.device) / sampled.sqrt()
+            if bool((data.mask != data.mask[:1]).any()):
+                made.notes.append("the g-factor in the SNR units is that of the first frame's lines")
+        columns = 1.0 if cine_slice.columns is None else float(np.mean(cine_slice.columns))
+        deviation = spread * torch.linalg.vector_norm(data.maps, dim=0) * (share * columns) ** 0.5
+        # an empty frame, and a pixel that no coil sees, has neither noise nor signal
+        good = deviation.isfinite() & (deviation > 0)
+        return torch.where(good, 1 / torch.where(good, deviation, 1), 0)
 
     def _g_factor(
         self, name: str, options: ReconOptions, data: HybridSlice, notes: list[str]
@@ -460,12 +502,14 @@ def _coil_maps(
     return maps, why + notes
 
 
-def _receive_intensity(maps: torch.Tensor, colouring_matrix: NDArray[np.complex64]) -> torch.Tensor:
-    """Find the shading ``(y, x)`` of the receive coils, about one on average.
+def _receive_intensity(maps: torch.Tensor, colouring_matrix: NDArray[np.complex64] | None) -> torch.Tensor:
+    """Find the shading ``(y, x)`` of the receive coils, about one on average; one where nothing was whitened.
 
     Maps of unit norm among whitened coils leave the image weighted with the signal-to-noise ratio of each pixel. Times
     the norm of the same maps among the receive coils it is the root-sum-of-squares image a reader is used to.
     """
+    if colouring_matrix is None:
+        return torch.ones((), device=maps.device)
     colouring = _tensor(colouring_matrix, maps.device)
     scale = torch.linalg.matrix_norm(colouring) / maps.shape[0] ** 0.5
     receive_maps = torch.einsum("rc,cyx->ryx", colouring / scale, maps)

@@ -30,6 +30,10 @@ class MethodInfo:
     framewise: bool = False
 
 
+#: Methods that are linear in the noise, so that it is known how much of it each pixel of their image has.
+LINEAR = ("zero_filled", "cg_sense", "grappa")
+
+
 def _network(where: str, summary: str, reference: str) -> MethodInfo:
     return MethodInfo("recon_core.networks.method:NetworkMethod", summary, reference, f"recon_core.{where}")
 

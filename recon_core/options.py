@@ -180,6 +180,12 @@ class ReconOptions:
     g_factor: bool = option(
         False, "cg_sense, grappa: send the noise amplification of each slice as a series of its own"
     )
+    units: str = option(
+        "relative",
+        "zero_filled, cg_sense, grappa: snr gives images in units of the standard deviation of the noise in a pixel, "
+        "where noise was measured",
+        choices=("relative", "snr"),
+    )
     device: str = option(
         "auto", "where to compute: auto takes the GPU when there is one", choices=("auto", "cpu", "cuda")
     )

@@ -12,11 +12,12 @@ PACKAGED = Path(__file__).parents[1] / "weights"
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_weights(tmp_path_factory):
-    """The weights that whoever runs the tests has imported must not change them, nor those that come along."""
+    """The weights and noise of whoever runs the tests must not change them, nor the weights that come along."""
     folder = tmp_path_factory.mktemp("weights")
     shutil.copy(PACKAGED / "known.yaml", folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
         patch.delenv("CINESTREAM_WEIGHTS", raising=False)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # where serve keeps noise
         patch.setattr("recon_core.manifest._packaged", lambda: folder)
         yield

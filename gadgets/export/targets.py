@@ -12,7 +12,7 @@ from gadgets.export.places import check_file, check_folder
 from gadgets.export.scan_facts import ScanFacts
 from gadgets.export.series import sort_images
 from gadgets.files import read_header, read_images
-from gadgets.gating import tick_length
+from gadgets.vendor import tick_length
 from recon_core.errors import DataError, HeaderError, ResourceError
 
 if TYPE_CHECKING:

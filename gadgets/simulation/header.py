@@ -10,13 +10,18 @@ if TYPE_CHECKING:
 
 NOISE_BANDWIDTH = 0.793  # what the header says as relativeReceiverNoiseBandwidth
 MEASUREMENT_UID = 57
+NOISE_UID = 56  # of the noise, where it is a measurement of its own
 
 
-def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, frame_lines: int) -> str:
-    """ISMRMRD header as XML; TR is the time that the lines of a frame take, as of cine scans of Siemens."""
+def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, frame_lines: int, *, noise: bool = False) -> str:
+    """ISMRMRD header as XML, of the scan or of its measurement of noise.
+
+    TR is the time that the lines of a frame take, as in cine scans of Siemens.
+    """
     fov_y, fov_x = plan.encoded_fov
     image_y, image_x = plan.image_matrix
     lines = plan.measured_lines
+    center = plan.encoded_y // 2 - (plan.dropped_lines if plan.header_center == "true" else 0)
     parameters = {"PilotTone": 1} if plan.pilot_tone else {}
     if plan.gating == "retrospective":
         parameters |= {"RetroGatedImages": plan.frames, "RetroGatedSegmentSize": plan.segments}
@@ -30,7 +35,7 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, frame_lines:
     frames: dict[str, int] = {"phase": 1, "repetition": 1}
     frames[plan.frame_counter] = 1 if plan.continuous else plan.frames
     limits = {
-        "kspace_encoding_step_1": (lines - 1, plan.encoded_y // 2 - (0 if plan.naive_centre else plan.dropped_lines)),
+        "kspace_encoding_step_1": (lines - 1, center),
         "kspace_encoding_step_2": (0, 0),
         "average": (plan.averages - 1, 0),
         "slice": (plan.slices - 1, 0),
@@ -59,6 +64,14 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, frame_lines:
       <userParameterLong><name>TriggerChannel</name><value>{trigger_channel}</value></userParameterLong>
     </userParameters>
   </waveformInformation>"""
+    prefix = f"00000_{plan.seed}_1"
+    dependency = ""
+    if plan.has_noise_file and not noise:
+        dependency = f"""
+    <measurementDependency>
+      <dependencyType>Noise</dependencyType>
+      <measurementID>{prefix}_{NOISE_UID}</measurementID>
+    </measurementDependency>"""
     limit_lines = "\n".join(
         f"      <{name}><minimum>0</minimum><maximum>{maximum}</maximum><center>{centre}</center></{name}>"
         for name, (maximum, centre) in limits.items()
@@ -66,9 +79,9 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, frame_lines:
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
   <measurementInformation>
-    <measurementID>00000_{plan.seed}_1_{MEASUREMENT_UID}</measurementID>
+    <measurementID>{prefix}_{NOISE_UID if noise else MEASUREMENT_UID}</measurementID>
     <patientPosition>HFS</patientPosition>
-    <protocolName>cine_simulation</protocolName>
+    <protocolName>{"noise" if noise else "cine"}_simulation</protocolName>{dependency}
   </measurementInformation>
   <acquisitionSystemInformation>
     <systemVendor>{html.escape(plan.vendor)}</systemVendor>

@@ -56,10 +56,19 @@ class ScanPlan:
         minimum=0.3,
         maximum=1.0,
     )
+    header_center: str = option(
+        "true",
+        "line of the k-space centre in the header: true, or middle of all lines, although partial_fourier leaves the "
+        "first ones out, as the Siemens converter writes it",
+        choices=("true", "middle"),
+    )
     phase_oversampling: float = option(
         0.0, "how much the encoded field of view along y exceeds the image", minimum=0.0, maximum=2.0
     )
     oversampling: float = option(2.0, "readout oversampling", minimum=1.0, maximum=4.0)
+    removes_oversampling: bool = option(
+        False, "send readouts without the oversampling that the header tells of, as some senders do"
+    )
     asymmetric_echo: float = option(
         0.0, "share of the samples missing at the front of each readout", minimum=0.0, maximum=0.4
     )
@@ -116,6 +125,12 @@ class ScanPlan:
     noise_readouts: int = option(
         32, "readouts of the noise scan before the images; none when snr is 0", minimum=0, maximum=4096
     )
+    noise_scan: str = option(
+        "stream",
+        "where the noise readouts are: in front of the images, or in a measurement of their own (dependent), which the "
+        "header names and which is written to a file of its own",
+        choices=("stream", "dependent"),
+    )
     heart_rate: float = option(66.0, "beats per minute", minimum=20.0, maximum=240.0)
     rr_variability: float = option(
         0.03, "standard deviation of the RR interval over its mean", minimum=0.0, maximum=0.3
@@ -165,13 +180,9 @@ class ScanPlan:
         False, "no gating signal: the time since the last trigger is huge and only rises, as scanners then send it"
     )
     pilot_tone: bool = option(False, "the header says that a pilot tone was on; the data hold none")
-    naive_centre: bool = option(
-        False,
-        "the header puts the k-space centre at half of the encoded lines also with partial Fourier, as the Siemens "
-        "converter does; with a vendor SIEMENS the readouts have it right",
-    )
     vendor: str = option(
-        "cinestream simulation", "system vendor in the header; a name with SIEMENS also sets idx.user[5]"
+        "cinestream simulation",
+        "system vendor in the header; gives the ticks of the time stamps, SIEMENS also idx.user[5]",
     )
     seed: int = option(0, "same seed, same scan", minimum=0)
 
@@ -221,6 +232,8 @@ class ScanPlan:
                 f"segments x frames x repetition_time is {used:.2f} s per beat (shared by interleaved slices), but "
                 f"a beat lasts {60 / self.heart_rate:.2f} s; take fewer segments or frames"
             )
+        if self.removes_oversampling and self.asymmetric_echo:
+            raise SettingsError("oversampling is removed from whole readouts: set asymmetric_echo to 0")
         if self.sampling != "full":
             if self.acceleration > self.wanted_lines:
                 raise SettingsError(
@@ -281,6 +294,16 @@ class ScanPlan:
         return round(self.encoded_x * self.asymmetric_echo)
 
     @property
+    def samples(self) -> int:
+        """Samples of a readout that is sent."""
+        return self.matrix_x if self.removes_oversampling else self.encoded_x - self.dropped_samples
+
+    @property
+    def center_sample(self) -> int:
+        """The sample of such a readout at the k-space centre."""
+        return self.matrix_x // 2 if self.removes_oversampling else self.encoded_x // 2 - self.dropped_samples
+
+    @property
     def sample_time(self) -> float:
         """Dwell time of an image readout in us."""
         return max(round(_READOUT_TIME / self.encoded_x, 1), 0.1)
@@ -289,6 +312,11 @@ class ScanPlan:
     def noise_deviation(self) -> float:
         """Standard deviation of the real (or imaginary) part of the noise in a sample, mean over coils."""
         return BLOOD_SIGNAL / self.snr if self.snr else 0.0
+
+    @property
+    def has_noise_file(self) -> bool:
+        """The noise is a measurement of its own."""
+        return self.noise_scan == "dependent" and bool(self.snr and self.noise_readouts)
 
     @property
     def slice_offsets(self) -> NDArray[np.float64]:

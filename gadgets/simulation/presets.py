@@ -90,7 +90,7 @@ PRESETS = {
     ),
     "siemens-partial-fourier": Preset(
         "partial Fourier lines with the k-space centre wrong in the header and right in the readouts",
-        {**_SIEMENS, "segments": 12, "partial_fourier": 0.75, "naive_centre": True},
+        {**_SIEMENS, "segments": 12, "partial_fourier": 0.75, "header_center": "middle"},
     ),
     "siemens-phase-resolution": Preset(
         "fewer lines than the encoded matrix, and phase oversampling",

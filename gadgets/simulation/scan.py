@@ -15,8 +15,9 @@ import numpy as np
 
 from gadgets.files import write_scan
 from gadgets.protocol import ACQUISITION_HEADER, WAVEFORM_HEADER, AcquisitionFlag, Readouts, Waveform
-from gadgets.simulation.header import MEASUREMENT_UID, NOISE_BANDWIDTH, header_xml
+from gadgets.simulation.header import MEASUREMENT_UID, NOISE_BANDWIDTH, NOISE_UID, header_xml
 from gadgets.simulation.timeline import NOISE_INTERVAL, gated_timeline, motion, timeline
+from gadgets.vendor import find_vendor, tick_length
 from recon_core.errors import ResourceError, SettingsError
 from recon_core.simulate.coils import coil_maps, coil_maps_at, noise_covariance
 from recon_core.simulate.ecg import cardiac_position, ecg_signal
@@ -31,9 +32,8 @@ if TYPE_CHECKING:
 
     from gadgets.simulation.plan import ScanPlan
 
-_TICK = 0.0025  # s, clock of the time stamps
-_TICKS_PER_DAY = 34_560_000
-_UNGATED_SINCE = 4304495 * _TICK  # s since a trigger that never was, at the first image readout
+_DAY = 86_400_000.0  # ms
+_UNGATED_SINCE = 10761.2375  # s since a trigger that never was, at the first image readout
 _BODY_HALF_WIDTH = 190.0  # mm, nothing of the phantom lies further out along x
 _SUPERSAMPLING = 2
 _NOISE_DWELL = 5.0  # us
@@ -154,7 +154,7 @@ class Scan:
         sent = 0
         packets = self._ecg_packets()
         packet = next(packets, None)
-        if plan.snr and plan.noise_readouts:
+        if self._noise_in_front:
             noise = self._noise_scan()
             sent += len(noise)
             yield noise
@@ -175,9 +175,9 @@ class Scan:
             here = keys[first:last]
             for key in np.unique(here):
                 if key not in kspace:
-                    measured = self._measured(int(key))[..., plan.dropped_samples :]
+                    measured = self._sent(self._measured(int(key)))
                     kspace[int(key)] = measured.swapaxes(0, 1)
-            data = np.empty((last - first, plan.coils, plan.encoded_x - plan.dropped_samples), np.complex64)
+            data = np.empty((last - first, plan.coils, plan.samples), np.complex64)
             for key in np.unique(here):
                 which = np.flatnonzero(here == key)
                 data[which] = kspace[int(key)][order["line"][first:last][which]]
@@ -192,6 +192,21 @@ class Scan:
             arrived = slice(max(0, plan.lost_readouts - first), None)
             if first + arrived.start < last:
                 yield Readouts(headers[first:last][arrived], data[arrived])
+
+    @property
+    def noise(self) -> tuple[str, Readouts] | None:
+        """Header and readouts of the noise where it is a measurement of its own; else None."""
+        if not self.plan.has_noise_file:
+            return None
+        readouts = self._noise_scan()
+        readouts.headers["measurement_uid"] = NOISE_UID
+        return header_xml(self.plan, 1, len(_ECG_LEADS), 1, noise=True), readouts
+
+    @property
+    def _noise_in_front(self) -> int:
+        """How many noise readouts are sent ahead of the images."""
+        plan = self.plan
+        return plan.noise_readouts if plan.snr and not plan.has_noise_file else 0
 
     @property
     def truth(self) -> Truth:
@@ -212,6 +227,12 @@ class Scan:
             field_of_view=np.array([plan.field_of_view_x, plan.field_of_view_y, plan.slice_thickness]),
             cardiac_phase=self._cardiac_phase,
         )
+
+    def _sent(self, kspace: NDArray[np.complex64]) -> NDArray[np.complex64]:
+        """The samples ``(coil, line, sample)`` that are sent of whole lines."""
+        if self.plan.removes_oversampling:
+            return _fft(_crop(_ifft(kspace, 2), 2, self.plan.matrix_x), 2)
+        return kspace[..., self.plan.dropped_samples :]
 
     def _source(self, number: int) -> _SliceSource:
         if number not in self._slices:
@@ -247,10 +268,9 @@ class Scan:
         """Headers of all image readouts in the order of acquisition."""
         plan, order = self.plan, self._order
         headers = np.zeros(len(order), ACQUISITION_HEADER)
-        noise_readouts = plan.noise_readouts if plan.snr else 0
-        self._common(headers, noise_readouts, order["time"])
-        headers["number_of_samples"] = plan.encoded_x - plan.dropped_samples
-        headers["center_sample"] = plan.encoded_x // 2 - plan.dropped_samples
+        self._common(headers, self._noise_in_front, order["time"])
+        headers["number_of_samples"] = plan.samples
+        headers["center_sample"] = plan.center_sample
         headers["sample_time_us"] = plan.sample_time
         headers["position"] = plan.positions[order["slice"]]
         counters = headers["idx"]
@@ -259,15 +279,14 @@ class Scan:
             counters[name] = order[name]
         if not plan.continuous:
             counters[plan.frame_counter] = order["frame"]
-        if "SIEMENS" in plan.vendor.upper():
+        if find_vendor(plan.vendor).center_in_readouts:
             counters["user"][:, 5] = plan.encoded_y // 2 - plan.dropped_lines
 
         flags = headers["flags"]
         if plan.reversed_readouts:
             reverse = order["row"] % 2 == 1
             flags[reverse] |= AcquisitionFlag.REVERSE.bit
-            headers["center_sample"][reverse] = headers["number_of_samples"][reverse] - 1 - plan.encoded_x // 2
-            headers["center_sample"][reverse] += plan.dropped_samples
+            headers["center_sample"][reverse] = plan.samples - 1 - plan.center_sample
         uncounted = plan.gating == "retrospective" or plan.continuous
         keys = order["slice"] * plan.frames + (0 if uncounted else order["frame"])
         _, first = np.unique(keys, return_index=True)
@@ -291,12 +310,17 @@ class Scan:
         headers["version"] = 1
         headers["measurement_uid"] = MEASUREMENT_UID
         headers["scan_counter"] = counted + 1 + np.arange(len(headers))
-        headers["acquisition_time_stamp"] = _ticks(plan.start_time + times) % _TICKS_PER_DAY
+        headers["acquisition_time_stamp"] = self._clock(plan.start_time + times)
         since = _UNGATED_SINCE + times if plan.ungated else cardiac_position(times, self._triggers)[0]
-        headers["physiology_time_stamp"][:, 0] = _ticks(since)
+        headers["physiology_time_stamp"][:, 0] = self._clock(since)
         headers["available_channels"] = headers["active_channels"] = plan.coils
         for name, direction in zip(("read_dir", "phase_dir", "slice_dir"), plan.directions, strict=True):
             headers[name] = direction
+
+    def _clock(self, seconds: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Ticks of the vendor's clock, which begins anew every day."""
+        tick = tick_length(self.plan.vendor)
+        return np.floor(1000 * seconds / tick + 1e-6).astype(np.int64) % round(_DAY / tick)
 
     def _noise_scan(self) -> Readouts:
         """The noise scan: its own length and dwell time, hence its own bandwidth and noise power.
@@ -335,7 +359,7 @@ class Scan:
             header = np.zeros((), WAVEFORM_HEADER)
             header["version"] = 1
             header["measurement_uid"] = MEASUREMENT_UID
-            header["time_stamp"] = _ticks(np.array(self.plan.start_time + start)) % _TICKS_PER_DAY
+            header["time_stamp"] = self._clock(np.array(self.plan.start_time + start))
             header["number_of_samples"], header["channels"] = _ECG_PACKET, len(data)
             header["sample_time_us"] = _ECG_SAMPLE * 1e6
             yield float(times[-1]), Waveform(header, data)
@@ -392,7 +416,7 @@ def simulate(plan: ScanPlan) -> Scan:
 
 
 def write_simulation(plan: ScanPlan, path: Path) -> Path:
-    """Simulate a scan into an ISMRMRD HDF5 file and its truth beside it.
+    """Simulate a scan into an ISMRMRD HDF5 file and its truth beside it; its noise too, if that is one of its own.
 
     Parameters
     ----------
@@ -413,13 +437,17 @@ def write_simulation(plan: ScanPlan, path: Path) -> Path:
     """
     scan = simulate(plan)
     write_scan(path, scan.header, scan.items())
+    noise = scan.noise
+    if noise is not None:
+        write_scan(noise_path(path), noise[0], [noise[1]])
     truth = path.with_name(f"{path.stem}_truth.npz")
     scan.truth.save(truth)
     return truth
 
 
-def _ticks(seconds: NDArray[np.float64]) -> NDArray[np.int64]:
-    return np.floor(seconds / _TICK + 1e-6).astype(np.int64)
+def noise_path(path: Path) -> Path:
+    """Where `write_simulation` puts the noise of a scan that is a measurement of its own."""
+    return path.with_name(f"{path.stem}_noise{path.suffix}")
 
 
 def _fft(array: NDArray[np.complex64], axis: int) -> NDArray[np.complex64]:

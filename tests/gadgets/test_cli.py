@@ -193,12 +193,36 @@ def test_a_scan_that_ended_early_gives_what_there_is(share, images, expected, sc
 
 
 def test_no_image_at_all_is_status_1(scan, tmp_path, run):
-    noise = tmp_path / "noise.h5"
+    empty = tmp_path / "empty.h5"
     with open_scan(scan) as raw:
-        write_scan(noise, raw.header, [next(item for item in raw.items if isinstance(item, Readouts))])
-    status, _, err = run("replay", noise, "-o", tmp_path / "images.h5")
+        write_scan(empty, raw.header, [])
+    status, _, err = run("replay", empty, "-o", tmp_path / "images.h5")
     assert status == 1
     assert "no image readouts" in err
+
+
+def test_noise_of_another_file(tmp_path, run):
+    scan, noise, store = tmp_path / "scan.h5", tmp_path / "scan_noise.h5", tmp_path / "store"
+    sizes = ["--matrix-x", "32", "--matrix-y", "24", "--frames", "2", "--coils", "3", "--sampling", "full"]
+    status, out, _ = run("simulate", scan, *sizes, "--noise-scan", "dependent")
+    assert (status, f"its noise in {noise}" in out) == (0, True)
+
+    def origin(*options):
+        output = tmp_path / "images.h5"
+        status, _, err = run("replay", scan, "-p", "zero_filled", "-o", output, "--overwrite", *options)
+        assert status == 0, err
+        return re.search("cinestream_noise</name><value>(.*?)[,<]", read_images(output)[1][0].attributes).group(1)
+
+    assert origin() == "none"
+    assert origin("--noise", noise) == "file scan_noise.h5"
+    assert origin("--noise", f"{noise}:dataset") == "file scan_noise.h5"
+    assert origin("--noise-store", store) == "none"
+    status, out, _ = run("replay", noise, "-o", tmp_path / "none.h5", "--noise-store", store)
+    assert (status, "0 images of 0 slices" in out) == (0, True)
+    assert origin("--noise-store", store) == "store"
+    assert origin("--noise-store", store, "--noise-days", "0") == "none"
+    status, _, err = run("replay", scan, "-o", tmp_path / "none.h5", "--overwrite", "--noise", scan)
+    assert (status, "no noise readouts" in err) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -469,8 +493,9 @@ def test_serve_says_when_the_address_is_not_to_be_had(run):
 
 
 def test_serve_and_send_as_processes(scan, tmp_path):
-    raw = tmp_path / "raw"
+    raw, store = tmp_path / "raw", tmp_path / "store"
     command = ["serve", "--port", "0", "--save-raw", str(raw), "--alias", "openrecon=zero_filled", "--set", "series=4"]
+    command += ["--noise-store", str(store)]
     # unbuffered pipes would hide a missing flush
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
@@ -490,6 +515,12 @@ def test_serve_and_send_as_processes(scan, tmp_path):
             sent = program("send", scan, "-o", output, "--port", port, "-c", "openrecon")
             assert (sent.returncode, sent.stderr) == (0, "")
             assert f"3 images in {output}" in sent.stdout
+            noise = tmp_path / "noise.h5"
+            with open_scan(scan) as opened:
+                write_scan(noise, opened.header, [next(item for item in opened.items if isinstance(item, Readouts))])
+            alone = program("send", noise, "-o", tmp_path / "no.h5", "--port", port, "-c", "openrecon")
+            assert (alone.returncode, alone.stderr) == (0, "")
+            assert [path.suffix for path in store.iterdir()] == [".npz"]
             bad = program("send", scan, "-o", tmp_path / "none.h5", "--port", port, "-c", "magic")
             assert bad.returncode == 1
             assert "magic" in bad.stderr

@@ -341,8 +341,8 @@ def test_broken_readouts_give_images_and_an_error_at_the_end(scan, replayed):
 
 
 def test_a_scan_without_readouts_is_an_error(scan):
-    header, items = scan
-    outcome = Gadgetron(FAST).run(header, items[:1])
+    header, _ = scan
+    outcome = Gadgetron(FAST).run(header, [])
     assert outcome.images == []
     assert_reported(outcome, "no image readouts")
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from gadgets.chain import Chain
-from gadgets.gating import tick_length
 from gadgets.header import parse_header
 from gadgets.pipeline import Settings
 from gadgets.protocol import Image, Readouts
@@ -363,20 +362,6 @@ def test_slice_without_triggers_among_others():
     assert sorted({int(image.header["slice"]) for image in images}) == [0, 2]
     assert "slice 1 cannot be gated" in texts(problems)
     assert problems.damage
-
-
-@pytest.mark.parametrize(
-    ("vendor", "wanted", "expected"),
-    [
-        ("SIEMENS", 0.0, 2.5),
-        ("Siemens Healthineers", 0.0, 2.5),
-        ("Philips", 0.0, 1.0),
-        ("", 0.0, 1.0),
-        ("GE", 2.0, 2.0),
-    ],
-)
-def test_ticks(vendor, wanted, expected):
-    assert tick_length(vendor, wanted) == expected
 
 
 def test_wrong_tick_is_found():

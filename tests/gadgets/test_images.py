@@ -21,6 +21,7 @@ from gadgets.images import (
     series_kind,
     to_recon_space,
 )
+from gadgets.noise import ScanNoise
 from gadgets.pipeline import Settings
 from gadgets.preparation import Preparation
 from gadgets.problems import Problems
@@ -161,7 +162,8 @@ def scan_of_point(geometry, u, v):
 def images_of(header, block, **settings):
     """The stream's own stages around a plain inverse FFT."""
     problems = Problems()
-    preparation, buffers = Preparation(header, problems, whiten=True), SliceBuffers(header, problems)
+    preparation = Preparation(header, problems, ScanNoise(header, problems, whiten=True))
+    buffers = SliceBuffers(header, problems)
     make = ImageMaker(header, Settings(**settings)).make
     slices = [done for part in preparation(block) for done in buffers.add(part)] + list(buffers.flush())
     images = []

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gadgets.header import parse_header
+from gadgets.noise import ScanNoise
 from gadgets.preparation import Preparation
 from gadgets.problems import Problems
 from gadgets.protocol import AcquisitionFlag, Readouts
@@ -32,7 +33,7 @@ def bandwidth_xml(value):
 def preparation(*, whiten=True, xml=None, **encoding):
     problems = Problems()
     header = parse_header(xml or header_xml(**{**PLAIN, **encoding}))
-    return Preparation(header, problems, whiten=whiten), problems
+    return Preparation(header, problems, ScanNoise(header, problems, whiten=whiten)), problems
 
 
 def prepare(*blocks, **arguments):

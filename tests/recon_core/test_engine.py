@@ -828,3 +828,55 @@ def test_the_filter_is_on_the_image_of_any_method(engine, make_slice):
 def test_what_becomes_of_an_image_afterwards_makes_no_other_method(engine):
     first = engine._build("cg_sense", ReconOptions())
     assert engine._build("cg_sense", ReconOptions(partial_fourier="pocs", kspace_filter=0.3)) is first
+
+
+# --- units of the noise -----------------------------------------------------------------------------------------------
+
+
+def in_units(engine, data, **options):
+    return engine.reconstruct(data, ReconOptions(**{"method": "zero_filled", "units": "snr", **options}))
+
+
+def test_units_of_the_noise_are_those_of_whitened_data_with_all_lines(engine, make_slice):
+    plain, _ = make_slice(step=1)
+    data = dataclasses.replace(plain, colouring=np.eye(5, dtype=np.complex64))
+    assert data.mask.all()
+    expected = engine.reconstruct(plain, ReconOptions(method="zero_filled"))
+    result = in_units(engine, data)
+    assert (expected.units, result.units) == ("relative", "snr")
+    np.testing.assert_allclose(result.image, expected.image, rtol=1e-4, atol=1e-6)
+    # the noise of an average of four is half as strong, that of half of the columns by the root of a half
+    averaged = in_units(engine, dataclasses.replace(data, noise_share=0.25))
+    np.testing.assert_allclose(averaged.image, 2 * result.image, rtol=1e-4, atol=1e-6)
+    columns = np.arange(data.kspace.shape[3]) % 2 == 0
+    narrow = in_units(engine, dataclasses.replace(data, columns=columns))
+    np.testing.assert_allclose(narrow.image, result.image / np.sqrt(columns.mean()), rtol=1e-4, atol=1e-6)
+
+
+def test_a_frame_with_fewer_lines_has_less_noise_and_an_empty_one_none(engine, make_slice):
+    plain, _ = make_slice(step=1)
+    mask = plain.mask.copy()
+    mask[0, ::2] = False
+    mask[1] = False
+    data = dataclasses.replace(plain, kspace=plain.kspace * mask[:, None, :, None], mask=mask)
+    relative = engine.reconstruct(data, ReconOptions(method="zero_filled")).image
+    image = in_units(engine, dataclasses.replace(data, colouring=np.eye(5, dtype=np.complex64))).image
+    np.testing.assert_allclose(image[0], relative[0] / np.sqrt(mask[0].mean()), rtol=1e-4, atol=1e-6)
+    assert not image[1].any()
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "why"),
+    [
+        ({"method": "low_rank_sparse"}, {}, "low_rank_sparse is not known"),
+        ({"kspace_filter": 0.5}, {}, "kspace_filter change the noise"),
+        ({}, {"colouring": None}, "no noise was measured"),
+        ({}, {"noise_share": None}, "noise of a line is not known"),
+    ],
+)
+def test_units_of_noise_that_is_not_known_are_relative(engine, make_slice, options, changes, why):
+    plain, _ = make_slice()
+    data = dataclasses.replace(plain, **{"colouring": np.eye(5, dtype=np.complex64), **changes})
+    result = in_units(engine, data, **options)
+    assert result.units == "relative"
+    assert why in " ".join(result.notes)

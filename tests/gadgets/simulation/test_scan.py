@@ -453,3 +453,58 @@ def test_file_reads_back_with_the_stock_library(tmp_path):
 def test_contradictory_plans_are_refused(changes, words):
     with pytest.raises(SettingsError, match=words):
         plan(**changes)
+
+
+# --- senders ----------------------------------------------------------------------------------------------------------
+
+
+def test_noise_of_its_own_is_what_would_be_in_front():
+    together, apart = simulate(plan()), simulate(plan(noise_scan="dependent"))
+    assert together.noise is None
+    readouts, noise, _ = collect(together)
+    alone, nothing, _ = collect(apart)
+    assert nothing is None
+    np.testing.assert_array_equal(alone.data, readouts.data)
+    assert alone.headers["scan_counter"][0] == 1
+    xml, own = apart.noise
+    np.testing.assert_array_equal(own.data, noise.data)
+    (dependency,) = ismrmrd.xsd.CreateFromDocument(apart.header).measurementInformation.measurementDependency
+    measurement = ismrmrd.xsd.CreateFromDocument(xml).measurementInformation
+    assert (dependency.dependencyType, dependency.measurementID) == ("Noise", measurement.measurementID)
+    assert measurement.measurementDependency == []
+    assert ismrmrd.xsd.CreateFromDocument(together.header).measurementInformation.measurementDependency == []
+
+
+@pytest.mark.parametrize("changes", [{"snr": 0.0}, {"noise_readouts": 0}])
+def test_without_noise_there_is_no_noise_measurement(changes, tmp_path):
+    scan = plan(noise_scan="dependent", **changes)
+    assert simulate(scan).noise is None
+    assert "Dependency" not in simulate(scan).header
+    write_simulation(scan, tmp_path / "scan.h5")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scan.h5", "scan_truth.npz"]
+
+
+def test_a_sender_that_removes_oversampling_keeps_the_image_and_its_noise():
+    whole, _, _ = collect(simulate(plan(sampling="full", snr=0.0)))
+    readouts, _, _ = collect(simulate(plan(sampling="full", snr=0.0, removes_oversampling=True)))
+    assert readouts.data.shape[2] == 48
+    assert set(readouts.headers["center_sample"]) == {24}
+    wide = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(whole.data, axes=2), norm="ortho"), axes=2)[:, :, 24:72]
+    narrow = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(readouts.data, axes=2), norm="ortho"), axes=2)
+    np.testing.assert_allclose(narrow, wide, atol=1e-5 * np.abs(wide).max())
+
+
+def test_the_centre_of_the_header_may_be_that_of_the_siemens_converter():
+    scan = simulate(plan(partial_fourier=0.75, header_center="middle", vendor="SIEMENS"))
+    limit = ismrmrd.xsd.CreateFromDocument(scan.header).encoding[0].encodingLimits.kspace_encoding_step_1
+    assert (limit.maximum, limit.center) == (26, 18)
+    assert set(collect(scan)[0].headers["idx"]["user"][:, 5]) == {9}
+
+
+@pytest.mark.parametrize(("vendor", "per_second"), [("SIEMENS", 400), ("Philips", 1000), ("", 1000)])
+def test_ticks_are_those_of_the_vendor(vendor, per_second):
+    readouts, _, _ = collect(simulate(plan(vendor=vendor, start_time=86399.0, repetition_time=30.0)))
+    stamps = readouts.headers["acquisition_time_stamp"].astype(np.int64)
+    assert stamps[0] == 86399 * per_second
+    assert stamps.max() < 86400 * per_second
+    assert stamps[-1] < 100 * per_second  # the next day
