@@ -100,7 +100,7 @@ class Chain:
         self._engine = engine
         self._watch = watch
         self._preparation = Preparation(header, self.summary.problems, whiten=settings.whiten)
-        gate = None if settings.gating == "counter" else Gate(header, settings, self.summary.problems)
+        gate = self._gate = None if settings.gating == "counter" else Gate(header, settings, self.summary.problems)
         self._buffers = SliceBuffers(
             header, self.summary.problems, settings.time_axis, settings.virtual_coils, settings.coil_energy, gate
         )
@@ -137,6 +137,10 @@ class Chain:
                         yield from self._reconstruct(complete)
             elif isinstance(item, Waveform):
                 yield item
+                if self._gate is not None:
+                    self._gate.note(item)
+                    for complete in self._buffers.resume():
+                        yield from self._reconstruct(complete)
             elif isinstance(item, Text):
                 logger.info("text from the sender: %s", item.text)
             else:

@@ -79,6 +79,10 @@ class ScanHeader:
         ``relativeReceiverNoiseBandwidth``, 0.793 where the header does not say (Gadgetron's default).
     user_parameters
         All userParameterLong, -Double and -String values by name.
+    readout_spacing
+        Time in ms from one readout to the next; 0 where the header does not say.
+    waveform_types
+        Of the waveforms that the header announces, in lower case: ``ecg``, ``pulse``, ...
     """
 
     encodings: tuple[Encoding, ...]
@@ -89,6 +93,8 @@ class ScanHeader:
     vendor: str = ""
     noise_bandwidth: float = 0.793
     user_parameters: dict[str, str] = field(default_factory=dict)
+    readout_spacing: float = 0.0
+    waveform_types: frozenset[str] = frozenset()
 
 
 def parse_header(text: str) -> ScanHeader:
@@ -124,6 +130,10 @@ def parse_header(text: str) -> ScanHeader:
         vendor=root.findtext("acquisitionSystemInformation/systemVendor", "").strip(),
         noise_bandwidth=_number(root, "acquisitionSystemInformation/relativeReceiverNoiseBandwidth", 0.793),
         user_parameters=user,
+        readout_spacing=_readout_spacing(root, user),
+        waveform_types=frozenset(
+            node.text.strip().lower() for node in root.iterfind("waveformInformation/waveformType") if node.text
+        ),
     )
 
 
@@ -168,6 +178,22 @@ def _encoding(node: Element, number: int) -> Encoding:
     acceleration = int(_number(node, "parallelImaging/accelerationFactor/kspace_encoding_step_1", 1))
     mode = node.findtext("parallelImaging/calibrationMode", "").strip()
     return Encoding(encoded, _filled(recon, encoded), limits, max(1, acceleration), mode)
+
+
+def _readout_spacing(root: Element, user: dict[str, str]) -> float:
+    """Echo spacing, else TR, which is that of a whole segment; what is no number is no reason to refuse a scan."""
+
+    def number(text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            return 0.0
+
+    spacing = number(root.findtext("sequenceParameters/echo_spacing", ""))
+    if not spacing > 0:
+        lines = number(user.get("RetroGatedSegmentSize", ""))
+        spacing = number(root.findtext("sequenceParameters/TR", "")) / max(1.0, lines)
+    return spacing if 0 < spacing < math.inf else 0.0
 
 
 def _filled(recon: Space, encoded: Space) -> Space:

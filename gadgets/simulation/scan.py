@@ -278,8 +278,10 @@ class Scan:
         headers["version"] = 1
         headers["measurement_uid"] = MEASUREMENT_UID
         headers["scan_counter"] = counted + 1 + np.arange(len(headers))
-        headers["acquisition_time_stamp"] = _ticks(plan.start_time + times) % _TICKS_PER_DAY
-        headers["physiology_time_stamp"][:, 0] = _ticks(cardiac_position(times, self._triggers)[0])
+        if plan.stamps != "none":
+            headers["acquisition_time_stamp"] = _ticks(plan.start_time + times) % _TICKS_PER_DAY
+        if plan.stamps == "all":
+            headers["physiology_time_stamp"][:, 0] = _ticks(cardiac_position(times, self._triggers)[0])
         headers["available_channels"] = headers["active_channels"] = plan.coils
         for name, direction in zip(("read_dir", "phase_dir", "slice_dir"), plan.directions, strict=True):
             headers[name] = direction

@@ -439,3 +439,14 @@ def test_file_reads_back_with_the_stock_library(tmp_path):
 def test_contradictory_plans_are_refused(changes, words):
     with pytest.raises(SettingsError, match=words):
         plan(**changes)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "zero"), [("all", (False, False)), ("acquisition", (False, True)), ("none", (True, True))]
+)
+def test_time_stamps_may_be_left_out(stamps, zero):
+    plan = ScanPlan(matrix_x=24, matrix_y=16, frames=4, coils=2, sampling="full", stamps=stamps)
+    for item in simulate(plan).items():
+        if isinstance(item, Readouts):
+            found = [item.headers[name].any() for name in ("acquisition_time_stamp", "physiology_time_stamp")]
+            assert tuple(not one for one in found) == zero
