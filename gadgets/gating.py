@@ -132,7 +132,7 @@ class Gate:
 
     def waits(self, name: str, headers: NDArray[np.void]) -> bool:
         """Tell whether the readouts of a slice, all there, can only be gated when more of the ECG has come."""
-        promised = self._ecg_promised or self._ecg.heard
+        promised = self._ecg_promised or self._ecg.heard or self._sources == ("ecg",)
         if not self.expected or "ecg" not in self._sources or not promised:
             return False
         time, wrong = self._clock(headers)

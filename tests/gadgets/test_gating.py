@@ -285,6 +285,9 @@ def test_ecg_may_come_at_any_time(place):
     assert {source(image) for image in images} == {"ecg"}
     assert list(problems) == []
     np.testing.assert_array_equal(stack(images), stack(expected))
+    if place == "last":  # nothing announces it, but it was asked for
+        images, _ = chain(header.replace("waveformType>ecg", "waveformType>other"), moved, trigger_source="ecg")
+        assert {source(image) for image in images} == {"ecg"}
 
 
 def test_ecg_that_stops_leaves_the_rest_to_the_k_space_centre():
