@@ -3,7 +3,8 @@
 A slice is complete when every (frame, line) that the header promises has arrived, or its flags or the order of the
 stream say so, or at the end. Nothing is assumed of the order in which slices, frames and lines come. What the header
 says of counters is a plan, not a promise: buffers grow with what arrives. Where a gate makes the frames from the time
-stamps, a slice is complete when the next one begins or the measurement ends: no counter says how long the last beat is.
+stamps, a slice is complete when the next one has begun or the measurement ends: no counter says how long the last
+beat is.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from gadgets.gating import Gate, Gated
     from gadgets.header import Encoding, ScanHeader
     from gadgets.problems import Problems
+    from gadgets.protocol import Waveform
     from recon_core.running import RunningMaps
 
 #: Fields of the acquisition header that tell when a readout was.
@@ -38,6 +40,8 @@ STAMPS = ["acquisition_time_stamp", "physiology_time_stamp"]
 _LAST = flag_mask(AcquisitionFlag.LAST_IN_SLICE, AcquisitionFlag.LAST_IN_MEASUREMENT)
 _REFERENCE_ONLY = AcquisitionFlag.PARALLEL_CALIBRATION.bit
 _MOST_AVERAGES = 64
+_MOST_STRAY = 8  # readouts of another slice that do not end one which is gated
+_MOST_WAITING = 4  # slices that wait for their ECG; then the first goes on with what there is
 # A counter above the header's limit is believed when this share of the usual number of lines stands behind it.
 _BELIEVED_SHARE = 0.25
 
@@ -196,6 +200,12 @@ class _Buffer:
         if self.virtual is not None:
             self.virtual.take(self.parts, row)
 
+    def waits(self, name: str) -> bool:
+        """The gate needs more of the ECG than has come."""
+        if self.gate is None or not self.gate.expected:
+            return False
+        return self.gate.waits(name, np.concatenate([part.headers for part in self.parts]))
+
     @property
     def gated(self) -> bool:
         """Time stamps make the frames, which no counter promises."""
@@ -295,9 +305,11 @@ class SliceBuffers:
         self._time_axis = [frame_counter(encoding, time_axis) for encoding in header.encodings]
         self._plans: dict[int, _Plan] = {}
         self._open: dict[SliceKey, _Buffer] = {}
+        self._waiting: dict[SliceKey, _Buffer] = {}  # complete, but for the ECG
         self._sent: dict[SliceKey, int] = {}  # readouts by slice
         self._reference: dict[tuple[int, int], list[tuple[NDArray[np.intp], Readouts]]] = {}  # by encoding, slice
         self._latest: SliceKey | None = None
+        self._next: tuple[SliceKey, int] | None = None  # what may follow it, and how many readouts of that have come
 
     def add(self, readouts: Readouts) -> Iterator[CompleteSlice]:
         """Take prepared readouts of one encoding in and yield the slices that they complete."""
@@ -322,8 +334,19 @@ class SliceBuffers:
 
     def flush(self) -> Iterator[CompleteSlice]:
         """Yield what is left at the end of the scan, complete or not."""
+        for key in list(self._waiting):
+            yield from self._assemble(key, self._waiting.pop(key))
         for key in sorted(self._open):
-            yield from self._finish(key)
+            yield from self._finish(key, wait=False)
+
+    def hear(self, waveform: Waveform) -> Iterator[CompleteSlice]:
+        """Take a waveform of the stream in and yield the slices whose ECG has come with it."""
+        if self._gate is None:
+            return
+        self._gate.note(waveform)
+        for key, buffer in list(self._waiting.items()):
+            if not buffer.waits(describe(key)):
+                yield from self._assemble(key, self._waiting.pop(key))
 
     @property
     def sent(self) -> int:
@@ -398,7 +421,7 @@ class SliceBuffers:
     ) -> Iterator[CompleteSlice]:
         """Take consecutive readouts of one slice."""
         if not self._beyond(key):
-            yield from self._leave(key)
+            yield from self._leave(key, len(readouts))
         if key in self._sent:
             self._note_late(describe(key), readouts)
             return
@@ -427,15 +450,19 @@ class SliceBuffers:
         remedy = "Check the limits of averages, phases and repetitions in the header"
         self._problems.add("late", f"{text}. {remedy}", damage=True, count=len(readouts))
 
-    def _leave(self, key: SliceKey) -> Iterator[CompleteSlice]:
-        """With slices one after another, the next slice tells that the one before is over."""
+    def _leave(self, key: SliceKey, count: int) -> Iterator[CompleteSlice]:
+        """With slices one after another, the next slice, of which `count` readouts came, tells that one is over."""
         if self._latest is not None and key != self._latest and self._latest in self._open:
             before = self._open[self._latest]
+            if before.gated:  # no counter says that it is over, so that a stray readout of another must not
+                self._next = (key, count + (self._next[1] if self._next and self._next[0] == key else 0))
+                if self._next[1] <= _MOST_STRAY:
+                    return
             if not before.was_left and self._plans[self._latest.encoding].looks_complete(before):
                 yield from self._finish(self._latest)
             else:
                 before.was_left = True
-        self._latest = key
+        self._latest, self._next = key, None
 
     def _beyond(self, key: SliceKey) -> list[str]:
         """Counters above the limits of the header: a slice that it forgot, or a stray readout."""
@@ -462,7 +489,7 @@ class SliceBuffers:
         fewer = coils < n_coils if coils else energy < 1
         return VirtualCoils(coils, energy, plan.rows // 2, plan.fewest_lines) if fewer else None
 
-    def _finish(self, key: SliceKey) -> Iterator[CompleteSlice]:
+    def _finish(self, key: SliceKey, *, wait: bool = True) -> Iterator[CompleteSlice]:
         buffer = self._open.pop(key)
         typical = float(np.median([*self._sent.values()])) if self._sent else 0.0
         beyond = self._beyond(key)
@@ -471,11 +498,16 @@ class SliceBuffers:
             self._problems.add(f"stray {beyond[0]}", f"{text}; it is left out", damage=True, count=buffer.count)
             return
         self._sent[key] = buffer.count
-        complete = self._assemble(key, buffer, self._plans[key.encoding])
-        if complete is not None:
-            yield complete
+        if wait and buffer.waits(describe(key)):
+            self._waiting[key] = buffer
+            if len(self._waiting) > _MOST_WAITING:
+                first = next(iter(self._waiting))
+                yield from self._assemble(first, self._waiting.pop(first))
+        else:
+            yield from self._assemble(key, buffer)
 
-    def _assemble(self, key: SliceKey, buffer: _Buffer, plan: _Plan) -> CompleteSlice | None:
+    def _assemble(self, key: SliceKey, buffer: _Buffer) -> Iterator[CompleteSlice]:
+        plan = self._plans[key.encoding]
         compression = None
         if buffer.virtual is not None:
             buffer.virtual.learn(buffer.parts)
@@ -487,19 +519,20 @@ class SliceBuffers:
         buffer.parts.clear()
         try:
             gated = self._gated(key, plan, headers, frame, row, data)
-            if gated is not None:
-                return replace(self._from_gate(key, gated, plan, compression), stamps=stamps)
+            if gated:
+                yield from (replace(self._from_gate(key, one, plan, compression), stamps=stamps) for one in gated)
+                return
             frames = self._frames(key, buffer, plan, headers, frame)
         except DataError as error:
             frames = self._only_complete(buffer, plan, str(error))
         if not len(frames):
-            return None
+            return
         place = np.full(len(buffer.came), -1)
         place[frames] = np.arange(len(frames))
         kspace, measured, headers = merge(place[frame], row, data, headers, (len(frames), plan.rows))
         lines = np.count_nonzero(measured, axis=1)
         periodic = self._time_axis[key.encoding] == "phase"
-        return CompleteSlice(
+        yield CompleteSlice(
             key,
             CineSlice(
                 kspace,
@@ -524,9 +557,9 @@ class SliceBuffers:
         frame: NDArray[np.intp],
         row: NDArray[np.intp],
         data: NDArray[np.complex64],
-    ) -> Gated | None:
+    ) -> tuple[Gated, ...]:
         if self._gate is None or (self._time_axis[key.encoding] != "phase" and not self._gate.forced):
-            return None
+            return ()
         promised = plan.frames if plan.limited else 0
         return self._gate(describe(key), headers, frame, row, data, (promised, plan.rows))
 
@@ -537,7 +570,7 @@ class SliceBuffers:
         frames = np.flatnonzero(lines)
         missing = self._missing(key, frames, lines[frames], len(lines), plan)
         return CompleteSlice(
-            key,
+            key._replace(repetition=key.repetition + gated.beat),
             CineSlice(
                 gated.kspace[frames],
                 gated.mask[frames],

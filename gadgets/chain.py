@@ -172,6 +172,9 @@ class Chain:
                 yield item
             elif isinstance(item, Bucket):
                 yield from item.waveforms
+            for waveform in _waveforms(item):
+                for complete in self._buffers.hear(waveform):
+                    yield from self._reconstruct(complete)
             if isinstance(item, _RAW):
                 for complete in self._slices(item):
                     yield from self._reconstruct(complete)
@@ -312,6 +315,12 @@ class Chain:
             text = f"{absent} of the slices that the header promises never came ({describe(first[0])} first)"
             remedy = "the scan ended early, or the header's limits are too large"
             problems.add("absent slices", f"{text}; {remedy}", damage=True)
+
+
+def _waveforms(item: Message) -> tuple[Waveform, ...]:
+    if isinstance(item, Waveform):
+        return (item,)
+    return item.waveforms if isinstance(item, Bucket) else ()
 
 
 def _buffers(header: ScanHeader, settings: Settings, problems: Problems) -> SliceBuffers:

@@ -85,6 +85,10 @@ class ScanHeader:
         All userParameterLong, -Double and -String values by name.
     coil_labels
         Names of the receive coils in the order of the header, none where it does not say.
+    readout_spacing
+        Time in ms from one readout to the next; 0 where the header does not say.
+    waveform_types
+        Of the waveforms that the header announces, in lower case: ``ecg``, ``pulse``, ...
     """
 
     encodings: tuple[Encoding, ...]
@@ -98,6 +102,8 @@ class ScanHeader:
     dependencies: tuple[tuple[str, str], ...] = ()
     user_parameters: dict[str, str] = field(default_factory=dict)
     coil_labels: tuple[str, ...] = ()
+    readout_spacing: float = 0.0
+    waveform_types: frozenset[str] = frozenset()
 
     @property
     def noise_dependency(self) -> str:
@@ -146,6 +152,10 @@ def parse_header(text: str) -> ScanHeader:
         user_parameters=user,
         coil_labels=tuple(
             node.findtext("coilName", "").strip() for node in root.iterfind("acquisitionSystemInformation/coilLabel")
+        ),
+        readout_spacing=_readout_spacing(root, user),
+        waveform_types=frozenset(
+            node.text.strip().lower() for node in root.iterfind("waveformInformation/waveformType") if node.text
         ),
     )
 
@@ -198,6 +208,22 @@ def _encoding(node: Element, number: int) -> Encoding:
     acceleration = int(_number(node, "parallelImaging/accelerationFactor/kspace_encoding_step_1", 1))
     mode = node.findtext("parallelImaging/calibrationMode", "").strip()
     return Encoding(encoded, _filled(recon, encoded), limits, max(1, acceleration), mode)
+
+
+def _readout_spacing(root: Element, user: dict[str, str]) -> float:
+    """Echo spacing, else TR, which is that of a whole segment; what is no number is no reason to refuse a scan."""
+
+    def number(text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            return 0.0
+
+    spacing = number(root.findtext("sequenceParameters/echo_spacing", ""))
+    if not spacing > 0:
+        lines = number(user.get("RetroGatedSegmentSize", ""))
+        spacing = number(root.findtext("sequenceParameters/TR", "")) / max(1.0, lines)
+    return spacing if 0 < spacing < math.inf else 0.0
 
 
 def _filled(recon: Space, encoded: Space) -> Space:

@@ -17,6 +17,7 @@ from gadgets.heartbeat import find_heartbeat
 from gadgets.problems import Problems
 from gadgets.protocol import IMAGE_HEADER, IMAGE_TYPE_COMPLEX, IMAGE_TYPE_MAGNITUDE, Image
 from gadgets.vendor import tick_length
+from recon_core.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -160,12 +161,20 @@ class ImageMaker:
         second
             Where these are not the images that were asked for, what they are to those: one of `SECOND_SERIES`.
 
+        Raises
+        ------
+        DataError
+            If there is not one image for every frame.
+
         Yields
         ------
         Image
             One per frame, in the order of the frames: float32 magnitude or complex64, ``(1, 1, y, x)``; then what else
             there is, each in a series of its own: g-factor, uncertainty, fused image, difference.
         """
+        if len(reconstruction.image) != len(complete.headers):
+            made, wanted = len(reconstruction.image), len(complete.headers)
+            raise DataError(f"{reconstruction.method} made {made} images of {wanted} frames, expected one of each")
         encoding = self._header.encodings[complete.key.encoding]
         heartbeat = find_heartbeat(complete.headers, complete.stamps, self._tick)
         if not second:

@@ -358,7 +358,7 @@ def _time_facts(
         here = records[records["slice"] == number]
         rhythm, why, doubts = None, "", Problems()
         try:
-            rhythm = Gate(header, settings, doubts).rhythm(f"slice {number}", here)
+            rhythm = Gate(header, settings, doubts).by_stamps(f"slice {number}", here, note=True)
             problems.kinds = doubts.kinds | problems.kinds
         except DataError as error:
             why = str(error)
@@ -491,7 +491,10 @@ def _doubts(header: ScanHeader, settings: Settings, tally: Tally, records: NDArr
             f"the header says {header.receiver_channels} coils, the readouts have {came}; these count (coils were "
             "compressed or selected)"
         )
-    if settings.whiten and not any(shape.kind == "noise" for shape in tally.shapes):
+    kinds = {shape.kind for shape in tally.shapes}
+    if kinds == {"noise"}:
+        doubts.append("this is a measurement of noise, without images; scans that depend on it take it with --noise")
+    elif settings.whiten and "noise" not in kinds:
         named = header.noise_dependency
         where = f"; they are in measurement {named}, give its file with --noise" if named else ""
         doubts.append(f"there are no noise readouts, so the coils are not decorrelated{where}")

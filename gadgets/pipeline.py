@@ -77,6 +77,18 @@ class Settings(ReconOptions):
         "cycle stretches all",
         choices=("diastole", "cycle"),
     )
+    trigger_source: str = option(
+        "auto",
+        "retrospective gating: where R waves come from: the time stamps of the readouts, the ECG of the stream, or the "
+        "motion in the k-space centre (self); auto takes the first of these that shows beats",
+        choices=("auto", "stamps", "ecg", "self"),
+    )
+    gated_output: str = option(
+        "mean",
+        "retrospective gating: frames of the mean beat, or of every beat on its own (repetition) where each has all "
+        "lines",
+        choices=("mean", "beats"),
+    )
     stamp_tick: float = option(
         0.0,
         "tick of the time stamps in ms; 0 takes 2.5 for Siemens and simulations, 1 for others",

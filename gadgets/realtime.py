@@ -135,7 +135,7 @@ class FrameBuffers(SliceBuffers):
         self, key: SliceKey, readouts: Readouts, row: NDArray[np.intp], time: NDArray[np.intp], plan: _Plan
     ) -> Iterator[CompleteSlice]:
         """Take consecutive readouts of one slice, one frame after the other."""
-        yield from self._leave(key)
+        yield from self._take_turns(key)
         if key in self._sent:
             self._note_late(describe(key), readouts)
             return
@@ -196,7 +196,7 @@ class FrameBuffers(SliceBuffers):
             return True
         return running.came >= plan.lines * plan.averages and running.lines >= plan.lines
 
-    def _leave(self, key: SliceKey) -> Iterator[CompleteSlice]:
+    def _take_turns(self, key: SliceKey) -> Iterator[CompleteSlice]:
         """Where slices take turns frame by frame, the next slice tells that a frame is over."""
         before = None if self._latest in (None, key) else self._running.get(self._latest)
         if before is not None and self._latest is not None and before.parts and not self._count:

@@ -34,16 +34,19 @@ class Vendor:
         Tick of the time stamps in ms; None if it is not known.
     center_in_readouts
         ``idx.user[5]`` of a readout is the line of the k-space centre.
+    sorts_phases
+        The scanner sorts the cardiac phases itself, and says the RR interval in the second physiology time stamp.
     """
 
     name: str
     tick: float | None
     center_in_readouts: bool = False
+    sorts_phases: bool = False
 
 
 _VENDORS = (
     Vendor("SIEMENS", 2.5, center_in_readouts=True),
-    Vendor("PHILIPS", 1.0),
+    Vendor("PHILIPS", 1.0, sorts_phases=True),
     Vendor("CINESTREAM", 2.5),
 )
 _UNKNOWN = Vendor("", None)

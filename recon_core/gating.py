@@ -26,6 +26,7 @@ TRIGGER_STEP = 80.0
 
 _LONGEST, _SHORTEST = 4000.0, 200.0  # ms, RR intervals that are believed
 _UNMEASURED = 0.6  # share of a typical RR without readouts before the next trigger: there may have been others
+_BELIEVED = 0.5  # share of the beats whose RR interval the scanner must tell plausibly
 _WIDE = 3.0  # frames or usual gaps: a line without a readout for that long takes those of poorer beats first
 
 
@@ -57,7 +58,46 @@ class Rhythm:
     by_time: bool = True
 
 
-def find_rhythm(since: NDArray[np.float64], time: NDArray[np.float64] | None, tolerance: float = 0.25) -> Rhythm:
+def time_since(triggers: NDArray[np.float64], time: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Tell for every readout how long ago the last trigger was.
+
+    Parameters
+    ----------
+    triggers
+        ``(trigger,)`` ascending times in ms. Readouts before the first are placed as if earlier ones had come with the
+        median RR interval.
+    time
+        ``(readout,)`` ms of the same clock.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        ``(readout,)`` ms.
+
+    Raises
+    ------
+    DataError
+        If there are fewer than two triggers, or readouts without any near by.
+    """
+    if len(triggers) < 2:
+        raise DataError(f"{len(triggers)} R waves came, expected two or more")
+    rr = float(np.median(np.diff(triggers)))
+    missing = max(0, int(np.ceil((triggers[0] - time.min()) / rr)))
+    if missing * rr <= _LONGEST:
+        triggers = np.concatenate([triggers[0] - rr * np.arange(missing, 0, -1), triggers])
+    last = np.searchsorted(triggers, time, side="right") - 1
+    since = time - triggers[np.maximum(last, 0)]
+    if (last < 0).any() or since.max() > _LONGEST:
+        raise DataError(f"there are readouts without an R wave in the {_LONGEST / 1000:g} s before them")
+    return np.asarray(since)
+
+
+def find_rhythm(
+    since: NDArray[np.float64],
+    time: NDArray[np.float64] | None,
+    tolerance: float = 0.25,
+    told: NDArray[np.float64] | None = None,
+) -> Rhythm:
     """Find and judge the beats.
 
     A beat of about a whole number of typical RR intervals (a trigger was missed) is divided into equal ones, a short
@@ -72,6 +112,9 @@ def find_rhythm(since: NDArray[np.float64], time: NDArray[np.float64] | None, to
         ``(readout,)`` time of the readouts in ms, without wraps; None where it is not known.
     tolerance
         Share of the typical RR interval by which a beat may deviate.
+    told
+        ``(readout,)`` RR interval in ms of the beat of each readout, where the scanner says it; None where it does not.
+        It is used where no `time` is known, and where it can be true.
 
     Returns
     -------
@@ -84,9 +127,13 @@ def find_rhythm(since: NDArray[np.float64], time: NDArray[np.float64] | None, to
         If the times are not those of a heart.
     """
     beat, last = _beats(since, time)
-    rr, typical = _rr_intervals(since, time, beat, last, tolerance)
+    lengths = None if told is None or time is not None else _believed(told, beat, last)
+    if lengths is None:
+        rr, typical = _rr_intervals(since, time, beat, last, tolerance)
+    else:
+        rr, typical = lengths, _most_supported(lengths, tolerance)
     _check_interval(typical)
-    return _repaired(beat, since, rr, typical, tolerance, by_time=time is not None)
+    return _repaired(beat, since, rr, typical, tolerance, by_time=time is not None or lengths is not None)
 
 
 def trigger_interval(since: NDArray[np.float64], time: NDArray[np.float64] | None) -> float:
@@ -159,6 +206,17 @@ def _check_interval(typical: float) -> None:
             f"the typical RR interval is {typical:.0f} ms, expected {_SHORTEST:g} to {_LONGEST:g}; "
             "the length of a tick may be wrong"
         )
+
+
+def _believed(
+    told: NDArray[np.float64], beat: NDArray[np.intp], last: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """RR interval ``(beat,)`` that the scanner tells; None if most are no RR intervals, or end before the readouts."""
+    rr = np.array([np.median(told[beat == number]) for number in range(len(last))])
+    plausible = (rr >= _SHORTEST) & (rr <= _LONGEST) & (rr >= last)
+    if np.mean(plausible) <= _BELIEVED:
+        return None
+    return np.where(plausible, rr, np.maximum(last, float(np.median(rr[plausible]))))
 
 
 def _rr_intervals(

@@ -153,6 +153,12 @@ class ScanPlan:
         maximum=40.0,
     )
     waveforms: bool = option(True, "send the ECG along")
+    stamps: str = option(
+        "all",
+        "time stamps of the readouts: all, those of the acquisition without the time since the trigger, or none; the "
+        "others are 0, as of a converter that does not fill them",
+        choices=("all", "acquisition", "none"),
+    )
     rotation_x: float = option(
         0.0, "turn of the slice about the left-right axis in degrees", minimum=-180.0, maximum=180.0
     )

@@ -310,9 +310,11 @@ class Scan:
         headers["version"] = 1
         headers["measurement_uid"] = MEASUREMENT_UID
         headers["scan_counter"] = counted + 1 + np.arange(len(headers))
-        headers["acquisition_time_stamp"] = self._clock(plan.start_time + times)
-        since = _UNGATED_SINCE + times if plan.ungated else cardiac_position(times, self._triggers)[0]
-        headers["physiology_time_stamp"][:, 0] = self._clock(since)
+        if plan.stamps != "none":
+            headers["acquisition_time_stamp"] = self._clock(plan.start_time + times)
+        if plan.stamps == "all":
+            since = _UNGATED_SINCE + times if plan.ungated else cardiac_position(times, self._triggers)[0]
+            headers["physiology_time_stamp"][:, 0] = self._clock(since)
         headers["available_channels"] = headers["active_channels"] = plan.coils
         for name, direction in zip(("read_dir", "phase_dir", "slice_dir"), plan.directions, strict=True):
             headers[name] = direction

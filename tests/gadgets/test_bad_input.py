@@ -111,6 +111,9 @@ def test_half_closed_without_close(server, door, cut):
         peer.send_bytes(CUTS[cut](door))
         peer.end()
         answer = peer.collect()
+    if not CUTS[cut](door):
+        assert answer.messages == []  # it only looked if somebody listens
+        return
     known = door if cut not in list(CUTS)[:3] else "client"  # who has not said what it is, is taken for a client
     assert_told(answer, known, "no CLOSE")
     n_images = {"before CLOSE": N_IMAGES, "within CLOSE": N_IMAGES}

@@ -172,7 +172,7 @@ def test_a_ct_comes_from_the_folders_of_the_environment_only(allowed, scan, repl
 
 
 def test_the_packaged_pipelines_are_all_known_to_these_tests():
-    names = {"zero_filled", "cg_sense", "grappa", "low_rank_sparse", *NETWORKS}
+    names = {"zero_filled", "cg_sense", "grappa", "low_rank_sparse", "realtime_cg_sense", *NETWORKS}
     known = pipeline.list_pipelines()
     among_gadgets = {name for name in known if known[name].needs_gadgetron}
     assert among_gadgets == set(STOCK)

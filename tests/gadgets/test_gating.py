@@ -8,7 +8,7 @@ import pytest
 from gadgets.chain import Chain
 from gadgets.header import parse_header
 from gadgets.pipeline import Settings
-from gadgets.protocol import Image, Readouts
+from gadgets.protocol import Image, Readouts, Waveform
 from gadgets.simulation import ScanPlan, simulate
 from recon_core.data import Reconstruction
 from recon_core.errors import DataError
@@ -94,6 +94,10 @@ def comment(image):
 def beats(image):
     part = image.attributes.split("<name>cinestream_beats</name>")[1].split("</meta>")[0]
     return [value.split("</value>")[0] for value in part.split("<value>")[1:]]
+
+
+def source(image):
+    return image.attributes.split("<name>cinestream_gating_source</name><value>")[1].split("<")[0]
 
 
 def without_announcement(header):
@@ -187,6 +191,201 @@ def test_false_trigger_is_taken_out():
     assert sum("repaired" in verdict for verdict in beats(images[0])) == 1
 
 
+# --- where triggers come from -----------------------------------------------------------------------------------------
+
+
+def ecg_scan(**changes):
+    """Header, messages with the ECG but no time since the trigger, and the truth."""
+    scan = simulate(plan(waveforms=True, stamps="acquisition", **changes))
+    items = list(scan.items())
+    return scan.header, items, np.abs(scan.truth.image[0])
+
+
+@pytest.mark.parametrize("rhythm", ["jitter", "both"])
+def test_ecg_is_as_good_as_the_stamps(rhythm, perfect):
+    header, items, truth = ecg_scan(**RHYTHMS[rhythm])
+    images, problems = chain(header, items)
+    assert source(images[0]) == "ecg"
+    assert "by the ECG" in comment(images[0])
+    assert list(problems) == []
+    assert error(images, truth) <= 1.15 * perfect(4)
+
+
+@pytest.mark.parametrize(("segments", "averages", "stamps"), [(4, 1, "acquisition"), (0, 5, "none")])
+def test_self_gating(segments, averages, stamps):
+    shape = {"segments": segments, "averages": averages}
+    header, block, truth = scan_of(**shape, rr_variability=0.0)
+    regular = error(chain(header, [block])[0], truth)
+    header, block, truth = scan_of(**shape, stamps=stamps)
+    images, problems = chain(header, [block])
+    assert source(images[0]) == "self"
+    assert problems.damage == []
+    assert "taken from the k-space centre" in texts(problems)
+    assert error(images, truth) <= 1.25 * regular
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("shape", [(11, 1), (6, 1), (3, 1), (0, 3), (0, 8)])
+def test_other_hearts_without_stamps(shape, seed):
+    shape = dict(zip(("segments", "averages"), shape, strict=True))
+    rhythm = {**RHYTHMS["both"], "remeasure": bool(shape["segments"])}
+    header, block, truth = scan_of(**shape, rr_variability=0.0, seed=seed)
+    regular = error(chain(header, [block])[0], truth)
+    ratios = {}
+    for name, changes in (("ecg", {"stamps": "acquisition", "waveforms": True}), ("self", {"stamps": "none"})):
+        scan = simulate(plan(**shape, **rhythm, **changes, seed=seed))
+        images, _ = chain(scan.header, list(scan.items()))
+        assert source(images[0]) == name
+        ratios[name] = error(images, np.abs(scan.truth.image[0])) / regular
+    assert ratios["ecg"] <= 1.2
+    assert ratios["self"] <= 1.4
+
+
+@pytest.mark.parametrize("segments", [11, 4])
+def test_self_gating_needs_signal(segments):
+    header, block, truth = scan_of(segments=segments, snr=10.0)
+    stamped = error(chain(header, [block])[0], truth)
+    header, block, truth = scan_of(segments=segments, snr=10.0, stamps="none")
+    assert error(chain(header, [block])[0], truth) < 1.02 * stamped
+    header, block, _ = scan_of(segments=segments, snr=5.0, stamps="none")
+    images, problems = chain(header, [block])
+    assert "show noise and no heartbeat" in texts(problems)
+    assert problems.damage
+    assert all("gating_source" not in image.attributes for image in images)
+
+
+def test_source_that_is_asked_for():
+    header, items, _ = ecg_scan(segments=8)
+    for wanted in ("ecg", "self"):
+        assert source(chain(header, items, trigger_source=wanted)[0][0]) == wanted
+    _, problems = chain(header, items, trigger_source="stamps")
+    assert "no trigger" in texts(problems)
+    header, block, _ = scan_of(segments=8)
+    assert source(chain(header, [block])[0][0]) == "stamps"
+    assert source(chain(header, [block], trigger_source="self")[0][0]) == "self"
+    with pytest.raises(DataError, match="no ECG came"):
+        chain(header, [block], trigger_source="ecg", gating="retrospective")
+
+
+@pytest.mark.parametrize("place", ["first", "last", "after each slice"])
+def test_ecg_may_come_at_any_time(place):
+    header, items, _ = ecg_scan(segments=8, slices=2)
+    expected, _ = chain(header, items)
+    waves = [item for item in items if isinstance(item, Waveform)]
+    readouts = [item for item in items if isinstance(item, Readouts)]
+    second = next(i for i, item in enumerate(readouts) if item.headers["idx"]["slice"][0] == 1)
+    moved = {
+        "first": [*waves, *readouts],
+        "last": [*readouts, *waves],
+        "after each slice": [*readouts[: second + 1], *waves[:5], *readouts[second + 1 :], *waves[5:]],
+    }[place]
+    images, problems = chain(header, moved)
+    assert {source(image) for image in images} == {"ecg"}
+    assert list(problems) == []
+    np.testing.assert_array_equal(stack(images), stack(expected))
+    if place == "last":  # nothing announces it, but it was asked for
+        images, _ = chain(header.replace("waveformType>ecg", "waveformType>other"), moved, trigger_source="ecg")
+        assert {source(image) for image in images} == {"ecg"}
+
+
+def test_ecg_that_stops_leaves_the_rest_to_the_k_space_centre():
+    header, items, _ = ecg_scan(slices=2)
+    waves = [item for item in items if isinstance(item, Waveform)]
+    images, problems = chain(header, [item for item in items if item not in waves[6:]])
+    assert [source(image) for image in images[::16]] == ["ecg", "self"]
+    assert "without an R wave" in texts(problems)
+    assert len(images) == 32
+
+
+def test_learning_phase_and_silent_ecg_give_no_triggers():
+    header, items, _ = ecg_scan(segments=8)
+    silent = []
+    for item in items:
+        if not isinstance(item, Waveform):
+            silent.append(item)
+            continue
+        learned = Waveform(item.header.copy(), item.data)
+        learned.header["waveform_id"] = 5
+        silent += [learned, Waveform(item.header, np.where(np.arange(5)[:, None] == 4, 0, item.data).astype(np.uint32))]
+    images, problems = chain(header, silent)
+    assert source(images[0]) == "self"
+    assert "is silent" in texts(problems)
+
+
+def test_nothing_shows_a_heartbeat():
+    header, block, _ = scan_of(stamps="none")
+    still = Readouts(block.headers, np.broadcast_to(block.data[:1], block.data.shape))
+    images, problems = chain(header, [still])
+    assert "no motion shows" in texts(problems)
+    assert problems.damage
+    assert "cinestream_gating_source" not in images[0].attributes
+
+
+def test_no_clock_and_no_spacing():
+    header, block, _ = scan_of(segments=8, stamps="none")
+    header = header.replace("echo_spacing", "flip").replace("<TR>22.4</TR>", "")
+    with pytest.raises(DataError, match="neither echo_spacing nor TR"):
+        chain(header, [block], gating="retrospective")
+
+
+def test_philips_says_the_rr_interval():
+    header, block, truth = scan_of(segments=3, rr_variability=0.1)
+    headers = block.headers.copy()
+    since = headers["physiology_time_stamp"][:, 0] * 2.5
+    beat = np.cumsum(np.diff(since, prepend=0) < -80)
+    time = headers["acquisition_time_stamp"] * 2.5
+    waves = np.array([np.median((time - since)[beat == number]) for number in range(beat.max() + 1)])
+    rr = np.floor(np.append(np.diff(waves), 900))
+    headers["physiology_time_stamp"][:, 0] = since
+    headers["physiology_time_stamp"][:, 1] = rr[beat]
+    headers["acquisition_time_stamp"] = 0
+    header = header.replace("cinestream simulation", "Philips")
+    images, problems = chain(header, [Readouts(headers, block.data)], gating="retrospective")
+    assert list(problems) == []
+    assert [verdict.split(" ms")[0] for verdict in beats(images[0])] == [f"{length:.0f}" for length in rr]
+    assert error(images, truth) < 0.05
+    # implausible ones are passed over
+    headers["physiology_time_stamp"][:, 1] = 7
+    images, problems = chain(header, [Readouts(headers, block.data)], gating="retrospective")
+    assert "from the last readout" in texts(problems)
+    # its phases are sorted already
+    assert "cinestream_gating" not in chain(without_announcement(header), [block])[0][0].attributes
+
+
+# --- one beat at a time -----------------------------------------------------------------------------------------------
+
+
+def test_every_beat_on_its_own():
+    header, block, truth = scan_of(segments=0, averages=5, repetition_time=1.5)
+    images, problems = chain(header, [block], gated_output="beats")
+    assert list(problems) == []
+    shown = sorted({int(image.header["repetition"]) for image in images})
+    assert len(shown) >= 4
+    assert len(images) == 16 * len(shown)
+    assert len({int(image.header["image_index"]) for image in images}) == len(images)
+    for number in shown:
+        one = [image for image in images if image.header["repetition"] == number]
+        assert [int(image.header["phase"]) for image in one] == list(range(16))
+        assert f"of beat {number}," in comment(one[0])
+        assert error(one, truth) < 0.12
+    assert len({image.attributes.split("rr_ms</name><value>")[1].split("<")[0] for image in images}) > 1
+
+
+def test_rejected_beats_are_not_shown():
+    header, block, _ = scan_of(segments=0, averages=6, repetition_time=1.5, ectopic_beat=True)
+    images, _ = chain(header, [block], gated_output="beats")
+    assert 2 not in {int(image.header["repetition"]) for image in images}
+
+
+def test_segmented_scan_has_the_mean_beat_only():
+    header, block, _ = scan_of()
+    expected, _ = chain(header, [block])
+    images, problems = chain(header, [block], gated_output="beats")
+    assert "no beat has all lines" in texts(problems)
+    np.testing.assert_array_equal(stack(images), stack(expected))
+
+
 # --- frames -----------------------------------------------------------------------------------------------------------
 
 
@@ -258,14 +457,28 @@ def test_slice_leaves_when_the_next_begins():
 
     def items():
         yield block[:second]
+        for i in range(second, second + 9):
+            seen.append(len(engine.slices))
+            yield block[i : i + 1]
         seen.append(len(engine.slices))
-        yield block[second : second + 1]
-        seen.append(len(engine.slices))
-        yield block[second + 1 :]
+        yield block[second + 9 :]
 
     engine = PlainEngine()
     assert len(chain(header, items(), engine)[0]) == 48
-    assert seen == [0, 1]
+    assert seen == [0] * 9 + [1]
+
+
+def test_stray_slice_counter_ends_no_slice():
+    header, block, _ = scan_of(slices=3)
+    expected, _ = chain(header, [block])
+    first = np.flatnonzero(block.headers["idx"]["slice"] == 0)
+    headers = block.headers.copy()
+    stray = first[-60:-50:5]  # of the last beat, when all lines have come
+    headers["idx"]["slice"][stray] = [2, 1]
+    images, problems = chain(header, [Readouts(headers, block.data)])
+    assert list(problems) == []
+    assert [int(image.header["slice"]) for image in images] == [0] * 16 + [1] * 16 + [2] * 16
+    assert nrmse(stack(images)[:16], stack(expected)[:16]) < 0.02
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -321,7 +534,7 @@ def test_no_trigger(since, words):
     """The frames of the counter that are whole are shown; when only gated ones will do, there are none."""
     header, block, _ = scan_of()
     wrong = changed(block, since=since(block.headers["physiology_time_stamp"][:, 0].astype(np.int64)))
-    images, problems = chain(header, [wrong])
+    images, problems = chain(header, [wrong], trigger_source="stamps")
     assert words in texts(problems)
     assert "gating to counter" in texts(problems)
     lines = [
@@ -331,7 +544,10 @@ def test_no_trigger(since, words):
     assert len(images) == np.count_nonzero(np.array(lines) == 32)
     assert problems.damage
     with pytest.raises(DataError, match=words):
-        chain(header, [wrong], gating="retrospective")
+        chain(header, [wrong], gating="retrospective", trigger_source="stamps")
+    images, problems = chain(header, [wrong])
+    assert source(images[0]) == "self"
+    assert words in texts(problems)
 
 
 def test_one_beat_only():
@@ -358,7 +574,7 @@ def test_slice_without_triggers_among_others():
     header, block, _ = scan_of(slices=3)
     number = block.headers["idx"]["slice"]
     since = np.where(number == 1, 0, block.headers["physiology_time_stamp"][:, 0])
-    images, problems = chain(header, [changed(block, since=since)], gating="retrospective")
+    images, problems = chain(header, [changed(block, since=since)], gating="retrospective", trigger_source="stamps")
     assert sorted({int(image.header["slice"]) for image in images}) == [0, 2]
     assert "slice 1 cannot be gated" in texts(problems)
     assert problems.damage
@@ -372,4 +588,5 @@ def test_wrong_tick_is_found():
 
 def test_settings_of_gating_are_settings():
     names = {field.name for field in dataclasses.fields(Settings)}
-    assert {"gating", "gated_frames", "arrhythmia_tolerance", "rr_stretch", "stamp_tick"} <= names
+    own = {"gating", "gated_frames", "arrhythmia_tolerance", "rr_stretch", "stamp_tick"}
+    assert own | {"trigger_source", "gated_output"} <= names

@@ -245,3 +245,25 @@ def test_real_headers_agree_with_the_schema():
         assert header.encodings[0].limits["kspace_encoding_step_1"] == Limit(limit.minimum, limit.maximum, limit.center)
         read += 1
     assert read >= 3
+
+
+@pytest.mark.parametrize(
+    ("sequence", "expected"),
+    [
+        ("<TR>42</TR><echo_spacing>2.8</echo_spacing>", 2.8),
+        ("<TR>42</TR>", 2.8),
+        ("<TR>broken</TR><echo_spacing>-1</echo_spacing>", 0.0),
+        ("<TR>nan</TR>", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_time_from_readout_to_readout(sequence, expected):
+    lines = "<userParameterLong><name>RetroGatedSegmentSize</name><value>15</value></userParameterLong>"
+    text = f"<sequenceParameters>{sequence}</sequenceParameters><userParameters>{lines}</userParameters>"
+    assert parse_header(header_xml(encoding_xml(), after=text)).readout_spacing == pytest.approx(expected)
+
+
+def test_waveforms_that_are_announced():
+    ecg = "<waveformInformation><waveformName>x</waveformName><waveformType> ECG </waveformType></waveformInformation>"
+    assert parse_header(header_xml(encoding_xml(), after=ecg)).waveform_types == {"ecg"}
+    assert parse_header(header_xml(encoding_xml())).waveform_types == frozenset()

@@ -1,5 +1,6 @@
 """docs/images.md against what the chain emits."""
 
+import dataclasses
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +42,9 @@ def emitted():
     )
     made = simulate(plan)
     settings = Settings(method="zero_filled", device="cpu", series_by="slice", orientation="flipped")
+    images += Chain(parse_header(made.header), settings, lambda: Engine("cpu"))(made.items())
+    made = simulate(dataclasses.replace(plan, segments=0, averages=3))
+    settings = dataclasses.replace(settings, gated_output="beats")
     images += Chain(parse_header(made.header), settings, lambda: Engine("cpu"))(made.items())
     complete = complete_slice(physiology_time_stamp=4304495)
     ct = SimpleNamespace(digest="a", transform_digest="b")

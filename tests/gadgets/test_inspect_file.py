@@ -32,7 +32,14 @@ def report_on(tmp_path, plan=PLAN, settings=SETTINGS, change=lambda items: items
     return json.loads(report.json()), report
 
 
-def not_image(items):
+def all_navigation(items):
+    readouts = [item for item in items if isinstance(item, Readouts)]
+    for item in readouts:
+        item.headers["flags"] = AcquisitionFlag.NAVIGATION.bit
+    return readouts
+
+
+def only_noise(items):
     return [item for item in items if isinstance(item, Waveform) or item.headers["flags"][0] & NOISE]
 
 
@@ -156,8 +163,14 @@ def test_a_file_without_frames_and_stamps(tmp_path):
     assert "no gating and one frame only" in report.text()
 
 
+def test_a_measurement_of_noise(tmp_path):
+    _, report = report_on(tmp_path, change=only_noise)
+    assert report.good
+    assert "a measurement of noise, without images" in report.text()
+
+
 def test_a_scan_that_gives_no_image(tmp_path):
-    document, report = report_on(tmp_path, change=not_image)
+    document, report = report_on(tmp_path, change=all_navigation)
     assert not report.good
     assert "no image readouts in the scan" in document["findings"][0]["text"]
 

@@ -12,6 +12,7 @@ from recon_core.gating import (
     bin_lines,
     cycle_position,
     find_rhythm,
+    time_since,
     trigger_interval,
 )
 
@@ -85,6 +86,30 @@ def test_without_times_the_last_readout_ends_the_beat():
     assert rhythm.rr.tolist() == [1000, 1100, 600, 950]
     assert rhythm.grade.tolist() == [REGULAR, REGULAR, REJECTED, REGULAR]
     assert not rhythm.by_time
+
+
+def test_rr_intervals_that_the_scanner_tells():
+    rr = np.array([1000.0, 1100.0, 600.0, 950.0])
+    since, time = stamps(rr)
+    told = np.repeat(rr, np.bincount(np.searchsorted(np.cumsum(rr), time, side="right")))
+    half = since < 450  # the beats were left early, so that their last readouts tell nothing
+    rhythm = find_rhythm(since[half], None, told=told[half])
+    assert rhythm.rr.tolist() == rr.tolist()
+    assert rhythm.grade.tolist() == [REGULAR, REGULAR, REJECTED, REGULAR]
+    assert rhythm.by_time
+    for wrong in (np.full_like(told, 3.0), np.full_like(told, 9000.0), 0.5 * told):
+        by_itself = find_rhythm(since, None, told=wrong)
+        assert by_itself.rr.tolist() == rr.tolist()
+        assert not by_itself.by_time
+
+
+def test_time_since_triggers():
+    triggers = np.array([1000.0, 1900.0, 2900.0])
+    time = np.array([120.0, 1000.0, 1899.0, 1900.0, 4000.0])
+    assert time_since(triggers, time).tolist() == [70.0, 0.0, 899.0, 0.0, 1100.0]  # as if one had been at 50
+    for wrong in (triggers[:1], triggers[:0], triggers + 1e5, triggers - 1e5):
+        with pytest.raises(DataError, match="R wave"):
+            time_since(wrong, time)
 
 
 def test_one_beat_is_the_whole_cycle():

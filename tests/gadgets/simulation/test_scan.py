@@ -508,3 +508,14 @@ def test_ticks_are_those_of_the_vendor(vendor, per_second):
     assert stamps[0] == 86399 * per_second
     assert stamps.max() < 86400 * per_second
     assert stamps[-1] < 100 * per_second  # the next day
+
+
+@pytest.mark.parametrize(
+    ("stamps", "zero"), [("all", (False, False)), ("acquisition", (False, True)), ("none", (True, True))]
+)
+def test_time_stamps_may_be_left_out(stamps, zero):
+    plan = ScanPlan(matrix_x=24, matrix_y=16, frames=4, coils=2, sampling="full", stamps=stamps)
+    for item in simulate(plan).items():
+        if isinstance(item, Readouts):
+            found = [item.headers[name].any() for name in ("acquisition_time_stamp", "physiology_time_stamp")]
+            assert tuple(not one for one in found) == zero
