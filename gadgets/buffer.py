@@ -544,7 +544,7 @@ class SliceBuffers:
             headers,
             frames,
             lines,
-            tuple(self._missing(key, frames, lines, plan.frames, plan)),
+            tuple(self._missing(key, frames, lines, plan.frames, plan, ended=bool(buffer.flagged[frames[-1]]))),
             compression,
             stamps=stamps,
         )
@@ -620,12 +620,26 @@ class SliceBuffers:
         return np.flatnonzero(keep & ~stray)
 
     def _missing(
-        self, key: SliceKey, frames: NDArray[np.intp], lines: NDArray[np.intp], promised: int, plan: _Plan
+        self,
+        key: SliceKey,
+        frames: NDArray[np.intp],
+        lines: NDArray[np.intp],
+        promised: int,
+        plan: _Plan,
+        *,
+        ended: bool = False,
     ) -> Iterator[str]:
-        """Note and name what was promised and did not come; `lines` is how many each of the frames has."""
+        """Note and name what was promised and did not come; `lines` is how many each of the frames has.
+
+        The protocol may promise more frames than are measured: where whole ones came and the last `ended` by its flag,
+        nothing is lost.
+        """
         short = lines < plan.fewest_lines
         absent = sorted(set(range(promised)) - set(frames.tolist()))
-        if absent:
+        if absent and ended and not short.any() and absent[0] > frames[-1]:
+            text = f"{describe(key)} has {len(frames)} frames, the header has room for {promised}"
+            self._problems.add("fewer frames", text, damage=False)
+        elif absent:
             text = f"{describe(key)} has no readouts in {len(absent)} of {promised} frames (first: {absent[0]})"
             self._problems.add("absent", f"{text}; no images are made for them", damage=True)
             yield text

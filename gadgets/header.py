@@ -49,6 +49,8 @@ class Encoding:
         Parallel imaging factor along ky.
     calibration_mode
         ``embedded``, ``interleaved``, ``separate``, ``external``, ``other`` or empty.
+    refusal
+        Why no images can be made of it; empty if they can. Its noise may be of use all the same.
     """
 
     encoded: Space
@@ -56,6 +58,7 @@ class Encoding:
     limits: dict[str, Limit] = field(default_factory=dict)
     acceleration: int = 1
     calibration_mode: str = ""
+    refusal: str = ""
 
     def count(self, counter: str) -> int:
         """How many values of a counter the header promises; 1 where it says nothing."""
@@ -106,6 +109,11 @@ class ScanHeader:
     waveform_types: frozenset[str] = frozenset()
 
     @property
+    def refusal(self) -> str:
+        """Why no images can be made of the scan, which is not 2-D Cartesian; empty if they can."""
+        return next((encoding.refusal for encoding in self.encodings if encoding.refusal), "")
+
+    @property
     def noise_dependency(self) -> str:
         """Id of the measurement that measured the noise; empty where the header names none."""
         named = (number for kind, number in self.dependencies if kind.lower() == "noise" and number)
@@ -123,7 +131,7 @@ def parse_header(text: str) -> ScanHeader:
     Raises
     ------
     HeaderError
-        If it is no XML, holds entities, lacks an encoding, or describes a scan that is not 2-D Cartesian.
+        If it is no XML, holds entities, or lacks an encoding.
     """
     root = read_xml(text)
     if root.tag != "ismrmrdHeader":
@@ -192,22 +200,19 @@ def read_xml(text: str) -> Element:
 
 def _encoding(node: Element, number: int) -> Encoding:
     trajectory = node.findtext("trajectory", "cartesian").strip().lower()
-    if trajectory != "cartesian":
-        raise HeaderError(
-            f"encoding {number} has a {trajectory} trajectory; only Cartesian scans can be reconstructed for now"
-        )
     encoded, recon = _space(node, "encodedSpace", number), _space(node, "reconSpace", number)
-    if encoded.matrix[2] > 1:
-        raise HeaderError(
-            f"encoding {number} has {encoded.matrix[2]} partitions; only 2-D slices can be reconstructed for now"
-        )
+    refusal = ""
+    if trajectory != "cartesian":
+        refusal = f"encoding {number} has a {trajectory} trajectory; only Cartesian scans can be reconstructed for now"
+    elif encoded.matrix[2] > 1:
+        refusal = f"encoding {number} has {encoded.matrix[2]} partitions; only 2-D slices can be reconstructed for now"
     limits = {limit.tag: _limit(limit) for limit in node.iterfind("encodingLimits/*")}
     lines = limits.get("kspace_encoding_step_1")
     if lines is not None and lines.maximum == 0 and encoded.matrix[1] > 1:
         del limits["kspace_encoding_step_1"]  # left at its default: a scan of one line would be encoded as one
     acceleration = int(_number(node, "parallelImaging/accelerationFactor/kspace_encoding_step_1", 1))
     mode = node.findtext("parallelImaging/calibrationMode", "").strip()
-    return Encoding(encoded, _filled(recon, encoded), limits, max(1, acceleration), mode)
+    return Encoding(encoded, _filled(recon, encoded), limits, max(1, acceleration), mode, refusal)
 
 
 def _readout_spacing(root: Element, user: dict[str, str]) -> float:

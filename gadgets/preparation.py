@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gadgets.protocol import AcquisitionFlag, Readouts, flag_mask
+from recon_core.errors import HeaderError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -197,6 +198,8 @@ class Preparation:
 
     def _begin(self, readouts: Readouts) -> None:
         """The first image readout fixes the coil count and ends the collection of noise."""
+        if self._header.refusal:
+            raise HeaderError(self._header.refusal)
         self._coils = readouts.data.shape[1]
         self._whitening = self._noise.whitening(self._coils, float(readouts.headers["sample_time_us"][0]))
 

@@ -64,6 +64,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cinestream")
 
 _GIB = 1 << 30
+# What stock clients send a noise measurement with: any pipeline keeps its noise, and makes no images of it.
+_ALIASES = {"default_measurement_dependencies": "cg_sense"}
 _SILENCE_SECONDS = 10.0  # after our CLOSE: a peer that sends nothing for so long has nothing more to say
 _MESSAGE_OVERHEAD = 512  # what a message counts in the queue besides its bytes: a flood of small ones is bounded too
 
@@ -340,7 +342,7 @@ class Session:
         return confine(parse_configuration(text) or Settings(), Settings(), self._options.ct_folders)
 
     def _by_name(self, name: str) -> Settings:
-        alias = self._options.aliases.get(name.removesuffix(".xml"), name)
+        alias = {**_ALIASES, **self._options.aliases}.get(name.removesuffix(".xml"), name)
         return find_pipeline(alias, self._options.pipelines).settings
 
     def _adjust(self, settings: Settings, problems: Problems) -> Settings:

@@ -228,13 +228,16 @@ def _loop(key: LoopKey, images: Sequence[Image], tick: float, problems: Problems
         if plane.doubt:
             text = f"{plane.doubt}: the exported images do not lie at their place in the patient, and say so"
             problems.add("geometry", text, damage=False)
-    since = np.array([image.header["physiology_time_stamp"][0] for image in images], np.float64) * tick
+    meta = tuple(read_meta(image.attributes) for image in images)
+    stamps = [float(image.header["physiology_time_stamp"][0]) * tick for image in images]
+    told = [number_of(one, ["cinestream_trigger_time_ms"]) for one in meta]
+    since = np.array([stamp if time is None else time for stamp, time in zip(stamps, told, strict=True)])
     clock = np.array([image.header["acquisition_time_stamp"] for image in images], np.float64) * tick
     return Loop(
         key=key,
         values=values,
         planes=planes,
-        meta=tuple(read_meta(image.attributes) for image in images),
+        meta=meta,
         since_trigger=since if since.any() else None,
         clock=np.mod(clock, _DAY) if clock.any() else None,
     )

@@ -461,6 +461,19 @@ def test_uneven_beats_give_frames_with_missing_lines_and_missing_frames():
     assert sorted(problem.damage for problem in problems) == [False, True]
 
 
+@pytest.mark.parametrize("flagged", [True, False])
+def test_fewer_frames_than_promised_are_a_loss_unless_the_last_says_that_it_is(flagged):
+    order = accelerated(slices=1, frames=4)
+    flags = [(i, LAST) for i in ends(order, (0, 1))] if flagged else ()
+    block = scan(order, *SLICE_PHASE_LINE, flags=flags)
+    slices, problems = sent(block, header(matrix=16, slice=1, phase=6, extra=parallel(2)))
+    (complete,) = slices.values()
+    check(complete, block, range(len(block)), 16, 8)
+    (problem,) = problems
+    assert problem.damage is not flagged
+    assert bool(complete.notes) is not flagged
+
+
 def test_more_frames_than_promised_are_kept():
     order = accelerated(slices=1, frames=7)
     block = scan(order, *SLICE_PHASE_LINE)

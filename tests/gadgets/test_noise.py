@@ -120,6 +120,22 @@ def test_two_connections_to_one_server(engine, together, apart, tmp_path):
     assert np.abs(pixels(without.images) - pixels(expected)).max() > 1e-2 * pixels(expected).max()
 
 
+def test_noise_of_a_measurement_that_gives_no_images_here(engine, together, apart, tmp_path):
+    """As a stock client sends it: by the name of Gadgetron's configuration, the encoding three-dimensional."""
+    (text, noise), (header, items) = apart
+    volume = text.replace("<z>1</z></matrixSize>", "<z>24</z></matrixSize>")
+    assert parse_header(volume).refusal
+    with serving(engine, SessionOptions(noise_store=NoiseStore(tmp_path / "noise"))) as server:
+        config = ConfigFile("default_measurement_dependencies.xml")
+        answer = talk(server, config, Header(volume), *noise, Close())
+        assert (answer.images, answer.texts, answer.errors) == ([], [], [])
+        after = talk(server, ConfigFile("zero_filled"), Header(header), *items, Close())
+        with_images = talk(server, config, Header(volume), *together[1], Close())
+    assert after.texts == []
+    assert_alike(after.images, reconstruct(engine, together)[0])
+    assert any("24 partitions" in text for text in with_images.texts)
+
+
 def test_files_and_groups(engine, together, apart, tmp_path):
     """What --noise names goes before whatever else there is."""
     expected, _ = reconstruct(engine, together)

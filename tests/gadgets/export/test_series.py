@@ -33,6 +33,15 @@ def test_times_of_a_gated_scan():
     assert series.slice_spacing is None
 
 
+def test_the_time_since_the_r_wave_that_the_image_tells_comes_first():
+    """The scan may have had a tick of its own."""
+    images = [
+        image(phase=i, physiology_time_stamp=(16 * i, 0, 0), meta={"cinestream_trigger_time_ms": 50.0 * i})
+        for i in range(4)
+    ]
+    assert only(images).loops[0].since_trigger.tolist() == [0, 50, 100, 150]
+
+
 def test_the_rr_interval_that_the_gating_found_comes_first():
     images = [image(phase=i, meta={"cinestream_rr_ms": 1000.0}) for i in range(10)]
     series = only(images)
