@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -79,8 +79,8 @@ class CompleteSlice:
     meta
         Further attributes of the images.
     stamps
-        ``(readout,)`` with the fields `STAMPS` of the acquisition header, of all readouts in order of acquisition; may
-        be empty.
+        ``(readout,)`` with the fields `STAMPS` of the acquisition header, of all readouts in order of acquisition; none
+        where a gate gave the frames times of their own.
     running
         Coil maps of a series whose frames come in windows: `headers`, `frames` and `lines` are then of the frames after
         the context of the k-space. None for a slice that comes as a whole.
@@ -220,7 +220,7 @@ class _Buffer:
         return np.asarray(np.count_nonzero(lines, axis=1))
 
 
-class _Plan:
+class SlicePlan:
     """What the header promises of every slice of one encoding."""
 
     def __init__(self, encoding: Encoding, time_axis: str, center: int) -> None:
@@ -303,7 +303,7 @@ class SliceBuffers:
         self._virtual = (virtual_coils, coil_energy)
         self._problems = problems
         self._time_axis = [frame_counter(encoding, time_axis) for encoding in header.encodings]
-        self._plans: dict[int, _Plan] = {}
+        self._plans: dict[int, SlicePlan] = {}
         self._open: dict[SliceKey, _Buffer] = {}
         self._waiting: dict[SliceKey, _Buffer] = {}  # complete, but for the ECG
         self._sent: dict[SliceKey, int] = {}  # readouts by slice
@@ -366,16 +366,16 @@ class SliceBuffers:
         first = itertools.islice((key for key in missing if key not in self._sent), 5)
         return math.prod(counts) - sent, list(first)
 
-    def _plan(self, encoding: int, readouts: Readouts) -> _Plan:
+    def _plan(self, encoding: int, readouts: Readouts) -> SlicePlan:
         plan = self._plans.get(encoding)
         if plan is None:
             space = self._header.encodings[encoding]
             center = center_line(self._header, space, readouts.headers[0], self._problems, self._center)
-            self._plans[encoding] = plan = _Plan(space, self._time_axis[encoding], center)
+            self._plans[encoding] = plan = SlicePlan(space, self._time_axis[encoding], center)
         return plan
 
     def _check(
-        self, readouts: Readouts, row: NDArray[np.intp], time: NDArray[np.intp], plan: _Plan
+        self, readouts: Readouts, row: NDArray[np.intp], time: NDArray[np.intp], plan: SlicePlan
     ) -> NDArray[np.bool_]:
         """Which readouts have a place; the others are noted."""
         inside = (row >= 0) & (row < plan.rows)
@@ -417,7 +417,7 @@ class SliceBuffers:
         return keys
 
     def _add_run(
-        self, key: SliceKey, readouts: Readouts, row: NDArray[np.intp], time: NDArray[np.intp], plan: _Plan
+        self, key: SliceKey, readouts: Readouts, row: NDArray[np.intp], time: NDArray[np.intp], plan: SlicePlan
     ) -> Iterator[CompleteSlice]:
         """Take consecutive readouts of one slice."""
         if not self._beyond(key):
@@ -476,7 +476,7 @@ class SliceBuffers:
             if self._plans[key.encoding].looks_complete(self._open[key]):
                 yield from self._finish(key)
 
-    def _buffer(self, key: SliceKey, plan: _Plan, n_coils: int) -> _Buffer:
+    def _buffer(self, key: SliceKey, plan: SlicePlan, n_coils: int) -> _Buffer:
         buffer = self._open.get(key)
         if buffer is None:
             virtual = self._virtual_coils(plan, n_coils)
@@ -484,7 +484,7 @@ class SliceBuffers:
             self._open[key] = buffer = _Buffer(plan.frames, plan.rows, plan.averages, virtual, gate)
         return buffer
 
-    def _virtual_coils(self, plan: _Plan, n_coils: int) -> VirtualCoils | None:
+    def _virtual_coils(self, plan: SlicePlan, n_coils: int) -> VirtualCoils | None:
         coils, energy = self._virtual
         fewer = coils < n_coils if coils else energy < 1
         return VirtualCoils(coils, energy, plan.rows // 2, plan.fewest_lines) if fewer else None
@@ -520,7 +520,7 @@ class SliceBuffers:
         try:
             gated = self._gated(key, plan, headers, frame, row, data)
             if gated:
-                yield from (replace(self._from_gate(key, one, plan, compression), stamps=stamps) for one in gated)
+                yield from (self._from_gate(key, one, plan, compression) for one in gated)
                 return
             frames = self._frames(key, buffer, plan, headers, frame)
         except DataError as error:
@@ -552,7 +552,7 @@ class SliceBuffers:
     def _gated(
         self,
         key: SliceKey,
-        plan: _Plan,
+        plan: SlicePlan,
         headers: NDArray[np.void],
         frame: NDArray[np.intp],
         row: NDArray[np.intp],
@@ -564,7 +564,7 @@ class SliceBuffers:
         return self._gate(describe(key), headers, frame, row, data, (promised, plan.rows))
 
     def _from_gate(
-        self, key: SliceKey, gated: Gated, plan: _Plan, compression: NDArray[np.complex64] | None
+        self, key: SliceKey, gated: Gated, plan: SlicePlan, compression: NDArray[np.complex64] | None
     ) -> CompleteSlice:
         lines = np.count_nonzero(gated.mask, axis=1)
         frames = np.flatnonzero(lines)
@@ -585,7 +585,7 @@ class SliceBuffers:
             gated.meta,
         )
 
-    def _only_complete(self, buffer: _Buffer, plan: _Plan, why: str) -> NDArray[np.intp]:
+    def _only_complete(self, buffer: _Buffer, plan: SlicePlan, why: str) -> NDArray[np.intp]:
         """The counter's frames that have all lines, where the gate that should have made others could not."""
         lines = buffer.lines()
         complete = np.flatnonzero(lines >= plan.fewest_lines)
@@ -600,7 +600,7 @@ class SliceBuffers:
         self,
         key: SliceKey,
         buffer: _Buffer,
-        plan: _Plan,
+        plan: SlicePlan,
         headers: NDArray[np.void],
         frame: NDArray[np.intp],
     ) -> NDArray[np.intp]:
@@ -625,7 +625,7 @@ class SliceBuffers:
         frames: NDArray[np.intp],
         lines: NDArray[np.intp],
         promised: int,
-        plan: _Plan,
+        plan: SlicePlan,
         *,
         ended: bool = False,
     ) -> Iterator[str]:

@@ -287,11 +287,9 @@ class Chain:
         cine = complete.cine
         if is_unit_noise(cine.kspace, cine.mask):
             return True
-        text = "the noise should be whitened already, but its standard deviation is near "
-        text += (
-            f"{noise_deviation(cine.kspace, cine.mask):.2g} instead of 1; it is taken as unknown. The scan may have "
-        )
-        self.summary.problems.add("whitened", f"{text}come without noise readouts", damage=False)
+        found = f"its standard deviation is near {noise_deviation(cine.kspace, cine.mask):.2g} instead of 1"
+        text = f"the noise should be whitened already, but {found}; it is taken as unknown"
+        self.summary.problems.add("whitened", f"{text}. The scan may have come without noise readouts", damage=False)
         return False
 
     def _note_failure(self, complete: CompleteSlice, why: str) -> None:

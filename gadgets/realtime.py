@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gadgets.buffer import SliceKey, VirtualCoils, _Plan
+    from gadgets.buffer import SliceKey, SlicePlan, VirtualCoils
     from gadgets.header import ScanHeader
     from gadgets.pipeline import Settings
     from gadgets.problems import Problems
@@ -132,7 +132,7 @@ class FrameBuffers(SliceBuffers):
             yield from self._end(key)
 
     def _add_run(
-        self, key: SliceKey, readouts: Readouts, row: NDArray[np.intp], time: NDArray[np.intp], plan: _Plan
+        self, key: SliceKey, readouts: Readouts, row: NDArray[np.intp], time: NDArray[np.intp], plan: SlicePlan
     ) -> Iterator[CompleteSlice]:
         """Take consecutive readouts of one slice, one frame after the other."""
         yield from self._take_turns(key)
@@ -161,7 +161,7 @@ class FrameBuffers(SliceBuffers):
                 yield from self._finish_complete()
             begin = end
 
-    def _together(self, running: _Running, flags: NDArray[np.uint64], time: NDArray[np.intp], plan: _Plan) -> int:
+    def _together(self, running: _Running, flags: NDArray[np.uint64], time: NDArray[np.intp], plan: SlicePlan) -> int:
         """How many of the next readouts may be taken at once: up to where their frame may be complete."""
         if self._count:
             return min(self._count - running.came, len(time))
@@ -187,7 +187,7 @@ class FrameBuffers(SliceBuffers):
             return False
         return True
 
-    def _is_complete(self, running: _Running, plan: _Plan) -> bool:
+    def _is_complete(self, running: _Running, plan: SlicePlan) -> bool:
         """Whether the frame that is being measured needs no more readouts."""
         if self._count:
             return running.came >= self._count

@@ -88,7 +88,7 @@ def texts(problems):
 
 
 def comment(image):
-    return image.attributes.split("<name>ImageComments</name><value>")[1].split("<")[0]
+    return attribute(image, "ImageComments")
 
 
 def beats(image):
@@ -96,8 +96,12 @@ def beats(image):
     return [value.split("</value>")[0] for value in part.split("<value>")[1:]]
 
 
+def attribute(image, name):
+    return image.attributes.split(f"<name>{name}</name><value>")[1].split("<")[0]
+
+
 def source(image):
-    return image.attributes.split("<name>cinestream_gating_source</name><value>")[1].split("<")[0]
+    return attribute(image, "cinestream_gating_source")
 
 
 def without_announcement(header):
@@ -209,6 +213,9 @@ def test_ecg_is_as_good_as_the_stamps(rhythm, perfect):
     assert "by the ECG" in comment(images[0])
     assert list(problems) == []
     assert error(images, truth) <= 1.15 * perfect(4)
+    moments = [float(attribute(image, "cinestream_trigger_time_ms")) for image in images]
+    rr = float(attribute(images[0], "cinestream_rr_ms"))
+    assert np.allclose(moments, rr / len(images) * np.arange(len(images)), atol=2.5)  # a tick
 
 
 @pytest.mark.parametrize(("segments", "averages", "stamps"), [(4, 1, "acquisition"), (0, 5, "none")])
