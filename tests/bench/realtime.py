@@ -4,9 +4,9 @@ The scan is replayed against a simulated clock: readouts arrive one by one at th
 step of the chain is measured, and an image is there when all work that came before it is done. So the queue that forms
 when a frame takes longer than the next one needs to arrive is counted, and no time is spent waiting for the scanner.
 
-    python -m tests.bench.realtime [threads] [wall | cpu]
+    python -m tests.bench.realtime [threads] [wall | cpu] [method]
 
-On a machine with other work, the CPU time of one thread (``1 cpu``) says more than the wall time.
+A GPU is used where there is one. On a machine with other work, the CPU time of one thread (``1 cpu``) says more than the wall time.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ FRAME, ACCELERATION, MATRIX, COILS, FRAMES, WARM = 0.04, 8, 96, 8, 500, 40
 def main() -> None:
     threads = int(sys.argv[1]) if len(sys.argv) > 1 else 2
     clock = CLOCKS[sys.argv[2] if len(sys.argv) > 2 else "wall"]
+    method = sys.argv[3] if len(sys.argv) > 3 else "cg_sense"
     torch.set_num_threads(threads)
     lines = MATRIX // ACCELERATION
     plan = ScanPlan(
@@ -50,16 +51,16 @@ def main() -> None:
     )
     scan, warm = simulate(plan), simulate(replace(plan, frames=WARM))
     items = list(scan.items())
-    engine = Engine("cpu")
+    engine = Engine()
     print(
-        f"R = {ACCELERATION}, {MATRIX} x {MATRIX} x {COILS} coils, {FRAMES} frames of {1000 * FRAME:.0f} ms, cg_sense"
+        f"R = {ACCELERATION}, {MATRIX} x {MATRIX} x {COILS} coils, {FRAMES} frames of {1000 * FRAME:.0f} ms, {method}"
     )
-    print(f"{threads} of {os.cpu_count()} CPU threads, {clock.__name__}; load average {os.getloadavg()[0]:.1f}")
+    print(f"{engine.device}, {threads} of {os.cpu_count()} CPU threads, {clock.__name__}; load average {os.getloadavg()[0]:.1f}")
     print(f"latency from the last readout of a frame to its image; the first {ACCELERATION} frames wait for each other")
     print("| mode | window | first frame | then median | 99 % | longest | work per frame | keeps up |")
     print("|---|---|---|---|---|---|---|---|")
     for mode, window in (("sliding", 8), ("sliding", 16), ("fixed", 8), ("fixed", 16)):
-        settings = {"realtime": mode, "realtime_window": window, "device": "cpu"}
+        settings = {"method": method, "realtime": mode, "realtime_window": window, "outside_range": "note"}
         measure(warm.header, warm.items(), engine, settings, clock)
         latency, work = measure(scan.header, items, engine, settings, clock)
         median, most, longest = 1000 * np.quantile(latency[ACCELERATION:], [0.5, 0.99, 1.0])
