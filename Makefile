@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN     = $(VENV)/bin
+# One thread for each of the processes that share the tests, or they would get in each other's way.
+PYTEST  = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8
 
 .PHONY: demo test test-all lint bench openrecon clean
 
@@ -16,10 +18,10 @@ demo: $(VENV)/.installed
 		--gif demo/cine.gif --report demo/report.html
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -m "not slow and not cuda"
+	$(PYTEST) -m "not slow and not cuda"
 
 test-all: $(VENV)/.installed-dev
-	$(BIN)/pytest -m "not cuda"
+	$(PYTEST) -m "not cuda"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -206,6 +206,9 @@ class ImageMaker:
         meta: Mapping[str, object],
     ) -> Iterator[Image]:
         """Images ``(image, y, x)`` of a series, one for each of the first frames."""
+        if self._for_gadgets:
+            meta = {key: value for key, value in meta.items() if not key.endswith(_SET_BY_GADGETS)}
+        common = _entries(meta)  # the same text in all of them
         for i, header in enumerate(self._headers(complete, heartbeat, values.shape, offset)):
             header["data_type"] = 7 if np.iscomplexobj(values) else 5
             # what the image is to become: gadgets behind make magnitudes of complex values
@@ -213,7 +216,9 @@ class ImageMaker:
             header["image_type"] = IMAGE_TYPE_COMPLEX if shown_complex else IMAGE_TYPE_MAGNITUDE
             data = np.ascontiguousarray(values[i, ::-1, ::-1]) if self._flipped else values[i]
             own = _frame_meta(header, complete.headers[i], int(complete.frames[i]), float(heartbeat.since[i]))
-            yield self._image(header, data, {**meta, **own})
+            attributes = _document({**common, **_entries(own)}.values())
+            header["attribute_string_len"] = len(attributes.encode())
+            yield Image(header, data[None, None], attributes)
 
     @property
     def _flipped(self) -> bool:
@@ -250,13 +255,6 @@ class ImageMaker:
 
     def _in_view(self, images: NDArray[np.complex64], encoding: Encoding) -> NDArray[np.complex64]:
         return images if self._for_gadgets else to_recon_space(images, encoding)
-
-    def _image(self, header: Any, data: NDArray[Any], meta: dict[str, object]) -> Image:  # noqa: ANN401 - one record of an array
-        if self._for_gadgets:
-            meta = {key: value for key, value in meta.items() if not key.endswith(_SET_BY_GADGETS)}
-        attributes = serialize_meta(meta)
-        header["attribute_string_len"] = len(attributes.encode())
-        return Image(header, data[None, None], attributes)
 
     def _level(
         self, second: str, units: str, frames: NDArray[np.complex64], trusted: NDArray[np.complex64] | None
@@ -469,13 +467,21 @@ _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 def serialize_meta(meta: Mapping[str, object]) -> str:
     """Write meta attributes as ISMRMRD's XML; a list or tuple becomes several values of one name."""
-    parts = ['<?xml version="1.0" encoding="UTF-8"?><ismrmrdMeta>']
+    return _document(_entries(meta).values())
+
+
+def _document(entries: Iterable[str]) -> str:
+    return f'<?xml version="1.0" encoding="UTF-8"?><ismrmrdMeta>{"".join(entries)}</ismrmrdMeta>'
+
+
+def _entries(meta: Mapping[str, object]) -> dict[str, str]:
+    """The XML of every attribute, by its name."""
+    entries = {}
     for name, value in meta.items():
         values: Iterable[object] = value if isinstance(value, list | tuple) else (value,)
         text = "".join(f"<value>{_value(item)}</value>" for item in values)
-        parts.append(f"<meta><name>{escape(name)}</name>{text}</meta>")
-    parts.append("</ismrmrdMeta>")
-    return "".join(parts)
+        entries[name] = f"<meta><name>{escape(name)}</name>{text}</meta>"
+    return entries
 
 
 def _value(item: object) -> str:
