@@ -6,8 +6,8 @@ when a frame takes longer than the next one needs to arrive is counted, and no t
 
     python -m tests.bench.realtime [threads] [wall | cpu] [method]
 
-A GPU is used where there is one. On a machine with other work, the CPU time of one thread (``1 cpu``) says more than the
-wall time.
+A GPU is used where there is one. On a machine with other work, the CPU time of one thread (``1 cpu``) says more than
+the wall time.
 """
 
 from __future__ import annotations
@@ -53,9 +53,8 @@ def main() -> None:
     scan, warm = simulate(plan), simulate(replace(plan, frames=WARM))
     items = list(scan.items())
     engine = Engine()
-    print(
-        f"R = {ACCELERATION}, {MATRIX} x {MATRIX} x {COILS} coils, {FRAMES} frames of {1000 * FRAME:.0f} ms, {method}"
-    )
+    load = os.getloadavg()[0]
+    print(f"R = {ACCELERATION}, {MATRIX} x {MATRIX} x {COILS} coils, {FRAMES} frames of {1000 * FRAME:g} ms, {method}")
     print(f"{engine.device}, {threads} of {os.cpu_count()} CPU threads, {clock.__name__}; load average {load:.1f}")
     print(f"latency from the last readout of a frame to its image; the first {ACCELERATION} frames wait for each other")
     print("| mode | window | first frame | then median | 99 % | longest | work per frame | keeps up |")
