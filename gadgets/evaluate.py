@@ -18,7 +18,8 @@ from tqdm import tqdm
 from gadgets import __version__
 from gadgets.buffer import SliceKey, describe
 from gadgets.files import read_images
-from gadgets.images import as_acquired, meta_values
+from gadgets.images import as_acquired
+from gadgets.meta import read_meta
 from gadgets.page import (
     ERROR_GAIN,
     SCORES_EXPLAINED,
@@ -128,7 +129,7 @@ def read_series(path: Path, group: str = "dataset", name: str = "") -> list[Seri
 
 def _is_map(image: Image) -> bool:
     """A series that came along with the images (g-factor, ...) says so in its role."""
-    return meta_values(image.attributes, "GADGETRON_DataRole") not in ([], ["Image"])
+    return read_meta(image.attributes).get("GADGETRON_DataRole", ("Image",)) != ("Image",)
 
 
 def _sorted_series(name: str, images: Sequence[Image]) -> Series:

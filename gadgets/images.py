@@ -6,14 +6,13 @@ One intensity factor holds for all images of a scan, so that frames and slices k
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
-from xml.sax.saxutils import escape, unescape
 
 import numpy as np
 
 from gadgets.buffer import describe
 from gadgets.heartbeat import find_heartbeat
+from gadgets.meta import document, meta_entries, read_meta
 from gadgets.problems import Problems
 from gadgets.protocol import IMAGE_HEADER, IMAGE_TYPE_COMPLEX, IMAGE_TYPE_MAGNITUDE, Image
 from gadgets.vendor import tick_length
@@ -208,7 +207,7 @@ class ImageMaker:
         """Images ``(image, y, x)`` of a series, one for each of the first frames."""
         if self._for_gadgets:
             meta = {key: value for key, value in meta.items() if not key.endswith(_SET_BY_GADGETS)}
-        common = _entries(meta)  # the same text in all of them
+        common = meta_entries(meta)  # the same text in all of them
         for i, header in enumerate(self._headers(complete, heartbeat, values.shape, offset)):
             header["data_type"] = 7 if np.iscomplexobj(values) else 5
             # what the image is to become: gadgets behind make magnitudes of complex values
@@ -216,7 +215,7 @@ class ImageMaker:
             header["image_type"] = IMAGE_TYPE_COMPLEX if shown_complex else IMAGE_TYPE_MAGNITUDE
             data = np.ascontiguousarray(values[i, ::-1, ::-1]) if self._flipped else values[i]
             own = _frame_meta(header, complete.headers[i], int(complete.frames[i]), float(heartbeat.since[i]))
-            attributes = _document({**common, **_entries(own)}.values())
+            attributes = document({**common, **meta_entries(own)}.values())
             header["attribute_string_len"] = len(attributes.encode())
             yield Image(header, data[None, None], attributes)
 
@@ -374,16 +373,10 @@ def _flip(headers: NDArray[np.void]) -> None:
         headers[name] *= -1
 
 
-def meta_values(attributes: str, name: str) -> list[str]:
-    """The values of one meta attribute, out of ISMRMRD's XML as `serialize_meta` and others write it."""
-    found = re.search(rf"<name>\s*{re.escape(name)}\s*</name>((?:\s*<value>[^<]*</value>)*)", attributes)
-    return [unescape(text.strip()) for text in re.findall(r"<value>([^<]*)</value>", found[1])] if found else []
-
-
 def as_acquired(image: Image) -> NDArray[Any]:
     """The pixels ``(y, x)`` of an image in the order of the scan, however its images are turned."""
     pixels: NDArray[Any] = image.data[0, 0]
-    return pixels[::-1, ::-1] if meta_values(image.attributes, "cinestream_orientation") == ["flipped"] else pixels
+    return pixels[::-1, ::-1] if read_meta(image.attributes).get("cinestream_orientation") == ("flipped",) else pixels
 
 
 def _name_meta(name: str) -> dict[str, object]:
@@ -459,33 +452,6 @@ def _frame_meta(header: np.void, source: np.void, frame: int, since: float) -> d
     if not math.isnan(since):
         meta["cinestream_trigger_time_ms"] = round(since, 2)
     return meta
-
-
-# XML 1.0 allows these neither as they are nor escaped; lone surrogates (from JSON) have no bytes at all.
-_FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-
-
-def serialize_meta(meta: Mapping[str, object]) -> str:
-    """Write meta attributes as ISMRMRD's XML; a list or tuple becomes several values of one name."""
-    return _document(_entries(meta).values())
-
-
-def _document(entries: Iterable[str]) -> str:
-    return f'<?xml version="1.0" encoding="UTF-8"?><ismrmrdMeta>{"".join(entries)}</ismrmrdMeta>'
-
-
-def _entries(meta: Mapping[str, object]) -> dict[str, str]:
-    """The XML of every attribute, by its name."""
-    entries = {}
-    for name, value in meta.items():
-        values: Iterable[object] = value if isinstance(value, list | tuple) else (value,)
-        text = "".join(f"<value>{_value(item)}</value>" for item in values)
-        entries[name] = f"<meta><name>{escape(name)}</name>{text}</meta>"
-    return entries
-
-
-def _value(item: object) -> str:
-    return f"{item:.9g}" if isinstance(item, float) else escape(_FORBIDDEN.sub("", str(item)))
 
 
 def to_recon_space(image: NDArray[np.complex64], encoding: Encoding) -> NDArray[np.complex64]:

@@ -14,7 +14,8 @@ import numpy as np
 
 from gadgets import __version__
 from gadgets.buffer import describe
-from gadgets.images import as_acquired, meta_values
+from gadgets.images import as_acquired
+from gadgets.meta import read_meta
 from gadgets.overview import first_loop, geometry, heartbeats, many, noise, slice_table, span, verdict
 from gadgets.page import (
     ERROR_GAIN,
@@ -187,17 +188,18 @@ class ReportCollector:
         if record is None:
             raise DataError("an image came before any slice; give `watch` to the chain")
         pixels = np.abs(as_acquired(image)).astype(np.float32)
+        meta = read_meta(image.attributes)
         if kind:
             total, count, _ = record.others.get(kind, (np.zeros_like(pixels), 0, 1.0))
-            width = meta_values(image.attributes, "WindowWidth")
+            width = meta.get("WindowWidth")
             record.others[kind] = total + pixels, count + 1, float(width[0]) if width else float(pixels.max())
             return
         record.images.append(pixels)
         record.stamps.append(int(image.header["physiology_time_stamp"][0]))
-        record.no_trigger = "".join(meta_values(image.attributes, "cinestream_no_trigger_time"))
-        record.triggers += map(float, meta_values(image.attributes, "cinestream_trigger_time_ms"))
+        record.no_trigger = "".join(meta.get("cinestream_no_trigger_time", ()))
+        record.triggers += map(float, meta.get("cinestream_trigger_time_ms", ()))
         record.rr, record.frame_time = (
-            float("".join(meta_values(image.attributes, f"cinestream_{name}_ms")) or 0) for name in ("rr", "frame_time")
+            float("".join(meta.get(f"cinestream_{name}_ms", ())) or 0) for name in ("rr", "frame_time")
         )
 
     @property

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from defusedxml import DefusedXmlException
-from defusedxml import ElementTree as SafeTree
 
 from gadgets.export.geometry import plane_of, slice_step
+from gadgets.meta import read_meta
 from recon_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,10 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gadgets.export.geometry import Plane
+    from gadgets.meta import Meta
     from gadgets.problems import Problems
     from gadgets.protocol import Image
-
-    Meta = Mapping[str, tuple[str, ...]]
 
 _SHORTEST_RR, _LONGEST_RR = 300.0, 2500.0  # ms
 _DAY = 86_400_000.0  # ms
@@ -241,18 +239,6 @@ def _loop(key: LoopKey, images: Sequence[Image], tick: float, problems: Problems
         since_trigger=since if since.any() else None,
         clock=np.mod(clock, _DAY) if clock.any() else None,
     )
-
-
-def read_meta(text: str) -> Meta:
-    """Read ISMRMRD meta attributes: all values of every name; nothing from text that is no such XML."""
-    try:
-        root = SafeTree.fromstring(text.rstrip("\0 \n"), forbid_dtd=True)
-    except (SafeTree.ParseError, DefusedXmlException, ValueError):
-        return {}
-    return {
-        (node.findtext("name") or "").strip(): tuple((value.text or "").strip() for value in node.findall("value"))
-        for node in root.iter("meta")
-    }
 
 
 def number_of(meta: Meta, names: Iterable[str]) -> float | None:

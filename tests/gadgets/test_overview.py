@@ -8,7 +8,7 @@ import pytest
 from PIL import Image as Picture
 
 from gadgets.chain import ScanSummary
-from gadgets.images import serialize_meta
+from gadgets.meta import serialize_meta
 from gadgets.pipeline import Settings
 from gadgets.protocol import IMAGE_HEADER, Image
 from gadgets.report import ReportCollector

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gadgets.files import ImageFile
-from gadgets.images import serialize_meta
+from gadgets.meta import serialize_meta
 from gadgets.protocol import IMAGE_HEADER, Image
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"

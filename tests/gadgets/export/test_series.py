@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gadgets.export.series import read_meta, sort_images
+from gadgets.export.series import sort_images
 from gadgets.problems import Problems
 from recon_core.errors import DataError
 from tests.gadgets.export.support import cine, image
@@ -131,13 +131,3 @@ def test_images_without_geometry_are_reported_once():
     (problem,) = problems
     assert problem.count == len(images)
     assert "do not lie at their place" in problem.text
-
-
-@pytest.mark.parametrize("text", ["", "no xml", "<a>", '<!DOCTYPE a [<!ENTITY b "c">]><ismrmrdMeta>&b;</ismrmrdMeta>'])
-def test_meta_that_cannot_be_read_is_none(text):
-    assert read_meta(text) == {}
-
-
-def test_meta_of_a_gadgetron_ends_with_a_nul():
-    text = "<ismrmrdMeta><meta><name>a</name><value>1</value><value>x y</value></meta></ismrmrdMeta>\0"
-    assert read_meta(text) == {"a": ("1", "x y")}
