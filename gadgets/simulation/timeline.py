@@ -64,16 +64,7 @@ def timeline(plan: ScanPlan, mask: NDArray[np.bool_]) -> tuple[NDArray[np.void],
         if plan.time_axis == "repetition"
         else (lengths / (0.4 * mean_rr) + 2).sum()
     )
-    before = math.ceil((plan.noise_readouts * NOISE_INTERVAL + 2.0) / (0.4 * mean_rr))
-    rr = rr_intervals(
-        before + beats + 4,
-        heart_rate=plan.heart_rate,
-        variability=plan.rr_variability,
-        ectopic=before + 2 if plan.ectopic_beat else None,
-        seed=plan.seed,
-    )
-    r_waves = np.concatenate([[0.0], np.cumsum(rr)])
-    r_waves -= r_waves[before]
+    rr, r_waves, before = _beats(plan, beats + 4)
     if plan.time_axis == "repetition":
         order["time"] = np.arange(len(order)) * spacing
     elif plan.segments:
@@ -107,16 +98,7 @@ def gated_timeline(
     spacing, mean_rr = plan.repetition_time / 1000, 60.0 / plan.heart_rate
     rows = [np.flatnonzero(mask[number, 0]) for number in range(plan.slices)]
     segments = [-(-len(lines) // plan.segments) if plan.segments else 1 for lines in rows]
-    before = math.ceil((plan.noise_readouts * NOISE_INTERVAL + 2.0) / (0.4 * mean_rr))
-    rr = rr_intervals(
-        before + 3 * plan.averages * sum(segments) + _MOST_REMEASURED + 8,
-        heart_rate=plan.heart_rate,
-        variability=plan.rr_variability,
-        ectopic=before + 2 if plan.ectopic_beat else None,
-        seed=plan.seed,
-    )
-    r_waves = np.concatenate([[0.0], np.cumsum(rr)])
-    r_waves -= r_waves[before]
+    _, r_waves, before = _beats(plan, 3 * plan.averages * sum(segments) + _MOST_REMEASURED + 8)
     triggers = seen_triggers(
         r_waves,
         missed=before + plan.missed_trigger - 1 if plan.missed_trigger else None,
@@ -180,3 +162,17 @@ def motion(
     # about 15 breaths per minute with a pause at end expiration
     breath = plan.respiration * np.cos(np.pi * middle / 4.0) ** 4
     return phase.reshape(shape), breath.reshape(shape)
+
+
+def _beats(plan: ScanPlan, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """RR intervals and R waves in s, those of the noise in front and `count` more; how many are in front of time 0."""
+    before = math.ceil((plan.noise_readouts * NOISE_INTERVAL + 2.0) / (0.4 * 60.0 / plan.heart_rate))
+    rr = rr_intervals(
+        before + count,
+        heart_rate=plan.heart_rate,
+        variability=plan.rr_variability,
+        ectopic=before + 2 if plan.ectopic_beat else None,
+        seed=plan.seed,
+    )
+    r_waves = np.concatenate([[0.0], np.cumsum(rr)])
+    return rr, r_waves - r_waves[before], before
