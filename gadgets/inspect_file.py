@@ -165,7 +165,8 @@ def inspect(source: Path, settings: Settings, group: str = "dataset") -> Inspect
     report = Inspection(f"{source}, group {group}")
     problems, onlooker, tally = Problems(), _Onlooker(), Tally()
     slices: list[CompleteSlice] = []
-    settings = dataclasses.replace(settings, preview="none", g_factor=False)
+    # windows in real time are parts of the same slices
+    settings = dataclasses.replace(settings, preview="none", g_factor=False, realtime="off")
 
     def watch(complete: CompleteSlice, _: Reconstruction) -> None:
         # only what is small, so that slices do not pile up
@@ -352,7 +353,7 @@ def _time_facts(
             {"least": physiology.min(axis=0).tolist(), "most": physiology.max(axis=0).tolist(), "tick_ms": tick},
         ),
     ]
-    gated = {complete.key.slice for complete in slices if "cinestream_gating" in complete.meta}
+    gated = {complete.key.slice: complete for complete in slices if "cinestream_gating" in complete.meta}
     rows, values = [], []
     for number in np.unique(records["slice"]).tolist():
         here = records[records["slice"] == number]
@@ -364,6 +365,8 @@ def _time_facts(
             why = str(error)
         kind = "retrospective" if number in gated else _kind(here, _axis(header, settings, here), rhythm)
         text = why if rhythm is None else _rhythm_in_words(rhythm)
+        if number in gated:
+            text = gated[number].notes[0]  # which beats, and who told them
         rows.append(f"slice {number}: {kind}; {text}")
         rr = [] if rhythm is None else [round(length, 1) for length in rhythm.rr.tolist()]
         values.append({"slice": number, "kind": kind, "rr_ms": rr, "reason": why})

@@ -306,3 +306,18 @@ def test_command_with_bad_files(tmp_path, capsys):
         assert main(["doctor", *map(str, arguments)]) == 1
         assert expected in capsys.readouterr().err
     assert main(["doctor", str(path), "--json", str(path)]) == 2
+
+
+def test_beats_that_the_ecg_tells(tmp_path):
+    plan = dataclasses.replace(
+        PLAN, sampling="full", gating="retrospective", segments=8, stamps="acquisition", waveforms=True
+    )
+    _, report = report_on(tmp_path, plan)
+    assert "retrospective; gated retrospectively by the ECG" in report.text()
+
+
+def test_a_pipeline_in_real_time_is_looked_at_too(tmp_path):
+    _, report = report_on(
+        tmp_path, dataclasses.replace(PLAN, time_axis="repetition"), dataclasses.replace(SETTINGS, realtime="sliding")
+    )
+    assert report.good
