@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from gadgets.gating import Gate, Gated
     from gadgets.header import Encoding, ScanHeader
+    from gadgets.pipeline import Settings
     from gadgets.problems import Problems
     from gadgets.protocol import Waveform
     from recon_core.running import RunningMaps
@@ -273,36 +274,21 @@ class SliceBuffers:
         The scan's header.
     problems
         Where to note what is left out or missing.
-    time_axis
-        ``phase``, ``repetition`` or ``auto``: the counter that numbers the frames.
-    virtual_coils
-        Coils that coil compression keeps; 0 keeps as many as `coil_energy` asks for.
-    coil_energy
-        Share of the signal energy that coil compression keeps; 1 keeps all coils.
+    settings
+        Those of the time axis, of the k-space centre and of coil compression.
     gate
         Makes frames from time stamps where the counter cannot; None takes the counter.
-    center
-        Who knows the line of the k-space centre, as for `center_line`.
     """
 
     _most_frames = MOST_FRAMES
 
-    def __init__(
-        self,
-        header: ScanHeader,
-        problems: Problems,
-        time_axis: str = "auto",
-        virtual_coils: int = 0,
-        coil_energy: float = 1.0,
-        gate: Gate | None = None,
-        center: str = "auto",
-    ) -> None:
+    def __init__(self, header: ScanHeader, problems: Problems, settings: Settings, gate: Gate | None = None) -> None:
         self._header = header
-        self._center = center
+        self._center = settings.center_line
         self._gate = gate
-        self._virtual = (virtual_coils, coil_energy)
+        self._virtual = (settings.virtual_coils, settings.coil_energy)
         self._problems = problems
-        self._time_axis = [frame_counter(encoding, time_axis) for encoding in header.encodings]
+        self._time_axis = [frame_counter(encoding, settings.time_axis) for encoding in header.encodings]
         self._plans: dict[int, SlicePlan] = {}
         self._open: dict[SliceKey, _Buffer] = {}
         self._waiting: dict[SliceKey, _Buffer] = {}  # complete, but for the ECG

@@ -331,15 +331,7 @@ def _buffers(header: ScanHeader, settings: Settings, problems: Problems) -> Slic
             )
         return FrameBuffers(header, problems, settings)
     gate = None if settings.gating == "counter" else Gate(header, settings, problems)
-    return SliceBuffers(
-        header,
-        problems,
-        settings.time_axis,
-        settings.virtual_coils,
-        settings.coil_energy,
-        gate,
-        settings.center_line,
-    )
+    return SliceBuffers(header, problems, settings, gate)
 
 
 def _for_others(settings: Settings, problems: Problems) -> Settings:

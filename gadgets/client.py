@@ -10,6 +10,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from gadgets.files import ImageFile, open_scan, refuse_same_file
 from gadgets.header import without_version
 from gadgets.protocol import AcquisitionFlag, Close, Header, Image, Reader, Readouts, Text, Waveform, Writer
@@ -144,7 +146,7 @@ def _send_all(
             writer.send(message)
         for message in items:
             if isinstance(message, Readouts):
-                kinds.update((message.headers["flags"] & AcquisitionFlag.NOISE.bit).tolist())
+                kinds.update(np.unique(message.headers["flags"] & AcquisitionFlag.NOISE.bit).tolist())
             if isinstance(message, Readouts | Waveform):
                 writer.send(message)
     except CinestreamError as error:

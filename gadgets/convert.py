@@ -20,8 +20,8 @@ from gadgets.protocol import ACQUISITION_HEADER, AcquisitionFlag, Readouts
 from gadgets.replay import with_progress
 from gadgets.vendor import tick_length
 from recon_core.errors import DataError, SettingsError
-from recon_core.manifest import replacing
 from recon_core.quality import Sampling
+from recon_core.storage import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from gadgets import __version__
 from gadgets.buffer import SliceKey, describe
 from gadgets.files import read_images
 from gadgets.images import as_acquired
-from gadgets.meta import read_meta
+from gadgets.meta import comes_along, read_meta
 from gadgets.page import (
     ERROR_GAIN,
     SCORES_EXPLAINED,
@@ -117,7 +117,11 @@ def read_series(path: Path, group: str = "dataset", name: str = "") -> list[Seri
         raise DataError(
             f"{path} is no image file as replay writes it: group {group!r} is laid out otherwise"
         ) from error
-    found = {number: images for number, images in found.items() if images and not _is_map(images[0])}
+    found = {
+        number: images
+        for number, images in found.items()
+        if images and not comes_along(read_meta(images[0].attributes))
+    }
     if not found:
         raise DataError(f"{path} holds no image series in group {group!r}; give what replay or a client wrote")
     name = name or str(path)
@@ -125,11 +129,6 @@ def read_series(path: Path, group: str = "dataset", name: str = "") -> list[Seri
         _sorted_series(name if len(found) == 1 else f"{name}, series {number}", images)
         for number, images in sorted(found.items())
     ]
-
-
-def _is_map(image: Image) -> bool:
-    """A series that came along with the images (g-factor, ...) says so in its role."""
-    return read_meta(image.attributes).get("GADGETRON_DataRole", ("Image",)) != ("Image",)
 
 
 def _sorted_series(name: str, images: Sequence[Image]) -> Series:

@@ -12,7 +12,7 @@ import numpy as np
 
 from gadgets.buffer import describe
 from gadgets.heartbeat import find_heartbeat
-from gadgets.meta import document, meta_entries, read_meta
+from gadgets.meta import meta_entries, read_meta, serialize_meta
 from gadgets.problems import Problems
 from gadgets.protocol import IMAGE_HEADER, IMAGE_TYPE_COMPLEX, IMAGE_TYPE_MAGNITUDE, Image
 from gadgets.vendor import tick_length
@@ -215,7 +215,7 @@ class ImageMaker:
             header["image_type"] = IMAGE_TYPE_COMPLEX if shown_complex else IMAGE_TYPE_MAGNITUDE
             data = np.ascontiguousarray(values[i, ::-1, ::-1]) if self._flipped else values[i]
             own = _frame_meta(header, complete.headers[i], int(complete.frames[i]), float(heartbeat.since[i]))
-            attributes = document({**common, **meta_entries(own)}.values())
+            attributes = serialize_meta({**common, **meta_entries(own)})
             header["attribute_string_len"] = len(attributes.encode())
             yield Image(header, data[None, None], attributes)
 

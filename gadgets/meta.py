@@ -20,13 +20,8 @@ Meta = Mapping[str, tuple[str, ...]]
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
-def serialize_meta(meta: Mapping[str, object]) -> str:
-    """Write attributes; a list or tuple becomes several values of one name."""
-    return document(meta_entries(meta).values())
-
-
 def meta_entries(meta: Mapping[str, object]) -> dict[str, str]:
-    """The XML of every attribute, by its name."""
+    """The XML of every attribute, by its name; a list or tuple becomes several values of one name."""
     entries = {}
     for name, value in meta.items():
         values: Iterable[object] = value if isinstance(value, list | tuple) else (value,)
@@ -35,9 +30,9 @@ def meta_entries(meta: Mapping[str, object]) -> dict[str, str]:
     return entries
 
 
-def document(entries: Iterable[str]) -> str:
+def serialize_meta(entries: Mapping[str, str]) -> str:
     """The text that goes with an image, of the XML of its attributes."""
-    return f'<?xml version="1.0" encoding="UTF-8"?><ismrmrdMeta>{"".join(entries)}</ismrmrdMeta>'
+    return f'<?xml version="1.0" encoding="UTF-8"?><ismrmrdMeta>{"".join(entries.values())}</ismrmrdMeta>'
 
 
 def read_meta(text: str) -> Meta:
@@ -50,6 +45,11 @@ def read_meta(text: str) -> Meta:
         (node.findtext("name") or "").strip(): tuple((value.text or "").strip() for value in node.findall("value"))
         for node in root.iter("meta")
     }
+
+
+def comes_along(meta: Meta) -> bool:
+    """Tell by its role an image that came along with those of the scan: a g-factor, an uncertainty, a fused image."""
+    return meta.get("GADGETRON_DataRole", ("Image",)) != ("Image",)
 
 
 def _value(item: object) -> str:

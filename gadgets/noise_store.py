@@ -9,21 +9,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
-import tempfile
 import time
 import zipfile
 import zlib
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gadgets.noise import KnownNoise, NoiseStatistics
 from recon_core.errors import ResourceError
+from recon_core.storage import replacing, xdg_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 logger = logging.getLogger("cinestream")
 
@@ -53,13 +52,7 @@ def default_folder() -> Path:
     ResourceError
         If this user has no home.
     """
-    chosen = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        # As the XDG specification asks, a relative path counts as none.
-        cache = Path(chosen) if Path(chosen).is_absolute() else Path.home() / ".cache"
-    except RuntimeError as error:
-        raise ResourceError("there is no home folder to keep noise in; name one with --noise-store DIR") from error
-    return cache / "cinestream" / "noise"
+    return xdg_folder("XDG_CACHE_HOME", ".cache", "noise in; name one with --noise-store DIR") / "noise"
 
 
 class NoiseStore:
@@ -88,11 +81,9 @@ class NoiseStore:
         str
             Why that could not be done; empty if it was.
         """
-        temporary = None
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(suffix=".part", dir=self.folder)
-            with os.fdopen(handle, "wb") as file:
+            with replacing(self._path(measurement)) as part, part.open("wb") as file:
                 np.savez(
                     file,
                     measurement=np.array(measurement),
@@ -101,12 +92,9 @@ class NoiseStore:
                     samples=np.array(statistics.samples),
                     dwell_us=np.array(statistics.dwell_us),
                 )
-            Path(temporary).replace(self._path(measurement))
             self._prune()
-        except OSError as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
-            return f"{self.folder} cannot be written ({error.strerror}); free space or choose another folder"
+        except (OSError, ResourceError) as error:
+            return f"{self.folder} cannot be written ({error}); free space or choose another folder"
         return ""
 
     def find(self, measurement: str) -> tuple[KnownNoise | None, str]:

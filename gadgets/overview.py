@@ -151,7 +151,7 @@ def heartbeats(slices: Sequence[SliceRecord]) -> str:
         return f'<section><h2>Heartbeat</h2><p class="muted">Not known{escape(why)}.</p></section>' if slices else ""
     rows = []
     for record in told:
-        beats = [match.groups() for text in record.beats if (match := _BEAT.fullmatch(text))]
+        beats = _told_beats(record)
         counts = [sum(verdict == wanted for _, verdict, _ in beats) for wanted in ("rejected", "repaired")]
         rows.append(
             (
@@ -173,9 +173,14 @@ def heartbeats(slices: Sequence[SliceRecord]) -> str:
     return f"<section><h2>Heartbeat</h2>{table('Beats of every slice', head, rows)}{bars}{more}</section>"
 
 
+def _told_beats(record: SliceRecord) -> list[tuple[str, ...]]:
+    """Length in ms, verdict, and whether it was used, of every beat that the gating told of."""
+    return [match.groups() for text in record.beats if (match := _BEAT.fullmatch(text))]
+
+
 def _beats(record: SliceRecord) -> Figure:
     """RR intervals of a slice as bars in the order of acquisition."""
-    beats = [match.groups() for text in record.beats if (match := _BEAT.fullmatch(text))]
+    beats = _told_beats(record)
     width, height, left, base, top = 480, 150, 44, 130, 12
     longest = max((int(length) for length, *_ in beats), default=1)
     step = (width - 6 - left) / max(len(beats), 1)

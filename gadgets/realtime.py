@@ -103,20 +103,13 @@ class FrameBuffers(SliceBuffers):
     problems
         Where to note what is left out or missing.
     settings
-        Those of real time, of the time axis and of coil compression.
+        Those of real time, and what `SliceBuffers` takes of them.
     """
 
     _most_frames = _COUNTERS
 
     def __init__(self, header: ScanHeader, problems: Problems, settings: Settings) -> None:
-        super().__init__(
-            header,
-            problems,
-            settings.time_axis,
-            settings.virtual_coils,
-            settings.coil_energy,
-            center=settings.center_line,
-        )
+        super().__init__(header, problems, settings)
         self._sliding = settings.realtime == "sliding"
         self._size = settings.realtime_window  # of a window, or 0
         self._count = settings.lines_per_frame  # readouts of a frame, or 0

@@ -34,6 +34,7 @@ from gadgets.page import (
     white_level,
     write_file,
 )
+from gadgets.pipeline import Settings
 from gadgets.preparation import Preparation
 from gadgets.problems import Problems
 from gadgets.protocol import Readouts
@@ -42,9 +43,10 @@ from recon_core.ct.alignment import check_alignment, time_average_magnitude
 from recon_core.engine import Engine
 from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError, SettingsError
 from recon_core.held_out import CONDITIONS, PARTS, SEED, HeldOutScan, LoadedScan, held_out_scans
-from recon_core.manifest import find_weights, replacing
+from recon_core.manifest import find_weights
 from recon_core.methods import METHODS
 from recon_core.options import ReconOptions
+from recon_core.storage import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -336,7 +338,7 @@ def _read_scan(path: Path, truth: Path) -> LoadedScan:
         header = parse_header(scan.header)
         problems = Problems()
         preparation = Preparation(header, problems, ScanNoise(header, problems, whiten=True))
-        buffers = SliceBuffers(header, problems)
+        buffers = SliceBuffers(header, problems, Settings())
         runs = (run for item in scan.items if isinstance(item, Readouts) for run in preparation(item))
         complete = [*(one for run in runs for one in buffers.add(run)), *buffers.flush()]
     complete.sort(key=lambda one: one.key)

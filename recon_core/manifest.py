@@ -5,19 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import re
-import uuid
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 from recon_core.errors import ModelError, ResourceError, SettingsError
 from recon_core.methods import METHODS
 from recon_core.quality import Limits, TrainingRange
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from recon_core.storage import replacing, xdg_folder
 
 logger = logging.getLogger("cinestream")
 
@@ -115,13 +112,7 @@ def user_folder() -> Path:
     ResourceError
         If this user has no home.
     """
-    chosen = os.environ.get("XDG_DATA_HOME", "")
-    try:
-        # As the XDG specification asks, a relative path counts as none.
-        data = Path(chosen) if Path(chosen).is_absolute() else Path.home() / ".local" / "share"
-    except RuntimeError as error:
-        raise ResourceError(f"there is no home folder to keep weights in; set {VARIABLE} to a folder") from error
-    return data / "cinestream" / "weights"
+    return xdg_folder("XDG_DATA_HOME", ".local/share", f"weights in; set {VARIABLE} to a folder") / "weights"
 
 
 def list_weights() -> dict[str, WeightsEntry]:
@@ -442,24 +433,3 @@ def check_name(name: str) -> None:
     """
     if not _NAME.fullmatch(name):
         raise SettingsError(f"the name of weights has letters, digits and _.- only, 100 at most; got {name[:120]!r}")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write beside `path`, which takes its place at the end, so that no reader ever sees half of it.
-
-    Raises
-    ------
-    ResourceError
-        If the folder cannot be made or the file not be written.
-    """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.replace(path)
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # the folder is gone or closed to us, as the error above says
-            part.unlink(missing_ok=True)

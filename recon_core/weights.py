@@ -26,11 +26,11 @@ from recon_core.manifest import (
     check_name,
     known_weights,
     read_manifest,
-    replacing,
     user_folder,
     write_entry,
 )
 from recon_core.methods import METHODS
+from recon_core.storage import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping

@@ -31,6 +31,7 @@ from pydicom.valuerep import DSfloat
 from gadgets import __version__
 from gadgets.export.places import make_folder
 from gadgets.export.series import number_of
+from gadgets.meta import comes_along
 from gadgets.page import write_file
 
 if TYPE_CHECKING:
@@ -321,11 +322,6 @@ def _comment(loop: Loop, frame: int) -> str:
     return "; ".join(filter(None, (warning, comment)))
 
 
-def _is_derived(series: Series) -> bool:
-    """Not what was measured, but a map made from it: a g-factor, an uncertainty, a fused image."""
-    return series.meta.get("GADGETRON_DataRole", ("Image",))[0] != "Image"
-
-
 def _echo_time(facts: ScanFacts, contrast: int) -> float | None:
     times = facts.texts("sequenceParameters/TE")
     try:
@@ -379,8 +375,8 @@ def _classic(series: Series, facts: ScanFacts, exam: _Exam, made: datetime) -> I
             dataset = copy.deepcopy(common)
             dataset.SOPClassUID = MRImageStorage
             dataset.SOPInstanceUID = _uid(exam.root, "image", dataset.SeriesInstanceUID, str(number))
-            kind = ["DERIVED", "SECONDARY"] if _is_derived(series) else ["ORIGINAL", "PRIMARY"]
-            dataset.ImageType = [*kind, "OTHER" if _is_derived(series) else _COMPONENT[series.image_type]]
+            kind = ["DERIVED", "SECONDARY"] if comes_along(series.meta) else ["ORIGINAL", "PRIMARY"]
+            dataset.ImageType = [*kind, "OTHER" if comes_along(series.meta) else _COMPONENT[series.image_type]]
             dataset.InstanceNumber = number
             dataset.ScanningSequence = _scanning_sequence(facts)
             dataset.SequenceVariant = (

@@ -17,13 +17,13 @@ from recon_core.diffusion.loss import ExponentialAverage
 from recon_core.diffusion.method import DSTDM
 from recon_core.engine import create_method
 from recon_core.errors import DataError, ResourceError, SettingsError
-from recon_core.manifest import replacing
 from recon_core.metrics import best_scale, dynamic_region, psnr
 from recon_core.networks.method import precision_of_convolutions
 from recon_core.networks.start import with_start
 from recon_core.networks.windows import over_windows
 from recon_core.options import ReconOptions
 from recon_core.simulate.sampling import uniform_mask
+from recon_core.storage import replacing
 from recon_core.training.checkpoint import read_checkpoint, write_checkpoint
 from recon_core.training.measurements import Measurement, measure
 from recon_core.training.objectives import objective

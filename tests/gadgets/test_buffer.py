@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gadgets.buffer import SliceBuffers, SliceKey, describe
 from gadgets.header import parse_header
+from gadgets.pipeline import Settings
 from gadgets.problems import Problems
 from gadgets.protocol import AcquisitionFlag, Readouts
 from tests.builders import encoding_xml, header_xml, readouts
@@ -59,7 +60,7 @@ def feed(block, head, *, cuts=None, time_axis="auto"):
     the buffers.
     """
     problems = Problems()
-    buffers = SliceBuffers(head, problems, time_axis)
+    buffers = SliceBuffers(head, problems, Settings(time_axis=time_axis))
     edges = range(len(block) + 1) if cuts is None else [0, *sorted(cuts), len(block)]
     left = []
     for begin, end in itertools.pairwise(edges):
@@ -735,7 +736,7 @@ def test_encodings_are_buffered_apart():
     first = scan(line_by_line(4, 8), *PHASE_LINE)
     second = scan(line_by_line(4, 4), *PHASE_LINE, encoding_space_ref=1, seed=3)
     problems = Problems()
-    buffers = SliceBuffers(head, problems)
+    buffers = SliceBuffers(head, problems, Settings())
     left = [*buffers.add(first[:20]), *buffers.add(second), *buffers.add(first[20:]), *buffers.flush()]
     assert [(complete.key.encoding, complete.cine.kspace.shape[2]) for complete in left] == [(1, 4), (0, 8)]
     check(left[1], first, range(32))
@@ -745,7 +746,7 @@ def test_encodings_are_buffered_apart():
 
 def test_what_has_left_takes_no_more_memory():
     problems = Problems()
-    buffers = SliceBuffers(header(slice=3, phase=4), problems)
+    buffers = SliceBuffers(header(slice=3, phase=4), problems, Settings())
     order, alive = INTERLEAVED["sequential"], []
     for number in range(3):
         block = scan(order[32 * number : 32 * (number + 1)], *SLICE_PHASE_LINE)
@@ -776,7 +777,7 @@ def low_rank(block, rank=1, seed=3):
 
 
 def compressed(block, head, cuts=None, **virtual):
-    buffers = SliceBuffers(head, Problems(), **virtual)
+    buffers = SliceBuffers(head, Problems(), Settings(**virtual))
     edges = range(len(block) + 1) if cuts is None else [0, *sorted(cuts), len(block)]
     left = [done for begin, end in itertools.pairwise(edges) for done in buffers.add(block[begin:end])]
     return [*left, *buffers.flush()]

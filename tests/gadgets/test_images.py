@@ -161,7 +161,7 @@ def images_of(header, block, **settings):
     """The stream's own stages around a plain inverse FFT."""
     problems = Problems()
     preparation = Preparation(header, problems, ScanNoise(header, problems, whiten=True))
-    buffers = SliceBuffers(header, problems)
+    buffers = SliceBuffers(header, problems, Settings())
     make = ImageMaker(header, Settings(**settings)).make
     slices = [done for part in preparation(block) for done in buffers.add(part)] + list(buffers.flush())
     images = []

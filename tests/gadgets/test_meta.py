@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gadgets.meta import read_meta, serialize_meta
+from gadgets.meta import meta_entries, read_meta, serialize_meta
 
 ANYTHING = st.text(st.characters(codec="utf-8", exclude_characters="\r"))
 
@@ -17,7 +17,7 @@ ANYTHING = st.text(st.characters(codec="utf-8", exclude_characters="\r"))
 @given(ANYTHING, st.lists(ANYTHING, min_size=2, max_size=3), st.floats(allow_nan=False, width=32), st.integers())
 def test_every_text_and_number_comes_through(text, values, number, count):
     meta = {"one text": text, "a <list>": values, "number": number, "count": count}
-    root = ET.fromstring(serialize_meta(meta).encode())
+    root = ET.fromstring(serialize_meta(meta_entries(meta)).encode())
     allowed = str.maketrans("", "", "".join(map(chr, [*range(9), 11, 12, *range(14, 32), 0xFFFE, 0xFFFF])))
     found = {node.findtext("name"): [value.text or "" for value in node.findall("value")] for node in root}
     assert found["one text"] == [text.translate(allowed)]

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image as Picture
 
 from gadgets.chain import ScanSummary
-from gadgets.meta import serialize_meta
+from gadgets.meta import meta_entries, serialize_meta
 from gadgets.pipeline import Settings
 from gadgets.protocol import IMAGE_HEADER, Image
 from gadgets.report import ReportCollector
@@ -129,7 +129,9 @@ def test_slices_of_another_size_are_left_out_of_the_first_loop(tmp_path):
 
 
 def test_tables_can_be_read_without_seeing_them(tmp_path):
-    tables = Tables(page_of(tmp_path, {"attributes": serialize_meta({"cinestream_rr_ms": 900.0})}, {}, iterations=7))
+    tables = Tables(
+        page_of(tmp_path, {"attributes": serialize_meta(meta_entries({"cinestream_rr_ms": 900.0}))}, {}, iterations=7)
+    )
     assert len(tables.tables) >= 7
     assert all(tables.tables)
     assert set(tables.scopes) == {"col", "row"}
@@ -158,7 +160,9 @@ def test_beats_are_counted_and_drawn(tmp_path):
     beats = ("800 ms regular, used", "500 ms rejected, not used", "810 ms repaired, used", "790 ms regular, used")
     attributes = [
         serialize_meta(
-            {"cinestream_rr_ms": 800.0, "cinestream_frame_time_ms": 133.3, "cinestream_trigger_time_ms": 133.3 * i}
+            meta_entries(
+                {"cinestream_rr_ms": 800.0, "cinestream_frame_time_ms": 133.3, "cinestream_trigger_time_ms": 133.3 * i}
+            )
         )
         for i in range(6)
     ]
@@ -181,7 +185,7 @@ def test_beats_are_counted_and_drawn(tmp_path):
 
 
 def test_why_there_are_no_times_is_told(tmp_path):
-    attributes = serialize_meta({"cinestream_no_trigger_time": "no gating was <on>"})
+    attributes = serialize_meta(meta_entries({"cinestream_no_trigger_time": "no gating was <on>"}))
     assert "Not known (no gating was <on>)." in Checker(page_of(tmp_path, {"attributes": attributes})).text
 
 
@@ -217,7 +221,7 @@ def test_noise_is_that_of_the_receive_coils(tmp_path):
 def test_other_images_of_a_slice_are_shown(tmp_path):
     collector = ReportCollector()
     collect(collector, beating())
-    window = serialize_meta({"WindowWidth": 300})
+    window = serialize_meta(meta_entries({"WindowWidth": 300}))
     for value, kind in ((150.0, "g-factor"), (100.0, "difference"), (200.0, "difference")):
         image = Image(np.zeros((), IMAGE_HEADER), np.full((1, 1, 24, 32), value, np.float32), window)
         collector.add_image(image, kind)

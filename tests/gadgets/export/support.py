@@ -3,7 +3,7 @@
 import numpy as np
 
 from gadgets.files import ImageFile
-from gadgets.meta import serialize_meta
+from gadgets.meta import meta_entries, serialize_meta
 from gadgets.protocol import IMAGE_HEADER, Image
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
@@ -22,7 +22,9 @@ def image(values=None, *, series=1, meta=None, **fields):
     for name, value in fields.items():
         header[name] = value
     data = values.reshape(1, 1, *values.shape) if values.ndim == 2 else values
-    return Image(header, data, serialize_meta({"SequenceDescriptionAdditional": "cg_sense", **(meta or {})}))
+    return Image(
+        header, data, serialize_meta(meta_entries({"SequenceDescriptionAdditional": "cg_sense", **(meta or {})}))
+    )
 
 
 def cine(slices=2, frames=3, *, rr=900.0, gap=10.0, tick=2.5, start=43_200_000.0, **fields):

@@ -1,0 +1,61 @@
+"""Where files of a user are kept, and how a file is written so that nobody ever sees half of it."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recon_core.errors import ResourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def xdg_folder(variable: str, usual: str, remedy: str) -> Path:
+    """Folder of cinestream's for this user, after the XDG base directory specification; it need not exist.
+
+    Parameters
+    ----------
+    variable
+        Environment variable that names the base folder.
+    usual
+        Base folder in the home where it does not.
+    remedy
+        What is to be kept, and what to do without a home.
+
+    Raises
+    ------
+    ResourceError
+        If this user has no home.
+    """
+    chosen = os.environ.get(variable, "")
+    try:
+        # As the specification asks, a relative path counts as none.
+        base = Path(chosen) if Path(chosen).is_absolute() else Path.home() / usual
+    except RuntimeError as error:
+        raise ResourceError(f"there is no home folder to keep {remedy}") from error
+    return base / "cinestream"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file to write beside `path`, which takes its place at the end, so that no reader ever sees half of it.
+
+    Raises
+    ------
+    ResourceError
+        If the folder cannot be made or the file not be written.
+    """
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.replace(path)
+    except OSError as error:
+        raise ResourceError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):  # the folder is gone or closed to us, as the error above says
+            part.unlink(missing_ok=True)
