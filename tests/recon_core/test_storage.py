@@ -30,8 +30,13 @@ def test_a_file_is_replaced_when_it_is_whole(tmp_path):
 def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(ResourceError, match="cannot write"), replacing(path) as part:
-        part.write_text("half")
-        raise OSError(28, "No space left on device")
+
+    def fill_the_disk():
+        with replacing(path) as part:
+            part.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(ResourceError, match="cannot write"):
+        fill_the_disk()
     assert path.read_text() == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
