@@ -16,7 +16,15 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gadgets.openrecon import LABEL_KEY, check_label, encode_label, label_text, make_label, package_name, read_label
+from gadgets.settings.openrecon import (
+    LABEL_KEY,
+    check_label,
+    encode_label,
+    label_text,
+    make_label,
+    package_name,
+    read_label,
+)
 from recon_core.errors import CinestreamError, ResourceError, SettingsError
 
 if TYPE_CHECKING:

@@ -13,30 +13,31 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from gadgets.buffer import SliceBuffers, describe
 from gadgets.ct import load_ct
-from gadgets.gating import Gate
-from gadgets.image_array import join_series
-from gadgets.images import ImageMaker
-from gadgets.noise import ScanNoise
-from gadgets.pipeline import check_units, check_weights, unmet_extras
-from gadgets.preparation import Preparation
+from gadgets.gating.gate import Gate
+from gadgets.images.image_array import join_series
+from gadgets.images.maker import ImageMaker
+from gadgets.preparation.gathered import readouts_of_bucket, readouts_of_buffers
+from gadgets.preparation.noise import ScanNoise
+from gadgets.preparation.readouts import Preparation
 from gadgets.problems import Problems
-from gadgets.protocol import Bucket, Image, ImageArray, Readouts, ReconData, Text, Waveform
-from gadgets.realtime import FrameBuffers
-from gadgets.recon_data import readouts_of_bucket, readouts_of_buffers
+from gadgets.settings.checks import check_units, check_weights, unmet_extras
+from gadgets.slices.complete import describe
+from gadgets.slices.whole import SliceBuffers
+from gadgets.slices.windows import FrameBuffers
+from gadgets.wire.messages import Bucket, Image, ImageArray, Readouts, ReconData, Text, Waveform
 from recon_core.errors import CinestreamError, DataError, ProtocolError, SettingsError
-from recon_core.noise_level import is_unit_noise, noise_deviation
+from recon_core.physics.noise_level import is_unit_noise, noise_deviation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from gadgets.buffer import CompleteSlice, SliceKey
-    from gadgets.header import ScanHeader
-    from gadgets.noise import KnownNoise
-    from gadgets.noise_store import NoiseStore
-    from gadgets.pipeline import Settings
-    from gadgets.protocol import Message
+    from gadgets.preparation.noise import KnownNoise
+    from gadgets.preparation.noise_store import NoiseStore
+    from gadgets.settings.settings import Settings
+    from gadgets.slices.complete import CompleteSlice, SliceKey
+    from gadgets.wire.header import ScanHeader
+    from gadgets.wire.messages import Message
     from recon_core.data import Reconstruction
     from recon_core.engine import Engine
 

@@ -7,20 +7,20 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gadgets.buffer import describe
-from gadgets.pipeline import apply
+from gadgets.settings.settings import apply
+from gadgets.slices.complete import describe
 from recon_core.errors import ModelError, SettingsError
-from recon_core.manifest import find_weights
+from recon_core.weights.manifest import find_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import numpy as np
 
-    from gadgets.buffer import CompleteSlice
-    from gadgets.header import Encoding, ScanHeader
-    from gadgets.pipeline import Settings
     from gadgets.problems import Problems
+    from gadgets.settings.settings import Settings
+    from gadgets.slices.complete import CompleteSlice
+    from gadgets.wire.header import Encoding, ScanHeader
     from recon_core.ct.geometry import SliceGeometry, Vector
     from recon_core.ct.placement import PlacedCt, ScanCt
 

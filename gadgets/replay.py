@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from gadgets.chain import Chain
-from gadgets.files import ImageFile, open_scan, refuse_same_file
-from gadgets.header import parse_header
-from gadgets.images import series_kind
-from gadgets.protocol import Image, Readouts
+from gadgets.files.images import ImageFile
+from gadgets.files.progress import with_progress
+from gadgets.files.raw import open_scan, refuse_same_file
+from gadgets.images.maker import series_kind
+from gadgets.wire.header import parse_header
+from gadgets.wire.messages import Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from gadgets.chain import ScanSummary
-    from gadgets.header import ScanHeader
-    from gadgets.noise import KnownNoise
-    from gadgets.noise_store import NoiseStore
-    from gadgets.pipeline import Settings
-    from gadgets.protocol import Message
-    from gadgets.report import ReportCollector
+    from gadgets.preparation.noise import KnownNoise
+    from gadgets.preparation.noise_store import NoiseStore
+    from gadgets.reports.record import ReportCollector
+    from gadgets.settings.settings import Settings
+    from gadgets.wire.header import ScanHeader
+    from gadgets.wire.messages import Message
     from recon_core.engine import Engine
 
 
@@ -92,12 +92,3 @@ def _flushing(items: Iterable[Message], images: ImageFile) -> Iterator[Message]:
     for item in items:
         images.flush()
         yield item
-
-
-def with_progress(items: Iterable[Message], readouts: int | None, what: str) -> Iterator[Message]:
-    """Hand items through under a progress bar of readouts, when a person is watching."""
-    with tqdm(total=readouts, unit=" readouts", desc=what, disable=None, leave=False) as bar:
-        for item in items:
-            yield item
-            if isinstance(item, Readouts):
-                bar.update(len(item))

@@ -21,12 +21,12 @@ from recon_core.coils.inati import inati_maps
 from recon_core.coils.walsh import walsh_maps
 from recon_core.data import CineSlice, HybridSlice, Reconstruction
 from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError
-from recon_core.fourier import ifft
-from recon_core.kspace_filter import filter_image
-from recon_core.memory import available_bytes, predicted_bytes
 from recon_core.methods import LINEAR, METHODS
 from recon_core.networks.method import NetworkMethod
 from recon_core.options import ReconOptions
+from recon_core.physics.fourier import ifft
+from recon_core.physics.kspace_filter import filter_image
+from recon_core.physics.memory import available_bytes, predicted_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,13 +1,13 @@
 """What all tests share."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 
 import recon_core  # noqa: F401 - before torch, for the settings that it makes for it
+from tests.helpers.paths import REPOSITORY
 
-PACKAGED = Path(__file__).parents[1] / "weights"
+PACKAGED = REPOSITORY / "weights"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,5 +19,5 @@ def _no_weights(tmp_path_factory):
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
         patch.delenv("CINESTREAM_WEIGHTS", raising=False)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # where serve keeps noise
-        patch.setattr("recon_core.manifest._packaged", lambda: folder)
+        patch.setattr("recon_core.weights.manifest._packaged", lambda: folder)
         yield

@@ -1,10 +1,9 @@
 """The README's settings table is made from the settings, so it cannot grow stale."""
 
-from pathlib import Path
+from gadgets.settings.settings import describe_settings
+from tests.helpers.paths import REPOSITORY
 
-from gadgets.pipeline import describe_settings
-
-README = Path(__file__).parents[1] / "README.md"
+README = REPOSITORY / "README.md"
 
 
 def settings_table():

@@ -11,4 +11,4 @@ export PATH="$PATH:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin" PYTHONUNBUFFERE
 ldconfig || true
 
 # FIRE looks for a process called python3, and waits for this script to end
-python3 -m gadgets.cli --verbose serve --host 0.0.0.0 --port 9002 --alias openrecon=cg_sense >"$log" 2>&1 &
+python3 -m gadgets --verbose serve --host 0.0.0.0 --port 9002 --alias openrecon=cg_sense >"$log" 2>&1 &

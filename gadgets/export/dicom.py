@@ -30,9 +30,9 @@ from pydicom.valuerep import DSfloat
 
 from gadgets import __version__
 from gadgets.export.places import make_folder
-from gadgets.export.series import number_of
-from gadgets.meta import comes_along
-from gadgets.page import write_file
+from gadgets.images.collection import number_of
+from gadgets.reports.page import write_file
+from gadgets.wire.attributes import comes_along
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gadgets.export.geometry import Plane
     from gadgets.export.scan_facts import ScanFacts
-    from gadgets.export.series import Loop, Series
+    from gadgets.images.collection import Loop, Series
+    from gadgets.images.geometry import Plane
     from gadgets.problems import Problems
 
 KINDS = ("classic", "enhanced")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gadgets.page import gray, loop_pages, white_level, write_file
+from gadgets.pictures import gray, loop_pages, white_level
+from gadgets.reports.page import write_file
 from recon_core.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gadgets.export.series import Series
+    from gadgets.images.collection import Series
 
     Pixels = NDArray[np.uint8]
 

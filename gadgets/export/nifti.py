@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gadgets.export.geometry import affine_ras, slice_step
 from gadgets.export.places import check_file, make_folder
-from gadgets.page import write_file
+from gadgets.images.geometry import affine_ras, slice_step
+from gadgets.reports.page import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gadgets.export.series import Loop, Series
+    from gadgets.images.collection import Loop, Series
     from gadgets.problems import Problems
 
 _OURS = re.compile(r"series\d+(_(contrast|set|repetition|slice)\d+)*\.nii\.gz")

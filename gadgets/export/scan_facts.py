@@ -6,7 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING
 
-from gadgets.header import read_xml
+from gadgets.wire.header import read_xml
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element

@@ -10,9 +10,9 @@ from gadgets.export.movie import check_movies, write_mp4
 from gadgets.export.nifti import names_file, write_nifti
 from gadgets.export.places import check_file, check_folder
 from gadgets.export.scan_facts import ScanFacts
-from gadgets.export.series import sort_images
-from gadgets.files import read_header, read_images
-from gadgets.vendor import tick_length
+from gadgets.files.images import read_header, read_images
+from gadgets.images.collection import sort_images
+from gadgets.wire.vendor import tick_length
 from recon_core.errors import DataError, HeaderError, ResourceError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def export_images(source: Path, group: str, targets: ExportTargets, problems: Pr
     Parameters
     ----------
     source
-        HDF5 file with images, as `gadgets.files.ImageFile` or the stock client writes it.
+        HDF5 file with images, as `gadgets.files.images.ImageFile` or the stock client writes it.
     group
         HDF5 group of the images.
     targets

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gadgets.files import write_scan
-from gadgets.protocol import ACQUISITION_HEADER, WAVEFORM_HEADER, AcquisitionFlag, Readouts, Waveform
+from gadgets.files.raw import write_scan
 from gadgets.simulation.header import MEASUREMENT_UID, NOISE_BANDWIDTH, NOISE_UID, header_xml
 from gadgets.simulation.timeline import NOISE_INTERVAL, gated_timeline, motion, timeline
-from gadgets.vendor import find_vendor, tick_length
+from gadgets.wire.messages import ACQUISITION_HEADER, WAVEFORM_HEADER, AcquisitionFlag, Readouts, Waveform
+from gadgets.wire.vendor import find_vendor, tick_length
 from recon_core.errors import ResourceError, SettingsError
 from recon_core.simulate.coils import coil_maps, coil_maps_at, noise_covariance
 from recon_core.simulate.ecg import cardiac_position, ecg_signal

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recon_core.gating import cycle_position
+from recon_core.gating.beats import cycle_position
 from recon_core.simulate.ecg import cardiac_position, rr_intervals, seen_triggers
 
 if TYPE_CHECKING:

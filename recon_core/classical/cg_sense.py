@@ -8,13 +8,13 @@ import torch
 
 from recon_core.coils.calibration import calibration_lines, coil_images
 from recon_core.coils.walsh import box_average
-from recon_core.sense import SenseOperator
-from recon_core.solvers import conjugate_gradient
+from recon_core.physics.sense import SenseOperator
+from recon_core.physics.solvers import conjugate_gradient
 
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice
     from recon_core.options import ReconOptions
-    from recon_core.sense import NormalOperator
+    from recon_core.physics.sense import NormalOperator
 
 
 # Frames that are solved together, as bytes of their images: on the CPU the few vectors of the iteration should stay in

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from recon_core.errors import DataError
-from recon_core.fourier import fft
-from recon_core.sense import SenseOperator
+from recon_core.physics.fourier import fft
+from recon_core.physics.sense import SenseOperator
 
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice

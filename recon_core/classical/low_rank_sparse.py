@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from recon_core.sense import SenseOperator
+from recon_core.physics.sense import SenseOperator
 
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
-from recon_core.fourier import fft, ifft
+from recon_core.physics.fourier import fft, ifft
 
 # Each pass halves what is missing of the symmetric part, and adds what the phase is wrong by: on simulated hearts, with
 # fat of the other sign, three or four leave the least error for 5/8, 6/8 and 7/8 of the lines (ten: up to 10 % more).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from recon_core.sense import SenseOperator
+from recon_core.physics.sense import SenseOperator
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recon_core.fourier import ifft
+from recon_core.physics.fourier import ifft
 
 
 def time_average(kspace: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

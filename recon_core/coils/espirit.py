@@ -9,7 +9,7 @@ import torch
 
 from recon_core.coils.walsh import virtual_body_coil
 from recon_core.errors import DataError
-from recon_core.fourier import fft
+from recon_core.physics.fourier import fft
 
 # Points of the coarse grid for every one that the band limit of the transfer matrix asks for. At 4 the interpolated
 # maps agree with those of every pixel to 1e-5 (1 - correlation).

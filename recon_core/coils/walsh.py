@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 
 from recon_core.coils.calibration import calibration_lines, coil_images
-from recon_core.fourier import fft
-from recon_core.sense import SenseOperator
-from recon_core.solvers import conjugate_gradient
+from recon_core.physics.fourier import fft
+from recon_core.physics.sense import SenseOperator
+from recon_core.physics.solvers import conjugate_gradient
 
 # Fewer adjacent lines than this tell nothing about where a coil sees.
 _MINIMUM_LINES = 4

@@ -30,7 +30,7 @@ _CLOSE = 1e-4  # of numbers that are written with few digits
 
 
 def load_dicom(folder: Path) -> CtVolume:
-    """Read a folder with one DICOM series, past other files; see `recon_core.ct.volume.load_volume`."""
+    """Read a folder with one DICOM series, past other files; see `recon_core.ct.load.load_volume`."""
     try:
         import pydicom
     except ImportError as error:

@@ -18,7 +18,7 @@ _CLOSE = 1e-4
 
 
 def load_hdf5(path: Path, group: str) -> CtVolume:
-    """Read a group of images; see `recon_core.ct.volume.load_volume`.
+    """Read a group of images; see `recon_core.ct.load.load_volume`.
 
     The images hold Hounsfield units, and are either one slice each or one volume. As everywhere in ISMRMRD, pixel
     ``N/2`` of every axis lies at the position.

@@ -20,7 +20,7 @@ _REMEDY = "convert the CT again with a tool that keeps its geometry (dcm2niix do
 
 
 def load_nifti(path: Path, volume_index: int | None) -> CtVolume:
-    """Read a NIfTI file; see `recon_core.ct.volume.load_volume`."""
+    """Read a NIfTI file; see `recon_core.ct.load.load_volume`."""
     try:
         import nibabel
     except ImportError as error:

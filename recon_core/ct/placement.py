@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from recon_core.ct.alignment import check_alignment
 from recon_core.ct.geometry import Transform, load_transform, resample, window
-from recon_core.ct.volume import load_volume
+from recon_core.ct.load import load_volume
 from recon_core.errors import CinestreamError, DataError, ResourceError, SettingsError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class CtSettings:
     Parameters
     ----------
     path
-        As for `recon_core.ct.volume.load_volume`; None where none is configured.
+        As for `recon_core.ct.load.load_volume`; None where none is configured.
     transform, transform_space
         As for `recon_core.ct.geometry.load_transform`; without a transform the CT is in the patient frame of the MR.
     frame, slab_samples

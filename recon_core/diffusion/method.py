@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import torch
 
-from recon_core.consistency import DataConsistency
 from recon_core.diffusion.samplers import from_slices, reverse_diffusion
 from recon_core.diffusion.score_network import ScoreConfig, ScoreNetwork
 from recon_core.diffusion.sde import Schedule, VarianceExploding
 from recon_core.diffusion.warm_start import start_noise, temporal_sense
 from recon_core.errors import ModelError, SettingsError
-from recon_core.memory import predicted_bytes
 from recon_core.networks.base import Network
+from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.memory import predicted_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from recon_core.solvers import conjugate_gradient
+from recon_core.physics.solvers import conjugate_gradient
 
 if TYPE_CHECKING:
-    from recon_core.consistency import DataConsistency
-    from recon_core.sense import NormalOperator
+    from recon_core.physics.consistency import DataConsistency
+    from recon_core.physics.sense import NormalOperator
 
 # Weights of the change from frame to frame and of the image itself, for maps of unit norm; best of 0.01 to 1 and of 0
 # to 0.03 on simulated cines of 1 to 5 % noise, R = 4 to 12.

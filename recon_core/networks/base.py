@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from recon_core.consistency import DataConsistency
+from recon_core.physics.consistency import DataConsistency
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,16 +12,16 @@ from torch import nn
 from torch.nn import functional
 
 from recon_core.errors import SettingsError
-from recon_core.fourier import fft, ifft
-from recon_core.memory import predicted_bytes
 from recon_core.networks.base import ImageNetwork, zero_without_signal
 from recon_core.networks.blocks import PORTION_BYTES, to_channels, to_complex
 from recon_core.networks.crnn_mri import RecurrentDenoiser, recurrence_key, recurrent_bytes
+from recon_core.physics.fourier import fft, ifft
+from recon_core.physics.memory import predicted_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from recon_core.consistency import DataConsistency
+    from recon_core.physics.consistency import DataConsistency
 
 DynamicType = Literal["XF", "XT", "2D", "3D", "CRNN"]
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from recon_core.memory import predicted_bytes
 from recon_core.networks.base import ImageNetwork, zero_without_signal
 from recon_core.networks.blocks import (
     ConvolutionalRecurrence,
@@ -18,9 +17,10 @@ from recon_core.networks.blocks import (
     to_channels,
     to_complex,
 )
+from recon_core.physics.memory import predicted_bytes
 
 if TYPE_CHECKING:
-    from recon_core.consistency import DataConsistency
+    from recon_core.physics.consistency import DataConsistency
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,7 @@ class CRNNMRI(ImageNetwork):
     Notes
     -----
     Published for images of one coil. With several the data consistency is a gradient step in the image that they share,
-    see `recon_core.consistency.DataConsistency.hard`; with one coil it is the published replacement.
+    see `recon_core.physics.consistency.DataConsistency.hard`; with one coil it is the published replacement.
 
     The published weights want a sampling that changes from frame to frame, phase encoding along y, and an image whose
     peak is about one; with the same lines in every frame they do harm.

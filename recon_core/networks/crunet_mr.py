@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional
 
 from recon_core.errors import ModelError
-from recon_core.memory import predicted_bytes
 from recon_core.networks.base import ImageNetwork
 from recon_core.networks.blocks import (
     PORTION_BYTES,
@@ -21,11 +20,12 @@ from recon_core.networks.blocks import (
     portions,
     to_complex,
 )
+from recon_core.physics.memory import predicted_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from recon_core.consistency import DataConsistency
+    from recon_core.physics.consistency import DataConsistency
 
 # Our names of the parts of a cascade, and the authors'.
 _AUTHORS_NAMES = {

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from recon_core.consistency import DataConsistency
 from recon_core.errors import DataError, SettingsError
-from recon_core.memory import predicted_bytes
 from recon_core.networks.base import ImageNetwork, zero_without_signal
 from recon_core.networks.blocks import convolve, to_channels, to_complex
+from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.memory import predicted_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional
 
 from recon_core.coils.calibration import calibration_lines, time_average
-from recon_core.consistency import DataConsistency
 from recon_core.errors import DataError, ModelError
-from recon_core.fourier import fft, ifft
-from recon_core.memory import predicted_bytes
 from recon_core.networks.base import ImageNetwork
+from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.fourier import fft, ifft
+from recon_core.physics.memory import predicted_bytes
 
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice

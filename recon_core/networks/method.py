@@ -10,14 +10,14 @@ import torch
 
 from recon_core.coils.calibration import time_average
 from recon_core.errors import ResourceError
-from recon_core.fourier import ifft
-from recon_core.manifest import find_weights
-from recon_core.memory import available_bytes
 from recon_core.networks.start import with_start
 from recon_core.networks.windows import over_windows
-from recon_core.plausibility import image_figures
-from recon_core.quality import Limits, Sampling
-from recon_core.weights import load_network
+from recon_core.physics.fourier import ifft
+from recon_core.physics.memory import available_bytes
+from recon_core.trust.image_figures import image_figures
+from recon_core.trust.ranges import Limits, Sampling
+from recon_core.weights.loading import load_network
+from recon_core.weights.manifest import find_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

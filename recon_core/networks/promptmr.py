@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from recon_core.coils.calibration import time_average
 from recon_core.errors import DataError, ModelError
-from recon_core.fourier import fft
 from recon_core.networks.base import Network
+from recon_core.physics.fourier import fft
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from recon_core.classical.cg_sense import CGSense
 from recon_core.errors import SettingsError
-from recon_core.manifest import STARTS
 from recon_core.options import ReconOptions
+from recon_core.weights.manifest import STARTS
 
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice
@@ -28,7 +28,7 @@ def with_start(data: HybridSlice, start: str) -> HybridSlice:
     data
         The slice.
     start
-        One of `recon_core.manifest.STARTS`. Frames without data start from the mean of the others.
+        One of `recon_core.weights.manifest.STARTS`. Frames without data start from the mean of the others.
 
     Returns
     -------

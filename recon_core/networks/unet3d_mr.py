@@ -10,13 +10,13 @@ from torch import nn
 from torch.nn import functional
 
 from recon_core.errors import ModelError
-from recon_core.memory import predicted_bytes
 from recon_core.networks.base import ImageNetwork
 from recon_core.networks.blocks import around, portions, split_frames
 from recon_core.networks.crunet_mr import Cascade, States, cascade_bytes
+from recon_core.physics.memory import predicted_bytes
 
 if TYPE_CHECKING:
-    from recon_core.consistency import DataConsistency
+    from recon_core.physics.consistency import DataConsistency
 
 
 @dataclass(frozen=True, kw_only=True)

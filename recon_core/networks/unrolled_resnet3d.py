@@ -13,7 +13,7 @@ from recon_core.networks.base import zero_without_signal
 from recon_core.networks.dual_unet_resnet3d import DephasedNetwork, FusionResNet, UNet, unet_bytes, unet_key
 
 if TYPE_CHECKING:
-    from recon_core.consistency import DataConsistency
+    from recon_core.physics.consistency import DataConsistency
 
 _AUTHORS_NAMES = {
     "unet_real.": "unet1_blocks.{}.",
@@ -112,7 +112,7 @@ class UnrolledResNet3D(DephasedNetwork):
     samples bring the rest back.
 
     With several coils the data consistency is a gradient step in the image that they share, see
-    `recon_core.consistency.DataConsistency.weighted`. A series without any signal is given back as zeros.
+    `recon_core.physics.consistency.DataConsistency.weighted`. A series without any signal is given back as zeros.
     """
 
     Config = UnrolledResNet3DConfig

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recon_core.quality import PATTERNS, Sampling, TrainingRange
 from recon_core.training.measurements import COILS, SNR, draw_mask
+from recon_core.trust.ranges import PATTERNS, Sampling, TrainingRange
 
 if TYPE_CHECKING:
     from recon_core.training.plan import TrainingPlan

@@ -11,7 +11,7 @@ import torch
 from recon_core.coils.calibration import time_average
 from recon_core.coils.walsh import walsh_maps
 from recon_core.data import HybridSlice
-from recon_core.fourier import fft, ifft
+from recon_core.physics.fourier import fft, ifft
 from recon_core.simulate.coils import coil_maps, noise_covariance
 from recon_core.simulate.sampling import (
     golden_mask,

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from recon_core.consistency import DataConsistency
 from recon_core.diffusion.loss import denoising_loss, draw_times
 from recon_core.diffusion.method import DSTDM
 from recon_core.networks.atlf_net import ATLFNet
 from recon_core.networks.start import with_start
+from recon_core.physics.consistency import DataConsistency
 from recon_core.training.losses import LOSSES, structural_similarity
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def objective(network: Network, scan: Measurement, loss: str, start: str, rng: n
     loss
         One of `recon_core.training.losses.LOSSES`; the diffusion model has its own.
     start
-        The image that the network starts from, one of `recon_core.manifest.STARTS`.
+        The image that the network starts from, one of `recon_core.weights.manifest.STARTS`.
     rng
         Of noise, of CTs, and of the frames for a network that takes a fixed number of them.
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from recon_core.errors import SettingsError
-from recon_core.manifest import STARTS, check_name
 from recon_core.methods import METHODS
+from recon_core.weights.manifest import STARTS, check_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,7 +69,7 @@ class TrainingPlan:
     crops
         Consecutive steps on crops of the same scan.
     start
-        The image that the network starts from, one of `recon_core.manifest.STARTS`.
+        The image that the network starts from, one of `recon_core.weights.manifest.STARTS`.
     precision
         Of the convolutions: ``float32`` or ``bfloat16``.
     seed

@@ -18,17 +18,17 @@ from recon_core.engine import create_method
 from recon_core.errors import ModelError
 from recon_core.networks.method import signal_to_noise
 from recon_core.options import ReconOptions
-from recon_core.plausibility import image_figures
-from recon_core.quality import Limits, Sampling, TrainingRange
 from recon_core.training.trainer import draw_scan, place_of_crop, reconstruct_series, scores
+from recon_core.trust.image_figures import image_figures
+from recon_core.trust.ranges import Limits, Sampling, TrainingRange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from recon_core.networks.base import Network
-    from recon_core.quality import Bounds, ImageFigures
     from recon_core.training.library import Library
     from recon_core.training.plan import TrainingPlan
+    from recon_core.trust.ranges import Bounds, ImageFigures
 
 _SEED = 800_000  # far from the seeds of any training
 _WIDTH = 48  # columns, to be quick

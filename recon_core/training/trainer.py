@@ -17,7 +17,7 @@ from recon_core.diffusion.loss import ExponentialAverage
 from recon_core.diffusion.method import DSTDM
 from recon_core.engine import create_method
 from recon_core.errors import DataError, ResourceError, SettingsError
-from recon_core.metrics import best_scale, dynamic_region, psnr
+from recon_core.metrics.measures import best_scale, dynamic_region, psnr
 from recon_core.networks.method import precision_of_convolutions
 from recon_core.networks.start import with_start
 from recon_core.networks.windows import over_windows
@@ -28,7 +28,7 @@ from recon_core.training.checkpoint import read_checkpoint, write_checkpoint
 from recon_core.training.measurements import Measurement, measure
 from recon_core.training.objectives import objective
 from recon_core.training.series import KINDS, draw_series
-from recon_core.weights import build_network
+from recon_core.weights.config import build_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -21,9 +21,9 @@ from recon_core.classical.cg_sense import CGSense
 from recon_core.classical.grappa import grappa
 from recon_core.classical.low_rank_sparse import low_rank_sparse
 from recon_core.coils.calibration import time_average
-from recon_core.fourier import fft, ifft
 from recon_core.options import ReconOptions
-from recon_core.sense import SenseOperator
+from recon_core.physics.fourier import fft, ifft
+from recon_core.physics.sense import SenseOperator
 from recon_core.simulate.sampling import interleaved_mask, variable_density_mask
 from tests.recon_core.support import run
 

@@ -26,7 +26,7 @@ from recon_core.coils.compression import CoilCompression
 from recon_core.coils.espirit import espirit_maps
 from recon_core.coils.inati import inati_maps
 from recon_core.coils.walsh import walsh_maps
-from recon_core.fourier import fft, ifft
+from recon_core.physics.fourier import fft, ifft
 from recon_core.simulate.coils import coil_maps
 from recon_core.simulate.phantom import beating_thorax
 

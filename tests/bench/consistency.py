@@ -17,12 +17,12 @@ import recon_core  # noqa: F401 - before torch, for the settings that it makes f
 import torch
 
 from recon_core.classical.cg_sense import CGSense
-from recon_core.consistency import DataConsistency
 from recon_core.errors import ModelError
-from recon_core.fourier import fft, ifft
-from recon_core.kernels import choose_kernels
 from recon_core.options import ReconOptions
-from recon_core.sense import SenseOperator
+from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.fourier import fft, ifft
+from recon_core.physics.kernels import choose_kernels
+from recon_core.physics.sense import SenseOperator
 from tests.recon_core.support import run
 
 if TYPE_CHECKING:

@@ -21,10 +21,7 @@ from unittest.mock import patch
 import torch
 
 from recon_core.coils.calibration import time_average
-from recon_core.consistency import DataConsistency
 from recon_core.data import HybridSlice
-from recon_core.fourier import fft, ifft
-from recon_core.manifest import WeightsEntry
 from recon_core.networks import method
 from recon_core.networks.cinenet import CineNet, CineNetConfig
 from recon_core.networks.crnn_mri import CRNNMRI
@@ -35,11 +32,14 @@ from recon_core.networks.method import precision_of_convolutions
 from recon_core.networks.promptmr import PromptMR
 from recon_core.networks.unet3d_mr import UNet3DMR
 from recon_core.options import ReconOptions
+from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.fourier import fft, ifft
 from recon_core.simulate.sampling import uniform_mask, variable_density_mask
-from recon_core.weights import build_network
+from recon_core.weights.config import build_network
+from recon_core.weights.manifest import WeightsEntry
 from tests.bench.published import cinenet, crnn_mri, crunet_mr, cst_net, dual_unet_resnet3d, promptmr
-from tests.networks import NETWORKS
-from tests.parity import fill
+from tests.helpers.networks import NETWORKS
+from tests.helpers.parity import fill
 from tests.parity_cases import cst_net as cst_net_case
 from tests.parity_cases import dual_unet_resnet3d as dual_unet_case
 

@@ -1,7 +1,8 @@
 """What every method makes of scans whose truth is known: ``python -m tests.bench.quality [FOLDER]``.
 
 Simulated scans by default; with a folder, the raw files in it that have ``<name>_ref.npz`` with ``reference`` beside.
-Scored on magnitudes of the whole series after one factor, as `gadgets.scores.score` says. Prints a Markdown table.
+Scored on magnitudes of the whole series after one factor, as
+`recon_core.metrics.scores.score` says. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from gadgets.chain import Chain
-from gadgets.files import open_scan
-from gadgets.header import parse_header
-from gadgets.pipeline import list_pipelines
-from gadgets.protocol import Image
-from gadgets.report import ReportCollector
-from gadgets.scores import score
-from gadgets.server import SharedEngine
+from gadgets.connection.server import SharedEngine
+from gadgets.files.raw import open_scan
+from gadgets.reports.record import ReportCollector
+from gadgets.settings.pipelines import list_pipelines
 from gadgets.simulation import ScanPlan, write_simulation
+from gadgets.wire.header import parse_header
+from gadgets.wire.messages import Image
+from recon_core.metrics.scores import score
 
 SCANS = {
     "every 3rd line + 24 ACS (the demo)": ScanPlan(),

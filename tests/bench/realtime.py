@@ -21,10 +21,11 @@ import numpy as np
 import torch
 
 from gadgets.chain import Chain
-from gadgets.header import parse_header
-from gadgets.pipeline import apply, find_pipeline
-from gadgets.protocol import AcquisitionFlag, Image
+from gadgets.settings.pipelines import find_pipeline
+from gadgets.settings.settings import apply
 from gadgets.simulation import ScanPlan, simulate
+from gadgets.wire.header import parse_header
+from gadgets.wire.messages import AcquisitionFlag, Image
 from recon_core.engine import Engine
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}

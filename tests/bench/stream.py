@@ -21,24 +21,15 @@ import numpy as np
 from gadgetron.external.connection import Connection
 
 from gadgets.chain import Chain
-from gadgets.files import open_scan, write_scan
-from gadgets.header import parse_header
-from gadgets.images import ImageMaker
-from gadgets.pipeline import Settings
-from gadgets.protocol import (
-    ACQUISITION_HEADER,
-    Close,
-    ConfigFile,
-    ConfigText,
-    Header,
-    Image,
-    Reader,
-    Readouts,
-    Writer,
-    encode,
-)
-from gadgets.server import Server
+from gadgets.connection.server import Server
+from gadgets.files.raw import open_scan, write_scan
+from gadgets.images.maker import ImageMaker
+from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
+from gadgets.wire.header import parse_header
+from gadgets.wire.messages import ACQUISITION_HEADER, Close, ConfigFile, ConfigText, Header, Image, Readouts
+from gadgets.wire.reader import Reader
+from gadgets.wire.writer import Writer, encode
 from recon_core.data import Reconstruction
 
 COILS, SAMPLES, READOUTS, REPEATS = 10, 256, 20_000, 5

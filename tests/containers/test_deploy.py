@@ -5,16 +5,18 @@ import configparser
 import json
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
-from gadgets import __version__, cli
-from gadgets.openrecon import make_label, package_name
-from gadgets.pipeline import Settings, apply, find_pipeline, parse_assignments, parse_json_parameters
+from gadgets import __version__
+from gadgets.commands import main as cli
+from gadgets.settings.fire import parse_json_parameters
+from gadgets.settings.openrecon import make_label, package_name
+from gadgets.settings.pipelines import find_pipeline
+from gadgets.settings.settings import Settings, apply, parse_assignments
+from tests.helpers.paths import REPOSITORY
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+PAGE = (REPOSITORY / "docs" / "deploy.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", PAGE, re.MULTILINE | re.DOTALL)
 LINES = [
     line.strip()
@@ -98,7 +100,7 @@ def test_names_follow_the_version():
 
 def test_files_and_links_are_there():
     for path in re.findall(r"(?:tests/)?(?:containers|gadgets)/[\w./-]+\w", PAGE):
-        assert (ROOT / path).exists(), path
+        assert (REPOSITORY / path).exists(), path
     titles = re.findall(r"^#+ (.*)$", PAGE, re.MULTILINE)
     headings = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
     assert set(re.findall(r"\]\(#([\w-]+)\)", PAGE)) <= headings

@@ -5,14 +5,17 @@ import re
 import shlex
 import subprocess
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 
-from gadgets import __version__, cli, openrecon, pipeline
+from gadgets import __version__
+from gadgets.commands import main as cli
+from gadgets.settings import openrecon
+from gadgets.settings.pipelines import find_pipeline
+from gadgets.settings.settings import Settings, apply, parse_assignments
+from tests.helpers.paths import REPOSITORY
 
-ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "containers"
+FOLDER = REPOSITORY / "containers"
 FILES = ("Dockerfile", "gadgetron.Dockerfile")
 SCRIPTS = sorted((FOLDER / "fire").glob("*.sh"))
 
@@ -65,7 +68,7 @@ def last(name, instruction):
 def ignored(path):
     """Whether .dockerignore keeps a file of the repository from the builder; the last pattern that fits counts."""
     outcome = False
-    for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines():
+    for line in (REPOSITORY / ".dockerignore").read_text(encoding="utf-8").splitlines():
         pattern = line.strip()
         if not pattern or pattern.startswith("#"):
             continue
@@ -86,12 +89,12 @@ def test_everything_copied_is_there_and_reaches_the_builder(name):
     for text in copies:
         *sources, _ = [word for word in shlex.split(text) if not word.startswith("--")]
         for source in sources:
-            assert (ROOT / source).exists(), source
+            assert (REPOSITORY / source).exists(), source
             assert not ignored(source), source
 
 
 def test_the_wheel_has_all_packages():
-    metadata = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    metadata = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     packages = re.findall(r'"([a-z_.]+)"', re.search(r"packages = \[(.*?)\]", metadata, re.DOTALL)[1])
     copied = {word for name in FILES for stage in parse(name)[1] for text in stage.of("COPY") for word in text.split()}
     assert {package.split(".")[0] for package in packages} <= copied
@@ -118,7 +121,7 @@ def test_what_has_no_place_in_an_image_stays_out(path):
 def test_what_belongs_in_reaches_the_builder():
     tracked = subprocess.run(
         ["git", "ls-files", "gadgets", "recon_core", "pipelines", "weights"],
-        cwd=ROOT,
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         check=False,
@@ -182,7 +185,7 @@ def test_constraints_hold_all_that_is_installed():
     assert all(re.fullmatch(r"[a-z0-9_]+==[0-9][0-9.]*", line) for line in pinned)
     assert pinned == sorted(pinned)
     versions = dict(line.split("==") for line in pinned)
-    metadata = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    metadata = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     wanted = dict(
         re.findall(r'"([a-z0-9]+)>=([0-9.]+)"', re.search(r"\ndependencies = \[(.*?)\]", metadata, re.DOTALL)[1])
     )
@@ -200,7 +203,7 @@ def test_torch_is_one_that_scanners_take_and_the_project_allows():
     assert arguments["ACCELERATOR"] == "cpu"
     defaults = dict(text.split("=", 1) for text in STAGES["base"].of("ARG") if "=" in text)
     assert defaults["TORCH_INDEX"] == "https://download.pytorch.org/whl"
-    metadata = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    metadata = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     least = re.search(r'"torch>=([0-9.]+)"', metadata)[1]
     assert numbers(defaults["TORCH_VERSION"])[:2] == numbers(least)[:2], "the images hold the oldest torch allowed"
     assert any("<= 11.8" in text for text in STAGES["openrecon"].of("RUN"))
@@ -231,9 +234,9 @@ def test_targets_expose_what_they_listen_on(target):
         options = served(script.strip().splitlines()[-1])
     assert (options.host, options.port) == ("0.0.0.0", openrecon.PORT)
     assert options.verbose == 1
-    for name in pipeline.parse_assignments(options.alias).values():
-        pipeline.find_pipeline(name)
-    pipeline.apply(pipeline.Settings(), pipeline.parse_assignments(options.set))
+    for name in parse_assignments(options.alias).values():
+        find_pipeline(name)
+    apply(Settings(), parse_assignments(options.set))
 
 
 def parse_list(text):
@@ -250,7 +253,7 @@ def test_openrecon_is_what_a_scanner_starts():
     command = parse_list(stage.of("CMD")[0])[2]
     assert re.match(r"/usr/sbin/ldconfig; exec cinestream ", command), "ldconfig for the GPU, exec for SIGTERM"
     assert command.endswith("2>&1"), "the scanner keeps standard output"
-    assert pipeline.parse_assignments(served(command).alias) == {"openrecon": "cg_sense"}
+    assert parse_assignments(served(command).alias) == {"openrecon": "cg_sense"}
     assert any("openrecon-label --base64" in text for text in stage.of("RUN")), "a stale label must not be built"
 
 

@@ -4,14 +4,14 @@ import os
 import shutil
 import subprocess
 import tarfile
-from pathlib import Path
 
 import pytest
 
-from gadgets import cli
-from tests.peers import wait_until
+from gadgets.commands import main as cli
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.peers import wait_until
 
-FIRE = Path(__file__).parents[2] / "containers" / "fire"
+FIRE = REPOSITORY / "containers" / "fire"
 
 
 def program(folder, name, text):
@@ -38,7 +38,7 @@ def test_start_leaves_a_server_behind_and_its_log(tmp_path):
     wait_until(lambda: log.exists() and "later" in log.read_text(encoding="utf-8"))
     arguments, *rest = log.read_text(encoding="utf-8").splitlines()
     assert rest == ["and more", "later"]
-    options = cli._parser().parse_args(arguments.removeprefix("-m gadgets.cli ").split())
+    options = cli._parser().parse_args(arguments.removeprefix("-m gadgets.commands.main ").split())
     assert (options.host, options.port, options.alias) == ("0.0.0.0", 9002, ["openrecon=cg_sense"])
 
 

@@ -7,13 +7,13 @@ import json
 import re
 import tarfile
 import zipfile
-from pathlib import Path
 
 import pytest
 
-from gadgets.openrecon import LABEL_KEY, encode_label, make_label, package_name, read_label
+from gadgets.settings.openrecon import LABEL_KEY, encode_label, make_label, package_name, read_label
+from tests.helpers.paths import REPOSITORY
 
-SCRIPT = Path(__file__).parents[2] / "containers" / "package.py"
+SCRIPT = REPOSITORY / "containers" / "package.py"
 NAME = package_name(make_label())
 
 

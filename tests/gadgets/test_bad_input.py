@@ -6,11 +6,21 @@ import threading
 import numpy as np
 import pytest
 
-from gadgets.protocol import AcquisitionFlag, Close, ConfigFile, ConfigText, Header, Image, Readouts, Text, Waveform
-from gadgets.session import SessionOptions
+from gadgets.connection.session import SessionOptions
+from gadgets.wire.messages import (
+    AcquisitionFlag,
+    Close,
+    ConfigFile,
+    ConfigText,
+    Header,
+    Image,
+    Readouts,
+    Text,
+    Waveform,
+)
 from recon_core.errors import ModelError
-from tests.builders import encoding_xml, header_xml, readouts, space_xml, waveform
-from tests.peers import (
+from tests.helpers.builders import encoding_xml, header_xml, readouts, space_xml, waveform
+from tests.helpers.peers import (
     CONFIGURATIONS,
     DOORS,
     FRAMES,

@@ -2,7 +2,6 @@ import dataclasses
 import itertools
 import logging
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
@@ -11,23 +10,25 @@ import numpy as np
 import pytest
 
 from gadgets.chain import Chain
-from gadgets.files import open_scan
-from gadgets.header import parse_header
-from gadgets.images import SECOND_SERIES
-from gadgets.pipeline import Settings
+from gadgets.files.raw import open_scan
+from gadgets.images.maker import SECOND_SERIES
 from gadgets.problems import Problems
-from gadgets.protocol import AcquisitionFlag, EndOfStreamError, Image, Text, Waveform
+from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
+from gadgets.wire.header import parse_header
+from gadgets.wire.messages import AcquisitionFlag, Image, Text, Waveform
+from gadgets.wire.reader import EndOfStreamError
 from recon_core.data import Reconstruction
 from recon_core.engine import Engine, create_method
 from recon_core.errors import DataError, ModelError
-from recon_core.metrics import best_scale, nrmse
+from recon_core.metrics.measures import best_scale, nrmse
 from recon_core.networks.crunet_mr import CRUNetMR
 from recon_core.options import ReconOptions
-from tests.builders import encoding_xml, header_xml, readouts, waveform
-from tests.networks import write_tiny_weights
+from tests.helpers.builders import encoding_xml, header_xml, readouts, waveform
+from tests.helpers.networks import write_tiny_weights
+from tests.helpers.paths import SHARED
 
-SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
+DATA = SHARED / "data"
 REAL = (
     "ismrmrd_real/brain_gre128_16ch_cimax3T.h5",
     "ismrmrd_real/knee_tse_1ch_ros2_larsonlab.h5",
@@ -365,7 +366,7 @@ def read_plainly(path):
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_scans_agree_with_plain_numpy(name):
-    path = SHARED / name
+    path = DATA / name
     if not path.is_file():
         pytest.skip("the reference data are not beside the repository")
     maps = {}

@@ -10,17 +10,18 @@ import pytest
 
 from gadgets.chain import Chain
 from gadgets.ct import confine, load_ct, slice_geometry
-from gadgets.files import read_images, write_scan
-from gadgets.header import parse_header
-from gadgets.pipeline import Settings
+from gadgets.files.images import read_images
+from gadgets.files.raw import write_scan
 from gadgets.problems import Problems
-from gadgets.protocol import Image
 from gadgets.replay import replay
+from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
+from gadgets.wire.header import parse_header
+from gadgets.wire.messages import Image
 from recon_core.ct.volume import file_digest
 from recon_core.engine import Engine
 from recon_core.errors import CinestreamError, DataError, SettingsError
-from tests.networks import write_tiny_weights
+from tests.helpers.networks import write_tiny_weights
 
 PLAN = ScanPlan(
     matrix_x=48,

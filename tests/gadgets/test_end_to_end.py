@@ -22,23 +22,27 @@ import numpy as np
 import pytest
 import yaml
 
-from gadgets import pipeline
-from gadgets.client import send
-from gadgets.files import open_scan, read_images
-from gadgets.protocol import ConfigFile, ConfigText, Header, Readouts, Writer
+from gadgets.connection.client import send
+from gadgets.connection.server import Server, SharedEngine
+from gadgets.files.images import read_images
+from gadgets.files.raw import open_scan
 from gadgets.replay import replay
-from gadgets.server import Server, SharedEngine
+from gadgets.settings.pipelines import find_pipeline
+from gadgets.settings.settings import Settings, apply
 from gadgets.simulation import ScanPlan, simulate, write_simulation
 from gadgets.simulation.presets import plan_like
-from recon_core.metrics import best_scale, nrmse
-from tests.gadgetron_parent import Gadgetron
-from tests.networks import write_tiny_weights
+from gadgets.wire.messages import ConfigFile, ConfigText, Header, Readouts
+from gadgets.wire.writer import Writer
+from recon_core.metrics.measures import best_scale, nrmse
+from tests.helpers.gadgetron_parent import Gadgetron
+from tests.helpers.networks import write_tiny_weights
+from tests.helpers.paths import SHARED
 
 CASES = {
     path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
     for path in Path(__file__).parents[1].glob("cases/*.yml")
 }
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+DATA = SHARED / "data"
 DOORS = ("client", "connect", "execute")
 
 
@@ -49,7 +53,7 @@ def case_parameters(*, door=""):
         if case.get("requires") == "cuda":
             marks.append(pytest.mark.cuda)
         if "data" in case:
-            absent = not (SHARED / case["data"]).is_file()
+            absent = not (DATA / case["data"]).is_file()
             marks.append(pytest.mark.skipif(absent, reason=f"{case['data']} is not beside the repository"))
         yield pytest.param(*([name, door] if door else [name]), marks=marks, id=f"{name}-{door}" if door else name)
 
@@ -84,12 +88,12 @@ def from_file(tmp_path_factory):
     def made(name):
         case, folder = CASES[name], tmp_path_factory.mktemp(name)
         if "data" in case:
-            source, truth = SHARED / case["data"], np.load(SHARED / case["reference"])["reference"]
+            source, truth = DATA / case["data"], np.load(DATA / case["reference"])["reference"]
         else:
             source = folder / "scan.h5"
             truth = np.load(write_simulation(plan_like(case.get("like", ""), case["plan"]), source))["image"]
-        settings = pipeline.find_pipeline(case["pipeline"]).settings
-        _, summary = replay(source, folder / "images.h5", pipeline.apply(settings, case.get("settings", {})), engine)
+        settings = find_pipeline(case["pipeline"]).settings
+        _, summary = replay(source, folder / "images.h5", apply(settings, case.get("settings", {})), engine)
         assert summary.problems.damage == []
         (images,) = read_images(folder / "images.h5").values()
         return source, truth, images
@@ -191,7 +195,7 @@ def shepp_logan(request, tmp_path_factory):
 
 def test_the_phantom_of_the_stock_generator(shepp_logan, server, tmp_path):
     kind, path = shepp_logan
-    settings = pipeline.Settings(method="cg_sense")
+    settings = Settings(method="cg_sense")
     _, summary = replay(path, tmp_path / "replayed.h5", settings, SharedEngine())
     assert summary.problems.damage == []
     replayed = read_images(tmp_path / "replayed.h5")[1]

@@ -14,17 +14,23 @@ import nibabel
 import numpy as np
 import pytest
 
-from gadgets import pipeline
-from gadgets.external import CT_VARIABLE, SERVER_VARIABLE, _resident_server
-from gadgets.files import read_images, write_scan
-from gadgets.protocol import ImageArray, Query, Reader, Readouts, Response, Writer, encode
+from gadgets.connection.relay import SERVER_VARIABLE
+from gadgets.connection.relay import resident_server as _resident_server
+from gadgets.connection.server import Server, SharedEngine
+from gadgets.external import CT_VARIABLE
+from gadgets.files.images import read_images
+from gadgets.files.raw import write_scan
 from gadgets.replay import replay
-from gadgets.server import Server, SharedEngine
+from gadgets.settings.pipelines import list_pipelines
+from gadgets.settings.settings import Settings, apply
 from gadgets.simulation import ScanPlan, simulate
-from tests.builders import readouts as random_readouts
-from tests.gadgetron_parent import EMPTY_CONFIGURATION, Gadgetron, Vanish
-from tests.networks import NETWORKS, write_tiny_weights
-from tests.stock import Stock, recon_data_bytes
+from gadgets.wire.messages import ImageArray, Query, Readouts, Response
+from gadgets.wire.reader import Reader
+from gadgets.wire.writer import Writer, encode
+from tests.helpers.builders import readouts as random_readouts
+from tests.helpers.gadgetron_parent import EMPTY_CONFIGURATION, Gadgetron, Vanish
+from tests.helpers.networks import NETWORKS, write_tiny_weights
+from tests.helpers.stock import Stock, recon_data_bytes
 
 PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=3, coils=3, acceleration=2, acs_lines=10, seed=3)
 FAST = "<configuration><method>zero_filled</method></configuration>"
@@ -54,7 +60,7 @@ def replayed(scan, tmp_path_factory):
         key = tuple(sorted(settings.items()))
         if key not in made:
             output = folder / f"{len(made)}.h5"
-            replay(folder / "scan.h5", output, pipeline.apply(pipeline.Settings(), settings), engine)
+            replay(folder / "scan.h5", output, apply(Settings(), settings), engine)
             made[key] = read_images(output)[settings.get("series", 1)]
         return made[key]
 
@@ -173,7 +179,7 @@ def test_a_ct_comes_from_the_folders_of_the_environment_only(allowed, scan, repl
 
 def test_the_packaged_pipelines_are_all_known_to_these_tests():
     names = {"zero_filled", "cg_sense", "grappa", "low_rank_sparse", "realtime_cg_sense", *NETWORKS}
-    known = pipeline.list_pipelines()
+    known = list_pipelines()
     among_gadgets = {name for name in known if known[name].needs_gadgetron}
     assert among_gadgets == set(STOCK)
     assert set(known) - among_gadgets == names | {f"{name}-connect" for name in names}
@@ -604,7 +610,7 @@ def test_the_parent_notices_what_follows_close(scan):
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [("", "gadgets.external"), ("import gadgetron.external", "gadgets.external"), ("", "gadgets.cli")],
+    [("", "gadgets.external"), ("import gadgetron.external", "gadgets.external"), ("", "gadgets.commands.main")],
 )
 def test_the_import_is_light(before, after):
     program = f"import sys\n{before}\nheld = set(sys.modules)\nimport {after}\nprint(*(set(sys.modules) - held))"

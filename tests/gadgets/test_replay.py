@@ -5,13 +5,16 @@ import sys
 
 import pytest
 
-from gadgets.files import open_scan, read_images, write_scan
-from gadgets.pipeline import Settings
-from gadgets.protocol import Close, ConfigText, Header, Readouts, Writer
-from gadgets.replay import replay, with_progress
-from gadgets.report import ReportCollector
-from gadgets.server import SharedEngine
+from gadgets.connection.server import SharedEngine
+from gadgets.files.images import read_images
+from gadgets.files.progress import with_progress
+from gadgets.files.raw import open_scan, write_scan
+from gadgets.replay import replay
+from gadgets.reports.record import ReportCollector
+from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
+from gadgets.wire.messages import Close, ConfigText, Header, Readouts
+from gadgets.wire.writer import Writer
 from recon_core.errors import CinestreamError, DataError, HeaderError, ResourceError, SettingsError
 
 PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=3, slices=2, coils=3, acceleration=2, acs_lines=10, seed=3)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from gadgets.chain import Chain
-from gadgets.header import parse_header
-from gadgets.pipeline import Settings
-from gadgets.protocol import Image
+from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
+from gadgets.wire.header import parse_header
+from gadgets.wire.messages import Image
 from recon_core.engine import Engine
 from recon_core.errors import SettingsError
 

@@ -7,8 +7,6 @@ import zlib
 import numpy as np
 import torch
 
-from recon_core.consistency import DataConsistency
-from recon_core.fourier import fft
 from recon_core.networks.atlf_layers import (
     BasicBlock,
     Decoder,
@@ -21,7 +19,9 @@ from recon_core.networks.atlf_layers import (
     channel_statistics,
     consistency_weight,
 )
-from tests.parity import fill_value, normal
+from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.fourier import fft
+from tests.helpers.parity import fill_value, normal
 
 # Ours to the authors' names, where they differ.
 _NAMES = {

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from recon_core.consistency import DataConsistency
-from recon_core.fourier import ifft
 from recon_core.networks.cinenet import CineNet, CineNetConfig
-from tests.parity import fill, fill_value
+from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.fourier import ifft
+from tests.helpers.parity import fill, fill_value
 
 
 def run(arrays, config):

@@ -1,17 +1,16 @@
 """CRNN-MRI: images ``(batch, 2, y, x, frame)`` of one coil, k-space with its centre at index 0."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from recon_core.consistency import DataConsistency
-from recon_core.fourier import fft
 from recon_core.networks.crnn_mri import CRNNMRI, CRNNMRIConfig
-from tests.parity import fill
+from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.fourier import fft
+from tests.helpers.parity import fill
+from tests.helpers.paths import SHARED
 
-WEIGHTS = Path(__file__).parents[2] / ".." / "shared" / "parity" / "crnn_mri" / "crnn_mri_d5_c5.safetensors"
+WEIGHTS = SHARED / "parity" / "crnn_mri" / "crnn_mri_d5_c5.safetensors"
 
 
 def run(arrays, config):

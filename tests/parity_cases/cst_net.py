@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from recon_core.consistency import DataConsistency
-from recon_core.fourier import fft, ifft
 from recon_core.networks.cst_net import CSTNet, CSTNetConfig, normalise, pack
 from recon_core.networks.windows import over_windows
-from tests import parity
+from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.fourier import fft, ifft
+from tests.helpers import parity
 
 
 def run(arrays, config):

@@ -3,14 +3,14 @@
 import numpy as np
 import torch
 
-from recon_core.consistency import DataConsistency
 from recon_core.diffusion.loss import ExponentialAverage, denoising_loss, draw_times
 from recon_core.diffusion.method import DSTDM
 from recon_core.diffusion.samplers import from_slices, reverse_diffusion, to_slices
 from recon_core.diffusion.score_network import ScoreConfig
 from recon_core.diffusion.sde import SHORTEST_TIME, Schedule, VarianceExploding
-from recon_core.fourier import ifft
-from tests import parity
+from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.fourier import ifft
+from tests.helpers import parity
 
 
 def run(arrays, config):

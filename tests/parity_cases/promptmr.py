@@ -5,9 +5,9 @@ import zlib
 import numpy as np
 import torch
 
-from recon_core.fourier import fft, ifft
 from recon_core.networks.promptmr import PromptMR, PromptMRConfig, central_lines, from_lines
-from tests import parity
+from recon_core.physics.fourier import fft, ifft
+from tests.helpers import parity
 
 
 def settings(config):

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from recon_core.consistency import DataConsistency
-from recon_core.fourier import ifft
 from recon_core.networks.unrolled_resnet3d import UnrolledResNet3D, UnrolledResNet3DConfig
+from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.fourier import ifft
 from tests.parity_cases.dual_unet_resnet3d import fill
 
 

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-SHARED = Path(__file__).parents[2] / ".." / "shared"
+from tests.helpers.paths import SHARED
+
 NOISE_MEASUREMENT = 1 << 18
 SEMI_REAL = {
     "mini": "cine_mini_scd101_4ch_10f_R2",

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from gadgets.evaluation.held_out import held_out_scans
 from recon_core.engine import Engine
-from recon_core.held_out import held_out_scans
-from recon_core.manifest import list_weights
 from recon_core.methods import METHODS
 from recon_core.options import ReconOptions
 from recon_core.training.trainer import scores
-from recon_core.weights import load_network
+from recon_core.weights.loading import load_network
+from recon_core.weights.manifest import list_weights
 from tests.conftest import PACKAGED
 
 MOST_BYTES = 120e6
@@ -18,7 +18,7 @@ MOST_BYTES = 120e6
 
 @pytest.fixture
 def packaged(monkeypatch):
-    monkeypatch.setattr("recon_core.manifest._packaged", lambda: PACKAGED)
+    monkeypatch.setattr("recon_core.weights.manifest._packaged", lambda: PACKAGED)
     return list_weights()
 
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from gadgets.files import ImageFile
-from gadgets.meta import meta_entries, serialize_meta
-from gadgets.protocol import IMAGE_HEADER, Image
+from gadgets.files.images import ImageFile
+from gadgets.wire.attributes import meta_entries, serialize_meta
+from gadgets.wire.messages import IMAGE_HEADER, Image
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 

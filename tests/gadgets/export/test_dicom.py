@@ -12,7 +12,7 @@ from pydicom.uid import UID, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRI
 
 from gadgets.export.dicom import FROM_HEADER, write_dicom
 from gadgets.export.scan_facts import ScanFacts
-from gadgets.export.series import sort_images
+from gadgets.images.collection import sort_images
 from gadgets.problems import Problems
 from recon_core.errors import ResourceError
 from tests.gadgets.export.support import HEADER, cine, image

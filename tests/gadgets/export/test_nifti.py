@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gadgets.export.nifti import write_nifti
-from gadgets.export.series import sort_images
+from gadgets.images.collection import sort_images
 from gadgets.problems import Problems
 from recon_core.errors import ResourceError, SettingsError
 from tests.gadgets.export.support import cine, image

@@ -4,9 +4,9 @@ import nibabel
 import pydicom
 import pytest
 
-from gadgets.cli import main
+from gadgets.commands.main import main
 from gadgets.export.targets import ExportTargets, export_images
-from gadgets.files import read_header, read_images
+from gadgets.files.images import read_header, read_images
 from gadgets.problems import Problems
 from gadgets.simulation import ScanPlan, write_simulation
 from recon_core.errors import DataError, ResourceError, SettingsError

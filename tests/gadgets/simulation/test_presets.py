@@ -5,14 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from gadgets import pipeline
-from gadgets.cli import main
-from gadgets.files import open_scan, write_scan
-from gadgets.header import parse_header
-from gadgets.inspect_file import inspect
-from gadgets.protocol import Readouts
+from gadgets.commands.main import main
+from gadgets.files.raw import open_scan, write_scan
+from gadgets.inspection.raw_file import inspect
+from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
 from gadgets.simulation.presets import PRESETS, plan_like
+from gadgets.wire.header import parse_header
+from gadgets.wire.messages import Readouts
 from recon_core.errors import SettingsError
 
 SMALL = {"matrix_x": 48, "matrix_y": 40, "coils": 3}
@@ -27,7 +27,7 @@ def look_at(name, folder, **changes):
     """Headers of the image readouts of a small scan of a kind, its header, and the report on it."""
     scan, path = simulate(small(name, **changes)), folder / "scan.h5"
     write_scan(path, scan.header, scan.items())
-    report = inspect(path, pipeline.Settings())
+    report = inspect(path, Settings())
     with open_scan(path) as raw:
         headers = np.concatenate([item.headers for item in raw.items if isinstance(item, Readouts)])
     return headers, parse_header(scan.header), report, json.loads(report.json())

@@ -4,8 +4,8 @@ import ismrmrd
 import numpy as np
 import pytest
 
-from gadgets.protocol import AcquisitionFlag, Readouts, Waveform
 from gadgets.simulation import ScanPlan, simulate, write_simulation
+from gadgets.wire.messages import AcquisitionFlag, Readouts, Waveform
 from recon_core.errors import SettingsError
 
 SMALL = {"matrix_x": 48, "matrix_y": 36, "frames": 4, "coils": 3, "acs_lines": 8}

@@ -4,10 +4,10 @@ import torch
 
 from recon_core.classical import cg_sense
 from recon_core.classical.cg_sense import CGSense
-from recon_core.fourier import ifft
 from recon_core.options import ReconOptions
-from recon_core.sense import SenseOperator
-from recon_core.solvers import conjugate_gradient
+from recon_core.physics.fourier import ifft
+from recon_core.physics.sense import SenseOperator
+from recon_core.physics.solvers import conjugate_gradient
 from tests.recon_core.support import run
 
 

@@ -14,9 +14,9 @@ from recon_core.classical.grappa import (
 from recon_core.coils.calibration import time_average
 from recon_core.coils.walsh import walsh_maps
 from recon_core.errors import DataError
-from recon_core.fourier import fft, ifft
-from recon_core.metrics import best_scale, nrmse
+from recon_core.metrics.measures import best_scale, nrmse
 from recon_core.options import ReconOptions
+from recon_core.physics.fourier import fft, ifft
 from recon_core.simulate.sampling import (
     full_mask,
     interleaved_mask,

@@ -5,10 +5,10 @@ import torch
 from recon_core.classical.low_rank_sparse import LowRankSparse, low_rank_sparse
 from recon_core.coils.calibration import time_average
 from recon_core.coils.walsh import walsh_maps
-from recon_core.fourier import ifft
-from recon_core.metrics import best_scale, nrmse
+from recon_core.metrics.measures import best_scale, nrmse
 from recon_core.options import ReconOptions
-from recon_core.sense import SenseOperator
+from recon_core.physics.fourier import ifft
+from recon_core.physics.sense import SenseOperator
 from recon_core.simulate.sampling import interleaved_mask
 from tests.recon_core.support import run
 

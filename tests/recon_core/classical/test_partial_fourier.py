@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recon_core.classical.partial_fourier import complete, homodyne, measured_span, partial_extents, pocs
-from recon_core.fourier import fft, ifft
+from recon_core.physics.fourier import fft, ifft
 
 AXES = (-2, -1)
 

@@ -2,8 +2,8 @@ import numpy as np
 import torch
 
 from recon_core.classical.zero_filled import ZeroFilled
-from recon_core.fourier import ifft
 from recon_core.options import ReconOptions
+from recon_core.physics.fourier import ifft
 from tests.recon_core.support import run
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from recon_core.coils.calibration import calibration_lines, coil_images, time_average
-from recon_core.fourier import ifft
+from recon_core.physics.fourier import ifft
 
 
 def test_time_average_counts_every_line():

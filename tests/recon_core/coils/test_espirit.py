@@ -6,7 +6,7 @@ from recon_core.coils import espirit as module
 from recon_core.coils.calibration import time_average
 from recon_core.coils.espirit import espirit_maps
 from recon_core.errors import DataError
-from recon_core.fourier import fft, ifft
+from recon_core.physics.fourier import fft, ifft
 
 
 def correlation(maps, truth):

@@ -5,7 +5,7 @@ import torch
 from recon_core.coils.calibration import time_average
 from recon_core.coils.inati import inati, inati_maps
 from recon_core.errors import DataError
-from recon_core.fourier import fft, ifft
+from recon_core.physics.fourier import fft, ifft
 
 
 def noise(*shape, seed=1):

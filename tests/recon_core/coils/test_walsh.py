@@ -5,7 +5,7 @@ import torch
 from recon_core.coils import walsh as module
 from recon_core.coils.calibration import time_average
 from recon_core.coils.walsh import walsh, walsh_maps
-from recon_core.fourier import fft, ifft
+from recon_core.physics.fourier import fft, ifft
 
 
 def correlation(maps, truth):

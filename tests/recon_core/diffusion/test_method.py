@@ -8,12 +8,12 @@ from recon_core.diffusion import score_network
 from recon_core.diffusion.method import DSTDM, SamplingOptions
 from recon_core.diffusion.warm_start import temporal_sense
 from recon_core.errors import ModelError, SettingsError
-from recon_core.fourier import fft
+from recon_core.physics.fourier import fft
 from recon_core.simulate.sampling import interleaved_mask
 from tests.bench.published import dstdm as published
 from tests.parity_cases.dstdm import gaussian_score
 from tests.recon_core.diffusion.support import PRIOR, field, moving_lines, scan, tiny, truth
-from tests.recon_core.test_memory import peak_bytes
+from tests.recon_core.physics.test_memory import peak_bytes
 
 SHORT = SamplingOptions(steps=2)
 

@@ -1,14 +1,14 @@
 """The golden vectors, made with the authors' code."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.parity import run_case
+from tests.helpers.parity import run_case
+from tests.helpers.paths import SHARED
 
-FOLDER = Path(__file__).parents[3] / ".." / "shared" / "parity" / "dstdm"
+FOLDER = SHARED / "parity" / "dstdm"
 # Adam makes much of the rounding of tiny gradients.
 ABSOLUTE = {"train_param_slice": 3e-4, "train_ema_slice": 3e-4}
 

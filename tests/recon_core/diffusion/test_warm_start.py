@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from recon_core.consistency import DataConsistency
 from recon_core.diffusion.warm_start import START_NOISE_RANGE, start_noise, temporal_sense
+from recon_core.physics.consistency import DataConsistency
 from tests.recon_core.diffusion.support import moving_lines, scan, truth
 
 

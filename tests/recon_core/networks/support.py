@@ -2,7 +2,7 @@
 
 import torch
 
-from recon_core.consistency import DataConsistency
+from recon_core.physics.consistency import DataConsistency
 
 
 def random_series(n_frames, n_coils, n_y, n_x, batch=(), seed=0):

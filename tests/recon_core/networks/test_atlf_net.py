@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +6,6 @@ import torch
 from torch.nn import functional
 
 from recon_core.coils.calibration import time_average
-from recon_core.consistency import DataConsistency
 from recon_core.data import CineSlice, HybridSlice
 from recon_core.errors import DataError, ModelError
 from recon_core.networks import atlf_net
@@ -21,11 +19,13 @@ from recon_core.networks.atlf_layers import (
     reflect_to_multiple,
 )
 from recon_core.networks.atlf_net import ATLFNet, ATLFNetConfig, StripeAttention
-from tests.parity import run_case
+from recon_core.physics.consistency import DataConsistency
+from tests.helpers.parity import run_case
+from tests.helpers.paths import SHARED
 from tests.parity_cases import atlf_net as case
-from tests.recon_core.test_memory import peak_bytes
+from tests.recon_core.physics.test_memory import peak_bytes
 
-PARITY = Path(__file__).parents[3] / ".." / "shared" / "parity" / "atlf_net"
+PARITY = SHARED / "parity" / "atlf_net"
 COMPONENTS = ["case_components_default_width", "case_components_small_cond"]
 CONDITIONS = ["adain", "spade", "none"]
 

@@ -11,8 +11,8 @@ from recon_core.errors import DataError, ModelError
 from recon_core.networks.method import NetworkMethod
 from recon_core.options import ReconOptions
 from recon_core.simulate.sampling import interleaved_mask
-from recon_core.weights import import_weights
-from tests.networks import NETWORKS, TINY, tiny, write_tiny_weights
+from recon_core.weights.loading import import_weights
+from tests.helpers.networks import NETWORKS, TINY, tiny, write_tiny_weights
 
 pytestmark = pytest.mark.parametrize("name", NETWORKS)
 

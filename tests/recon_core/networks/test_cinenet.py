@@ -1,23 +1,23 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from recon_core.consistency import DataConsistency
 from recon_core.data import HybridSlice
 from recon_core.errors import SettingsError
-from recon_core.fourier import fft
 from recon_core.networks.blocks import PORTION_BYTES
 from recon_core.networks.cinenet import CineNet, CineNetConfig
+from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.fourier import fft
 from tests.bench.published import cinenet as published
-from tests.parity import fill, run_case
+from tests.helpers.parity import fill, run_case
+from tests.helpers.paths import SHARED
 from tests.parity_cases.cinenet import build, value
 from tests.recon_core.networks.support import random_series
-from tests.recon_core.test_memory import peak_bytes
+from tests.recon_core.physics.test_memory import peak_bytes
 
-GOLDEN = Path(__file__).parents[3] / ".." / "shared" / "parity" / "cinenet"
+GOLDEN = SHARED / "parity" / "cinenet"
 CASES = ["constructor_default", "script_default", "reduced_3d", "reduced_xt_shared", "reduced_crnn"]
 KINDS = ["XF", "XT", "2D", "3D", "CRNN"]
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no golden files beside the repository")

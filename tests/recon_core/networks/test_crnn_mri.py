@@ -1,22 +1,22 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from recon_core.consistency import DataConsistency
 from recon_core.data import HybridSlice
-from recon_core.fourier import fft
 from recon_core.networks.blocks import PORTION_BYTES
 from recon_core.networks.crnn_mri import CRNNMRI, CRNNMRIConfig
+from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.fourier import fft
 from tests.bench.published import crnn_mri as published
-from tests.parity import fill, run_case
+from tests.helpers.parity import fill, run_case
+from tests.helpers.paths import SHARED
 from tests.recon_core.networks.support import random_series
-from tests.recon_core.test_memory import peak_bytes
+from tests.recon_core.physics.test_memory import peak_bytes
 
-GOLDEN = Path(__file__).parents[3] / ".." / "shared" / "parity" / "crnn_mri"
+GOLDEN = SHARED / "parity" / "crnn_mri"
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no golden files beside the repository")
 
 

@@ -1,19 +1,19 @@
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from recon_core.consistency import DataConsistency
 from recon_core.errors import ModelError
 from recon_core.networks.crunet_mr import CRUNetMR, CRUNetMRConfig
+from recon_core.physics.consistency import DataConsistency
 from tests.bench.published import crunet_mr as published
-from tests.parity import fill, run_case
-from tests.recon_core.test_memory import peak_bytes
+from tests.helpers.parity import fill, run_case
+from tests.helpers.paths import SHARED
+from tests.recon_core.physics.test_memory import peak_bytes
 
-GOLDEN = Path(__file__).parents[3] / ".." / "shared" / "parity" / "crunet_mr"
+GOLDEN = SHARED / "parity" / "crunet_mr"
 INPUTS = ("kspace", "mask", "sens")
 
 

@@ -1,23 +1,23 @@
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from recon_core.consistency import DataConsistency
 from recon_core.data import HybridSlice
 from recon_core.errors import DataError, SettingsError
-from recon_core.fourier import fft, ifft
 from recon_core.networks.cst_net import CSTNet, CSTNetConfig, normalise, pack, unpack
+from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.fourier import fft, ifft
 from tests.bench.published import cst_net as published
-from tests.parity import run_case
+from tests.helpers.parity import run_case
+from tests.helpers.paths import SHARED
 from tests.parity_cases.cst_net import build, fill_all, make_consistency, start
 from tests.recon_core.networks.support import random_series
-from tests.recon_core.test_memory import peak_bytes
+from tests.recon_core.physics.test_memory import peak_bytes
 
-GOLDEN = Path(__file__).parents[3] / ".." / "shared" / "parity" / "cst_net"
+GOLDEN = SHARED / "parity" / "cst_net"
 CASES = [
     "case_small_16x48x40",
     "case_batch2_empty_frames",

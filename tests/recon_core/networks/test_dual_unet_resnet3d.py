@@ -1,6 +1,5 @@
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from recon_core.coils.calibration import time_average
-from recon_core.consistency import DataConsistency
 from recon_core.data import HybridSlice
 from recon_core.errors import DataError, ModelError
-from recon_core.fourier import fft
 from recon_core.networks.dual_unet_resnet3d import (
     DualUNetResNet3D,
     DualUNetResNet3DConfig,
@@ -21,13 +18,16 @@ from recon_core.networks.dual_unet_resnet3d import (
     normalised_convolution,
     smooth_phase,
 )
-from recon_core.weights import load_into
+from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.fourier import fft
+from recon_core.weights.matching import load_into
 from tests.bench.published import dual_unet_resnet3d as published
-from tests.parity import run_case
+from tests.helpers.parity import run_case
+from tests.helpers.paths import SHARED
 from tests.parity_cases.dual_unet_resnet3d import fill, fully_sampled, value
-from tests.recon_core.test_memory import peak_bytes
+from tests.recon_core.physics.test_memory import peak_bytes
 
-GOLDEN = Path(__file__).parents[3] / ".." / "shared" / "parity" / "dual_unet_resnet3d"
+GOLDEN = SHARED / "parity" / "dual_unet_resnet3d"
 needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no golden files beside the repository")
 VARIANTS = [{}, {"fusion": "resnet"}, {"unets": 1}]
 

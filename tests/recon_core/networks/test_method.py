@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from recon_core import memory
 from recon_core.coils.calibration import time_average
 from recon_core.data import HybridSlice
 from recon_core.errors import ResourceError
@@ -13,10 +12,11 @@ from recon_core.networks import method as method_module
 from recon_core.networks.base import Network
 from recon_core.networks.method import NetworkMethod, signal_to_noise
 from recon_core.options import ReconOptions
-from recon_core.quality import Limits, TrainingRange
-from recon_core.sense import SenseOperator
+from recon_core.physics import memory
+from recon_core.physics.sense import SenseOperator
 from recon_core.simulate.sampling import interleaved_mask
-from tests.networks import tiny, write_tiny_weights
+from recon_core.trust.ranges import Limits, TrainingRange
+from tests.helpers.networks import tiny, write_tiny_weights
 
 
 @pytest.fixture

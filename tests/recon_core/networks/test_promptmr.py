@@ -1,6 +1,5 @@
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +9,15 @@ from torch import nn
 from recon_core.coils.calibration import time_average
 from recon_core.data import HybridSlice
 from recon_core.errors import DataError, ModelError
-from recon_core.fourier import fft, ifft
 from recon_core.networks.promptmr import PromptMR, PromptMRConfig, central_lines
-from tests import parity
+from recon_core.physics.fourier import fft, ifft
 from tests.bench.published import promptmr as published
+from tests.helpers import parity
+from tests.helpers.paths import SHARED
 from tests.parity_cases.promptmr import published_count, settings, value
-from tests.recon_core.test_memory import peak_bytes
+from tests.recon_core.physics.test_memory import peak_bytes
 
-PARITY = Path(__file__).parents[3] / ".." / "shared" / "parity" / "promptmr"
+PARITY = SHARED / "parity" / "promptmr"
 SMALL = PromptMRConfig(
     cascades=2,
     adjacent_frames=3,

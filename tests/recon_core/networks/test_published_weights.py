@@ -1,7 +1,5 @@
 """The authors' own weights for CRNN-MRI: imported, run where they work, and kept from where they do harm."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -9,12 +7,13 @@ import torch
 from recon_core.data import CineSlice
 from recon_core.engine import Engine
 from recon_core.errors import ModelError
-from recon_core.fourier import fft
 from recon_core.options import ReconOptions
+from recon_core.physics.fourier import fft
 from recon_core.simulate.sampling import uniform_mask
-from recon_core.weights import import_weights
+from recon_core.weights.loading import import_weights
+from tests.helpers.paths import SHARED
 
-FOLDER = Path(__file__).parents[3] / ".." / "shared" / "parity" / "crnn_mri"
+FOLDER = SHARED / "parity" / "crnn_mri"
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the published weights are not beside the repository")
 

@@ -3,19 +3,19 @@ import dataclasses
 import pytest
 import torch
 
-from recon_core.consistency import DataConsistency
 from recon_core.engine import create_method
 from recon_core.errors import SettingsError
-from recon_core.manifest import STARTS
 from recon_core.networks.cst_net import normalise
 from recon_core.networks.start import with_start
 from recon_core.options import ReconOptions
+from recon_core.physics.consistency import DataConsistency
 from recon_core.simulate.sampling import interleaved_mask
 from recon_core.training.library import Library
 from recon_core.training.measurements import measure
 from recon_core.training.series import draw_series
-from recon_core.weights import build_network
-from tests.networks import NETWORKS, TINY
+from recon_core.weights.config import build_network
+from recon_core.weights.manifest import STARTS
+from tests.helpers.networks import NETWORKS, TINY
 
 
 def scan(n_frames=4, n_coils=4, size=32, empty=()):

@@ -3,12 +3,12 @@ import torch
 from torch.nn import functional
 
 from recon_core.errors import ModelError
-from recon_core.fourier import fft
 from recon_core.networks import blocks
 from recon_core.networks.unet3d_mr import PeriodicConvolution, UNet3DMR, UNet3DMRConfig
-from tests.parity import fill, run_case
+from recon_core.physics.fourier import fft
+from tests.helpers.parity import fill, run_case
 from tests.recon_core.networks.test_crunet_mr import error, problem, reconstruct
-from tests.recon_core.test_memory import peak_bytes
+from tests.recon_core.physics.test_memory import peak_bytes
 
 
 def network(**config):

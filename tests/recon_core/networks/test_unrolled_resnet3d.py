@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from recon_core.consistency import DataConsistency
 from recon_core.data import HybridSlice
 from recon_core.errors import DataError
-from recon_core.fourier import fft, ifft
 from recon_core.networks.unrolled_resnet3d import Cascade, UnrolledResNet3D, UnrolledResNet3DConfig
-from recon_core.weights import load_into
+from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.fourier import fft, ifft
+from recon_core.weights.matching import load_into
 from tests.bench.published import dual_unet_resnet3d as published
-from tests.parity import run_case
+from tests.helpers.parity import run_case
 from tests.parity_cases.dual_unet_resnet3d import fill
 from tests.recon_core.networks.test_dual_unet_resnet3d import (
     GOLDEN,
@@ -22,7 +22,7 @@ from tests.recon_core.networks.test_dual_unet_resnet3d import (
     scan,
     without_change,
 )
-from tests.recon_core.test_memory import peak_bytes
+from tests.recon_core.physics.test_memory import peak_bytes
 
 
 def small(**config):

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -18,9 +16,10 @@ from recon_core.simulate.sampling import (
     uniform_mask,
     variable_density_mask,
 )
+from tests.helpers.paths import SHARED
 from tests.parity_cases.dual_unet_resnet3d import run_mask
 
-PUBLISHED_MASKS = Path(__file__).parents[3] / ".." / "shared" / "parity" / "dual_unet_resnet3d" / "case_masks.npz"
+PUBLISHED_MASKS = SHARED / "parity" / "dual_unet_resnet3d" / "case_masks.npz"
 
 
 @pytest.mark.parametrize("lines", [15, 16, 45])

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from recon_core.networks.method import signal_to_noise
-from recon_core.quality import PATTERNS, Sampling, TrainingRange
 from recon_core.training.coverage import covered
 from recon_core.training.library import Library
 from recon_core.training.measurements import COILS, draw_mask, measure
 from recon_core.training.plan import preset_plan
 from recon_core.training.series import draw_series
+from recon_core.trust.ranges import PATTERNS, Sampling, TrainingRange
 
 
 def test_masks_drawn_afresh_are_inside():

@@ -1,12 +1,11 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from recon_core.errors import ResourceError
 from recon_core.training.library import read_library
+from tests.helpers.paths import SHARED
 
-DATA = Path(__file__).parents[3] / ".." / "shared" / "data"
+DATA = SHARED / "data"
 needs_data = pytest.mark.skipif(not (DATA / "scd_cine").is_dir(), reason="no images beside the repository")
 
 

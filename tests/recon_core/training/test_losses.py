@@ -1,13 +1,12 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from recon_core.metrics import ssim
+from recon_core.metrics.measures import ssim
 from recon_core.training.losses import LOSSES, structural_similarity
+from tests.helpers.paths import SHARED
 
-GOLDEN = Path(__file__).parents[3] / ".." / "shared" / "parity" / "crunet_mr" / "case_loss_metrics.npz"
+GOLDEN = SHARED / "parity" / "crunet_mr" / "case_loss_metrics.npz"
 SIMILARITIES = ("similarity_of_frames", "similarity_of_series")
 
 

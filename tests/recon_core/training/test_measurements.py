@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recon_core.coils.calibration import time_average
-from recon_core.consistency import DataConsistency
+from recon_core.physics.consistency import DataConsistency
 from recon_core.simulate.sampling import uniform_mask
 from recon_core.training import measurements
 from recon_core.training.measurements import COILS, FAMILIES, SNR, draw_mask, measure

@@ -7,7 +7,7 @@ from recon_core.training.losses import LOSSES
 from recon_core.training.measurements import measure
 from recon_core.training.objectives import misplaced, objective
 from recon_core.training.series import draw_series
-from tests.networks import tiny
+from tests.helpers.networks import tiny
 
 
 def scan():

@@ -1,6 +1,5 @@
 import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +7,11 @@ import torch
 
 from recon_core.errors import SettingsError
 from recon_core.training.plan import PRESETS, PUBLISHED, SHORT, TrainingPlan, preset_plan, read_plan
-from recon_core.weights import build_network, parse_config
-from tests.networks import NETWORKS
+from recon_core.weights.config import build_network, parse_config
+from tests.helpers.networks import NETWORKS
+from tests.helpers.paths import SHARED
 
-GOLDEN = Path(__file__).parents[3] / ".." / "shared" / "parity" / "dual_unet_resnet3d" / "case_metrics_lr.npz"
+GOLDEN = SHARED / "parity" / "dual_unet_resnet3d" / "case_metrics_lr.npz"
 
 
 # --- presets ----------------------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ from recon_core.errors import ModelError
 from recon_core.networks.base import ImageNetwork
 from recon_core.networks.start import with_start
 from recon_core.options import ReconOptions
-from recon_core.quality import ImageFigures, Limits, Sampling, TrainingRange
 from recon_core.training.coverage import covered
 from recon_core.training.library import Library
 from recon_core.training.survey import Finding, found_limits, narrowed, reliable, survey
 from recon_core.training.trainer import draw_scan, scores
+from recon_core.trust.ranges import ImageFigures, Limits, Sampling, TrainingRange
 from tests.recon_core.training.test_trainer import tiny_plan
 
 DRAWN = TrainingRange(

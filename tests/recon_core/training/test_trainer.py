@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from recon_core.consistency import DataConsistency
 from recon_core.errors import DataError, ResourceError, SettingsError
 from recon_core.networks.cst_net import normalise
 from recon_core.networks.start import with_start
+from recon_core.physics.consistency import DataConsistency
 from recon_core.simulate.sampling import interleaved_mask
 from recon_core.training import trainer as module
 from recon_core.training.library import Library
@@ -19,8 +19,8 @@ from recon_core.training.objectives import objective
 from recon_core.training.plan import SHORT, TrainingPlan
 from recon_core.training.series import KINDS, draw_series
 from recon_core.training.trainer import Trainer, reconstruct_series, scores
-from recon_core.weights import build_network
-from tests.networks import NETWORKS, TINY
+from recon_core.weights.config import build_network
+from tests.helpers.networks import NETWORKS, TINY
 
 ORIGINAL_VALIDATION = Trainer._validation
 

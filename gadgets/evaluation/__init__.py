@@ -1,0 +1,1 @@
+"""Measuring images against the truth, and the methods on the scans of a standard suite."""

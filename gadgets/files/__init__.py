@@ -1,0 +1,1 @@
+"""Raw files and image files, and raw files made from other formats."""

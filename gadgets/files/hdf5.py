@@ -1,0 +1,131 @@
+"""What raw files and image files have in common in HDF5."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recon_core.errors import DataError, ResourceError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import h5py
+    from numpy.typing import NDArray
+
+
+BLOCK_BYTES = 8 << 20
+
+
+def read_header_of(node: h5py.Group) -> str:
+    """The XML header in a group, whether it was stored as bytes or as text."""
+    xml = np.ravel(read_rows(node["xml"], ()))[0]
+    return xml.decode("utf-8", "replace") if isinstance(xml, bytes) else str(xml)
+
+
+def with_fields(rows: NDArray[np.void], dtype: np.dtype[Any]) -> NDArray[np.void]:
+    """Copy the fields of a stored header by name; files of other library versions order or pad them differently."""
+    if rows.dtype == dtype:
+        return rows
+    out = np.zeros(rows.shape, dtype)
+    for name in dtype.names or ():
+        if name in (rows.dtype.names or ()):
+            nested = dtype[name].names is not None
+            out[name] = with_fields(rows[name], dtype[name]) if nested else rows[name]
+    return out
+
+
+class OutputFile(io.FileIO):
+    """A file for HDF5 to write to, whose library crashes the process once it is told that a write failed.
+
+    After a failed write the rest stays in memory, where HDF5 finds it again, until `check` tells of it.
+
+    Parameters
+    ----------
+    path
+        The file to make; an existing one is replaced.
+
+    Raises
+    ------
+    ResourceError
+        If it cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._failure: OSError | None = None
+        self._unwritten: list[tuple[int, bytes]] = []
+        try:
+            super().__init__(path, "w+")
+        except OSError as error:
+            raise ResourceError(f"cannot write {path}: {error.strerror}; choose another place") from error
+
+    def check(self) -> None:
+        """Raise a `ResourceError` if anything could not be written."""
+        if self._failure is not None:
+            raise ResourceError(
+                f"cannot write {self.name}: {self._failure.strerror}; free space or choose another folder"
+            ) from self._failure
+
+    def write(self, data: Any) -> int:  # noqa: ANN401 - whatever has a buffer
+        """Write all of the data, or keep what cannot be written."""
+        view, begin = memoryview(data), self.tell()
+        if self._failure is None:
+            try:
+                while view:
+                    view = view[super().write(view) :]
+            except OSError as error:
+                self._failure = error
+        if self._failure is not None:
+            self._unwritten.append((begin, bytes(data)))
+        return len(data)
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - whatever has a buffer
+        """Read, also what could only be kept."""
+        view, begin = memoryview(buffer), self.tell()
+        count = super().readinto(view) or 0
+        for position, data in self._unwritten:
+            first, last = max(begin, position), min(begin + len(view), position + len(data))
+            if first < last:
+                view[first - begin : last - begin] = data[first - position : last - position]
+                count = max(count, last - begin)
+        return count
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the size; a failure is told by `check`."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self._failure = self._failure or error
+            return size or 0
+
+
+def write_header_of(node: h5py.Group, header: str) -> None:
+    """Store the XML header in a group, as the stock client does."""
+    import h5py
+
+    node.create_dataset("xml", data=[header.encode()], dtype=h5py.special_dtype(vlen=bytes))
+
+
+def append_rows(dataset: h5py.Dataset, rows: NDArray[Any]) -> None:
+    """Add rows at the end of a data set that can grow."""
+    begin = len(dataset)
+    dataset.resize(begin + len(rows), axis=0)
+    dataset[begin:] = rows
+
+
+def read_rows(dataset: h5py.Dataset, rows: slice | tuple[()]) -> Any:  # noqa: ANN401 - an array, or one value
+    """Read rows of a data set.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged there.
+    """
+    try:
+        return dataset[rows]
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{dataset.file.filename} is damaged: {dataset.name} cannot be read further ({error})"
+        ) from error

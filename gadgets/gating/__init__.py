@@ -1,0 +1,1 @@
+"""Which heartbeat, and which moment of it, a readout belongs to."""

@@ -1,0 +1,427 @@
+"""Time stamps in, frames out: whether the readouts of a slice are gated retrospectively, and how.
+
+The stamps are in ticks of the vendor's clock; here they become times. Where they do not tell the time since the R wave,
+the ECG of the stream does, or the readouts themselves. The arithmetic is that of `recon_core.gating.beats`.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from gadgets.gating.clock import readout_times
+from gadgets.gating.ecg import Ecg
+from gadgets.wire.vendor import find_vendor, tick_doubt, tick_length
+from recon_core.errors import DataError
+from recon_core.gating.beats import (
+    BRIDGED,
+    REGULAR,
+    REJECTED,
+    REPAIRED,
+    bin_lines,
+    cycle_position,
+    find_rhythm,
+    time_since,
+)
+from recon_core.gating.self_gating import find_triggers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from gadgets.problems import Problems
+    from gadgets.settings.settings import Settings
+    from gadgets.wire.header import ScanHeader
+    from gadgets.wire.messages import Waveform
+    from recon_core.gating.beats import Binned, Rhythm
+
+
+logger = logging.getLogger("cinestream")
+
+MOST_FRAMES = 4096  # of a slice that are believed
+_USUAL_FRAMES = 25
+# A counter runs on from beat to beat when this share of the beats goes beyond the header's frames, or ends early.
+_RUN_ON_SHARE = 0.25
+# Where triggers are looked for, best first, and what that is called in a sentence.
+_SOURCES = {"stamps": "the time stamps", "ecg": "the ECG", "self": "the k-space centre"}
+_VERDICTS = {REGULAR: "regular", REPAIRED: "repaired", REJECTED: "rejected"}
+
+
+@dataclass(frozen=True)
+class Gated:
+    """The frames of a slice.
+
+    Parameters
+    ----------
+    kspace
+        ``(frame, coil, ky, kx)`` complex64.
+    mask
+        ``(frame, ky)`` bool, True where a line was measured or lies between measured ones.
+    headers
+        ``(frame,)`` of the acquisition header, with the phase and the time since the R wave that the frame shows.
+    notes
+        What a reader of the images must know.
+    meta
+        Attributes of the images.
+    beat
+        Number of the beat, where it is only one of several that these frames show; else 0.
+    """
+
+    kspace: NDArray[np.complex64]
+    mask: NDArray[np.bool_]
+    headers: NDArray[np.void]
+    notes: tuple[str, ...]
+    meta: Mapping[str, object]
+    beat: int = 0
+
+
+class _Slice(NamedTuple):
+    """The readouts of a slice in order of acquisition, as `Gate` takes them."""
+
+    name: str
+    headers: NDArray[np.void]
+    row: NDArray[np.intp]
+    data: NDArray[np.complex64]
+    rows: int
+
+
+class Gate:
+    """Retrospective gating of the slices of one scan.
+
+    Parameters
+    ----------
+    header
+        The scan's header.
+    settings
+        Those of gating.
+    problems
+        Where to note what is wrong with the time stamps.
+    """
+
+    def __init__(self, header: ScanHeader, settings: Settings, problems: Problems) -> None:
+        self._settings = settings
+        self._problems = problems
+        self._announced = _announced_frames(header)
+        self._tick = tick_length(header.vendor, settings.stamp_tick)
+        self._doubt = tick_doubt(header.vendor, settings.stamp_tick)
+        self._ecg = Ecg(self._tick)
+        self._ecg_promised = "ecg" in header.waveform_types
+        self._spacing = header.readout_spacing
+        # Its scanners sort the cardiac phases themselves, and say the RR interval in the second stamp.
+        self._sorted = find_vendor(header.vendor).sorts_phases
+        self._repeats = any(encoding.count("repetition") > 1 for encoding in header.encodings)
+        wanted = settings.trigger_source
+        self._sources = tuple(_SOURCES) if wanted == "auto" else (wanted,)
+
+    @property
+    def forced(self) -> bool:
+        """Nothing but retrospective gating will do."""
+        return self._settings.gating == "retrospective"
+
+    @property
+    def expected(self) -> bool:
+        """The settings ask for retrospective gating, or the header announces it."""
+        return self.forced or self._announced > 0
+
+    def note(self, waveform: Waveform) -> None:
+        """Take in a waveform of the stream."""
+        self._ecg.note(waveform)
+
+    def waits(self, name: str, headers: NDArray[np.void]) -> bool:
+        """Tell whether the readouts of a slice, all there, can only be gated when more of the ECG has come."""
+        promised = self._ecg_promised or self._ecg.heard or self._sources == ("ecg",)
+        if not self.expected or "ecg" not in self._sources or not promised:
+            return False
+        time, _ = readout_times(headers, None, self._tick)
+        if time is None or self._ecg.reaches(float(time[-1])):
+            return False
+        if "stamps" not in self._sources:
+            return True
+        try:
+            self.by_stamps(name, headers)
+        except DataError:
+            return True
+        return False
+
+    def __call__(
+        self,
+        name: str,
+        headers: NDArray[np.void],
+        frame: NDArray[np.intp],
+        row: NDArray[np.intp],
+        data: NDArray[np.complex64],
+        shape: tuple[int, int],
+    ) -> tuple[Gated, ...]:
+        """Bin the readouts of a slice, in order of acquisition.
+
+        Parameters
+        ----------
+        name
+            Of the slice, in words.
+        headers
+            ``(readout,)`` acquisition headers.
+        frame, row
+            ``(readout,)`` counter of the frames, and row of k-space.
+        data
+            ``(readout, coil, kx)`` complex64.
+        shape
+            Frames that the header promises, or 0, and rows of k-space.
+
+        Returns
+        -------
+        tuple of Gated
+            One; or one for every beat, where that was asked for; or none, if the counter gives the frames.
+
+        Raises
+        ------
+        DataError
+            If the slice cannot be gated although it should be.
+        """
+        if not self.forced and not self._wanted(headers, frame, row, shape[0]):
+            return ()
+        readouts = _Slice(name, headers, row, data, shape[1])
+        if self._doubt:
+            self._problems.add("ticks", self._doubt, damage=False)
+        rhythm, source = self._rhythm(readouts)
+        frames = self._frames(rhythm, row)
+        position = cycle_position(
+            rhythm.since, rhythm.rr[rhythm.beat], rhythm.typical, stretch=self._settings.rr_stretch
+        )
+        if self._settings.gated_output == "beats":
+            beats = () if self._repeats else tuple(self._beats(readouts, rhythm, position, frames, source))
+            if beats:
+                return beats
+            why = "the scan has repetitions of its own" if self._repeats else "no beat has all lines (a segmented scan)"
+            text = f"gated_output beats cannot be had of {name}: {why}; the images are those of the mean beat"
+            self._problems.add("gated_output", text, damage=False)
+        return (self._mean(readouts, rhythm, position, frames, source),)
+
+    def _mean(self, readouts: _Slice, rhythm: Rhythm, position: NDArray[np.float64], frames: int, source: str) -> Gated:
+        """The frames of the mean beat."""
+        name, headers, row, data, rows = readouts
+        binned = bin_lines(data, row, position, rhythm, frames, rows)
+        logger.info("%s: %s", name, _beats_in_words(rhythm, binned, source))
+        verdicts = [
+            f"{length:.0f} ms {_VERDICTS[grade]}, {'used' if used else 'not used'}"
+            for length, grade, used in zip(rhythm.rr.tolist(), rhythm.grade.tolist(), binned.used.tolist(), strict=True)
+        ]
+        return Gated(
+            binned.kspace,
+            binned.grade >= 0,
+            self._headers(headers, row, position, rhythm, frames, rows // 2),
+            tuple(self._notes(name, rhythm, binned, source)),
+            {**_meta(source, rhythm.typical), "cinestream_beats": verdicts},
+        )
+
+    def _beats(
+        self, readouts: _Slice, rhythm: Rhythm, position: NDArray[np.float64], frames: int, source: str
+    ) -> Iterator[Gated]:
+        """The frames of every beat that is accepted and has all lines all the time."""
+        name, headers, row, data, rows = readouts
+        lines = len(np.unique(row))
+        for number in np.flatnonzero(rhythm.grade != REJECTED).tolist():
+            which = np.flatnonzero(rhythm.beat == number)
+            if len(np.unique(row[which])) < lines:
+                continue
+            one = replace(rhythm, beat=rhythm.beat[which], since=rhythm.since[which])
+            binned = bin_lines(data[which], row[which], position[which], one, frames, rows)
+            if (binned.grade == BRIDGED).any():
+                continue
+            length = float(rhythm.rr[number])
+            note = (
+                f"gated retrospectively by {_SOURCES[source]} to {frames} frames of beat {number}, "
+                f"{length:.0f} ms {_VERDICTS[int(rhythm.grade[number])]}"
+            )
+            logger.info("%s: %s", name, note)
+            made = self._headers(headers[which], row[which], position[which], one, frames, rows // 2)
+            made["idx"]["repetition"] = number
+            yield Gated(
+                binned.kspace,
+                binned.grade >= 0,
+                made,
+                (note,),
+                {**_meta(source, length), "cinestream_beat": number},
+                number,
+            )
+
+    def _rhythm(self, readouts: _Slice) -> tuple[Rhythm, str]:
+        """The beats of a slice, by the best source that shows them, and which one that is."""
+        failed: list[str] = []
+        for source in self._sources:
+            try:
+                if source == "stamps":
+                    rhythm = self.by_stamps(readouts.name, readouts.headers, note=True)
+                elif source == "ecg":
+                    rhythm = self._by_ecg(readouts.headers)
+                else:
+                    rhythm = self._by_motion(readouts)
+            except DataError as error:
+                failed.append(f"{_SOURCES[source]}: {error}")
+                continue
+            if failed:
+                text = f"the beats of {readouts.name} are taken from {_SOURCES[source]}; {'; '.join(failed)}"
+                if source == "self":
+                    self._problems.add("triggers", text, damage=False)
+                else:
+                    logger.info("%s", text)
+            return rhythm, source
+        remedy = "set gating to counter to take the counter of the readouts, or stamp_tick if the ticks are others"
+        raise DataError(f"{readouts.name} cannot be gated retrospectively; {'; '.join(failed)}; {remedy}")
+
+    def by_stamps(self, name: str, headers: NDArray[np.void], *, note: bool = False) -> Rhythm:
+        """Find the beats by the time since the trigger that every readout carries.
+
+        Parameters
+        ----------
+        name
+            Of the slice, in words.
+        headers
+            ``(readout,)`` with the time stamps of acquisition headers, in order of acquisition.
+        note
+            Say where the clock of the scanner cannot be believed.
+
+        Raises
+        ------
+        DataError
+            If the stamps are not those of a heart.
+        """
+        since, told = (headers["physiology_time_stamp"][:, i].astype(np.float64) * self._tick for i in (0, 1))
+        time, wrong = readout_times(headers, since, self._tick)
+        rhythm = find_rhythm(since, time, self._settings.arrhythmia_tolerance, told if self._sorted else None)
+        if wrong and note and not rhythm.by_time:
+            text = f"the acquisition time stamps of {name} {wrong}"
+            remedy = "RR intervals are taken from the time since the trigger"
+            self._problems.add("time stamps", f"{text}; {remedy}", damage=False)
+        return rhythm
+
+    def _by_ecg(self, headers: NDArray[np.void]) -> Rhythm:
+        """The beats by the R waves of the ECG that came with the readouts."""
+        time, wrong = readout_times(headers, None, self._tick)
+        if time is None:
+            raise DataError(f"the acquisition time stamps {wrong}, which alone tell when a readout was")
+        since = time_since(self._ecg.triggers(float(time[0])), time)
+        return find_rhythm(since, time, self._settings.arrhythmia_tolerance)
+
+    def _by_motion(self, readouts: _Slice) -> Rhythm:
+        """The beats as the readouts themselves show them."""
+        time, wrong = readout_times(readouts.headers, None, self._tick)
+        if time is None:
+            if not self._spacing:
+                raise DataError(f"the acquisition time stamps {wrong}, and the header has neither echo_spacing nor TR")
+            count = readouts.headers["scan_counter"].astype(np.float64)
+            if (np.diff(count) <= 0).any():
+                count = np.arange(len(count), dtype=np.float64)
+            time = self._spacing * (count - count[0])
+        triggers = find_triggers(readouts.data, readouts.row, time, readouts.rows // 2)
+        return find_rhythm(time_since(triggers, time), time, self._settings.arrhythmia_tolerance)
+
+    def runs_on(self, beyond: int, count: int) -> bool:
+        """So many of the readouts lie beyond the header's frames that it cannot be damage."""
+        return not self._sorted and beyond >= _RUN_ON_SHARE * count
+
+    def _wanted(self, headers: NDArray[np.void], frame: NDArray[np.intp], row: NDArray[np.intp], promised: int) -> bool:
+        """Whether the header announces retrospective gating, or the counter runs on unevenly from beat to beat."""
+        if self._announced:
+            places = np.unique(np.stack([frame, row], axis=1), axis=0)[:, 0]
+            lines = np.bincount(places, minlength=self._announced)
+            return len(lines) != self._announced or bool((lines != lines[0]).any())
+        since = headers["physiology_time_stamp"][:, 0]
+        if self._sorted or (since.min() == since.max() and not self._ecg.heard):
+            return False
+        begins = np.flatnonzero(np.diff(frame, prepend=frame[0] + 1) < 0)
+        ends = np.maximum.reduceat(frame, begins)
+        if len(ends) < 2:
+            return False
+        above = bool(promised) and np.mean(ends >= promised) >= _RUN_ON_SHARE
+        return bool(above or np.mean(ends[:-1] <= ends[:-1].max() - 2) >= _RUN_ON_SHARE)
+
+    def _frames(self, rhythm: Rhythm, row: NDArray[np.intp]) -> int:
+        """How many frames: as set, as announced, or as many as a beat has readouts of a line."""
+        if self._settings.gated_frames or self._announced:
+            return self._settings.gated_frames or self._announced
+        order = np.lexsort((np.arange(len(row)), row, rhythm.beat))
+        same = (np.diff(rhythm.beat[order]) == 0) & (np.diff(row[order]) == 0)
+        steps = np.diff(rhythm.since[order])[same]
+        steps = steps[steps > 0]
+        if not len(steps):
+            return _USUAL_FRAMES
+        # the mean, as ticks are about as long as the time between readouts; without the gaps of beats left early
+        spacing = float(np.mean(steps[steps < 1.5 * np.median(steps)]))
+        return int(np.clip(rhythm.typical / spacing, 2, MOST_FRAMES))
+
+    def _headers(
+        self,
+        headers: NDArray[np.void],
+        row: NDArray[np.intp],
+        position: NDArray[np.float64],
+        rhythm: Rhythm,
+        frames: int,
+        center: int,
+    ) -> NDArray[np.void]:
+        """For every frame the header of a readout near to the k-space centre and to its moment."""
+        grade = rhythm.grade[rhythm.beat]
+        best = np.flatnonzero(grade == grade.min())
+        best = best[np.abs(row[best] - center) == np.abs(row[best] - center).min()]
+        moments = np.arange(frames) / frames
+        away = np.abs(np.mod(position[best][None] - moments[:, None] + 0.5, 1.0) - 0.5)
+        made: NDArray[np.void] = headers[best[np.argmin(away, axis=1)]].copy()
+        made["idx"]["phase"] = np.arange(frames)
+        made["physiology_time_stamp"][:, 0] = np.rint(moments * rhythm.typical / self._tick)
+        return made
+
+    def _notes(self, name: str, rhythm: Rhythm, binned: Binned, source: str) -> list[str]:
+        """What a reader of the images must know; what is doubtful is a problem too."""
+        notes = [_beats_in_words(rhythm, binned, source)]
+        doubts = []
+        if len(rhythm.rr) == 1:
+            doubts.append(f"only one beat of {rhythm.rr[0]:.0f} ms came, which is taken for the whole cycle")
+        elif not rhythm.by_time:
+            doubts.append("RR intervals are taken from the last readout of each beat")
+        kept, rejected = (int(np.count_nonzero(rhythm.grade == grade)) for grade in (REGULAR, REJECTED))
+        if rejected > kept:
+            doubts.append(f"only {kept} of {len(rhythm.rr)} beats are alike")
+        lines = int(np.count_nonzero((binned.grade == REJECTED).any(axis=0)))
+        if lines:
+            doubts.append(f"{lines} lines have frames for which there was a rejected beat only; it was used")
+        lines = int(np.count_nonzero((binned.grade == BRIDGED).any(axis=0)))
+        if lines:
+            doubts.append(f"{lines} lines have frames that are interpolated across a wide gap")
+        if doubts:
+            self._problems.add("gating", f"{name}: {'; '.join(doubts)}", damage=False)
+        return notes + doubts
+
+
+def _announced_frames(header: ScanHeader) -> int:
+    """Frames of the user parameter RetroGatedImages, which the Siemens converter writes for retrospective gating."""
+    text = header.user_parameters.get("RetroGatedImages", "")
+    try:
+        frames = int(float(text))
+    except (ValueError, OverflowError):
+        return 0
+    return frames if 1 < frames <= MOST_FRAMES else 0
+
+
+def _meta(source: str, rr: float) -> dict[str, object]:
+    return {
+        "cinestream_gating": "retrospective",
+        "cinestream_gating_source": source,
+        "cinestream_rr_ms": round(rr, 1),
+    }
+
+
+def _beats_in_words(rhythm: Rhythm, binned: Binned, source: str) -> str:
+    rejected = [f"{length:.0f}" for length in rhythm.rr[rhythm.grade == REJECTED].tolist()]
+    repaired = [f"{length:.0f}" for length in rhythm.rr[rhythm.grade == REPAIRED].tolist()]
+    text = (
+        f"gated retrospectively by {_SOURCES[source]} to {len(binned.grade)} frames from {int(binned.used.sum())} of "
+        f"{len(rhythm.rr)} beats, RR {rhythm.typical:.0f} ms"
+    )
+    if repaired:
+        text += f", trigger repaired at {', '.join(repaired)} ms"
+    if rejected:
+        text += f", rejected {', '.join(rejected)} ms"
+    return text

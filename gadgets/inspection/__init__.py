@@ -1,0 +1,1 @@
+"""Looking through a raw file, and through the installation, before anything is reconstructed."""

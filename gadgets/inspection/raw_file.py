@@ -1,0 +1,587 @@
+"""What is in a raw file, what a pipeline would do with it, and what looks wrong.
+
+The file runs through the very chain that `replay` uses; only the engine looks at the slices instead of reconstructing
+them. So the report cannot disagree with what a replay does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from gadgets.chain import Chain
+from gadgets.files.progress import with_progress
+from gadgets.files.raw import open_scan
+from gadgets.gating.gate import Gate
+from gadgets.inspection.statistics import Tally
+from gadgets.preparation.readouts import ReadoutGrid
+from gadgets.problems import Problems
+from gadgets.slices.complete import describe
+from gadgets.slices.whole import frame_counter
+from gadgets.wire.header import parse_header
+from gadgets.wire.messages import AcquisitionFlag
+from gadgets.wire.vendor import tick_doubt, tick_length
+from recon_core.data import CineSlice, Reconstruction
+from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError
+from recon_core.gating.beats import REGULAR
+from recon_core.methods import METHODS
+from recon_core.trust.ranges import Sampling
+from recon_core.weights.manifest import find_weights
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from gadgets.inspection.statistics import Shape
+    from gadgets.settings.settings import Settings
+    from gadgets.slices.complete import CompleteSlice
+    from gadgets.wire.header import Encoding, ScanHeader
+    from recon_core.engine import Engine
+    from recon_core.gating.beats import Rhythm
+    from recon_core.options import ReconOptions
+
+_WAVEFORMS = {0: "ECG", 1: "pulse", 2: "respiration", 3: "external", 4: "external"}
+_LEARNING = 5  # added to the id while the scanner learns the signal
+_UNANNOUNCED = 1.5  # times the acceleration of the header
+_MOST_LISTED = 12  # values, slices or kinds of readouts that are listed one by one
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of the report, for people (`text`) and for machines (`value`, fit for JSON)."""
+
+    name: str
+    text: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What looks wrong, and what to do; `damage` where a replay would lose data or images."""
+
+    text: str
+    damage: bool
+
+
+@dataclass
+class Inspection:
+    """The report on a file.
+
+    Parameters
+    ----------
+    source
+        Name of the file.
+    sections
+        Facts by title.
+    findings
+        What looks wrong, the worst first.
+    """
+
+    source: str
+    sections: dict[str, list[Fact]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Replay would give all images that the scan promises, from undamaged data."""
+        return not any(finding.damage for finding in self.findings)
+
+    def text(self) -> str:
+        """The report for people."""
+        width = max((len(fact.name) for facts in self.sections.values() for fact in facts), default=0)
+        lines = [self.source]
+        for title, facts in self.sections.items():
+            lines += ["", title]
+            for fact in facts:
+                first, *rest = fact.text.splitlines() or [""]
+                lines.append(f"  {fact.name:{width}}  {first}")
+                lines += [f"  {'':{width}}  {line}" for line in rest]
+        lines += ["", "What looks wrong" if self.findings else "Nothing looks wrong"]
+        lines += [f"  {'bad ' if finding.damage else 'note'}  {finding.text}" for finding in self.findings]
+        return "\n".join(lines)
+
+    def json(self) -> str:
+        """The same for machines."""
+        document = {
+            "source": self.source,
+            "good": self.good,
+            **{title: {fact.name: fact.value for fact in facts} for title, facts in self.sections.items()},
+            "findings": [dataclasses.asdict(finding) for finding in self.findings],
+        }
+        return json.dumps(document, indent=1)
+
+    def write_json(self, path: Path) -> None:
+        """Write the report for machines.
+
+        Raises
+        ------
+        ResourceError
+            If the file cannot be written.
+        """
+        try:
+            path.write_text(self.json() + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ResourceError(f"cannot write {path}: {error.strerror}") from error
+
+
+class _Onlooker:
+    """Stands in for the engine: notes how a slice would be reconstructed, and gives an image of ones."""
+
+    def __init__(self) -> None:
+        self.whitened = False
+        self.coils = 0
+        self.samplings: list[Sampling] = []
+
+    def reconstruct(self, cine: CineSlice, options: ReconOptions) -> Reconstruction:
+        frames, self.coils, lines, samples = cine.kspace.shape
+        self.whitened = cine.colouring is not None
+        self.samplings.append(Sampling.of(cine.mask, self.coils, samples))
+        image = np.ones((frames, lines, samples), np.complex64)
+        return Reconstruction(image, np.ones((1, lines, samples), np.complex64), options.method)
+
+
+def inspect(source: Path, settings: Settings, group: str = "dataset") -> Inspection:
+    """Look through a raw file once, block by block.
+
+    Parameters
+    ----------
+    source
+        ISMRMRD HDF5 file, or a stream as ``--save-raw`` leaves it.
+    settings
+        Of the pipeline that would reconstruct it.
+    group
+        HDF5 group of the raw data.
+
+    Raises
+    ------
+    CinestreamError
+        If the file cannot be opened, or its header cannot be used.
+    """
+    report = Inspection(f"{source}, group {group}")
+    problems, onlooker, tally = Problems(), _Onlooker(), Tally()
+    slices: list[CompleteSlice] = []
+    # windows in real time are parts of the same slices
+    settings = dataclasses.replace(settings, preview="none", g_factor=False, realtime="off")
+
+    def watch(complete: CompleteSlice, _: Reconstruction) -> None:
+        # only what is small, so that slices do not pile up
+        mask = complete.cine.mask
+        nothing = CineSlice(np.empty((len(mask), 0, mask.shape[1], 0), np.complex64), mask)
+        slices.append(dataclasses.replace(complete, cine=nothing))
+
+    with open_scan(source, group) as scan:
+        header = parse_header(scan.header)
+        failures = []
+        try:
+            chain = Chain(header, settings, lambda: cast("Engine", onlooker), problems, watch)
+            for _ in chain(with_progress(tally.watching(scan.items), scan.readouts, "looking")):
+                pass
+        except CinestreamError as error:
+            failures.append(str(error))
+    records = tally.records()
+    report.sections["Header"] = _header_facts(header)
+    report.sections["Readouts"] = _readout_facts(header, tally)
+    if len(records):
+        report.sections["Time"] = _time_facts(header, settings, records, slices, problems)
+        report.sections["Slices"] = _slice_facts(records, slices, onlooker.samplings)
+        report.sections[f"Reconstruction with {settings.method}"] = _plan_facts(settings, tally, onlooker, slices)
+    found = [Finding(failure, damage=True) for failure in failures]
+    # the error that ends a scan without images repeats what led to it
+    found += [Finding(str(one), one.damage) for one in problems if not any(str(one) in text for text in failures)]
+    doubts = _doubts(header, settings, tally, records) + _unannounced(header, slices, onlooker.samplings)
+    found += [Finding(text, damage=False) for text in doubts]
+    report.findings = sorted(found, key=lambda finding: not finding.damage)
+    return report
+
+
+# --- header and readouts ----------------------------------------------------------------------------------------------
+
+
+def _header_facts(header: ScanHeader) -> list[Fact]:
+    facts = [
+        Fact("vendor", header.vendor or "not said", header.vendor),
+        Fact("protocol", header.protocol_name or "not said", header.protocol_name),
+    ]
+    for number, encoding in enumerate(header.encodings):
+        name = f"encoding {number}" if len(header.encodings) > 1 else "encoding"
+        spaces = {kind: getattr(encoding, kind) for kind in ("encoded", "recon")}
+        words = [
+            f"{kind} {_times(space.matrix)} over {_times(space.field_of_view)} mm" for kind, space in spaces.items()
+        ]
+        words.append(f"acceleration {encoding.acceleration}, calibration {encoding.calibration_mode or 'not said'}")
+        limits = {counter: dataclasses.astuple(limit) for counter, limit in encoding.limits.items()}
+        value = {kind: dataclasses.asdict(space) for kind, space in spaces.items()}
+        facts.append(
+            Fact(
+                name,
+                "\n".join(words),
+                {**value, "acceleration": encoding.acceleration, "limits": limits, "mode": encoding.calibration_mode},
+            )
+        )
+    if header.user_parameters:
+        parameters = _listed([f"{name} {value}" for name, value in header.user_parameters.items()])
+        facts.append(Fact("user parameters", parameters, header.user_parameters))
+    if header.dependencies:
+        needs = _listed([f"{kind} {number}" for kind, number in header.dependencies])
+        facts.append(Fact("other measurements", needs, [list(one) for one in header.dependencies]))
+    return facts
+
+
+def _readout_facts(header: ScanHeader, tally: Tally) -> list[Fact]:
+    kinds: dict[str, int] = {}
+    for shape, count in tally.shapes.items():
+        kinds[shape.kind] = kinds.get(shape.kind, 0) + count
+    flags = {_flag_name(number): count for number, count in sorted(tally.flags.items())}
+    facts = [
+        Fact("count", ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none", kinds),
+        Fact(
+            "flags",
+            _listed(
+                [*(f"{name} {count}" for name, count in flags.items()), f"no flag {tally.unflagged}"], len(flags) + 1
+            ),
+            {**flags, "none": tally.unflagged},
+        ),
+    ]
+    common = tally.shapes.most_common(_MOST_LISTED)
+    text = "\n".join(f"{count} {_shape_in_words(header, shape)}" for shape, count in common)
+    facts.append(Fact("shapes", text or "none", [{**shape._asdict(), "count": count} for shape, count in common]))
+    coils = sorted({shape.coils for shape in tally.shapes if shape.kind != "other"})
+    said = f"the header says {header.receiver_channels}" if header.receiver_channels else "the header does not say"
+    text = f"{' and '.join(map(str, coils))} in the readouts, {said}"
+    facts.append(Fact("coils", text, {"readouts": coils, "header": header.receiver_channels}))
+    counters = tally.counters()
+    if counters:
+        limits = header.encodings[0].limits
+        rows = []
+        for name, values in counters.items():
+            limit = limits.get("kspace_encoding_step" + name[-2:] if name.startswith("kspace") else name)
+            if len(values) > 1 or values[0] or (limit and limit.maximum):
+                said = f", the header says to {limit.maximum}" if limit else ""
+                rows.append(f"{name} {values[0]} to {values[-1]}, {len(values)} values{said}")
+        values_by = {
+            name: {"least": int(values[0]), "most": int(values[-1]), "values": len(values)}
+            for name, values in counters.items()
+        }
+        facts.append(Fact("counters", "\n".join(rows) or "all 0", values_by))
+        facts.append(_centres(header, counters))
+    text = (
+        f"{tally.not_finite} with values that are not finite, {tally.zero} all zero; largest value {tally.largest:.3g}"
+    )
+    facts.append(Fact("values", text, {"not_finite": tally.not_finite, "zero": tally.zero, "largest": tally.largest}))
+    for number, waveform in sorted(tally.waveforms.items()):
+        name = _WAVEFORMS.get(number % _LEARNING if number < 2 * _LEARNING else number, "unknown")
+        name += " (learning phase)" if _LEARNING <= number < 2 * _LEARNING else ""
+        seconds = waveform.samples * waveform.sample_time_us / 1e6
+        text = f"{name}: {waveform.packets} packets of {waveform.channels} channels, {seconds:.1f} s of "
+        text += f"{waveform.sample_time_us:g} us samples, {waveform.triggers} triggers in the last channel"
+        value = {item.name: getattr(waveform, item.name) for item in dataclasses.fields(waveform) if item.repr}
+        facts.append(Fact(f"waveform {number}", text, value))
+    return facts
+
+
+def _shape_in_words(header: ScanHeader, shape: Shape) -> str:
+    text = (
+        f"{shape.kind} of {shape.coils} coils x {shape.samples} samples, centre {shape.center}, {shape.dwell_us:g} us"
+    )
+    if shape.discard_pre or shape.discard_post:
+        text += f", {shape.discard_pre} and {shape.discard_post} to discard"
+    if shape.kind not in ("image", "reference") or shape.encoding >= len(header.encodings):
+        return text
+    grid = ReadoutGrid.of(header.encodings[shape.encoding], shape.samples, shape.center)
+    if shape.samples < grid.encoded:
+        missing = grid.encoded - shape.samples
+        edge = "front" if 2 * shape.center < shape.samples else "end"
+        text += f", asymmetric echo: {missing} of {grid.encoded} missing at the {edge}"
+    encoded = header.encodings[shape.encoding].encoded.matrix[0]
+    if grid.kept < grid.encoded:
+        text += f", oversampling {grid.encoded / grid.kept:.3g} is removed"
+    elif grid.encoded < encoded:
+        text += ", the sender removed the oversampling"
+    else:
+        text += ", no oversampling"
+    return text
+
+
+def _centres(header: ScanHeader, counters: dict[str, NDArray[np.intp]]) -> Fact:
+    limit = header.encodings[0].limits.get("kspace_encoding_step_1")
+    own = counters.get("user[5]", np.empty(0, np.intp)).tolist()
+    said = f"header {limit.center}" if limit else "not in the header"
+    text = f"{said}, readouts (user[5]) {_listed(list(map(str, own))) or 'none'}"
+    lines = header.encodings[0].encoded.matrix[1]
+    return Fact(
+        "centre line",
+        f"{text}; half of the encoded lines is {lines // 2}",
+        {"header": limit and limit.center, "readouts": own},
+    )
+
+
+def _flag_name(number: int) -> str:
+    try:
+        return AcquisitionFlag(number).name
+    except ValueError:
+        return f"flag {number}"
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def _time_facts(
+    header: ScanHeader,
+    settings: Settings,
+    records: NDArray[np.void],
+    slices: list[CompleteSlice],
+    problems: Problems,
+) -> list[Fact]:
+    """Stamps, and the beats in them; what is wrong with stamps that show beats is added to the problems."""
+    tick = tick_length(header.vendor, settings.stamp_tick)
+    stamps = records["acquisition_time_stamp"].astype(np.int64)
+    physiology = records["physiology_time_stamp"].astype(np.int64)
+    since = physiology[:, 0]
+    text = f"{stamps.min()} to {stamps.max()}, {tick:g} ms a tick"
+    wraps = int(np.count_nonzero(np.diff(stamps) * tick < -43_200_000.0))
+    text += f"; midnight passed {wraps} times" if wraps else ""
+    facts = [
+        Fact("acquisition stamps", text, {"least": int(stamps.min()), "most": int(stamps.max()), "wraps": wraps}),
+        Fact(
+            "since trigger",
+            f"{since.min()} to {since.max()} ticks, falls {np.count_nonzero(np.diff(since) < 0)} times",
+            {"least": physiology.min(axis=0).tolist(), "most": physiology.max(axis=0).tolist(), "tick_ms": tick},
+        ),
+    ]
+    gated = {complete.key.slice: complete for complete in slices if "cinestream_gating" in complete.meta}
+    rows, values = [], []
+    for number in np.unique(records["slice"]).tolist():
+        here = records[records["slice"] == number]
+        rhythm, why, doubts = None, "", Problems()
+        try:
+            rhythm = Gate(header, settings, doubts).by_stamps(f"slice {number}", here, note=True)
+            problems.kinds = doubts.kinds | problems.kinds
+        except DataError as error:
+            why = str(error)
+        kind = "retrospective" if number in gated else _kind(here, _axis(header, settings, here), rhythm)
+        text = why if rhythm is None else _rhythm_in_words(rhythm)
+        if number in gated:
+            text = gated[number].notes[0]  # which beats, and who told them
+        rows.append(f"slice {number}: {kind}; {text}")
+        rr = [] if rhythm is None else [round(length, 1) for length in rhythm.rr.tolist()]
+        values.append({"slice": number, "kind": kind, "rr_ms": rr, "reason": why})
+    return [*facts, Fact("gating", _some_lines(rows), values)]
+
+
+def _axis(header: ScanHeader, settings: Settings, records: NDArray[np.void]) -> str:
+    """The counter of the frames; readouts of an encoding that the header does not have count as the first's."""
+    encoding = int(records["encoding_space_ref"][0])
+    return frame_counter(header.encodings[encoding if encoding < len(header.encodings) else 0], settings.time_axis)
+
+
+def _kind(records: NDArray[np.void], axis: str, rhythm: Rhythm | None) -> str:
+    """Which kind of cine it is, going by how the counter of the frames runs through the beats."""
+    others = [name for name in ("encoding_space_ref", "contrast", "set", "repetition") if name != axis]
+    first_series = np.all([records[name] == records[name][0] for name in others], axis=0)
+    frame = records[axis][first_series].astype(np.int64)
+    frames, visits = len(np.unique(frame)), 1 + int(np.count_nonzero(np.diff(frame)))
+    if rhythm is None:
+        return "no gating" if frames > 1 else "no gating and one frame only"
+    if visits > frames:
+        return "prospective, segmented"
+    if len(rhythm.rr) == 1:
+        return "all frames in one beat"
+    if frames > len(rhythm.rr):
+        return "real time"
+    return "prospective, one frame after the other"
+
+
+def _rhythm_in_words(rhythm: Rhythm) -> str:
+    text = f"{len(rhythm.rr)} beats, RR {rhythm.typical:.0f} ms"
+    if len(rhythm.rr) > 1:
+        text += f" ({', '.join(f'{length:.0f}' for length in rhythm.rr[:_MOST_LISTED].tolist())}"
+        text += ", ...)" if len(rhythm.rr) > _MOST_LISTED else ")"
+    odd = int(np.count_nonzero(rhythm.grade != REGULAR))
+    return text + (f", {odd} not regular" if odd else "")
+
+
+# --- slices and reconstruction ----------------------------------------------------------------------------------------
+
+
+def _slice_facts(records: NDArray[np.void], slices: list[CompleteSlice], samplings: list[Sampling]) -> list[Fact]:
+    number = records["slice"].astype(np.int64)
+    visits, different = 1 + int(np.count_nonzero(np.diff(number))), len(np.unique(number))
+    order = "one slice" if different == 1 else "one after the other" if visits == different else "interleaved"
+    facts = [Fact("order", order, {"slices": different, "visits": visits})]
+    twice, averages = _repeated(records), int(records["average"].max()) + 1
+    facts.append(Fact("averages", f"{averages}", averages))
+    facts.append(Fact("measured again", f"{twice} readouts have the counters of an earlier one", twice))
+    rows, values = [], []
+    for complete, sampling in zip(slices, samplings, strict=True):
+        lines = np.flatnonzero(complete.cine.mask.any(axis=0))
+        text = f"{describe(complete.key)}: {sampling.frames} frames of {_span(complete.lines)} lines"
+        text += f" out of {sampling.lines}, net R {sampling.acceleration:.3g}, {sampling.pattern} pattern, "
+        text += f"{sampling.centre_lines} central lines in every frame"
+        if lines[0] or lines[-1] < sampling.lines - 1:
+            text += f", rows {lines[0]} to {lines[-1]}"
+        share = _partial_fourier(lines, sampling)
+        text += f" (partial Fourier {share:.2f})" if share < 1 else ""
+        rows.append(text)
+        values.append(
+            {
+                **complete.key._asdict(),
+                **dataclasses.asdict(sampling),
+                "lines_of_frames": [int(complete.lines.min()), int(complete.lines.max())],
+                "rows": [int(lines[0]), int(lines[-1])],
+                "partial_fourier": share,
+                "notes": list(complete.notes),
+            }
+        )
+    facts.append(Fact("complete", _some_lines(rows) or "none", values))
+    return facts
+
+
+def _partial_fourier(lines: NDArray[np.intp], sampling: Sampling) -> float:
+    """Share of a k-space, symmetric about its centre, that was measured; 1 where both sides reach about as far."""
+    center = sampling.lines // 2
+    before, after = center - int(lines[0]), int(lines[-1]) - center + 1
+    whole = 2 * max(before, after)
+    # an accelerated scan ends up to one step before the edge
+    as_good_as_equal = abs(before - after) <= max(0.04 * whole, math.ceil(sampling.lines / len(lines)) + 1)
+    return 1.0 if as_good_as_equal else round((before + after) / whole, 3)
+
+
+def _repeated(records: NDArray[np.void]) -> int:
+    names = ("encoding_space_ref", "kspace_encode_step_1", "average", "slice", "contrast", "phase", "repetition", "set")
+    return len(records) - len(np.unique(np.stack([records[name] for name in names], axis=1), axis=0))
+
+
+def _plan_facts(settings: Settings, tally: Tally, onlooker: _Onlooker, slices: list[CompleteSlice]) -> list[Fact]:
+    frames = sum(len(complete.frames) for complete in slices)
+    noise = sum(count for shape, count in tally.shapes.items() if shape.kind == "noise")
+    white = f"from {noise} noise readouts" if onlooker.whitened else "none"
+    facts = [
+        Fact("images", f"{frames} of {len(slices)} slices", {"images": frames, "slices": len(slices)}),
+        Fact("whitening", white, onlooker.whitened),
+        Fact("coils used", str(onlooker.coils), onlooker.coils),
+    ]
+    if not METHODS[settings.method].network:
+        return facts
+    try:
+        entry = find_weights(settings.method, settings.weights)
+    except ModelError:
+        return [*facts, Fact("weights", f"none; {settings.fallback} would be used", None)]
+    outside = [entry.range.outside(sampling) if entry.range else [] for sampling in onlooker.samplings]
+    unlike = [reasons for reasons in outside if reasons]
+    text = f"{entry.name}; "
+    if unlike:
+        text += f"{len(unlike)} of {len(outside)} slices are not like the training: {'; '.join(unlike[0])}"
+    else:
+        text += "the slices are within the range of the training" if entry.range else "the training is not recorded"
+    return [*facts, Fact("weights", text, {"name": entry.name, "outside": outside})]
+
+
+# --- doubts -----------------------------------------------------------------------------------------------------------
+
+
+def _doubts(header: ScanHeader, settings: Settings, tally: Tally, records: NDArray[np.void]) -> list[str]:
+    """What a physicist would stumble over although a replay goes through."""
+    doubts = []
+    coils = {shape.coils for shape in tally.shapes if shape.kind == "image"}
+    if header.receiver_channels and coils and coils != {header.receiver_channels}:
+        came = " and ".join(map(str, sorted(coils)))
+        doubts.append(
+            f"the header says {header.receiver_channels} coils, the readouts have {came}; these count (coils were "
+            "compressed or selected)"
+        )
+    kinds = {shape.kind for shape in tally.shapes}
+    if kinds == {"noise"}:
+        doubts.append("this is a measurement of noise, without images; scans that depend on it take it with --noise")
+    elif settings.whiten and "noise" not in kinds:
+        named = header.noise_dependency
+        where = f"; they are in measurement {named}, give its file with --noise" if named else ""
+        doubts.append(f"there are no noise readouts, so the coils are not decorrelated{where}")
+    if tally.zero:
+        doubts.append(
+            f"{tally.zero} readouts hold zeros only; if they stand for lines that were not measured, remove them"
+        )
+    if tally.gaps:
+        doubts.append(
+            f"{tally.gaps} scan counters between the first and the last readout did not come; sync data and the end of "
+            "the scan count too, so this need not be a loss"
+        )
+    if len(records) and tally.first_scan_counter > 1:
+        doubts.append(
+            f"the scan counter begins at {tally.first_scan_counter}: readouts before may be missing, or belong to "
+            "another measurement"
+        )
+    doubts += [text for number, encoding in enumerate(header.encodings) for text in _doubts_of(number, encoding)]
+    if any(name.lower() == "pilottone" and value not in ("", "0") for name, value in header.user_parameters.items()):
+        doubts.append("a pilot tone was on: it may show as a stripe at the edge along the readout")
+    if len(records):
+        stamps = records["physiology_time_stamp"][:, 0]
+        axis = _axis(header, settings, records)
+        if stamps.min() == stamps.max() and records[axis].max() == 0:
+            doubts.append(
+                f"neither the counter {axis} nor the time stamps tell frames apart, so each slice is one image"
+                + ("; data of a GE need idx.phase, which its converter does not set" if _is_ge(header) else "")
+            )
+        elif stamps.min() != stamps.max() and (doubt := tick_doubt(header.vendor, settings.stamp_tick)):
+            doubts.append(doubt)
+    return doubts
+
+
+def _unannounced(header: ScanHeader, slices: list[CompleteSlice], samplings: list[Sampling]) -> list[str]:
+    """An acceleration that the header does not tell: no slice looks complete before the scan is over."""
+    doubts = []
+    for number, encoding in enumerate(header.encodings):
+        found = [one.acceleration for it, one in zip(slices, samplings, strict=True) if it.key.encoding == number]
+        if found and min(found) > _UNANNOUNCED * encoding.acceleration:
+            doubts.append(
+                f"the header announces an acceleration of {encoding.acceleration}, frames of encoding {number} have "
+                f"1 of {min(found):.3g} lines: images are the same, but slices may wait for the end of the scan"
+            )
+    return doubts
+
+
+def _is_ge(header: ScanHeader) -> bool:
+    return header.vendor.upper().startswith("GE")
+
+
+def _doubts_of(number: int, encoding: Encoding) -> list[str]:
+    doubts = []
+    (nx, ny, _), (fov_x, fov_y, _) = encoding.encoded.matrix, encoding.encoded.field_of_view
+    if fov_x > 0 and fov_y > 0 and round((fov_x / fov_y) / (nx / ny)) == 2:
+        doubts.append(
+            f"encoding {number} has {ny} lines over {fov_y:g} mm, half as far apart in the image as the samples: the "
+            "encoded matrix is probably twice too large along y, and images come out stretched; halve it in the header"
+        )
+    limit = encoding.limits.get("kspace_encoding_step_1")
+    if limit and limit.maximum - limit.minimum + 1 > ny:
+        doubts.append(
+            f"encoding {number} has lines {limit.minimum} to {limit.maximum}, more than its matrix of {ny}; the outer "
+            "ones are left out"
+        )
+    return doubts
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def _times(values: tuple[float, ...]) -> str:
+    return " x ".join(f"{value:g}" for value in values)
+
+
+def _listed(words: list[str], most: int = _MOST_LISTED) -> str:
+    return ", ".join(words[:most]) + (f", and {len(words) - most} more" if len(words) > most else "")
+
+
+def _some_lines(rows: list[str]) -> str:
+    more = [f"and {len(rows) - _MOST_LISTED} more"] if len(rows) > _MOST_LISTED else []
+    return "\n".join(rows[:_MOST_LISTED] + more)
+
+
+def _span(values: NDArray[np.intp]) -> str:
+    least, most = int(values.min()), int(values.max())
+    return str(least) if least == most else f"{least} to {most}"

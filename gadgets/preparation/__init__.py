@@ -1,0 +1,1 @@
+"""Raw readouts to prepared readouts: whitened, centred, without oversampling."""

@@ -1,0 +1,302 @@
+"""From readouts as they come to readouts that can be used: sorted out, whitened, on the readout grid.
+
+Order: drop what is no image data, check what is, turn reversed readouts around, cut the discarded samples, decorrelate
+the coils with the noise readouts, place the samples around the k-space centre (asymmetric echo), and remove the readout
+oversampling. Everything works on runs of readouts at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gadgets.wire.messages import AcquisitionFlag, Readouts, flag_mask
+from recon_core.errors import HeaderError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gadgets.preparation.noise import ScanNoise
+    from gadgets.problems import Problems
+    from gadgets.wire.header import Encoding, ScanHeader
+
+_NO_IMAGE_DATA = flag_mask(
+    AcquisitionFlag.NAVIGATION,
+    AcquisitionFlag.PHASE_CORRECTION,
+    AcquisitionFlag.HP_FEEDBACK,
+    AcquisitionFlag.DUMMY,
+    AcquisitionFlag.RT_FEEDBACK,
+    AcquisitionFlag.SURFACE_COIL_CORRECTION,
+    AcquisitionFlag.PHASE_STABILIZATION_REFERENCE,
+    AcquisitionFlag.PHASE_STABILIZATION,
+)
+_REFERENCE_ONLY = AcquisitionFlag.PARALLEL_CALIBRATION.bit
+
+
+@dataclass(frozen=True)
+class ReadoutGrid:
+    """Where the samples of a readout go.
+
+    Parameters
+    ----------
+    encoded
+        Columns of the measured grid, with oversampling.
+    kept
+        Columns that remain; fewer than `encoded` when oversampling is removed.
+    """
+
+    encoded: int
+    kept: int
+
+    @classmethod
+    def of(cls, encoding: Encoding, samples: int, center: int, oversampling: str = "auto") -> ReadoutGrid:
+        """The grid of an encoding, seen together with its first readout.
+
+        Some senders remove the oversampling but leave the header as it was (`oversampling` ``removed``, or
+        ``present`` where they do not). ``auto`` takes a symmetric readout of just the size that removal would leave as
+        it is.
+        """
+        encoded, wide, narrow = encoding.encoded.matrix[0], *_widths(encoding)
+        kept = round(encoded * narrow / wide) if wide > narrow > 0 else encoded
+        symmetric = center == 0 or center >= samples or abs(2 * center - samples) <= 1
+        removed = samples == kept and symmetric
+        if oversampling != "auto":
+            removed = oversampling == "removed" and samples <= kept
+        return cls(kept if removed else encoded, kept)
+
+
+def _widths(encoding: Encoding) -> tuple[float, float]:
+    wide, narrow = encoding.encoded.field_of_view[0], encoding.recon.field_of_view[0]
+    if wide > 0 and narrow > 0:
+        return wide, narrow
+    return float(encoding.encoded.matrix[0]), float(encoding.recon.matrix[0])
+
+
+class Preparation:
+    """Prepares the readouts of one scan.
+
+    Parameters
+    ----------
+    header
+        The scan's header.
+    problems
+        Where to note what is dropped.
+    noise
+        Takes the noise readouts and gives the matrix that whitens the others.
+    oversampling
+        ``present`` or ``removed`` by the sender, where the header tells of some; ``auto`` looks at the readouts.
+    """
+
+    def __init__(self, header: ScanHeader, problems: Problems, noise: ScanNoise, oversampling: str = "auto") -> None:
+        self._header = header
+        self._oversampling = oversampling
+        self._problems = problems
+        self._noise = noise
+        self._noise_is_over = False
+        self._whitening: NDArray[np.complex64] | None = None
+        self._coils = 0
+        self._shapes: dict[int, tuple[int, ReadoutGrid]] = {}  # samples and grid by encoding
+        self._covered: dict[int, _Coverage] = {}  # by encoding
+        self.noise_readouts = 0
+        self.dropped = 0
+
+    @property
+    def colouring(self) -> NDArray[np.complex64] | None:
+        """Inverse of the whitening matrix ``(receive coil, coil)``; None without whitening."""
+        return None if self._whitening is None else np.asarray(np.linalg.inv(self._whitening), np.complex64)
+
+    def columns(self, encoding: int) -> NDArray[np.bool_] | None:
+        """Columns ``(kx,)`` of the prepared readouts of an encoding that most of them measured; None for all."""
+        columns = self._covered[encoding].columns() if encoding in self._covered else np.ones(1, np.bool_)
+        # none that most have: readouts that differ too much to say anything
+        return None if columns.all() or not columns.any() else columns
+
+    def __call__(self, readouts: Readouts) -> list[Readouts]:
+        """Prepare a run of equally shaped readouts.
+
+        Parameters
+        ----------
+        readouts
+            ``(readout, coil, sample)`` as received.
+
+        Returns
+        -------
+        list of Readouts
+            Those that carry image or calibration data, in order, ``(readout, coil, kx)``: k-space centre at
+            ``kx//2``, without oversampling. Of one encoding each; usually one element or none.
+        """
+        flags = readouts.headers["flags"]
+        noise = np.asarray((flags & AcquisitionFlag.NOISE.bit) != 0)
+        wanted = carries_image(flags)
+        self.noise_readouts += int(np.count_nonzero(noise))
+        if noise.any():
+            # What is whitened must not depend on how the stream was cut into runs: noise counts up to the first image.
+            begin = int(np.argmax(wanted)) if wanted.any() else len(readouts)
+            if not self._noise_is_over:
+                self._noise.add(readouts[:begin][noise[:begin]])
+        self._noise_is_over |= bool(wanted.any())
+        self.dropped += int(np.count_nonzero(~noise & ~wanted))
+        if not wanted.all():
+            readouts = readouts[wanted]
+        prepared = []
+        spaces = readouts.headers["encoding_space_ref"]
+        edges = np.flatnonzero(spaces[1:] != spaces[:-1]) + 1
+        for begin, end in zip([0, *edges], [*edges, len(readouts)], strict=True):
+            part, grid = self._checked(readouts[int(begin) : int(end)])
+            if grid is not None:
+                prepared.append(self._on_grid(part, grid))
+        return prepared
+
+    def _checked(self, readouts: Readouts) -> tuple[Readouts, ReadoutGrid | None]:
+        """Drop readouts that do not fit the scan; what remains has finite values, its grid tells where they go."""
+        coils, samples = readouts.data.shape[1:]
+        discarded = readouts.headers["discard_pre"].astype(np.int64) + readouts.headers["discard_post"]
+        readouts = self._without(readouts, discarded >= samples * min(1, coils), "empty", "holds no samples")
+        readouts = self._without(readouts, ~_finite(readouts), "values", "holds values that are not finite")
+        if not len(readouts):
+            return readouts, None
+        space = int(readouts.headers["encoding_space_ref"][0])
+        if space >= len(self._header.encodings):
+            text = f"belongs to encoding {space}, the header has {len(self._header.encodings)}"
+            return self._without(readouts, np.ones(len(readouts), np.bool_), "encoding", text), None
+        if not self._coils:
+            self._begin(readouts)
+        if coils != self._coils:
+            text = f"has {coils} coils, expected {self._coils} as the first image readout had"
+            text += " (check which the sender selects)"
+            return self._without(readouts, np.ones(len(readouts), np.bool_), "coils", text), None
+        # a reference scan may have its own length; it is placed by its own centre
+        reference = (readouts.headers["flags"] & _REFERENCE_ONLY) != 0
+        if space not in self._shapes and not reference.all():
+            self._shapes[space] = samples, self._grid(readouts.headers[np.argmin(reference)], samples)
+        expected, grid = self._shapes.get(space) or (samples, self._grid(readouts.headers[0], samples))
+        if samples != expected:
+            text = f"has {samples} samples, expected {expected} as the first image readout had"
+            wrong = ~reference | (samples > grid.encoded)
+            readouts = self._without(readouts, np.asarray(wrong), "samples", text)
+        return readouts, grid if len(readouts) else None
+
+    def _grid(self, header: np.void, samples: int) -> ReadoutGrid:
+        encoding = self._header.encodings[header["encoding_space_ref"]]
+        grid = ReadoutGrid.of(encoding, samples, int(header["center_sample"]), self._oversampling)
+        if self._oversampling == "removed" and grid.kept < grid.encoded:
+            text = f"oversampling=removed, but the readouts have {samples} samples and the image {grid.kept} columns"
+            self._problems.add("oversampling", f"{text}; they are taken as oversampled", damage=False)
+        return grid
+
+    def _without(self, readouts: Readouts, bad: NDArray[np.bool_], kind: str, text: str) -> Readouts:
+        """Leave out what is bad, and note it."""
+        count = int(np.count_nonzero(bad))
+        if not count:
+            return readouts
+        self.dropped += count
+        name = f"readout {readouts.headers['scan_counter'][np.argmax(bad)]}"
+        self._problems.add(kind, f"{name} {text}; it is left out", damage=True, count=count)
+        return readouts[~bad]
+
+    def _begin(self, readouts: Readouts) -> None:
+        """The first image readout fixes the coil count and ends the collection of noise."""
+        if self._header.refusal:
+            raise HeaderError(self._header.refusal)
+        self._coils = readouts.data.shape[1]
+        self._whitening = self._noise.whitening(self._coils, float(readouts.headers["sample_time_us"][0]))
+
+    def _on_grid(self, readouts: Readouts, grid: ReadoutGrid) -> Readouts:
+        count, coils, samples = readouts.data.shape
+        data = np.ascontiguousarray(readouts.data)
+        headers = readouts.headers
+        center = headers["center_sample"].astype(np.int64)
+        # 0 and beyond the end mean that the sender did not keep the centre in step with the samples
+        center = np.where((center == 0) | (center >= samples), samples // 2, center)
+        reverse = (headers["flags"] & AcquisitionFlag.REVERSE.bit) != 0
+        if reverse.any():
+            data = np.where(reverse[:, None, None], data[:, :, ::-1], data)
+            center = np.where(reverse, samples - 1 - center, center)
+        if self._whitening is not None:
+            data = np.matmul(self._whitening, data)
+        first = np.where(reverse, headers["discard_post"], headers["discard_pre"]).astype(np.int64)
+        last = samples - np.where(reverse, headers["discard_pre"], headers["discard_post"]).astype(np.int64)
+        out = np.zeros((count, coils, grid.encoded), np.complex64)
+        imaging = (headers["flags"] & _REFERENCE_ONLY) == 0
+        space = int(headers["encoding_space_ref"][0])
+        if imaging.any() and space not in self._covered:
+            self._covered[space] = _Coverage(grid)
+        places = np.stack([center, first, last], axis=1)
+        for place in np.unique(places, axis=0):
+            which = (places == place).all(axis=1)
+            rows = slice(None) if which.all() else which
+            center_at, begin, end = (int(value) for value in place)
+            _place(out, data, rows, center_at, begin, end)
+            if imaging[which].any():
+                self._covered[space].add(begin - center_at, end - center_at, int(np.count_nonzero(imaging[which])))
+        if grid.kept < grid.encoded:
+            out = _remove_oversampling(out, grid.kept)
+        return Readouts(headers.copy(), np.fft.fftshift(out, axes=2))
+
+
+class _Coverage:
+    """Counts by how many image readouts each column was measured.
+
+    Parameters
+    ----------
+    grid
+        Of the readouts.
+    """
+
+    def __init__(self, grid: ReadoutGrid) -> None:
+        self._grid = grid
+        self._counts = np.zeros(grid.encoded, np.intp)
+        self._readouts = 0
+
+    def add(self, first: int, end: int, count: int) -> None:
+        """Count readouts with the samples from `first` up to, not including, `end`, seen from the k-space centre."""
+        middle = self._grid.encoded // 2
+        self._counts[max(0, middle + first) : max(0, middle + end)] += count
+        self._readouts += count
+
+    def columns(self) -> NDArray[np.bool_]:
+        """``(kept,)`` bool, True where more than half of the readouts hold a sample."""
+        encoded, kept = self._grid.encoded, self._grid.kept
+        measured = 2 * self._counts > self._readouts
+        # Without oversampling the columns lie further apart, around the same centre.
+        source = encoded // 2 + np.rint((np.arange(kept) - kept // 2) * (encoded / kept)).astype(np.intp)
+        return np.asarray(measured[source.clip(0, encoded - 1)])
+
+
+def carries_image(flags: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which readouts are image or calibration data, going by their flags ``(readout,)``."""
+    return np.asarray((flags & (_NO_IMAGE_DATA | AcquisitionFlag.NOISE.bit)) == 0)
+
+
+def _finite(readouts: Readouts) -> NDArray[np.bool_]:
+    """Which readouts hold finite values only."""
+    return np.asarray(np.isfinite(readouts.data).all(axis=(1, 2)))
+
+
+def _place(
+    out: NDArray[np.complex64],
+    data: NDArray[np.complex64],
+    rows: slice | NDArray[np.bool_],
+    center: int,
+    first: int,
+    last: int,
+) -> None:
+    """Put samples ``first:last`` into `out`, their sample `center` at column 0: the order that an FFT wants."""
+    columns = out.shape[2]
+    begin = max(first, center - columns // 2)
+    end = min(last, center + (columns + 1) // 2)
+    if begin < center:
+        negative = min(center, end)
+        out[rows, :, columns + begin - center : columns + negative - center] = data[rows, :, begin:negative]
+    if end > center:
+        positive = max(center, begin)
+        out[rows, :, positive - center : end - center] = data[rows, :, positive:end]
+
+
+def _remove_oversampling(kspace: NDArray[np.complex64], kept: int) -> NDArray[np.complex64]:
+    """Keep the middle `kept` columns of the image; k-space in and out with its centre at index 0."""
+    image = np.fft.ifft(kspace, axis=2, norm="ortho")
+    middle = np.concatenate([image[:, :, : (kept + 1) // 2], image[:, :, image.shape[2] - kept // 2 :]], axis=2)
+    return np.fft.fft(middle, axis=2, norm="ortho").astype(np.complex64, copy=False)

@@ -1,0 +1,1 @@
+"""Pages for people: of a scan, of an evaluation, of a training."""

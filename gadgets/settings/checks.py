@@ -1,0 +1,80 @@
+"""Checks of settings that can be made before a scan begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from recon_core.errors import ModelError, SettingsError
+from recon_core.methods import LINEAR, METHODS
+from recon_core.weights.manifest import find_weights
+
+if TYPE_CHECKING:
+    from gadgets.settings.settings import Settings
+
+
+def check_weights(settings: Settings) -> str:
+    """See whether the weights that the method needs are there, before the scan rather than after it.
+
+    Parameters
+    ----------
+    settings
+        Settings of the scan.
+
+    Returns
+    -------
+    str
+        Empty if they are, or if the method needs none; else what is missing, and which method is used instead.
+
+    Raises
+    ------
+    ModelError
+        If they are missing and there is no fallback.
+    """
+    if not METHODS[settings.method].network:
+        return ""
+    try:
+        find_weights(settings.method, settings.weights)
+    except ModelError as error:
+        if settings.fallback == "none":
+            raise
+        return f"{settings.fallback} is used instead of {settings.method}: {error}"
+    return ""
+
+
+def unmet_extras(settings: Settings) -> str:
+    """See whether the settings allow the further series that they ask for.
+
+    Returns
+    -------
+    str
+        Empty if they do; else which will not come, and why.
+    """
+    beside, reasons = sorted(settings.extras & {"fallback", "difference"}), []
+    if beside and settings.fallback == "none":
+        reasons.append(f"{' and '.join(beside)} (there is no fallback)")
+    elif beside and settings.fallback == settings.method:
+        reasons.append(f"{' and '.join(beside)} (the fallback is {settings.method} itself)")
+    if "zero_filled" in settings.extras and settings.method == "zero_filled":
+        reasons.append("zero_filled (the images are zero-filled themselves)")
+    return f"extra_series asks for what cannot be: {', '.join(reasons)}" if reasons else ""
+
+
+def check_units(settings: Settings) -> None:
+    """Refuse units that the method, or what is done to its images afterwards, cannot give.
+
+    Raises
+    ------
+    SettingsError
+        If the noise in the images is not known.
+    """
+    if settings.units != "snr":
+        return
+    changed = [name for name in ("partial_fourier", "kspace_filter") if getattr(settings, name) not in ("off", 0.0)]
+    if "difference" in settings.extras:
+        changed.append("extra_series=difference")  # of images in different units
+    if settings.method not in LINEAR or changed:
+        asked = " with ".join([settings.method, *changed])
+        raise SettingsError(
+            f"units=snr needs images whose noise is known, those of {', '.join(LINEAR)} without partial_fourier, "
+            f"kspace_filter and differences; not so of {asked}"
+        )

@@ -1,0 +1,1 @@
+"""Prepared readouts to complete slices."""

@@ -1,0 +1,80 @@
+"""A slice that is complete: its key, what belongs to it, and its name in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from gadgets.wire.messages import ACQUISITION_HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from recon_core.coils.running_maps import RunningMaps
+    from recon_core.data import CineSlice
+
+
+#: Fields of the acquisition header that tell when a readout was.
+STAMPS = ["acquisition_time_stamp", "physiology_time_stamp"]
+
+
+class SliceKey(NamedTuple):
+    """What makes a series of frames of its own; `repetition` is 0 where repetitions are the frames."""
+
+    encoding: int
+    repetition: int
+    set: int
+    contrast: int
+    slice: int
+
+
+@dataclass(frozen=True)
+class CompleteSlice:
+    """A slice that is ready to be reconstructed.
+
+    Parameters
+    ----------
+    key
+        Which one.
+    cine
+        Its k-space.
+    headers
+        ``(frame,)`` of the acquisition header: for every frame that of the readout nearest to the k-space centre.
+    frames
+        ``(frame,)`` the counter value of every frame.
+    lines
+        ``(frame,)`` how many lines each frame has.
+    notes
+        What a reader of the images must know: frames and lines that are missing.
+    compression
+        ``(virtual coil, coil)`` complex64 that made the coils of the k-space from those of the readouts, or None.
+    meta
+        Further attributes of the images.
+    stamps
+        ``(readout,)`` with the fields `STAMPS` of the acquisition header, of all readouts in order of acquisition; none
+        where a gate gave the frames times of their own.
+    running
+        Coil maps of a series whose frames come in windows: `headers`, `frames` and `lines` are then of the frames after
+        the context of the k-space. None for a slice that comes as a whole.
+    """
+
+    key: SliceKey
+    cine: CineSlice
+    headers: NDArray[np.void]
+    frames: NDArray[np.intp]
+    lines: NDArray[np.intp]
+    notes: tuple[str, ...] = ()
+    compression: NDArray[np.complex64] | None = None
+    meta: Mapping[str, object] = field(default_factory=dict)
+    stamps: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, ACQUISITION_HEADER)[STAMPS])
+    running: RunningMaps | None = None
+
+
+def describe(key: SliceKey) -> str:
+    """Name a slice in a sentence."""
+    others = [f"{name} {getattr(key, name)}" for name in ("contrast", "set", "repetition") if getattr(key, name)]
+    return ", ".join([f"slice {key.slice}", *others])

@@ -1,0 +1,289 @@
+"""Prepared readouts in, windows of frames out while the scan still runs, with bounded delay and memory.
+
+Every slice has a window of its own: the last so many complete frames. In sliding mode it leaves with every new frame,
+in fixed mode when all its frames are new; images are made of the new frames, the others help.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gadgets.slices.complete import CompleteSlice, describe
+from gadgets.slices.whole import SliceBuffers, merge
+from gadgets.wire.messages import AcquisitionFlag, flag_mask
+from recon_core.coils.running_maps import RunningMaps
+from recon_core.data import CineSlice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from gadgets.problems import Problems
+    from gadgets.settings.settings import Settings
+    from gadgets.slices.complete import SliceKey
+    from gadgets.slices.whole import SlicePlan, VirtualCoils
+    from gadgets.wire.header import ScanHeader
+    from gadgets.wire.messages import Readouts
+
+_LAST = flag_mask(AcquisitionFlag.LAST_IN_SLICE, AcquisitionFlag.LAST_IN_MEASUREMENT)
+_COUNTERS = 1 << 16  # values of a counter; that of an endless scan begins anew
+_FEWEST_FRAMES = 8  # of a window whose size nobody said
+_RECENT = 16  # counters of frames that have left, by which late readouts are known
+_REFERENCE_LINES = 4  # how often a line of the reference is kept at most
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A complete frame, its measured lines only: zeros in between would take most of the memory."""
+
+    number: int
+    lines: NDArray[np.complex64]  # (coil, line, kx)
+    mask: NDArray[np.bool_]  # (ky,)
+    header: NDArray[np.void]  # (1,)
+
+
+@dataclass
+class _Running:
+    """One slice: its last complete frames, and the one that is being measured."""
+
+    window: deque[_Frame]
+    virtual: VirtualCoils | None
+    recent: deque[int] = field(default_factory=lambda: deque(maxlen=_RECENT))  # counters of complete frames
+    maps: RunningMaps = field(default_factory=RunningMaps)
+    frames: int = 0  # complete so far
+    new: int = 0  # of them not sent
+    was_left: bool = False  # in the middle of a frame, for another slice
+    counter: int = 0
+    parts: list[Readouts] = field(default_factory=list)
+    row: list[NDArray[np.intp]] = field(default_factory=list)
+    came: int = 0  # readouts of the present frame
+    flagged: int = 0  # LAST_IN_SLICE in it
+
+    def take(self, readouts: Readouts, row: NDArray[np.intp], counter: int) -> None:
+        """Add readouts of the present frame."""
+        self.counter = counter
+        self.parts.append(readouts)
+        self.row.append(row)
+        self.came += len(readouts)
+        self.flagged += int(np.count_nonzero(readouts.headers["flags"] & AcquisitionFlag.LAST_IN_SLICE.bit))
+        if self.virtual is not None:
+            self.virtual.take(self.parts, row)
+
+    def closed(self, frame: _Frame) -> None:
+        """Put the present frame, now complete, into the window."""
+        self.window.append(frame)
+        self.recent.append(frame.number)
+        self.frames += 1
+        self.new += 1
+        self.came = self.flagged = 0
+        self.parts, self.row = [], []
+
+    @property
+    def lines(self) -> int:
+        """How many lines the present frame has."""
+        return len(np.unique(np.concatenate(self.row))) if self.row else 0
+
+
+class FrameBuffers(SliceBuffers):
+    """Sorts the prepared readouts of one scan into frames and gives them out in windows.
+
+    A frame is complete when the next one of its slice begins, when it has every line that the header promises, on its
+    LAST_IN_SLICE flag or when another slice begins if it has as many lines as the acceleration leaves, or with the last
+    of `lines_per_frame` readouts. The first frames of a slice wait for each other while lines are missing and every one
+    brings new ones: coil maps and intensity need them.
+
+    Parameters
+    ----------
+    header
+        The scan's header.
+    problems
+        Where to note what is left out or missing.
+    settings
+        Those of real time, and what `SliceBuffers` takes of them.
+    """
+
+    _most_frames = _COUNTERS
+
+    def __init__(self, header: ScanHeader, problems: Problems, settings: Settings) -> None:
+        super().__init__(header, problems, settings)
+        self._sliding = settings.realtime == "sliding"
+        self._size = settings.realtime_window  # of a window, or 0
+        self._count = settings.lines_per_frame  # readouts of a frame, or 0
+        self._running: dict[SliceKey, _Running] = {}
+        for encoding, name in itertools.product(header.encodings, ("segment", "average")):
+            if encoding.count(name) > 1:
+                text = f"the header promises {encoding.count(name)} {name}s; in real time only frames that are measured"
+                problems.add("not real time", f"{text} one after the other come out complete", damage=False)
+
+    def flush(self) -> Iterator[CompleteSlice]:
+        """Yield what is left at the end of the scan: frames that were cut short, and the rest of every window."""
+        for key in sorted(self._running):
+            yield from self._end(key)
+
+    def _add_run(
+        self, key: SliceKey, readouts: Readouts, row: NDArray[np.intp], time: NDArray[np.intp], plan: SlicePlan
+    ) -> Iterator[CompleteSlice]:
+        """Take consecutive readouts of one slice, one frame after the other."""
+        yield from self._take_turns(key)
+        if key in self._sent:
+            self._note_late(describe(key), readouts)
+            return
+        if key not in self._running:
+            yield from self._end_before(key)
+            size = self._size or max(_FEWEST_FRAMES, self._header.encodings[key.encoding].acceleration)
+            virtual = self._virtual_coils(plan, readouts.data.shape[1])
+            self._running[key] = _Running(deque(maxlen=size), virtual)
+        running = self._running[key]
+        begin = 0
+        while begin < len(readouts):
+            end = begin + self._together(running, readouts.headers["flags"][begin:], time[begin:], plan)
+            part, counter = readouts[begin:end], int(time[begin])
+            if self._count:
+                counter = running.frames % _COUNTERS
+            if running.parts and counter != running.counter:
+                yield from self._close(key)
+            if self._belongs(key, counter, part):
+                running.take(part, row[begin:end], counter)
+                if self._is_complete(running, plan):
+                    yield from self._close(key)
+            if part.headers["flags"][-1] & AcquisitionFlag.LAST_IN_MEASUREMENT.bit:
+                yield from self._finish_complete()
+            begin = end
+
+    def _together(self, running: _Running, flags: NDArray[np.uint64], time: NDArray[np.intp], plan: SlicePlan) -> int:
+        """How many of the next readouts may be taken at once: up to where their frame may be complete."""
+        if self._count:
+            return min(self._count - running.came, len(time))
+        over = np.flatnonzero((flags & _LAST) != 0)
+        other = np.flatnonzero(time != time[0])
+        came = running.came if time[0] == running.counter else 0
+        ends = [len(time), *(over[:1] + 1), *other[:1], plan.lines * plan.averages - 1 - came]
+        return max(1, int(min(ends)))
+
+    def _belongs(self, key: SliceKey, counter: int, readouts: Readouts) -> bool:
+        """Whether readouts belong to the frame that is being measured or to a new one; if not, that is noted."""
+        running, plan = self._running[key], self._plans[key.encoding]
+        if self._count or (running.parts and counter == running.counter):
+            return True
+        if counter in running.recent:
+            self._note_late(f"frame {counter} of {describe(key)}", readouts)
+            return False
+        follows = not running.recent or counter == (running.recent[-1] + 1) % _COUNTERS
+        if plan.limited and counter >= plan.frames and not follows:
+            text = f"readout {readouts.headers['scan_counter'][0]} has frame {counter} of {describe(key)}, the header "
+            text += f"ends at {plan.frames - 1}; it is left out"
+            self._problems.add("stray frame", text, damage=True, count=len(readouts))
+            return False
+        return True
+
+    def _is_complete(self, running: _Running, plan: SlicePlan) -> bool:
+        """Whether the frame that is being measured needs no more readouts."""
+        if self._count:
+            return running.came >= self._count
+        flagged = running.parts[-1].headers["flags"][-1] & AcquisitionFlag.LAST_IN_SLICE.bit
+        if flagged and running.flagged >= plan.averages and running.lines >= plan.fewest_lines:
+            return True
+        return running.came >= plan.lines * plan.averages and running.lines >= plan.lines
+
+    def _take_turns(self, key: SliceKey) -> Iterator[CompleteSlice]:
+        """Where slices take turns frame by frame, the next slice tells that a frame is over."""
+        before = None if self._latest in (None, key) else self._running.get(self._latest)
+        if before is not None and self._latest is not None and before.parts and not self._count:
+            if not before.was_left and before.lines >= self._plans[self._latest.encoding].fewest_lines:
+                yield from self._close(self._latest)
+            else:
+                before.was_left = True
+        self._latest = key
+
+    def _finish_complete(self) -> Iterator[CompleteSlice]:
+        """At the last readout of the measurement: every window leaves, and frames that have all their lines with it."""
+        for key, running in sorted(self._running.items()):
+            if running.parts and running.lines >= self._plans[key.encoding].fewest_lines:
+                yield from self._close(key)
+            if running.new:
+                yield self._window(key)
+
+    def _end_before(self, key: SliceKey) -> Iterator[CompleteSlice]:
+        """Repetitions that do not number the frames are scans after each other: a new one ends the one before."""
+        for other in [other for other in self._running if other._replace(repetition=key.repetition) == key]:
+            yield from self._end(other)
+
+    def _end(self, key: SliceKey) -> Iterator[CompleteSlice]:
+        """A slice is over: give out what it has left."""
+        running, plan = self._running[key], self._plans[key.encoding]
+        if running.parts:
+            yield from self._close(key)
+        if running.new:
+            yield self._window(key)
+        self._sent[key] = running.frames
+        del self._running[key]
+        if plan.limited and not self._count and running.frames < plan.frames:
+            text = f"{describe(key)} has {running.frames} of the {plan.frames} frames that the header promises"
+            self._problems.add("absent", f"{text}; the scan ended early, or the limits are too large", damage=True)
+
+    def _close(self, key: SliceKey) -> Iterator[CompleteSlice]:
+        """The frame that is being measured is over; give the window out if it is time."""
+        running, plan = self._running[key], self._plans[key.encoding]
+        if running.virtual is not None:
+            running.virtual.learn(running.parts)
+        row = np.concatenate(running.row)
+        data = np.concatenate([part.data for part in running.parts])
+        headers = np.concatenate([part.headers for part in running.parts])
+        kspace, measured, headers = merge(np.zeros_like(row), row, data, headers, (1, plan.rows))
+        mask = measured > 0
+        if self._count:
+            headers["idx"][self._time_axis[key.encoding]] = running.counter
+        lines = int(np.count_nonzero(mask))
+        if lines < plan.fewest_lines:
+            text = f"frame {running.counter} of {describe(key)} has {lines} lines, expected at least "
+            self._problems.add("missing lines", f"{text}{plan.fewest_lines}", damage=False)
+        before = running.maps.lines
+        running.maps.add(kspace[0], mask[0])
+        running.closed(_Frame(running.counter, kspace[0][:, mask[0]], mask[0], headers))
+        begins = running.new == running.frames and before < running.maps.lines < plan.lines
+        promised = plan.limited and not self._count and 1 < plan.frames == running.frames
+        if (self._sliding and not begins) or promised or running.new == running.window.maxlen:
+            yield self._window(key)
+
+    def _window(self, key: SliceKey) -> CompleteSlice:
+        """Bring the frames of the window together, those that were not sent yet being the last."""
+        running, plan = self._running[key], self._plans[key.encoding]
+        frames = list(running.window)
+        context, running.new = len(frames) - running.new, 0
+        coils, _, columns = frames[0].lines.shape
+        kspace = np.zeros((len(frames), coils, plan.rows, columns), np.complex64)
+        for target, frame in zip(kspace, frames, strict=True):
+            target[:, frame.mask] = frame.lines
+        mask = np.stack([frame.mask for frame in frames])
+        compression = running.virtual.matrix if running.virtual is not None else None
+        calibration = self._calibration(key, plan.rows, compression)
+        lines = np.count_nonzero(mask[context:], axis=1)
+        shown = frames[context:]
+        return CompleteSlice(
+            key,
+            CineSlice(kspace, mask, calibration, context=context, periodic=False),
+            np.concatenate([frame.header for frame in shown]),
+            np.array([frame.number for frame in shown]),
+            lines,
+            tuple(
+                f"frame {frame.number} has {count} lines, expected at least {plan.fewest_lines}"
+                for frame, count in zip(shown, lines.tolist(), strict=True)
+                if count < plan.fewest_lines
+            ),
+            compression,
+            running=running.maps,
+        )
+
+    def _keep_reference(self, readouts: Readouts, row: NDArray[np.intp], encoding: int) -> None:
+        """As for whole slices; of reference lines that go on and on, the last ones are kept."""
+        super()._keep_reference(readouts, row, encoding)
+        most = _REFERENCE_LINES * self._plans[encoding].rows
+        for parts in self._reference.values():
+            while sum(len(lines) for lines, _ in parts[1:]) >= most:
+                parts.pop(0)

@@ -1,0 +1,377 @@
+"""The ISMRMRD message protocol: every message a session can meet, read and written byte for byte.
+
+A message is a little-endian uint16 id and a body whose length follows from the body itself, so an unknown id makes the
+rest of a stream unreadable. Nothing here trusts a length that a peer claims: each is checked against `Limits` before
+memory is taken for it, and the end of the stream is recognised wherever it comes.
+
+Readouts arrive by the thousand and all alike. `Reader` therefore hands out runs of equally shaped readouts as one
+`Readouts` block of views into its receive buffer: no copy and a handful of NumPy calls per run, whatever its length.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Buffer = bytes | NDArray[Any]
+
+
+class MessageId(IntEnum):
+    """Ids of the messages that are spoken here."""
+
+    CONFIG_FILE = 1
+    CONFIG_TEXT = 2
+    HEADER = 3
+    CLOSE = 4
+    TEXT = 5
+    QUERY = 6
+    RESPONSE = 7
+    ERROR = 8
+    ACQUISITION = 1008
+    IMAGE = 1022
+    RECON_DATA = 1023
+    IMAGE_ARRAY = 1024
+    WAVEFORM = 1026
+    BUCKET = 1050
+
+
+class AcquisitionFlag(IntEnum):
+    """Flags of a readout by their 1-based ISMRMRD numbers; `bit` is what stands in the header."""
+
+    FIRST_IN_ENCODE_STEP1 = 1
+    LAST_IN_ENCODE_STEP1 = 2
+    FIRST_IN_SLICE = 7
+    LAST_IN_SLICE = 8
+    FIRST_IN_REPETITION = 13
+    LAST_IN_REPETITION = 14
+    NOISE = 19
+    PARALLEL_CALIBRATION = 20
+    CALIBRATION_AND_IMAGING = 21
+    REVERSE = 22
+    NAVIGATION = 23
+    PHASE_CORRECTION = 24
+    LAST_IN_MEASUREMENT = 25
+    HP_FEEDBACK = 26
+    DUMMY = 27
+    RT_FEEDBACK = 28
+    SURFACE_COIL_CORRECTION = 29
+    PHASE_STABILIZATION_REFERENCE = 30
+    PHASE_STABILIZATION = 31
+    COMPRESSION_ZFP = 53
+    COMPRESSION_NHLBI = 54
+
+    @property
+    def bit(self) -> np.uint64:
+        """The mask of this flag in the header's flag word."""
+        return np.uint64(1 << (self.value - 1))
+
+
+def flag_mask(*flags: AcquisitionFlag) -> np.uint64:
+    """Mask with the bits of all given flags."""
+    return np.uint64(sum(1 << (flag.value - 1) for flag in flags))
+
+
+ENCODING_COUNTERS = np.dtype(
+    [
+        ("kspace_encode_step_1", "<u2"),
+        ("kspace_encode_step_2", "<u2"),
+        ("average", "<u2"),
+        ("slice", "<u2"),
+        ("contrast", "<u2"),
+        ("phase", "<u2"),
+        ("repetition", "<u2"),
+        ("set", "<u2"),
+        ("segment", "<u2"),
+        ("user", "<u2", (8,)),
+    ]
+)
+ACQUISITION_HEADER = np.dtype(
+    [
+        ("version", "<u2"),
+        ("flags", "<u8"),
+        ("measurement_uid", "<u4"),
+        ("scan_counter", "<u4"),
+        ("acquisition_time_stamp", "<u4"),
+        ("physiology_time_stamp", "<u4", (3,)),
+        ("number_of_samples", "<u2"),
+        ("available_channels", "<u2"),
+        ("active_channels", "<u2"),
+        ("channel_mask", "<u8", (16,)),
+        ("discard_pre", "<u2"),
+        ("discard_post", "<u2"),
+        ("center_sample", "<u2"),
+        ("encoding_space_ref", "<u2"),
+        ("trajectory_dimensions", "<u2"),
+        ("sample_time_us", "<f4"),
+        ("position", "<f4", (3,)),
+        ("read_dir", "<f4", (3,)),
+        ("phase_dir", "<f4", (3,)),
+        ("slice_dir", "<f4", (3,)),
+        ("patient_table_position", "<f4", (3,)),
+        ("idx", ENCODING_COUNTERS),
+        ("user_int", "<i4", (8,)),
+        ("user_float", "<f4", (8,)),
+    ]
+)
+IMAGE_HEADER = np.dtype(
+    [
+        ("version", "<u2"),
+        ("data_type", "<u2"),
+        ("flags", "<u8"),
+        ("measurement_uid", "<u4"),
+        ("matrix_size", "<u2", (3,)),
+        ("field_of_view", "<f4", (3,)),
+        ("channels", "<u2"),
+        ("position", "<f4", (3,)),
+        ("read_dir", "<f4", (3,)),
+        ("phase_dir", "<f4", (3,)),
+        ("slice_dir", "<f4", (3,)),
+        ("patient_table_position", "<f4", (3,)),
+        ("average", "<u2"),
+        ("slice", "<u2"),
+        ("contrast", "<u2"),
+        ("phase", "<u2"),
+        ("repetition", "<u2"),
+        ("set", "<u2"),
+        ("acquisition_time_stamp", "<u4"),
+        ("physiology_time_stamp", "<u4", (3,)),
+        ("image_type", "<u2"),
+        ("image_index", "<u2"),
+        ("image_series_index", "<u2"),
+        ("user_int", "<i4", (8,)),
+        ("user_float", "<f4", (8,)),
+        ("attribute_string_len", "<u4"),
+    ]
+)
+WAVEFORM_HEADER = np.dtype(
+    {
+        "names": [
+            "version",
+            "flags",
+            "measurement_uid",
+            "scan_counter",
+            "time_stamp",
+            "number_of_samples",
+            "channels",
+            "sample_time_us",
+            "waveform_id",
+        ],
+        "formats": ["<u2", "<u8", "<u4", "<u4", "<u4", "<u2", "<u2", "<f4", "<u2"],
+        "offsets": [0, 8, 16, 20, 24, 28, 30, 32, 36],
+        "itemsize": 40,
+    }
+)
+SAMPLING_DESCRIPTION = np.dtype(
+    {
+        "names": ["encoded_fov", "recon_fov", "encoded_matrix", "recon_matrix", "limits"],
+        "formats": [
+            ("<f4", (3,)),
+            ("<f4", (3,)),
+            ("<u2", (3,)),
+            ("<u2", (3,)),
+            ([("minimum", "<u2"), ("center", "<u2"), ("maximum", "<u2")], (3,)),
+        ],
+        "offsets": [0, 12, 24, 30, 36],
+        "itemsize": 56,
+    }
+)
+IMAGE_DTYPES: dict[int, np.dtype[Any]] = {
+    1: np.dtype("<u2"),
+    2: np.dtype("<i2"),
+    3: np.dtype("<u4"),
+    4: np.dtype("<i4"),
+    5: np.dtype("<f4"),
+    6: np.dtype("<f8"),
+    7: np.dtype("<c8"),
+    8: np.dtype("<c16"),
+}
+IMAGE_TYPE_MAGNITUDE = 1
+IMAGE_TYPE_COMPLEX = 5
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """Name of a configuration that the server knows (id 1)."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class ConfigText:
+    """A configuration itself, as XML (id 2)."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Header:
+    """The ISMRMRD header of the scan, as XML (id 3)."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Close:
+    """The sender's last message (id 4)."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A line of log, or FIRE's JSON parameters (id 5)."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question about the server (id 6)."""
+
+    correlation: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Response:
+    """The answer to a `Query` (id 7)."""
+
+    correlation: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Error:
+    """What went wrong, told to a Gadgetron by its external peer (id 8)."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Readouts:
+    """A run of equally shaped readouts (id 1008, one message each).
+
+    Parameters
+    ----------
+    headers
+        ``(readout,)`` array of `ACQUISITION_HEADER`.
+    data
+        ``(readout, coil, sample)`` complex64; may be a read-only or unaligned view of a receive buffer.
+    trajectory
+        ``(readout, sample, dimension)`` float32, or None when the header claims no dimensions.
+    """
+
+    headers: NDArray[np.void]
+    data: NDArray[np.complex64]
+    trajectory: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        """Count the readouts."""
+        return len(self.headers)
+
+    def __getitem__(self, which: slice | NDArray[Any]) -> Readouts:
+        """Pick some of the readouts."""
+        return Readouts(
+            self.headers[which], self.data[which], None if self.trajectory is None else self.trajectory[which]
+        )
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """A stretch of a physiological signal (id 1026): ``data`` is ``(channel, sample)`` uint32."""
+
+    header: NDArray[np.void]
+    data: NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image (id 1022): ``data`` is ``(channel, z, y, x)``, ``attributes`` its meta data as XML or empty."""
+
+    header: NDArray[np.void]
+    data: NDArray[Any]
+    attributes: str = ""
+
+
+@dataclass(frozen=True)
+class BufferedData:
+    """One buffer of `ReconData`.
+
+    ``data`` ``[E0, E1, E2, CHA, N, S, LOC]`` complex64, ``trajectory`` ``[TRAJ, E0, E1, E2, N, S, LOC]`` and
+    ``density`` ``[E0, E1, E2, N, S, LOC]`` float32 or None, ``headers`` ``[E1, E2, N, S, LOC]`` of
+    `ACQUISITION_HEADER` (all zero where a line was never measured), ``sampling`` one `SAMPLING_DESCRIPTION`. Arrays
+    are in Fortran order, as sent.
+    """
+
+    data: NDArray[np.complex64]
+    headers: NDArray[np.void]
+    sampling: NDArray[np.void]
+    trajectory: NDArray[np.float32] | None = None
+    density: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class ReconData:
+    """Buffered k-space (id 1023): a (data, reference or None) pair for every encoding space."""
+
+    bits: tuple[tuple[BufferedData, BufferedData | None], ...]
+
+
+@dataclass(frozen=True)
+class ImageArray:
+    """Complex images together (id 1024).
+
+    ``data`` ``[X, Y, Z, CHA, N, S, LOC]`` complex64, ``headers`` ``[N, S, LOC]`` of `IMAGE_HEADER`, ``attributes`` one
+    XML text per image (index ``n + s*N + loc*N*S``) or none, ``waveforms`` and ``acquisitions`` ``[Y, Z, N, S, LOC]``
+    or None. Arrays are in Fortran order, as sent.
+    """
+
+    data: NDArray[np.complex64]
+    headers: NDArray[np.void]
+    attributes: tuple[str, ...] = ()
+    waveforms: tuple[Waveform, ...] | None = None
+    acquisitions: NDArray[np.void] | None = None
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Readouts that were gathered by a trigger (id 1050).
+
+    ``data_stats`` and ``reference_stats`` hold, per encoding space, the sets of counter values seen, in the order E1,
+    E2, slice, phase, contrast, repetition, set, segment, average.
+    """
+
+    data: tuple[Readouts, ...]
+    reference: tuple[Readouts, ...]
+    data_stats: tuple[tuple[tuple[int, ...], ...], ...]
+    reference_stats: tuple[tuple[tuple[int, ...], ...], ...]
+    waveforms: tuple[Waveform, ...]
+
+
+Message = (
+    ConfigFile
+    | ConfigText
+    | Header
+    | Close
+    | Text
+    | Query
+    | Response
+    | Error
+    | Readouts
+    | Waveform
+    | Image
+    | ReconData
+    | ImageArray
+    | Bucket
+)
+
+
+U2 = struct.Struct("<H")
+U4 = struct.Struct("<I")
+U8 = struct.Struct("<Q")
+CONFIG_FILE_BYTES = 1024

@@ -1,0 +1,1 @@
+"""Heartbeats: judging them, and finding them in the data."""

@@ -1,0 +1,1 @@
+"""Measures of how far images are from the truth."""

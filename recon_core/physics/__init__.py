@@ -1,0 +1,1 @@
+"""The physics of the measurement: transforms, coil sensitivities, data consistency, solvers and noise."""

@@ -1,0 +1,147 @@
+"""How much memory a stage takes, told before it is taken, so that the work can be cut to what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from recon_core.classical.cg_sense import PORTION_BYTES
+from recon_core.errors import ResourceError
+from recon_core.physics.sense import WORKSPACE_BYTES, portion_sizes
+
+Stage = Literal["cg_sense", "consistency", "consistency_solve"]
+
+
+def predicted_bytes(
+    stage: Stage,
+    shape: tuple[int, int, int, int],
+    *,
+    batch: int = 1,
+    maps_per_frame: bool = False,
+    folds: int = 0,
+    dtype: torch.dtype = torch.complex64,
+    device: str = "cpu",
+    workspace_bytes: int | None = None,
+) -> int:
+    """Predict the memory that a stage takes at its peak beyond its inputs, results included.
+
+    Parameters
+    ----------
+    stage
+        ``cg_sense``: `CGSense` on one slice; ``consistency``: making a `DataConsistency` and applying `hard`,
+        `weighted` or `gradient` once; ``consistency_solve``: the same with `solve`.
+    shape
+        (frame, coil, ky, x).
+    batch
+        Slices at once; not for ``cg_sense``.
+    maps_per_frame
+        Every frame has coil maps of its own.
+    folds
+        R of regular undersampling, where the operator folds instead of transforming; else 0.
+    dtype
+        complex64 or complex128.
+    device
+        ``cpu`` or ``cuda``.
+    workspace_bytes
+        As given to the operator; None is its default.
+
+    Returns
+    -------
+    int
+        Bytes. Memory that libraries hold for themselves (transform plans, allocator caches) is not in it.
+    """
+    n_frames, n_coils, n_y, n_x = shape
+    size = dtype.itemsize
+    plane = n_y * n_x * size
+    n_sets = batch * n_frames if maps_per_frame else 1
+    frames_of_set = 1 if maps_per_frame else batch * n_frames
+    budget = WORKSPACE_BYTES[device] if workspace_bytes is None else workspace_bytes
+
+    def portion(coils: int) -> int:
+        column_bytes = coils * n_y * size
+        columns, frames, sets = portion_sizes(budget, column_bytes, (n_x, frames_of_set, n_sets))
+        return column_bytes * columns * frames * sets
+
+    # The operator holds the maps, their conjugate and, where it folds, the products of maps.
+    held = n_sets * plane * (2 * n_coils + folds)
+    # A transform has its input and its output; folding has the image twice, while that of before still stands.
+    transform = 2 * portion(n_coils)
+    normal = 4 * portion(1) if folds else transform
+    images = batch * n_frames * plane
+
+    if stage == "cg_sense":
+        # Image, residual, direction, and A^H A of the last direction; while the next is made, two more and their sum.
+        solved = plane * min(n_frames, max(1, PORTION_BYTES[device] // plane))
+        return held + images + max(transform, 7 * solved, 5 * solved + normal)
+    held += images + n_sets * plane // 2
+    if stage == "consistency":
+        return held + max(transform, 3 * images + normal)
+    # As in cg_sense, and the right side and the image with y contiguous.
+    return held + max(transform, 9 * images, 7 * images + normal)
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Say how much memory of a device is free; None where the system does not tell."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kibibytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * kibibytes[0] if kibibytes else None
+
+
+def frames_per_chunk(
+    stage: Stage,
+    shape: tuple[int, int, int, int],
+    budget: int,
+    *,
+    batch: int = 1,
+    maps_per_frame: bool = False,
+    folds: int = 0,
+    dtype: torch.dtype = torch.complex64,
+    device: str = "cpu",
+    workspace_bytes: int | None = None,
+) -> int:
+    """Say how many frames can be computed together within a budget.
+
+    Parameters
+    ----------
+    stage, batch, maps_per_frame, folds, dtype, device, workspace_bytes
+        As for `predicted_bytes`.
+    shape
+        (frame, coil, ky, x) of the whole slice.
+    budget
+        Bytes that may be used beyond the inputs.
+
+    Returns
+    -------
+    int
+        Frames, from one to all.
+
+    Raises
+    ------
+    ResourceError
+        If one frame alone takes more.
+    """
+    needed = 0
+    for n_frames in range(max(1, shape[0]), 0, -1):
+        needed = predicted_bytes(
+            stage,
+            (n_frames, *shape[1:]),
+            batch=batch,
+            maps_per_frame=maps_per_frame,
+            folds=folds,
+            dtype=dtype,
+            device=device,
+            workspace_bytes=workspace_bytes,
+        )
+        if needed <= budget:
+            return n_frames
+    raise ResourceError(
+        f"{stage} of one frame of {' x '.join(map(str, shape[1:]))} (coil x ky x x) takes {needed / 2**20:.0f} MiB and "
+        f"{budget / 2**20:.0f} MiB may be used; free some, compress the coils, or take a smaller matrix"
+    )

@@ -1,0 +1,1 @@
+"""Trained weights: their manifest, reading checkpoints, and loading networks."""

@@ -1,0 +1,130 @@
+"""The configuration of a network as it stands in a manifest, and the network that it makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import types
+import typing
+from typing import TYPE_CHECKING, Any, Literal
+
+from recon_core.errors import ModelError, SettingsError
+from recon_core.methods import METHODS
+from recon_core.weights.checkpoint import first_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from recon_core.networks.base import Network
+
+    Tensors = Mapping[str, torch.Tensor]
+    Naming = Literal["own", "authors"]
+
+
+def network_class(method: str) -> type[Network]:
+    """Import the class of the network of a method.
+
+    Raises
+    ------
+    ModelError
+        If the method is unknown or has no network.
+    """
+    info = METHODS.get(method)
+    networks = ", ".join(name for name, other in METHODS.items() if other.network)
+    if info is None:
+        raise ModelError(f"there is no method {method!r}; those with networks are {networks}")
+    if not info.network:
+        raise ModelError(f"{method} has no network and needs no weights; those with networks are {networks}")
+    module, _, name = info.network.partition(":")
+    kind: type[Network] = getattr(importlib.import_module(module), name)
+    return kind
+
+
+def build_network(method: str, config: Mapping[str, object]) -> Network:
+    """Build the network of a method, with the weights that it draws at random.
+
+    Parameters
+    ----------
+    method
+        Name of the method.
+    config
+        Fields of the network's ``Config``, with their values or as text: ``true``, ``64``, ``72,96,120``.
+
+    Raises
+    ------
+    ModelError
+        If there is no such method, it has no network, or the network refuses the values.
+    SettingsError
+        If a field is unknown or its value does not make a network.
+    """
+    return instantiate(method, parse_config(method, config))
+
+
+def parse_config(method: str, config: Mapping[str, object]) -> Any:  # noqa: ANN401 - each network has a class for it
+    """Make the ``Config`` of the network of a method; see `build_network`."""
+    kind = network_class(method).Config
+    hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    values = {}
+    for name, value in config.items():
+        if name not in names:
+            raise SettingsError(f"the network of {method} has no field {name!r}; it has {', '.join(names)}")
+        try:
+            values[name] = _convert(hints[name], value)
+        except (ValueError, OverflowError) as error:
+            wanted = _describe(hints[name])
+            raise SettingsError(f"field {name!r} of the network of {method} must be {wanted}, got {value!r}") from error
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"the network of {method} cannot have {values}: {error}") from error
+
+
+def instantiate(method: str, config: Any) -> Network:  # noqa: ANN401 - each network has a class for it
+    """Build the network of a method from a configuration of its own class.
+
+    Raises
+    ------
+    SettingsError
+        If the network cannot be built so.
+    """
+    try:
+        return network_class(method)(config)
+    except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, MemoryError) as error:
+        raise SettingsError(f"the network of {method} cannot be built with {config}: {first_line(error)}") from error
+
+
+_PLAIN: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def _describe(kind: Any) -> str:  # noqa: ANN401 - whatever annotates a field
+    if typing.get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(kind)))}"
+    if typing.get_origin(kind) is tuple:
+        return f"numbers with commas between them ({kind})"
+    return _PLAIN.get(kind, str(kind))
+
+
+def _convert(kind: Any, value: object) -> object:  # noqa: ANN401 - whatever annotates a field
+    """Turn a value of a manifest or the command line into the type of its field; ValueError where it is none."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    text = str(value).strip()
+    if origin is tuple:
+        parts = list(value) if isinstance(value, list | tuple) else text.strip("()[] ,").split(",")
+        kinds = inner[:1] * len(parts) if inner[-1:] == (...,) else inner
+        return tuple(_convert(each, part) for each, part in zip(kinds, parts, strict=True))
+    if isinstance(value, list | tuple | dict):
+        raise ValueError("one value is expected")
+    if origin in (typing.Union, types.UnionType):
+        if type(None) in inner and text.lower() == "none":
+            return None
+        return _convert(next(each for each in inner if each is not type(None)), value)
+    if origin is Literal or kind is bool:
+        choices = _BOOLEANS if kind is bool else {str(choice): choice for choice in inner}
+        if (text.lower() if kind is bool else text) not in choices:
+            raise ValueError("no such choice")
+        return choices[text.lower() if kind is bool else text]
+    return kind(text) if kind in _PLAIN else value

@@ -1,0 +1,435 @@
+"""The trained weights that there are, by name; light to import, so that a missing one is found before the scan."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import cast
+
+from recon_core.errors import ModelError, ResourceError, SettingsError
+from recon_core.methods import METHODS
+from recon_core.storage import replacing, xdg_folder
+from recon_core.trust.ranges import Limits, TrainingRange
+
+logger = logging.getLogger("cinestream")
+
+#: Folders to search first, separated as in PATH.
+VARIABLE = "CINESTREAM_WEIGHTS"
+MANIFEST = "manifest.yaml"
+#: What a network may start from: the zero-filled image, as published, or that of a few iterations of CG-SENSE.
+STARTS = ("zero_filled", "cg_sense")
+_KNOWN = "known.yaml"
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_LARGEST = 1e30  # of any number; far from where float32 overflows
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsFacts:
+    """What is known of trained weights, in whatever file they are.
+
+    Parameters
+    ----------
+    method
+        The reconstruction method that they belong to.
+    config
+        Fields of the network's ``Config``; the others have their defaults.
+    input_peak
+        Peak of the time-averaged image, in the units of the training; matters where ``Network.scale`` is ``peak``.
+    window
+        Frames that the network is run on at a time; 0 is the whole series.
+    start
+        The image that the network starts from, one of `STARTS`.
+    range
+        The scans that they were trained for, or None where that was not recorded.
+    limits
+        How far their images are from the data and from those of cg_sense on such scans, or None where that was not
+        recorded.
+    training
+        How they were trained: texts and numbers by name, such as recipe, seed, steps and hardware.
+    metrics
+        How good they are: numbers by name, or by condition and name.
+    source, licence, notes
+        Where they come from, under which licence, and what a user should know.
+    """
+
+    method: str
+    config: dict[str, object] = field(default_factory=dict)
+    input_peak: float = 1.0
+    window: int = 0
+    start: str = "zero_filled"
+    range: TrainingRange | None = None
+    limits: Limits | None = None
+    training: dict[str, str | float] = field(default_factory=dict)
+    metrics: dict[str, float | dict[str, float]] = field(default_factory=dict)
+    source: str = ""
+    licence: str = ""
+    notes: str = ""
+
+    def describe(self) -> str:
+        """Say in one line for which scans they are, which limits their images keep, and how they were trained."""
+        parts = [
+            self.range.describe() if self.range else "training not recorded",
+            self.limits.describe() if self.limits else "",
+            ", ".join(f"{name} {value}" for name, value in self.training.items()),
+        ]
+        return "; ".join(filter(None, parts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsEntry(WeightsFacts):
+    """Trained weights in a folder.
+
+    Parameters
+    ----------
+    name
+        What a user chooses them by.
+    file
+        The safetensors file.
+    sha256
+        Digest of that file, 64 hexadecimal digits.
+    """
+
+    name: str
+    file: Path
+    sha256: str
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def user_folder() -> Path:
+    """Folder of the user's own weights, whether it exists or not.
+
+    Raises
+    ------
+    ResourceError
+        If this user has no home.
+    """
+    return xdg_folder("XDG_DATA_HOME", ".local/share", f"weights in; set {VARIABLE} to a folder") / "weights"
+
+
+def list_weights() -> dict[str, WeightsEntry]:
+    """All usable weights by name, in the order of the search; `weights_problems` tells of the others.
+
+    The folders of the environment variable ``CINESTREAM_WEIGHTS`` come first, then `user_folder`, then what comes with
+    cinestream; the first of a name counts.
+    """
+    return {name: found for name, found in _search()[0].items() if isinstance(found, WeightsEntry)}
+
+
+def weights_of(method: str) -> list[WeightsEntry]:
+    """The usable weights of a method, in the order of the search."""
+    return [entry for entry in list_weights().values() if entry.method == method]
+
+
+def weights_problems() -> list[str]:
+    """What is wrong with the manifests and the files that they name, one text each."""
+    found, broken = _search()
+    return [*broken, *(str(entry.error) for entry in found.values() if isinstance(entry, _Broken))]
+
+
+def find_weights(method: str, name: str = "") -> WeightsEntry:
+    """Find the weights for a method.
+
+    Parameters
+    ----------
+    method
+        Name of the method.
+    name
+        Bare name of the weights. Empty takes those called like the method, else the first that are made for it.
+
+    Raises
+    ------
+    ModelError
+        If there are none, they belong to another method, or their entry is broken.
+    """
+    if name and not _NAME.fullmatch(name):
+        raise ModelError(f"weights are chosen by their bare name, without path parts; got {name[:60]!r}")
+    found, broken = _search()
+    for problem in broken:  # it may hide weights that should have come first
+        logger.warning(problem)
+    made = {key: entry for key, entry in found.items() if entry.method == method}
+    if name:
+        chosen = found.get(name)
+    else:
+        usable = (entry for entry in made.values() if isinstance(entry, WeightsEntry))
+        chosen = made.get(method) or next(usable, None) or next(iter(made.values()), None)
+    if isinstance(chosen, _Broken):
+        raise chosen.error
+    if chosen is None:
+        raise ModelError(_nothing(method, name, list(made), broken))
+    if chosen.method != method:
+        others = f"; for {method} there are {', '.join(made)}" if made else ""
+        raise ModelError(f"the weights {name!r} are for {chosen.method}, not for {method}{others}")
+    return chosen
+
+
+def _nothing(method: str, name: str, made: list[str], broken: list[str]) -> str:
+    what = f"weights {name!r} for {method}" if name else f"weights for {method}"
+    others = f" (there are {', '.join(made)})" if made else ""
+    folders = ", ".join(map(str, _folders()))
+    named = f" --name {name}" if name else ""
+    return "; ".join(
+        [f"there are no {what}{others} in {folders}", *broken, f"run: cinestream import-weights {method} FILE{named}"]
+    )
+
+
+def _folders() -> list[Path]:
+    folders = [Path(part) for part in os.environ.get(VARIABLE, "").split(os.pathsep) if part]
+    with suppress(ResourceError):  # no home, no weights in it
+        folders.append(user_folder())
+    return [*folders, _packaged()]
+
+
+def _packaged() -> Path:
+    return Path(str(resources.files("weights")))
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """An entry that cannot be used; it still hides those of its name in later folders, as a good one would."""
+
+    method: str
+    error: ModelError
+
+
+def _search() -> tuple[dict[str, WeightsEntry | _Broken], list[str]]:
+    """Entries by name, and what is wrong with whole manifests."""
+    found: dict[str, WeightsEntry | _Broken] = {}
+    problems = []
+    for folder in _folders():
+        try:
+            manifest = read_manifest(folder / MANIFEST)
+        except ModelError as error:
+            problems.append(str(error))
+            continue
+        for name, fields in manifest.items():
+            if name in found:
+                continue
+            try:
+                found[name] = _parse_entry(folder, name, fields)
+            except ModelError as error:
+                method = fields.get("method") if isinstance(fields, dict) else None
+                found[name] = _Broken(str(method), error)
+    return found, problems
+
+
+# --- what a manifest holds --------------------------------------------------------------------------------------------
+
+
+def known_weights(digest: str) -> WeightsFacts | None:
+    """What is known of published weights, by the digest of their content; None of all others.
+
+    Parameters
+    ----------
+    digest
+        As `recon_core.weights.checkpoint.content_digest` gives it.
+
+    Raises
+    ------
+    ModelError
+        If the list that comes with cinestream is damaged.
+    """
+    path = _packaged() / _KNOWN
+    fields = read_manifest(path).get(digest)
+    return None if fields is None else _Fields(fields, f"{path}, entry {digest}").facts()
+
+
+def read_manifest(path: Path) -> dict[str, object]:
+    """Read what a manifest has under each name, not yet checked; an absent or empty file has nothing.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read, or is no YAML mapping of names.
+    """
+    import yaml
+
+    try:
+        with path.open(encoding="utf-8") as file:
+            document = yaml.safe_load(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is no readable YAML: {' '.join(str(error).split())}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
+        raise ModelError(f"{path} must map names to the fields of their weights")
+    return document
+
+
+def _parse_entry(folder: Path, name: str, mapping: object) -> WeightsEntry:
+    where = f"{folder / MANIFEST}, entry {name!r}"
+    if not _NAME.fullmatch(name):
+        raise ModelError(f"{where}: a name has letters, digits and _.- only")
+    fields = _Fields(mapping, where)
+    file = fields.text("file", required=True)
+    if not _FILE.fullmatch(file):
+        raise fields.wrong("file", "a bare file name, in the folder of the manifest")
+    sha256 = fields.text("sha256", required=True).lower()
+    if not _DIGEST.fullmatch(sha256):
+        raise fields.wrong("sha256", "64 hexadecimal digits")
+    facts = fields.facts()
+    path = folder / file
+    if not path.is_file():
+        raise ModelError(f"{where}: there is no file {path}; import the weights again or take the entry out")
+    return WeightsEntry(**vars(facts), name=name, file=path, sha256=sha256)
+
+
+class _Fields:
+    """The fields of one entry, checked as they are read."""
+
+    def __init__(self, mapping: object, where: str) -> None:
+        if not isinstance(mapping, dict):
+            raise ModelError(f"{where}: expected the fields of weights, got {mapping!r:.60}")
+        self._left: dict[object, object] = dict(mapping)
+        self._where = where
+
+    def wrong(self, name: str, expected: str) -> ModelError:
+        return ModelError(f"{self._where}: {name} must be {expected}")
+
+    def text(self, name: str, *, required: bool = False) -> str:
+        if required and name not in self._left:
+            raise ModelError(f"{self._where}: {name} is missing")
+        value = self._left.pop(name, "")
+        if not isinstance(value, str) or (required and not value):
+            raise self.wrong(name, f"a text, got {value!r:.60}")
+        return value
+
+    def mapping(self, name: str) -> dict[str, object]:
+        value = self._left.pop(name, {})
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise self.wrong(name, f"a mapping of names to values, got {value!r:.60}")
+        return value
+
+    def facts(self) -> WeightsFacts:
+        """Read what all entries have; whatever is left then is unknown."""
+        method = self.text("method", required=True)
+        if method not in METHODS:
+            raise self.wrong("method", f"one of {', '.join(METHODS)}; got {method!r:.60}")
+        peak = self._left.pop("input_peak", 1.0)
+        if isinstance(peak, bool) or not isinstance(peak, int | float) or not 0 < peak <= _LARGEST:
+            raise self.wrong("input_peak", f"a positive number, got {peak!r:.60}")
+        window = self._left.pop("window", 0)
+        if isinstance(window, bool) or not isinstance(window, int) or window < 0:
+            raise self.wrong("window", f"a whole number of frames, 0 for all, got {window!r:.60}")
+        start = self.text("start") or "zero_filled"
+        if start not in STARTS:
+            raise self.wrong("start", f"one of {', '.join(STARTS)}, got {start!r:.60}")
+        ranges, limits = self.mapping("range"), self.mapping("limits")
+        try:
+            trained = TrainingRange.parse(ranges) if ranges else None
+            kept = Limits.parse(limits) if limits else None
+        except (SettingsError, OverflowError) as error:
+            raise ModelError(f"{self._where}: {error}") from error
+        facts = WeightsFacts(
+            method=method,
+            config=self.mapping("config"),
+            input_peak=float(peak),
+            window=window,
+            start=start,
+            range=trained,
+            limits=kept,
+            training=self._training(),
+            metrics=self._metrics(),
+            source=self.text("source"),
+            licence=self.text("licence"),
+            notes=self.text("notes"),
+        )
+        if self._left:
+            raise ModelError(f"{self._where}: unknown field {next(iter(self._left))!r:.60}")
+        return facts
+
+    def _training(self) -> dict[str, str | float]:
+        found: dict[str, str | float] = {}
+        for name, value in self.mapping("training").items():
+            if not isinstance(value, str) and not _is_number(value):
+                raise self.wrong("training", f"names with texts and numbers; got {name!r:.60}: {value!r:.60}")
+            found[name] = cast("str | float", value)
+        return found
+
+    def _metrics(self) -> dict[str, float | dict[str, float]]:
+        found = self.mapping("metrics")
+        for name, value in found.items():
+            inner = value if isinstance(value, dict) else {name: value}
+            if not all(isinstance(key, str) and _is_number(number) for key, number in inner.items()):
+                expected = "a mapping of names to numbers, or of conditions to such mappings"
+                raise self.wrong("metrics", f"{expected}; got {name!r:.60}: {value!r:.60}")
+        return cast("dict[str, float | dict[str, float]]", found)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a manifest may have it for a measured number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_entry(folder: Path, entry: WeightsEntry) -> None:
+    """Add an entry to the manifest of a folder, or replace the one of its name; the others stay as they are.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there.
+    entry
+        Its file must lie in the folder.
+
+    Raises
+    ------
+    SettingsError
+        If the name or the file is not one that a manifest can hold.
+    ModelError
+        If the manifest that is there cannot be read; it is left alone.
+    ResourceError
+        If it cannot be written.
+    """
+    import yaml
+
+    check_name(entry.name)
+    if not _FILE.fullmatch(entry.file.name) or entry.file.absolute().parent != folder.absolute():
+        raise SettingsError(f"{entry.file} must lie in {folder}, under a name of letters, digits and _.- only")
+    path = folder / MANIFEST
+    manifest = read_manifest(path)
+    manifest[entry.name] = {
+        "method": entry.method,
+        "file": entry.file.name,
+        "sha256": entry.sha256,
+        "config": {key: list(value) if isinstance(value, tuple) else value for key, value in entry.config.items()},
+        "input_peak": entry.input_peak,
+        "window": entry.window,
+        "start": entry.start,
+        "range": entry.range.mapping() if entry.range else {},
+        "limits": entry.limits.mapping() if entry.limits else {},
+        "training": entry.training,
+        "metrics": entry.metrics,
+        "source": entry.source,
+        "licence": entry.licence,
+        "notes": entry.notes,
+    }
+    text = yaml.safe_dump(manifest, sort_keys=False, width=120)
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of weights.
+
+    Raises
+    ------
+    SettingsError
+        If it has other characters than letters, digits and ``_.-``, or too many of them.
+    """
+    if not _NAME.fullmatch(name):
+        raise SettingsError(f"the name of weights has letters, digits and _.- only, 100 at most; got {name[:120]!r}")

@@ -1,0 +1,636 @@
+import dataclasses
+import itertools
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import textwrap
+
+import h5py
+import ismrmrd
+import numpy as np
+import pytest
+
+from gadgets.files.images import ImageFile, read_images
+from gadgets.files.raw import open_scan, write_scan
+from gadgets.wire.messages import (
+    ACQUISITION_HEADER,
+    IMAGE_DTYPES,
+    IMAGE_HEADER,
+    WAVEFORM_HEADER,
+    AcquisitionFlag,
+    Close,
+    ConfigFile,
+    ConfigText,
+    Header,
+    Image,
+    Query,
+    Readouts,
+    Text,
+    Waveform,
+)
+from gadgets.wire.reader import EndOfStreamError
+from gadgets.wire.writer import encode
+from recon_core.errors import CinestreamError, DataError, HeaderError, ResourceError, SettingsError
+from tests.helpers.builders import header_xml, readouts, waveform
+from tests.helpers.paths import REPOSITORY
+
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+HEADER = header_xml(version=2)
+
+
+def wire(*messages):
+    return b"".join(bytes(buffer) for message in messages for buffer in encode(message))
+
+
+def read_all(path, group="dataset"):
+    with open_scan(path, group) as scan:
+        return scan.header, list(scan.items)
+
+
+def scan_items():
+    """Readouts of four shapes with waveforms of two kinds between them, in order of time."""
+    return [
+        readouts(3, 2, 12, flags=(AcquisitionFlag.NOISE,), first=0),
+        waveform(2, 5, time_stamp=1009, seed=1),
+        readouts(5, 2, 8, first=3, kspace_encode_step_1=range(5), phase=1),
+        readouts(2, 3, 8, first=8, user=np.arange(8)),
+        waveform(1, 9, time_stamp=1038, waveform_id=2, seed=2),
+        waveform(2, 5, time_stamp=1039, seed=3),
+        readouts(4, 1, 8, dimensions=2, first=10),
+    ]
+
+
+def write_with_ismrmrd(path, header, items, group="dataset"):
+    """Write as ismrmrd-python does, one readout at a time."""
+    with ismrmrd.Dataset(str(path), group) as dataset:
+        dataset.write_xml_header(header.encode())
+        for item in items:
+            if isinstance(item, Waveform):
+                head = ismrmrd.WaveformHeader.from_buffer_copy(item.header.tobytes())
+                dataset.append_waveform(ismrmrd.Waveform(head, item.data))
+                continue
+            for i in range(len(item)):
+                head = ismrmrd.AcquisitionHeader.from_buffer_copy(item.headers[i].tobytes())
+                trajectory = None if item.trajectory is None else item.trajectory[i]
+                dataset.append_acquisition(ismrmrd.Acquisition(head, item.data[i], trajectory))
+
+
+def image(dtype="<f4", shape=(1, 1, 6, 8), series=1, index=1, attributes="<ismrmrdMeta/>"):
+    header = np.zeros((), IMAGE_HEADER)
+    header["version"], header["image_series_index"], header["image_index"] = 1, series, index
+    header["data_type"] = next(number for number, known in IMAGE_DTYPES.items() if known == np.dtype(dtype))
+    header["channels"], header["matrix_size"], header["field_of_view"] = shape[0], shape[:0:-1], (300, 200, 8)
+    header["attribute_string_len"] = len(attributes)
+    generator = np.random.default_rng(index)
+    data = generator.standard_normal(shape) + 1j * generator.standard_normal(shape)
+    return Image(header[()], (data if np.dtype(dtype).kind == "c" else 100 * np.abs(data)).astype(dtype), attributes)
+
+
+# --- raw scans --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("write", [write_scan, write_with_ismrmrd], ids=["ours", "ismrmrd"])
+def test_scan_is_read_as_it_was_written(write, tmp_path):
+    path = tmp_path / "scan.h5"
+    write(path, HEADER, scan_items())
+    with open_scan(path) as scan:
+        assert (scan.header, scan.readouts) == (HEADER, 14)
+        assert wire(*scan.items) == wire(*scan_items())
+
+
+def test_ours_is_read_by_ismrmrd(tmp_path):
+    path = tmp_path / "scan.h5"
+    assert write_scan(path, HEADER, scan_items(), group="measurement") == 14
+    with ismrmrd.Dataset(str(path), "measurement", mode="r") as dataset:
+        assert dataset.read_xml_header().decode() == HEADER
+        assert dataset.number_of_acquisitions() == 14
+        assert dataset.number_of_waveforms() == 3
+        blocks = [item for item in scan_items() if isinstance(item, Readouts)]
+        singles = [block[i : i + 1] for block in blocks for i in range(len(block))]
+        for i, single in enumerate(singles):
+            found = dataset.read_acquisition(i)
+            assert bytes(found.getHead()) == single.headers.tobytes()
+            assert np.array_equal(found.data, single.data[0])
+            if single.trajectory is not None:
+                assert np.array_equal(found.traj, single.trajectory[0])
+        for i, wave in enumerate(item for item in scan_items() if isinstance(item, Waveform)):
+            found = dataset.read_waveform(i)
+            assert np.array_equal(found.data, wave.data)
+            assert (found.waveform_id, found.time_stamp) == (wave.header["waveform_id"], wave.header["time_stamp"])
+
+
+def test_both_files_hold_the_same_types(tmp_path):
+    write_scan(tmp_path / "ours.h5", HEADER, scan_items())
+    write_with_ismrmrd(tmp_path / "theirs.h5", HEADER, scan_items())
+    with h5py.File(tmp_path / "ours.h5") as ours, h5py.File(tmp_path / "theirs.h5") as theirs:
+        assert set(ours["dataset"]) == set(theirs["dataset"]) == {"xml", "data", "waveforms"}
+        for name in ("data", "waveforms"):
+            mine, other = ours["dataset"][name].dtype, theirs["dataset"][name].dtype
+            assert mine["head"] == other["head"]
+            assert mine.names == other.names
+            assert len(ours["dataset"][name]) == len(theirs["dataset"][name])
+
+
+def test_readouts_without_data_are_written_too(tmp_path):
+    path = tmp_path / "scan.h5"
+    sent = [readouts(2, 2, 0), readouts(0, 2, 8), readouts(3, 0, 8, first=2), readouts(1, 2, 8, first=5)]
+    assert write_scan(path, HEADER, sent) == 6
+    assert wire(*read_all(path)[1]) == wire(*sent)
+
+
+def test_long_scan_comes_in_few_blocks(tmp_path):
+    path = tmp_path / "scan.h5"
+    sent = readouts(3000, 2, 16)
+    write_scan(path, HEADER, [sent[:1000], sent[1000:]])
+    _, blocks = read_all(path)
+    assert len(blocks) <= 3
+    assert wire(*blocks) == wire(sent)
+
+
+def test_scan_without_readouts(tmp_path):
+    path = tmp_path / "scan.h5"
+    assert write_scan(path, HEADER, [Text("nothing came")]) == 0
+    with open_scan(path) as scan:
+        assert scan.readouts == 0
+        assert list(scan.items) == []
+
+
+def test_scan_of_waveforms_only(tmp_path):
+    write_scan(tmp_path / "scan.h5", HEADER, [waveform(time_stamp=3), waveform(time_stamp=2)])
+    _, items = read_all(tmp_path / "scan.h5")
+    assert [item.header["time_stamp"] for item in items] == [3, 2]
+
+
+def test_many_waveforms(tmp_path):
+    sent = [waveform(1, 2, time_stamp=1000 + i, seed=i) for i in range(600)]
+    write_scan(tmp_path / "scan.h5", HEADER, [*sent, readouts(200)])
+    _, items = read_all(tmp_path / "scan.h5")
+    assert wire(*(item for item in items if isinstance(item, Waveform))) == wire(*sent)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "waves", "expected"),
+    [
+        ([10, 20, 30], [], "rrr"),
+        ([10, 20, 30], [5], "wrrr"),
+        ([10, 20, 30], [20], "rrwr"),
+        ([10, 20, 30], [19], "rwrr"),
+        ([10, 20, 30], [30, 31], "rrrww"),
+        ([10, 20, 30], [9, 9, 15, 25, 40], "wwrwrwrw"),
+        ([10, 30, 20, 40], [25], "rwrrr"),
+        ([30, 10], [20], "wrr"),
+        ([], [3, 4], "ww"),
+    ],
+)
+def test_waveforms_come_before_the_first_later_readout(stamps, waves, expected, tmp_path):
+    block = readouts(len(stamps), 1, 4, acquisition_time_stamp=stamps)
+    path = tmp_path / "scan.h5"
+    write_scan(path, HEADER, [block, *(waveform(1, 1, time_stamp=stamp) for stamp in waves)])
+    _, items = read_all(path)
+    assert "".join("w" if isinstance(item, Waveform) else "r" * len(item) for item in items) == expected
+    assert all(len(item) for item in items if isinstance(item, Readouts))
+    found = [stamp for item in items if isinstance(item, Readouts) for stamp in item.headers["acquisition_time_stamp"]]
+    assert found == stamps
+
+
+def test_groups(tmp_path):
+    path = tmp_path / "scan.h5"
+    write_scan(path, HEADER, [readouts(1)], group="first")
+    write_with_ismrmrd(path, HEADER, [readouts(2)], group="second")
+    with h5py.File(path, "a") as file:
+        file["images/data"] = np.zeros(3)
+        file["loose"] = np.zeros(3)
+        file.create_group("empty")
+    assert len(read_all(path, "first")[1][0]) == 1
+    assert sum(map(len, read_all(path, "second")[1])) == 2
+    for missing in ("dataset", "images", "loose", "empty", "first/data"):
+        with pytest.raises(
+            DataError, match=f"no measurement in group '{missing}'; groups with raw data: first, second"
+        ):
+            read_all(path, missing)
+
+
+@pytest.mark.parametrize("texts", [None, [], HEADER.encode(), [HEADER.encode()], np.bytes_(HEADER.encode())])
+def test_header_of_any_storage(tmp_path, texts):
+    path = tmp_path / "scan.h5"
+    write_scan(path, "", [readouts(1)])
+    with h5py.File(path, "a") as file:
+        del file["dataset/xml"]
+        if texts is not None:
+            kind = None if isinstance(texts, np.bytes_) else h5py.string_dtype()
+            file.create_dataset("dataset/xml", data=texts, dtype=kind)
+    if texts is None or len(texts) == 0:
+        with pytest.raises(HeaderError, match="no ISMRMRD header"):
+            read_all(path)
+    else:
+        assert read_all(path)[0] == HEADER
+
+
+def test_headers_of_another_layout_are_matched_by_name(tmp_path):
+    path = tmp_path / "scan.h5"
+    sent = readouts(4, 2, 8, phase=range(4), position=(1, 2, 3))
+    shuffled = [name for name in reversed(ACQUISITION_HEADER.names) if name != "user_float"]
+    layout = np.dtype([(name, ACQUISITION_HEADER[name]) for name in shuffled], align=True)
+    values = h5py.vlen_dtype(np.float32)
+    rows = np.empty(4, [("head", layout), ("traj", values), ("data", values)])
+    for name in shuffled:
+        rows["head"][name] = sent.headers[name]
+    for i in range(4):
+        rows["data"][i] = sent.data[i].view(np.float32).reshape(-1)
+        rows["traj"][i] = np.empty(0, np.float32)
+    with h5py.File(path, "w") as file:
+        file["dataset/xml"] = [HEADER]
+        file["dataset/data"] = rows
+    header, blocks = read_all(path)
+    assert header == HEADER
+    assert wire(*blocks) == wire(sent)
+
+
+# --- damaged files ----------------------------------------------------------------------------------------------------
+
+
+def change_row(path, dataset, row, **fields):
+    with h5py.File(path, "a") as file:
+        rows = file["dataset"][dataset][row : row + 1]
+        for name, value in fields.items():
+            rows[name][0] = value
+        file["dataset"][dataset][row : row + 1] = rows
+
+
+@pytest.mark.parametrize("length", [0, 31, 33, 1000])
+def test_readout_of_wrong_length_becomes_an_empty_one(length, tmp_path):
+    path = tmp_path / "scan.h5"
+    sent = readouts(5, 2, 8)
+    write_scan(path, HEADER, [sent])
+    change_row(path, "data", 2, data=np.ones(length, np.float32))
+    _, blocks = read_all(path)
+    headers = np.concatenate([block.headers for block in blocks])
+    assert headers["scan_counter"].tolist() == [0, 1, 2, 3, 4]
+    by_counter = {block.headers["scan_counter"][i]: block.data[i] for block in blocks for i in range(len(block))}
+    assert by_counter.pop(2).shape == (2, 0)
+    assert all(np.array_equal(data, sent.data[counter]) for counter, data in by_counter.items())
+
+
+@pytest.mark.parametrize("length", [0, 15, 17])
+@pytest.mark.parametrize("row", [0, 2])
+def test_trajectory_of_wrong_length_is_left_out(length, row, tmp_path):
+    path = tmp_path / "scan.h5"
+    sent = readouts(5, 2, 8, dimensions=2)
+    write_scan(path, HEADER, [sent])
+    change_row(path, "data", row, traj=np.ones(length, np.float32))
+    _, blocks = read_all(path)
+    assert np.array_equal(np.concatenate([block.data for block in blocks]), sent.data)
+    assert [block.headers["scan_counter"].tolist() for block in blocks if block.trajectory is None] == [[row]]
+
+
+@pytest.mark.parametrize("length", [0, 9, 11])
+def test_waveform_of_wrong_length_becomes_an_empty_one(length, tmp_path):
+    path = tmp_path / "scan.h5"
+    write_scan(path, HEADER, [waveform(2, 5), waveform(2, 5, seed=1)])
+    change_row(path, "waveforms", 0, data=np.ones(length, np.uint32))
+    _, waves = read_all(path)
+    assert waves[0].data.shape == (2, 0)
+    assert np.array_equal(waves[1].data, waveform(2, 5, seed=1).data)
+
+
+@pytest.mark.parametrize("content", [b"", b"h", b"hello world, this is text", b"\x89HDF\r\n\x1a\n", b"\0" * 5000])
+def test_what_is_no_scan(content, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises((HeaderError, ResourceError), match=r"notes\.txt"):
+        read_all(path)
+
+
+def test_what_is_no_file(tmp_path):
+    with pytest.raises(ResourceError, match="No such file"):
+        read_all(tmp_path / "missing.h5")
+    with pytest.raises(ResourceError, match="cannot read"):
+        read_all(tmp_path)
+
+
+def test_truncated_hdf5(tmp_path):
+    path = tmp_path / "scan.h5"
+    write_scan(path, HEADER, scan_items())
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 1, len(whole) // 20):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CinestreamError, match=r"scan\.h5"):
+            read_all(path)
+
+
+def test_damaged_hdf5_says_so(tmp_path):
+    path = tmp_path / "scan.h5"
+    write_scan(path, HEADER, [*(readouts(40, 2, 64, first=40 * i) for i in range(9)), waveform()])
+    whole = path.read_bytes()
+    heaps = [found.start() for found in re.finditer(b"GCOL", whole)]  # where HDF5 keeps rows of any length
+    assert len(heaps) > 3
+    for begin in heaps:
+        path.write_bytes(whole[:begin] + b"JUNK" + whole[begin + 4 :])
+        with pytest.raises(DataError, match=r"scan\.h5 is damaged: /dataset/"):
+            read_all(path)
+
+
+# --- streams of messages ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        (),
+        (ConfigFile("cg_sense"),),
+        (ConfigText("<configuration/>"),),
+        (Query(1, "cinestream::version"), ConfigFile("cg_sense"), Text("hello"), Query(2, "x")),
+    ],
+    ids=["bare", "name", "text", "talk"],
+)
+def test_stream_file(front, tmp_path):
+    path = tmp_path / "scan.mrd"
+    path.write_bytes(wire(*front, Header(HEADER), *scan_items(), Close()) + b"rubbish behind CLOSE")
+    with open_scan(path, "group is of no matter") as scan:
+        assert (scan.header, scan.readouts) == (HEADER, None)
+        assert wire(*scan.items) == wire(*scan_items())
+
+
+def test_truncated_stream_gives_what_it_holds(tmp_path):
+    path = tmp_path / "scan.mrd"
+    path.write_bytes(wire(Header(HEADER), readouts(5, 2, 8))[:-1])
+    with open_scan(path) as scan:
+        assert len(next(scan.items)) == 4
+        with pytest.raises(EndOfStreamError):
+            next(scan.items)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (wire(ConfigFile("a")), "the stream ended"),
+        (wire(ConfigFile("a"), Close()), "got Close first"),
+        (wire(readouts()), "got Readouts first"),
+        (wire(Header(HEADER))[:100], "the stream ended within"),
+        (struct.pack("<HI", 3, 0xFFFFFFFF), "4294967295 bytes of text"),
+    ],
+)
+def test_stream_without_header(content, message, tmp_path):
+    path = tmp_path / "scan.mrd"
+    path.write_bytes(content)
+    with pytest.raises(HeaderError, match=rf"scan.mrd is neither.*{message}"):
+        read_all(path)
+
+
+def test_file_to_file(tmp_path):
+    """HDF5 to a stream and back loses nothing."""
+    write_scan(tmp_path / "a.h5", HEADER, scan_items())
+    header, items = read_all(tmp_path / "a.h5")
+    (tmp_path / "b.mrd").write_bytes(wire(Header(header), *items, Close()))
+    with open_scan(tmp_path / "b.mrd") as scan:
+        write_scan(tmp_path / "c.h5", scan.header, scan.items)
+    assert wire(*read_all(tmp_path / "c.h5")[1]) == wire(*scan_items())
+
+
+# --- foreign files ----------------------------------------------------------------------------------------------------
+
+
+def test_shepp_logan_of_the_ismrmrd_tools(tmp_path):
+    tool = shutil.which("ismrmrd_generate_cartesian_shepp_logan")
+    if tool is None:
+        pytest.skip("the ISMRMRD tools are not installed")
+    path = tmp_path / "shepp.h5"
+    command = [tool, "-m", "32", "-c", "3", "-r", "2", "-C", "-o", str(path)]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    header, blocks = read_all(path)
+    assert "ismrmrdHeader" in header
+    with ismrmrd.Dataset(str(path), mode="r") as dataset:
+        singles = [block[i : i + 1] for block in blocks for i in range(len(block))]
+        assert len(singles) == dataset.number_of_acquisitions() > 64
+        for i in range(0, len(singles), 9):
+            found = dataset.read_acquisition(i)
+            assert bytes(found.getHead()) == singles[i].headers.tobytes()
+            assert np.array_equal(found.data, singles[i].data[0])
+
+
+def test_real_files(tmp_path):
+    files = sorted(SHARED_DATA.glob("ismrmrd_real/*.h5"), key=lambda path: path.stat().st_size)[:3]
+    files += [path for path in [SHARED_DATA / "semi_real_cine" / "cine_mini_scd101_4ch_10f_R2.h5"] if path.exists()]
+    if not files:
+        pytest.skip("the reference data are not beside the repository")
+    for path in files:
+        with open_scan(path) as scan, h5py.File(path, locking=False) as file:
+            first = list(itertools.islice((item for item in scan.items if isinstance(item, Readouts)), 3))
+            begin = 0
+            for block in first:
+                rows = file["dataset/data"][begin : begin + len(block)]
+                begin += len(block)
+                assert np.array_equal(rows["head"]["scan_counter"], block.headers["scan_counter"])
+                assert np.array_equal(np.concatenate(rows["data"]), block.data.view(np.float32).reshape(-1)), path.name
+            assert scan.readouts == len(file["dataset/data"])
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["<u2", "<i2", "<u4", "<i4", "<f4", "<f8", "<c8", "<c16"])
+def test_images_are_read_by_ismrmrd_and_by_us(dtype, tmp_path):
+    path = tmp_path / "images.h5"
+    sent = [
+        image(dtype, (2, 1, 4, 6), index=i, attributes=f"<ismrmrdMeta><!--{i}--></ismrmrdMeta>") for i in range(1, 4)
+    ]
+    with ImageFile(path, "recon") as images:
+        for one in sent:
+            images.append(one)
+    (found,) = read_images(path, "recon").values()
+    assert wire(*found) == wire(*sent)
+    if dtype == "<i4":
+        return  # ismrmrd-python takes int32 for 64 bit
+    with ismrmrd.Dataset(str(path), "recon", mode="r") as dataset:
+        assert dataset.number_of_images("image_1") == 3
+        for i, one in enumerate(sent):
+            theirs = dataset.read_image("image_1", i)
+            assert np.array_equal(theirs.data, one.data)
+            assert theirs.data.dtype == one.data.dtype
+            assert theirs.image_index == i + 1
+            assert theirs.meta is not None
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<c8", "<u2"])
+def test_image_file_is_laid_out_like_that_of_ismrmrd(dtype, tmp_path):
+    sent = [image(dtype, (1, 1, 4, 6), index=i) for i in (1, 2)]
+    with ImageFile(tmp_path / "ours.h5") as images, ismrmrd.Dataset(str(tmp_path / "theirs.h5")) as dataset:
+        for one in sent:
+            images.append(one)
+            theirs = ismrmrd.Image(ismrmrd.ImageHeader.from_buffer_copy(one.header.tobytes()))
+            theirs.data[:] = one.data
+            dataset.append_image("image_1", theirs)
+    with h5py.File(tmp_path / "ours.h5") as ours, h5py.File(tmp_path / "theirs.h5") as theirs:
+        mine, other = ours["dataset/image_1"], theirs["dataset/image_1"]
+        assert set(mine) == set(other) == {"header", "data", "attributes"}
+        assert mine["header"].dtype == other["header"].dtype
+        assert mine["data"].dtype == other["data"].dtype
+        assert mine["data"].shape == other["data"].shape == (2, 1, 1, 4, 6)
+        assert np.array_equal(mine["data"][:], other["data"][:])
+        assert h5py.check_string_dtype(mine["attributes"].dtype).length is None
+        assert mine["attributes"].shape[0] == other["attributes"].shape[0]
+    (theirs_read,) = read_images(tmp_path / "theirs.h5").values()
+    assert np.array_equal(np.stack([one.data for one in theirs_read]), np.stack([one.data for one in sent]))
+
+
+def test_series_of_different_kinds(tmp_path):
+    path = tmp_path / "images.h5"
+    sent = [
+        image(series=1),
+        image("<c8", (1, 1, 3, 5), series=20),
+        image(series=1, index=2),
+        image("<u2", series=65535),
+    ]
+    with ImageFile(path) as images:
+        for one in sent:
+            images.append(one)
+    found = read_images(path)
+    assert sorted(found) == [1, 20, 65535]
+    assert wire(*found[1]) == wire(sent[0], sent[2])
+    assert wire(*found[20]) == wire(sent[1])
+
+
+@pytest.mark.parametrize("other", [{"shape": (1, 1, 6, 9)}, {"shape": (2, 1, 6, 8)}, {"dtype": "<c8"}], ids=str)
+@pytest.mark.parametrize("flushed", [True, False])
+def test_series_has_one_size_and_type(other, flushed, tmp_path):
+    path = tmp_path / "images.h5"
+    with ImageFile(path) as images:
+        images.append(image())
+        if flushed:
+            images.flush()
+        with pytest.raises(DataError, match=r"series 1 holds float32 images of .*one size and type"):
+            images.append(image(**other))
+        images.append(image(index=2))
+    assert [one.header["image_index"] for one in read_images(path)[1]] == [1, 2], "the good ones are lost"
+
+
+def test_blocks_of_images_are_written_on_the_way(tmp_path):
+    path = tmp_path / "images.h5"
+    sent = [image("<c8", (1, 1, 512, 512), index=i) for i in range(1, 10)]
+    with ImageFile(path) as images:
+        for one in sent:
+            images.append(one)
+        assert path.stat().st_size > 8 << 20
+    assert wire(*read_images(path)[1]) == wire(*sent)
+
+
+def test_images_so_far_survive_an_error(tmp_path):
+    path = tmp_path / "images.h5"
+
+    def fail():
+        with ImageFile(path) as images:
+            images.append(image())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert len(read_images(path)[1]) == 1
+
+
+def test_file_without_images(tmp_path):
+    with ImageFile(tmp_path / "images.h5"):
+        pass
+    assert read_images(tmp_path / "images.h5") == {}
+
+
+def test_existing_file_is_kept_unless_told(tmp_path):
+    path = tmp_path / "images.h5"
+    path.write_bytes(b"precious")
+    with pytest.raises(SettingsError, match="--overwrite"):
+        ImageFile(path)
+    assert path.read_bytes() == b"precious"
+    with ImageFile(path, overwrite=True) as images:
+        images.append(image())
+    assert len(read_images(path)[1]) == 1
+
+
+def test_unreadable_images(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
+    for name in ("notes.txt", "missing.h5"):
+        with pytest.raises(ResourceError, match=name):
+            read_images(tmp_path / name)
+
+
+# --- full disks -------------------------------------------------------------------------------------------------------
+
+
+def test_where_nothing_can_be_written(tmp_path):
+    for write in (lambda path: write_scan(path, HEADER, []), ImageFile):
+        with pytest.raises(ResourceError, match=r"cannot write .*No such file or directory"):
+            write(tmp_path / "missing" / "out.h5")
+
+
+FULL_DISK = """
+    import resource, sys
+    from pathlib import Path
+    import numpy as np
+    from gadgets.files.raw import ImageFile, write_scan
+    from gadgets.wire.messages import IMAGE_HEADER, Image
+    from recon_core.errors import ResourceError
+    from tests.helpers.builders import readouts, waveform
+
+    def scan(path):
+        write_scan(path, "<ismrmrdHeader/>", (part for i in range(9) for part in (readouts(500, 2, 64), waveform())))
+
+    def images(path):
+        header = np.zeros((), IMAGE_HEADER)
+        with ImageFile(path) as file:
+            for i in range(300):
+                file.append(Image(header[()], np.ones((1, 1, 128, 128), "<f4"), "<ismrmrdMeta/>"))
+
+    def empty_scan(path):
+        write_scan(path, "<ismrmrdHeader/>", [])
+
+    def small_images(path):
+        with ImageFile(path) as file:
+            file.append(Image(np.zeros((), IMAGE_HEADER)[()], np.ones((1, 1, 8, 8), "<f4")))
+
+    for number, limit in enumerate(map(int, sys.argv[2:])):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        try:
+            globals()[sys.argv[1]](Path(f"{sys.argv[1]}{number}.h5"))
+        except ResourceError as error:
+            print(error)
+"""
+
+
+@pytest.mark.parametrize("what", ["scan", "images", "empty_scan", "small_images"])
+def test_full_disk_is_an_error_and_no_crash(what, tmp_path):
+    """HDF5 is known to crash the process, at the latest when it ends, after a write that failed."""
+    pytest.importorskip("resource")
+    limits = ["0", "100", "500"] + ["9000", "70000", "600001", "3000000"] * (what in ("scan", "images"))
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(FULL_DISK), what, *limits],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    lines = ran.stdout.splitlines()
+    assert len(lines) == len(limits)
+    for number, line in enumerate(lines):
+        assert line.startswith(f"cannot write {what}{number}.h5: File too large; free space")
+
+
+def test_waveform_dtype_is_that_of_the_library(tmp_path):
+    write_scan(tmp_path / "scan.h5", HEADER, [waveform()])
+    with h5py.File(tmp_path / "scan.h5") as file:
+        assert file["dataset/waveforms"].dtype["head"] == ismrmrd.hdf5.waveform_header_dtype == WAVEFORM_HEADER
+
+
+def test_messages_that_are_no_data_are_left_out(tmp_path):
+    path = tmp_path / "scan.h5"
+    items = [Text("a"), readouts(2), image(), dataclasses.replace(readouts(1), headers=readouts(1, first=9).headers)]
+    assert write_scan(path, HEADER, items) == 3
+    assert sum(map(len, read_all(path)[1])) == 3
+
+
+def test_file_is_shared_with_other_readers(tmp_path):
+    path = tmp_path / "scan.h5"
+    write_scan(path, HEADER, [readouts(2)])
+    with h5py.File(path, "r", locking=False), open_scan(path) as first, open_scan(path) as second:
+        assert wire(*first.items) == wire(*second.items)

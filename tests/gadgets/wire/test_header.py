@@ -1,0 +1,267 @@
+import h5py
+import ismrmrd
+import pytest
+
+from gadgets.wire.header import Limit, Space, parse_header, without_version
+from recon_core.errors import HeaderError
+from tests.helpers.builders import NAMESPACE, encoding_xml, header_xml, space_xml
+from tests.helpers.paths import SHARED
+
+SHARED_DATA = SHARED / "data"
+
+
+def test_full_header():
+    header = parse_header(
+        header_xml(
+            encoding_xml(
+                (256, 120, 1),
+                (128, 110, 1),
+                (600.0, 350.5, 8.0),
+                (300.0, 320.25, 8.0),
+                limits={"kspace_encoding_step_1": (2, 119, 61), "slice": (0, 8, 0), "phase": (0, 24, 0)},
+                extra="<parallelImaging><accelerationFactor><kspace_encoding_step_1>3</kspace_encoding_step_1>"
+                "<kspace_encoding_step_2>1</kspace_encoding_step_2></accelerationFactor>"
+                "<calibrationMode>embedded</calibrationMode></parallelImaging>",
+            ),
+            version=2,
+            before="<measurementInformation><measurementID>a_b_c_7</measurementID><patientPosition>HFS</patientPosition>"
+            "<protocolName>cine µ</protocolName></measurementInformation><acquisitionSystemInformation>"
+            "<systemVendor>SIEMENS</systemVendor><relativeReceiverNoiseBandwidth>0.7</relativeReceiverNoiseBandwidth>"
+            "</acquisitionSystemInformation>",
+            after="<userParameters><userParameterLong><name>EmbeddedRefLinesE1</name><value>24</value></userParameterLong>"
+            "<userParameterDouble><name>MaxwellCoefficient_0</name><value>0.5</value></userParameterDouble>"
+            "<userParameterString><name>Who</name><value>me &amp; you</value></userParameterString></userParameters>",
+        )
+    )
+    (encoding,) = header.encodings
+    assert encoding.encoded == Space((256, 120, 1), (600.0, 350.5, 8.0))
+    assert encoding.recon == Space((128, 110, 1), (300.0, 320.25, 8.0))
+    assert encoding.limits["kspace_encoding_step_1"] == Limit(2, 119, 61)
+    assert (encoding.count("slice"), encoding.count("phase"), encoding.count("repetition")) == (9, 25, 1)
+    assert (encoding.acceleration, encoding.calibration_mode) == (3, "embedded")
+    assert (header.patient_position, header.protocol_name, header.measurement_id) == ("HFS", "cine µ", "a_b_c_7")
+    assert (header.vendor, header.noise_bandwidth) == ("SIEMENS", 0.7)
+    assert header.user_parameters == {"EmbeddedRefLinesE1": "24", "MaxwellCoefficient_0": "0.5", "Who": "me & you"}
+
+
+def test_smallest_header():
+    encoded = space_xml("encodedSpace", (8, 4, 1), (1, 1, 1))
+    text = f"<ismrmrdHeader><encoding>{encoded}<reconSpace/></encoding></ismrmrdHeader>"
+    header = parse_header(text)
+    (encoding,) = header.encodings
+    assert encoding.recon == encoding.encoded == Space((8, 4, 1), (1.0, 1.0, 1.0))
+    assert encoding.limits == {}
+    assert encoding.count("phase") == encoding.acceleration == 1
+    assert (header.vendor, header.noise_bandwidth, header.user_parameters) == ("", 0.793, {})
+    assert header.text == text
+
+
+def test_several_encodings_keep_their_order():
+    header = parse_header(header_xml(encoding_xml((32, 16, 1)), encoding_xml((64, 48, 1)), encoding_xml((8, 8, 1))))
+    assert [encoding.encoded.matrix[0] for encoding in header.encodings] == [32, 64, 8]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"), [((0, 0, 0), (32, 16, 1)), ((16, 0, 1), (16, 16, 1)), ((16, 12, 0), (16, 12, 1))]
+)
+def test_recon_matrix_of_zero_is_not_set(matrix, expected):
+    assert parse_header(header_xml(recon=matrix)).encodings[0].recon.matrix == expected
+
+
+def test_recon_field_of_view_of_zero_is_not_set():
+    recon = parse_header(header_xml(recon_fov=(0.0, 150.0, 0.0))).encodings[0].recon
+    assert recon.field_of_view == (400.0, 150.0, 8.0)
+
+
+@pytest.mark.parametrize("version", [None, 1, 2, 8, 99, "nonsense"])
+def test_any_version_is_read(version):
+    assert parse_header(header_xml(version=version)).encodings[0].encoded.matrix == (32, 16, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text,
+        lambda text: (
+            text.replace(' xmlns="', ' xmlns:i="').replace("<", "<i:").replace("<i:/", "</i:").replace("<i:?", "<?")
+        ),
+        lambda text: text.replace(f' xmlns="{NAMESPACE}"', ""),
+        lambda text: text.replace(NAMESPACE, "http://elsewhere"),
+        lambda text: "\n \t" + text.replace("><", ">\n<!-- remark -->\n<"),
+        lambda text: text.replace('"1.0"?>', '"1.0" encoding="UTF-16"?>'),
+        lambda text: text.replace('"1.0"?>', '"1.0" encoding="ISO-8859-1" standalone="no"?>'),
+        lambda text: "\ufeff" + text,
+        lambda text: text.partition("\n")[2],
+    ],
+    ids=["plain", "prefix", "none", "foreign", "comments", "utf-16", "latin-1", "bom", "undeclared"],
+)
+def test_spellings(change):
+    plain = header_xml(
+        version=8,
+        after="<userParameters><userParameterString><name>µ</name><value>ü</value></userParameterString></userParameters>",
+    )
+    text = change(plain)
+    header = parse_header(text)
+    assert header.encodings == parse_header(plain).encodings
+    assert header.user_parameters == {"µ": "ü"}
+    assert "version>" not in without_version(text)
+    assert parse_header(without_version(text)).encodings == header.encodings
+
+
+def test_without_version_touches_nothing_else():
+    text = header_xml(version=8)
+    assert without_version(text) == header_xml()
+    assert without_version(header_xml()) == header_xml()
+    for similar in ("systemVersion", "conversion"):
+        kept = header_xml(before=f"<{similar}>1</{similar}>")
+        assert without_version(kept) == kept
+
+
+def test_what_the_schema_of_ismrmrd_writes():
+    schema = ismrmrd.xsd.CreateFromDocument(header_xml(version=2))
+    text = schema.toXML() if hasattr(schema, "toXML") else ismrmrd.xsd.ToXML(schema)
+    assert parse_header(text).encodings == parse_header(header_xml()).encodings
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not XML"),
+        ("   \n", "not XML"),
+        ('<?xml version="1.0"?>\n', "not XML"),
+        ("hello world", "begins with 'hello world'"),
+        ("<ismrmrdHeader>", "not XML"),
+        ("\0\0\0", "not XML"),
+        ("\ud800", "not XML"),
+        ("<configuration/>", "got <configuration>"),
+        ("<ismrmrdHeader/>", "no <encoding>"),
+        ("<ismrmrdHeader><encoding/></ismrmrdHeader>", "no <encodedSpace>"),
+        (
+            f"<ismrmrdHeader><encoding>{space_xml('encodedSpace', (8, 8, 1), (1, 1, 1))}</encoding></ismrmrdHeader>",
+            "no <reconSpace>",
+        ),
+        ("<a>" * 100_000 + "</a>" * 100_000, "expected an ISMRMRD header"),
+    ],
+)
+def test_what_is_no_header(text, message):
+    with pytest.raises(HeaderError, match=message):
+        parse_header(text)
+
+
+@pytest.mark.parametrize("trajectory", ["radial", "spiral", "epi", "goldenangle", "other"])
+def test_only_cartesian_scans(trajectory):
+    header = parse_header(header_xml(encoding_xml(), encoding_xml(trajectory=trajectory)))
+    assert f"encoding 1 has a {trajectory} trajectory" in header.refusal
+
+
+@pytest.mark.parametrize("trajectory", ["cartesian", "Cartesian", " cartesian\n"])
+def test_spellings_of_cartesian(trajectory):
+    assert parse_header(header_xml(trajectory=trajectory)).refusal == ""
+
+
+def test_only_two_dimensions():
+    assert "12 partitions" in parse_header(header_xml(encoded=(32, 16, 12))).refusal
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        {"encoded": ("NaN", 16, 1)},
+        {"encoded": ("inf", 16, 1)},
+        {"encoded": ("", 16, 1)},
+        {"encoded": ("many", 16, 1)},
+        {"encoded": (32, 0, 1)},
+        {"encoded": (32, -16, 1)},
+        {"encoded": (1e300, 16, 1)},
+        {"encoded": (16385, 16, 1)},
+        {"encoded": (32, 16, 0)},
+        {"recon": (4294967295, 16, 1)},
+        {"recon": (-1, 16, 1)},
+        {"recon": ("nan", 16, 1)},
+        {"encoded_fov": ("nan", 1, 1)},
+        {"encoded_fov": (-1, 1, 1)},
+        {"recon_fov": (1, "-inf", 1)},
+        {"limits": {"phase": (0, "nan", 0)}},
+        {"limits": {"phase": (0, 1e30, 0)}},
+        {"limits": {"phase": (0, 65536, 0)}},
+        {"limits": {"slice": (0, -1, 0)}},
+        {"limits": {"kspace_encoding_step_1": (0, 15, "x")}},
+    ],
+    ids=str,
+)
+def test_numbers_that_cannot_be(encoding):
+    if not all(isinstance(size, int) for size in encoding.get("encoded", ())):
+        encoding = {"limits": {}, **encoding}
+    with pytest.raises(HeaderError, match=r"matrix|must be a number|limits"):
+        parse_header(header_xml(**encoding))
+
+
+BILLION_LAUGHS = "<!DOCTYPE a [<!ENTITY a 'ha'>" + "".join(
+    f"<!ENTITY {name} '{f'&{before};' * 10}'>" for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        BILLION_LAUGHS + "]>",
+        "<!DOCTYPE a [<!ENTITY secret SYSTEM 'file:///etc/passwd'>]>",
+        "<!DOCTYPE ismrmrdHeader SYSTEM 'http://127.0.0.1:9/x.dtd'>",
+        "<!DOCTYPE ismrmrdHeader>",
+    ],
+    ids=["laughs", "file", "external", "empty"],
+)
+def test_declared_types_and_entities_are_not_read(start):
+    with pytest.raises(HeaderError, match="DTD or entities"):
+        parse_header(start + header_xml().partition("\n")[2])
+
+
+def test_undeclared_entity_is_no_xml():
+    with pytest.raises(HeaderError, match="not XML"):
+        parse_header(header_xml(before="&j;"))
+
+
+def test_real_headers_agree_with_the_schema():
+    files = sorted([*SHARED_DATA.glob("ismrmrd_real/*.h5"), *SHARED_DATA.glob("semi_real_cine/*.h5")])
+    if not files:
+        pytest.skip("the reference data are not beside the repository")
+    read = 0
+    for path in files:
+        with h5py.File(path, "r", locking=False) as file:
+            text = file["dataset/xml"][0].decode()
+        expected = ismrmrd.xsd.CreateFromDocument(text)
+        space = expected.encoding[0].encodedSpace
+        if space.matrixSize.z > 1 or expected.encoding[0].trajectory.value != "cartesian":
+            with pytest.raises(HeaderError):
+                parse_header(text)
+            continue
+        header = parse_header(text)
+        assert len(header.encodings) == len(expected.encoding), path.name
+        encoded = header.encodings[0].encoded
+        assert encoded.matrix == (space.matrixSize.x, space.matrixSize.y, space.matrixSize.z)
+        limit = expected.encoding[0].encodingLimits.kspace_encoding_step_1
+        assert header.encodings[0].limits["kspace_encoding_step_1"] == Limit(limit.minimum, limit.maximum, limit.center)
+        read += 1
+    assert read >= 3
+
+
+@pytest.mark.parametrize(
+    ("sequence", "expected"),
+    [
+        ("<TR>42</TR><echo_spacing>2.8</echo_spacing>", 2.8),
+        ("<TR>42</TR>", 2.8),
+        ("<TR>broken</TR><echo_spacing>-1</echo_spacing>", 0.0),
+        ("<TR>nan</TR>", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_time_from_readout_to_readout(sequence, expected):
+    lines = "<userParameterLong><name>RetroGatedSegmentSize</name><value>15</value></userParameterLong>"
+    text = f"<sequenceParameters>{sequence}</sequenceParameters><userParameters>{lines}</userParameters>"
+    assert parse_header(header_xml(encoding_xml(), after=text)).readout_spacing == pytest.approx(expected)
+
+
+def test_waveforms_that_are_announced():
+    ecg = "<waveformInformation><waveformName>x</waveformName><waveformType> ECG </waveformType></waveformInformation>"
+    assert parse_header(header_xml(encoding_xml(), after=ecg)).waveform_types == {"ecg"}
+    assert parse_header(header_xml(encoding_xml())).waveform_types == frozenset()
