@@ -1,11 +1,12 @@
 """What all tests share."""
 
 import shutil
+from collections import Counter
 
 import pytest
 
 import recon_core  # noqa: F401 - before torch, for the settings that it makes for it
-from tests.helpers.paths import REPOSITORY
+from tests.helpers.paths import ABSENT, REPOSITORY
 
 PACKAGED = REPOSITORY / "weights"
 
@@ -21,3 +22,17 @@ def _no_weights(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # where serve keeps noise
         patch.setattr("recon_core.weights.manifest._packaged", lambda: folder)
         yield
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what was not checked for want of data, and where such data would be looked for."""
+    reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", []) if report.longrepr]
+    absent = Counter(reason.partition(ABSENT)[2] for reason in reasons if ABSENT in reason)
+    if absent:
+        terminalreporter.section("not checked here")
+        terminalreporter.line(
+            f"{absent.total()} tests need golden vectors or real scans, which are no part of the repository and are "
+            "looked for in ../shared:"
+        )
+        for name, count in sorted(absent.items()):
+            terminalreporter.line(f"  {count:3d}  {name}")

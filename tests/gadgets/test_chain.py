@@ -26,7 +26,7 @@ from recon_core.networks.crunet_mr import CRUNetMR
 from recon_core.options import ReconOptions
 from tests.helpers.builders import encoding_xml, header_xml, readouts, waveform
 from tests.helpers.networks import write_tiny_weights
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, existing
 
 DATA = SHARED / "data"
 REAL = (
@@ -366,9 +366,7 @@ def read_plainly(path):
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_scans_agree_with_plain_numpy(name):
-    path = DATA / name
-    if not path.is_file():
-        pytest.skip("the reference data are not beside the repository")
+    path = existing(DATA / name)
     maps = {}
     engine = Engine("cpu")
     with open_scan(path) as opened:

@@ -36,7 +36,7 @@ from gadgets.wire.writer import Writer
 from recon_core.metrics.measures import best_scale, nrmse
 from tests.helpers.gadgetron_parent import Gadgetron
 from tests.helpers.networks import write_tiny_weights
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, needs
 
 CASES = {
     path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -53,8 +53,7 @@ def case_parameters(*, door=""):
         if case.get("requires") == "cuda":
             marks.append(pytest.mark.cuda)
         if "data" in case:
-            absent = not (DATA / case["data"]).is_file()
-            marks.append(pytest.mark.skipif(absent, reason=f"{case['data']} is not beside the repository"))
+            marks.append(needs(DATA / case["data"]))
         yield pytest.param(*([name, door] if door else [name]), marks=marks, id=f"{name}-{door}" if door else name)
 
 

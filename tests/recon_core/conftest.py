@@ -1,4 +1,4 @@
-"""Reference data that lie beside the repository, read without any code of the stream side."""
+"""Reference data next to the repository, read without any code of the stream side."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, existing
 
 NOISE_MEASUREMENT = 1 << 18
 SEMI_REAL = {
@@ -40,8 +40,7 @@ class SemiRealSlice:
 def load_semi_real(name):
     """Whitened slices of one semi-real case; real images, real coil maps, simulated acquisition."""
     folder = SHARED / "data" / "semi_real_cine"
-    if not folder.is_dir():
-        pytest.skip("the reference data are not beside the repository")
+    existing(folder)
     with h5py.File(folder / f"{SEMI_REAL[name]}.h5") as file:
         acquisitions = file["dataset/data"][:]
     truth = dict(np.load(folder / f"{SEMI_REAL[name]}_ref.npz"))
@@ -75,8 +74,7 @@ def semi_real():
 @lru_cache
 def load_golden(name):
     path = SHARED / "parity" / "classical" / f"{name}.npz"
-    if not path.is_file():
-        pytest.skip("the golden results are not beside the repository")
+    existing(path)
     return dict(np.load(path))
 
 

@@ -15,7 +15,7 @@ from recon_core.metrics.measures import best_scale, dynamic_region, nrmse
 from recon_core.options import ReconOptions
 from recon_core.physics.fourier import ifft
 from recon_core.simulate.sampling import sampling_mask
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, needs
 
 DATA = SHARED / "data"
 MATRIX, FRAMES, COILS = (40, 48), 6, 4
@@ -197,7 +197,7 @@ def test_data_that_cannot_be_read(data, tmp_path):
         found.load()
 
 
-@pytest.mark.skipif(not (DATA / "scd_cine").is_dir(), reason="the Sunnybrook images are not here")
+@needs(DATA / "scd_cine")
 def test_the_real_patient():
     for one in held_out_scans(DATA):
         if one.source and one.part == "cine":

@@ -34,9 +34,9 @@ from gadgets.wire.reader import EndOfStreamError
 from gadgets.wire.writer import encode
 from recon_core.errors import CinestreamError, DataError, HeaderError, ResourceError, SettingsError
 from tests.helpers.builders import header_xml, readouts, waveform
-from tests.helpers.paths import REPOSITORY
+from tests.helpers.paths import REPOSITORY, SHARED, existing
 
-SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+SHARED_DATA = SHARED / "data"
 HEADER = header_xml(version=2)
 
 
@@ -411,10 +411,9 @@ def test_shepp_logan_of_the_ismrmrd_tools(tmp_path):
 
 
 def test_real_files(tmp_path):
+    existing(SHARED_DATA)
     files = sorted(SHARED_DATA.glob("ismrmrd_real/*.h5"), key=lambda path: path.stat().st_size)[:3]
     files += [path for path in [SHARED_DATA / "semi_real_cine" / "cine_mini_scd101_4ch_10f_R2.h5"] if path.exists()]
-    if not files:
-        pytest.skip("the reference data are not beside the repository")
     for path in files:
         with open_scan(path) as scan, h5py.File(path, locking=False) as file:
             first = list(itertools.islice((item for item in scan.items if isinstance(item, Readouts)), 3))

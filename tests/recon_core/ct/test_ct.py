@@ -20,7 +20,7 @@ from recon_core.ct.placement import CtSettings, ScanCt
 from recon_core.ct.volume import CtVolume
 from recon_core.errors import DataError, ResourceError, SettingsError
 from tests.helpers.parity import run_case
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, existing
 
 PARITY = SHARED / "parity" / "atlf_net"
 SHAPE = (22, 26, 18)
@@ -426,10 +426,7 @@ def test_headers_that_contradict_the_images(tmp_path):
 
 @pytest.mark.parametrize("case", ["case_ct_geometry", "case_ct_geometry_partial"])
 def test_golden_slices(case):
-    path = PARITY / f"{case}.npz"
-    if not path.is_file():
-        pytest.skip(f"{path.name} is not beside the repository")
-    arrays = dict(np.load(path))
+    arrays = dict(np.load(existing(PARITY / f"{case}.npz")))
     inputs = {name: value for name, value in arrays.items() if name not in ("expected_hu", "covered", "meta")}
     outputs = run_case("atlf_net", inputs, arrays["meta"])
     covered = arrays["covered"]

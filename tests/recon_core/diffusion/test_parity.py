@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.parity import run_case
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, existing
 
 FOLDER = SHARED / "parity" / "dstdm"
 # Adam makes much of the rounding of tiny gradients.
@@ -25,10 +25,7 @@ ABSOLUTE = {"train_param_slice": 3e-4, "train_ema_slice": 3e-4}
     ],
 )
 def test_golden(case, channels, tolerance):
-    path = FOLDER / f"case_{case}.npz"
-    if not path.is_file():
-        pytest.skip("the golden vectors are not beside the repository")
-    arrays = dict(np.load(path))
+    arrays = dict(np.load(existing(FOLDER / f"case_{case}.npz")))
     results = run_case("dstdm", arrays, {"nf": channels})
     compared = arrays.keys() & results.keys()
     assert len(compared) >= {"net_official": 1, "net_nf32": 5, "sampler_net": 2}.get(case, 10)
@@ -40,8 +37,7 @@ def test_golden(case, channels, tolerance):
 
 
 def test_the_published_configuration_finds_the_width_of_every_case():
-    if not FOLDER.is_dir():
-        pytest.skip("the golden vectors are not beside the repository")
+    existing(FOLDER)
     config = json.loads((FOLDER / "keys.json").read_text())["config"]
     arrays = dict(np.load(FOLDER / "case_net_nf32.npz"))
     np.testing.assert_allclose(run_case("dstdm", arrays, config)["out"], arrays["out"], rtol=0, atol=1e-4)

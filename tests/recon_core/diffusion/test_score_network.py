@@ -5,6 +5,7 @@ import torch
 
 from recon_core.diffusion import score_network
 from recon_core.diffusion.score_network import ScoreConfig, ScoreNetwork
+from tests.helpers.paths import existing
 from tests.recon_core.diffusion.support import TINY, filled
 from tests.recon_core.diffusion.test_parity import FOLDER
 
@@ -24,8 +25,7 @@ def test_parameter_count(channels, count):
 
 @pytest.mark.parametrize("channels", [128, 32])
 def test_names_shapes_and_order_are_the_authors(channels):
-    if not FOLDER.is_dir():
-        pytest.skip("the golden vectors are not beside the repository")
+    existing(FOLDER)
     keys = json.loads((FOLDER / "keys.json").read_text())
     table = (keys if channels == 128 else keys["variants"]["nf32"])["state_dict"]
     with torch.device("meta"):

@@ -16,7 +16,7 @@ from recon_core.metrics.measures import (
     ssim,
     window_centres,
 )
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, existing
 
 PARITY = SHARED / "parity"
 
@@ -233,8 +233,7 @@ def test_frame_mean_takes_every_frame_by_its_own_maximum(series):
 @pytest.mark.parametrize("name", ["psnr", "ssim", "nmse", "haarpsi"])
 def test_frame_mean_is_how_crunet_mr_was_scored(name):
     path = PARITY / "crunet_mr" / "case_loss_metrics.npz"
-    if not path.is_file():
-        pytest.skip(f"{path} is not there")
+    existing(path)
 
     def nmse(image, reference):
         return nrmse(image, reference) ** 2
@@ -249,8 +248,7 @@ def test_frame_mean_is_how_crunet_mr_was_scored(name):
 
 def test_block_measures_are_how_the_dual_u_net_was_scored():
     path = PARITY / "dual_unet_resnet3d" / "case_metrics_lr.npz"
-    if not path.is_file():
-        pytest.skip(f"{path} is not there")
+    existing(path)
     with np.load(path) as case:
         image, reference = case["rec"], case["ref"]
         assert block_psnr(image, reference) == pytest.approx(float(case["psnr"]), rel=1e-6)

@@ -21,7 +21,7 @@ from recon_core.networks.atlf_layers import (
 from recon_core.networks.atlf_net import ATLFNet, ATLFNetConfig, StripeAttention
 from recon_core.physics.consistency import DataConsistency
 from tests.helpers.parity import run_case
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, existing
 from tests.parity_cases import atlf_net as case
 from tests.recon_core.physics.test_memory import peak_bytes
 
@@ -32,12 +32,6 @@ CONDITIONS = ["adain", "spade", "none"]
 
 def relative_error(found, expected):
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)
-
-
-def absent(path):
-    if not path.is_file():
-        pytest.skip(f"{path.name} is not beside the repository")
-    return path
 
 
 def network(**config):
@@ -84,7 +78,7 @@ def without_autograd(request):
 
 @pytest.mark.parametrize("name", COMPONENTS)
 def test_golden_layers(name):
-    arrays = dict(np.load(absent(PARITY / f"{name}.npz")))
+    arrays = dict(np.load(existing(PARITY / f"{name}.npz")))
     config = arrays.pop("meta")
     inputs = {"avat_q", "avat_ref", "avat_stripe", "avat_mu", "ct", "mr", "adain_style", "brb_in"}
     inputs |= {"dc_x", "dc_mask", "dc_y"}
@@ -99,7 +93,7 @@ def test_golden_layers(name):
 
 @pytest.mark.parametrize("width", ["default_width", "small_cond"])
 def test_the_layers_have_the_published_tensors(width):
-    keys = json.loads(absent(PARITY / "keys.json").read_text())
+    keys = json.loads(existing(PARITY / "keys.json").read_text())
     config = keys["config"][width]
     avat = dict(zip(("channels", "num_heads", "mu_classes"), config["avat"], strict=True))
     layers = case.layers({**config, "avat": avat})

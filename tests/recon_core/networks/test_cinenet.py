@@ -12,7 +12,7 @@ from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft
 from tests.bench.published import cinenet as published
 from tests.helpers.parity import fill, run_case
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, needs
 from tests.parity_cases.cinenet import build, value
 from tests.recon_core.networks.support import random_series
 from tests.recon_core.physics.test_memory import peak_bytes
@@ -20,7 +20,7 @@ from tests.recon_core.physics.test_memory import peak_bytes
 GOLDEN = SHARED / "parity" / "cinenet"
 CASES = ["constructor_default", "script_default", "reduced_3d", "reduced_xt_shared", "reduced_crnn"]
 KINDS = ["XF", "XT", "2D", "3D", "CRNN"]
-needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no golden files beside the repository")
+needs_golden = needs(GOLDEN)
 
 
 def case(name):

@@ -12,12 +12,12 @@ from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft
 from tests.bench.published import crnn_mri as published
 from tests.helpers.parity import fill, run_case
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, needs
 from tests.recon_core.networks.support import random_series
 from tests.recon_core.physics.test_memory import peak_bytes
 
 GOLDEN = SHARED / "parity" / "crnn_mri"
-needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no golden files beside the repository")
+needs_golden = needs(GOLDEN)
 
 
 def small(**config):

@@ -10,7 +10,7 @@ from recon_core.networks.crunet_mr import CRUNetMR, CRUNetMRConfig
 from recon_core.physics.consistency import DataConsistency
 from tests.bench.published import crunet_mr as published
 from tests.helpers.parity import fill, run_case
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, existing
 from tests.recon_core.physics.test_memory import peak_bytes
 
 GOLDEN = SHARED / "parity" / "crunet_mr"
@@ -50,8 +50,7 @@ def error(result, expected):
     "name", ["case_reduced", "case_std_gate", pytest.param("case_default", marks=pytest.mark.slow)]
 )
 def test_golden_case(name):
-    if not GOLDEN.is_dir():
-        pytest.skip("the golden results are not beside the repository")
+    existing(GOLDEN)
     case = dict(np.load(GOLDEN / f"{name}.npz"))
     outputs = run_case("crunet_mr", {key: case[key] for key in INPUTS}, case["config"])
     expected = {key: value for key, value in case.items() if key not in (*INPUTS, "config")}
@@ -63,8 +62,7 @@ def test_golden_case(name):
 
 
 def test_golden_case_sees_a_swapped_direction(monkeypatch):
-    if not GOLDEN.is_dir():
-        pytest.skip("the golden results are not beside the repository")
+    existing(GOLDEN)
     case = dict(np.load(GOLDEN / "case_reduced.npz"))
     built = CRUNetMR._cascade
 
@@ -85,8 +83,7 @@ def test_number_of_parameters(gate, expected):
 
 @pytest.mark.parametrize("gate", [False, True])
 def test_every_tensor_of_the_authors_has_its_place(gate):
-    if not GOLDEN.is_dir():
-        pytest.skip("the golden results are not beside the repository")
+    existing(GOLDEN)
     theirs = json.loads((GOLDEN / "keys.json").read_text())["state_dict"]
     built = CRUNetMR(CRUNetMRConfig(std_gate=gate))
     ours = {built.authors_key(key): list(value.shape) for key, value in built.named_parameters(remove_duplicate=False)}

@@ -12,7 +12,7 @@ from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft, ifft
 from tests.bench.published import cst_net as published
 from tests.helpers.parity import run_case
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, needs
 from tests.parity_cases.cst_net import build, fill_all, make_consistency, start
 from tests.recon_core.networks.support import random_series
 from tests.recon_core.physics.test_memory import peak_bytes
@@ -32,7 +32,7 @@ INPUTS = {"meta", "kspace", "maps", "mask", "x", "view_in", "stt_in", "crnn_in"}
 INPUTS |= {
     f"{name}_{size}_{what}" for size in ("even", "odd") for name, what in (("fft", "in"), ("dc", "mask"), ("dc", "k0"))
 }
-needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no golden files beside the repository")
+needs_golden = needs(GOLDEN)
 
 
 def small(**config):

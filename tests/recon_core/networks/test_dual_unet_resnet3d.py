@@ -23,12 +23,12 @@ from recon_core.physics.fourier import fft
 from recon_core.weights.matching import load_into
 from tests.bench.published import dual_unet_resnet3d as published
 from tests.helpers.parity import run_case
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, needs
 from tests.parity_cases.dual_unet_resnet3d import fill, fully_sampled, value
 from tests.recon_core.physics.test_memory import peak_bytes
 
 GOLDEN = SHARED / "parity" / "dual_unet_resnet3d"
-needs_golden = pytest.mark.skipif(not GOLDEN.exists(), reason="no golden files beside the repository")
+needs_golden = needs(GOLDEN)
 VARIANTS = [{}, {"fusion": "resnet"}, {"unets": 1}]
 
 

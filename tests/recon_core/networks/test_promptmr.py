@@ -13,7 +13,7 @@ from recon_core.networks.promptmr import PromptMR, PromptMRConfig, central_lines
 from recon_core.physics.fourier import fft, ifft
 from tests.bench.published import promptmr as published
 from tests.helpers import parity
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, existing
 from tests.parity_cases.promptmr import published_count, settings, value
 from tests.recon_core.physics.test_memory import peak_bytes
 
@@ -47,8 +47,7 @@ def _one_thread():
 
 
 def keys():
-    if not PARITY.is_dir():
-        pytest.skip("the golden results are not beside the repository")
+    existing(PARITY)
     return json.loads((PARITY / "keys.json").read_text())
 
 

@@ -11,11 +11,11 @@ from recon_core.options import ReconOptions
 from recon_core.physics.fourier import fft
 from recon_core.simulate.sampling import uniform_mask
 from recon_core.weights.loading import import_weights
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, needs
 
 FOLDER = SHARED / "parity" / "crnn_mri"
 
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the published weights are not beside the repository")
+pytestmark = needs(FOLDER)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -16,7 +16,7 @@ from recon_core.simulate.sampling import (
     uniform_mask,
     variable_density_mask,
 )
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, needs
 from tests.parity_cases.dual_unet_resnet3d import run_mask
 
 PUBLISHED_MASKS = SHARED / "parity" / "dual_unet_resnet3d" / "case_masks.npz"
@@ -64,7 +64,7 @@ def test_acs_larger_than_the_rate_still_leaves_the_block():
     assert (variable_density_mask(3, 32, 8, 10).sum(1) == 10).all()
 
 
-@pytest.mark.skipif(not PUBLISHED_MASKS.exists(), reason="no golden files beside the repository")
+@needs(PUBLISHED_MASKS)
 def test_published_masks_are_the_same_bit_by_bit():
     cases = dict(np.load(PUBLISHED_MASKS))
     assert {name[:2] for name in cases} == {"vd", "cm"}

@@ -3,10 +3,10 @@ import pytest
 
 from recon_core.errors import ResourceError
 from recon_core.training.library import read_library
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, needs
 
 DATA = SHARED / "data"
-needs_data = pytest.mark.skipif(not (DATA / "scd_cine").is_dir(), reason="no images beside the repository")
+needs_data = needs(DATA / "scd_cine")
 
 
 def write_folder(folder, cines=("SCD0000101", "SCD0000301", "SCD0000401"), names=("SC-HF-I-01-3", "SC-HF-I-04-1", "x")):

@@ -4,7 +4,7 @@ import torch
 
 from recon_core.metrics.measures import ssim
 from recon_core.training.losses import LOSSES, structural_similarity
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, needs
 
 GOLDEN = SHARED / "parity" / "crunet_mr" / "case_loss_metrics.npz"
 SIMILARITIES = ("similarity_of_frames", "similarity_of_series")
@@ -85,7 +85,7 @@ def test_crunet_is_the_sum_of_its_terms():
     assert loss("crunet", image, target) == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.skipif(not GOLDEN.is_file(), reason="no golden files beside the repository")
+@needs(GOLDEN)
 def test_crunet_gives_the_number_of_its_authors():
     golden = np.load(GOLDEN)
     image, target = golden["rec"], golden["gnd"]

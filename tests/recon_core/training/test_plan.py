@@ -9,7 +9,7 @@ from recon_core.errors import SettingsError
 from recon_core.training.plan import PRESETS, PUBLISHED, SHORT, TrainingPlan, preset_plan, read_plan
 from recon_core.weights.config import build_network, parse_config
 from tests.helpers.networks import NETWORKS
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, needs
 
 GOLDEN = SHARED / "parity" / "dual_unet_resnet3d" / "case_metrics_lr.npz"
 
@@ -62,7 +62,7 @@ def test_crunet_falls_to_its_floor():
     assert plan.rate_at(plan.steps - 1) == pytest.approx(1e-4, rel=1e-6)
 
 
-@pytest.mark.skipif(not GOLDEN.is_file(), reason="no golden files beside the repository")
+@needs(GOLDEN)
 def test_the_dual_u_net_follows_its_published_values():
     golden = np.load(GOLDEN)
     plan = preset_plan("dual_unet_resnet3d", "published", steps=800, warm_up=40)

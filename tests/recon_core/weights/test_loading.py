@@ -30,7 +30,7 @@ from recon_core.weights.loading import import_weights, load_network, write_weigh
 from recon_core.weights.manifest import WeightsFacts, find_weights, known_weights, user_folder
 from recon_core.weights.matching import load_into, match
 from tests.helpers.networks import TINY, tiny
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import SHARED, existing
 
 REAL = SHARED / "parity" / "crnn_mri"
 
@@ -803,8 +803,7 @@ def test_networks_are_loaded_in_inference_mode_as_well(entry):
 
 
 def test_the_published_crnn_mri_weights_are_the_same_from_either_file(tmp_path):
-    if not REAL.is_dir():
-        pytest.skip("the reference data are not beside the repository")
+    existing(REAL)
     files = [REAL / f"crnn_mri_d5_c5.{suffix}" for suffix in ("pth", "safetensors")]
     first, second = map(read_checkpoint, files)
     assert content_digest(first) == content_digest(second)
