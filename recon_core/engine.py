@@ -426,7 +426,7 @@ def _check_memory(shape: tuple[int, ...], device: torch.device) -> None:
     n_frames, n_coils, n_y, n_x = shape
     # the data as they came, transformed along the readout, and once more in between
     needed = 3 * 8 * n_frames * n_coils * n_y * n_x
-    needed += predicted_bytes("cg_sense", (n_frames, n_coils, n_y, n_x), device=device.type)
+    needed += predicted_bytes("sense", (n_frames, n_coils, n_y, n_x), device=device.type)
     free = available_bytes(device)
     if free is not None and needed > free:
         raise ResourceError(

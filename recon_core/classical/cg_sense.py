@@ -9,7 +9,7 @@ import torch
 from recon_core.coils.calibration import calibration_lines, coil_images
 from recon_core.coils.walsh import box_average
 from recon_core.physics.sense import SenseOperator
-from recon_core.physics.solvers import conjugate_gradient
+from recon_core.physics.solvers import PORTION_BYTES, conjugate_gradient
 
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from recon_core.physics.sense import NormalOperator
 
 
-# Frames that are solved together, as bytes of their images: on the CPU the few vectors of the iteration should stay in
-# the cache (measured: half the time of 12 frames together), on the GPU there should be enough to do.
-PORTION_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 # Side, in pixels, of the square over which the power that is expected of a pixel is averaged.
 _NEIGHBOURHOOD = 15
 

@@ -7,11 +7,11 @@ from typing import Literal
 
 import torch
 
-from recon_core.classical.cg_sense import PORTION_BYTES
 from recon_core.errors import ResourceError
 from recon_core.physics.sense import WORKSPACE_BYTES, portion_sizes
+from recon_core.physics.solvers import PORTION_BYTES
 
-Stage = Literal["cg_sense", "consistency", "consistency_solve"]
+Stage = Literal["sense", "consistency", "consistency_solve"]
 
 
 def predicted_bytes(
@@ -30,12 +30,12 @@ def predicted_bytes(
     Parameters
     ----------
     stage
-        ``cg_sense``: `CGSense` on one slice; ``consistency``: making a `DataConsistency` and applying `hard`,
+        ``sense``: iterative SENSE of one slice; ``consistency``: making a `DataConsistency` and applying `hard`,
         `weighted` or `gradient` once; ``consistency_solve``: the same with `solve`.
     shape
         (frame, coil, ky, x).
     batch
-        Slices at once; not for ``cg_sense``.
+        Slices at once; not for ``sense``.
     maps_per_frame
         Every frame has coil maps of its own.
     folds
@@ -71,14 +71,14 @@ def predicted_bytes(
     normal = 4 * portion(1) if folds else transform
     images = batch * n_frames * plane
 
-    if stage == "cg_sense":
+    if stage == "sense":
         # Image, residual, direction, and A^H A of the last direction; while the next is made, two more and their sum.
         solved = plane * min(n_frames, max(1, PORTION_BYTES[device] // plane))
         return held + images + max(transform, 7 * solved, 5 * solved + normal)
     held += images + n_sets * plane // 2
     if stage == "consistency":
         return held + max(transform, 3 * images + normal)
-    # As in cg_sense, and the right side and the image with y contiguous.
+    # As for ``sense``, and the right side and the image with y contiguous.
     return held + max(transform, 9 * images, 7 * images + normal)
 
 

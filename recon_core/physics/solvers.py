@@ -9,6 +9,10 @@ import torch
 if TYPE_CHECKING:
     from recon_core.physics.sense import NormalOperator
 
+#: Frames that are solved together, as bytes of their images: on the CPU the few vectors of the iteration should stay in
+#: the cache (measured: half the time of 12 frames together), on the GPU there should be enough to do.
+PORTION_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
+
 
 def conjugate_gradient(
     operator: NormalOperator,

@@ -33,7 +33,7 @@ def arrays(shape, per_frame, folds, device="cpu"):
 
 
 def work(stage, measured, maps, mask):
-    if stage == "cg_sense":
+    if stage == "sense":
         reference = measured[0], mask[0]  # none of the work: the engine has it beforehand
         return run(CGSense(ReconOptions(iterations=3)), measured, maps, mask, reference)
     image = torch.zeros_like(measured[:, 0])
@@ -58,14 +58,14 @@ def peak_bytes(function):
     ("stage", "shape", "per_frame", "folds"),
     [
         (stage, *case)
-        for stage in ("cg_sense", "consistency", "consistency_solve")
+        for stage in ("sense", "consistency", "consistency_solve")
         for case in SHAPES
-        if not (stage == "cg_sense" and case[1])  # its maps hold for all frames
+        if not (stage == "sense" and case[1])  # its maps hold for all frames
     ],
 )
 def test_prediction_is_near_the_measured_peak(stage, shape, per_frame, folds):
     inputs = arrays(shape, per_frame, folds)
-    extra = 0 if stage == "cg_sense" else inputs[0][:, 0].numel() * 8  # the image is made inside
+    extra = 0 if stage == "sense" else inputs[0][:, 0].numel() * 8  # the image is made inside
     with torch.inference_mode():
         measured = peak_bytes(lambda: work(stage, *inputs)) - extra
     predicted = predicted_bytes(stage, shape, maps_per_frame=per_frame, folds=folds)
@@ -74,7 +74,7 @@ def test_prediction_is_near_the_measured_peak(stage, shape, per_frame, folds):
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("stage", ["cg_sense", "consistency", "consistency_solve"])
+@pytest.mark.parametrize("stage", ["sense", "consistency", "consistency_solve"])
 def test_prediction_is_near_the_measured_peak_on_the_gpu(stage):
     shape = (25, 20, 208, 448)
     inputs = arrays(shape, False, 0, "cuda")
@@ -97,12 +97,12 @@ def test_a_chunk_is_as_large_as_fits():
 
 
 def test_everything_fits_into_enough():
-    assert frames_per_chunk("cg_sense", (12, 10, 64, 96), 1 << 40) == 12
+    assert frames_per_chunk("sense", (12, 10, 64, 96), 1 << 40) == 12
 
 
 def test_a_budget_too_small_for_one_frame_is_refused():
     with pytest.raises(ResourceError, match=r"one frame of 8 x 96 x 64 .* takes \d+ MiB"):
-        frames_per_chunk("cg_sense", (20, 8, 96, 64), 1000)
+        frames_per_chunk("sense", (20, 8, 96, 64), 1000)
 
 
 def test_available_memory_is_what_the_system_says():
