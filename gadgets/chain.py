@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gadgets.ct import load_ct
 from gadgets.gating.gate import Gate
@@ -32,14 +32,17 @@ from recon_core.physics.noise_level import is_unit_noise, noise_deviation
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from gadgets.preparation.noise import KnownNoise
     from gadgets.preparation.noise_store import NoiseStore
     from gadgets.settings.settings import Settings
     from gadgets.slices.complete import CompleteSlice, SliceKey
     from gadgets.wire.header import ScanHeader
     from gadgets.wire.messages import Message
-    from recon_core.data import Reconstruction
-    from recon_core.engine import Engine
+    from recon_core.data import CineSlice, Reconstruction
+    from recon_core.options import ReconOptions
 
 logger = logging.getLogger("cinestream")
 
@@ -78,6 +81,18 @@ class ScanSummary:
     problems: Problems = field(default_factory=Problems)
 
 
+class Reconstructor(Protocol):
+    """What a chain needs of an engine; `recon_core.engine.Engine` documents the methods."""
+
+    def reconstruct(self, cine_slice: CineSlice, options: ReconOptions) -> Reconstruction:
+        """Reconstruct one slice."""
+
+    def coil_maps(
+        self, calibration: NDArray[np.complex64], options: ReconOptions
+    ) -> tuple[NDArray[np.complex64], tuple[str, ...]]:
+        """Estimate coil maps apart from a reconstruction, with notes on what had to be done differently."""
+
+
 class Chain:
     """The reconstruction of one scan.
 
@@ -114,7 +129,7 @@ class Chain:
         self,
         header: ScanHeader,
         settings: Settings,
-        engine: Callable[[], Engine],
+        engine: Callable[[], Reconstructor],
         problems: Problems | None = None,
         watch: Callable[[CompleteSlice, Reconstruction], None] | None = None,
         noise: KnownNoise | None = None,
@@ -235,7 +250,8 @@ class Chain:
             if not (self._noise.scaled or whitened):
                 cine = dataclasses.replace(cine, noise_share=None)
             if complete.running is not None:
-                cine = dataclasses.replace(cine, maps=complete.running.maps(engine, settings, cine.calibration))
+                maps = complete.running.maps(lambda source: engine.coil_maps(source, settings), cine.calibration)
+                cine = dataclasses.replace(cine, maps=maps)
                 complete = dataclasses.replace(complete, notes=(*complete.notes, *complete.running.notes))
             placed = self._ct.place(complete) if self._ct and not preview else None
             if placed is not None:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from gadgets.settings.settings import Settings
     from gadgets.slices.complete import CompleteSlice
     from gadgets.wire.header import Encoding, ScanHeader
-    from recon_core.engine import Engine
     from recon_core.gating.beats import Rhythm
     from recon_core.options import ReconOptions
 
@@ -130,20 +129,28 @@ class Inspection:
             raise ResourceError(f"cannot write {path}: {error.strerror}") from error
 
 
-class _Onlooker:
-    """Stands in for the engine: notes how a slice would be reconstructed, and gives an image of ones."""
+class RecordingEngine:
+    """Stands in for the engine: records how each slice would be reconstructed, and gives images and maps of ones."""
 
     def __init__(self) -> None:
         self.whitened = False
         self.coils = 0
         self.samplings: list[Sampling] = []
 
-    def reconstruct(self, cine: CineSlice, options: ReconOptions) -> Reconstruction:
-        frames, self.coils, lines, samples = cine.kspace.shape
-        self.whitened = cine.colouring is not None
-        self.samplings.append(Sampling.of(cine.mask, self.coils, samples))
+    def reconstruct(self, cine_slice: CineSlice, options: ReconOptions) -> Reconstruction:
+        """Record the slice and give an image of ones."""
+        frames, self.coils, lines, samples = cine_slice.kspace.shape
+        self.whitened = cine_slice.colouring is not None
+        self.samplings.append(Sampling.of(cine_slice.mask, self.coils, samples))
         image = np.ones((frames, lines, samples), np.complex64)
         return Reconstruction(image, np.ones((1, lines, samples), np.complex64), options.method)
+
+    def coil_maps(
+        self, calibration: NDArray[np.complex64], options: ReconOptions
+    ) -> tuple[NDArray[np.complex64], tuple[str, ...]]:
+        """Maps of ones."""
+        del options
+        return np.ones_like(calibration), ()
 
 
 def inspect(source: Path, settings: Settings, group: str = "dataset") -> Inspection:
@@ -164,7 +171,7 @@ def inspect(source: Path, settings: Settings, group: str = "dataset") -> Inspect
         If the file cannot be opened, or its header cannot be used.
     """
     report = Inspection(f"{source}, group {group}")
-    problems, onlooker, tally = Problems(), _Onlooker(), Tally()
+    problems, engine, tally = Problems(), RecordingEngine(), Tally()
     slices: list[CompleteSlice] = []
     # windows in real time are parts of the same slices
     settings = dataclasses.replace(settings, preview="none", g_factor=False, realtime="off")
@@ -179,7 +186,7 @@ def inspect(source: Path, settings: Settings, group: str = "dataset") -> Inspect
         header = parse_header(scan.header)
         failures = []
         try:
-            chain = Chain(header, settings, lambda: cast("Engine", onlooker), problems, watch)
+            chain = Chain(header, settings, lambda: engine, problems, watch)
             for _ in chain(with_progress(tally.watching(scan.items), scan.readouts, "looking")):
                 pass
         except CinestreamError as error:
@@ -189,12 +196,12 @@ def inspect(source: Path, settings: Settings, group: str = "dataset") -> Inspect
     report.sections["Readouts"] = _readout_facts(header, tally)
     if len(records):
         report.sections["Time"] = _time_facts(header, settings, records, slices, problems)
-        report.sections["Slices"] = _slice_facts(records, slices, onlooker.samplings)
-        report.sections[f"Reconstruction with {settings.method}"] = _plan_facts(settings, tally, onlooker, slices)
+        report.sections["Slices"] = _slice_facts(records, slices, engine.samplings)
+        report.sections[f"Reconstruction with {settings.method}"] = _plan_facts(settings, tally, engine, slices)
     found = [Finding(failure, damage=True) for failure in failures]
     # the error that ends a scan without images repeats what led to it
     found += [Finding(str(one), one.damage) for one in problems if not any(str(one) in text for text in failures)]
-    doubts = _doubts(header, settings, tally, records) + _unannounced(header, slices, onlooker.samplings)
+    doubts = _doubts(header, settings, tally, records) + _unannounced(header, slices, engine.samplings)
     found += [Finding(text, damage=False) for text in doubts]
     report.findings = sorted(found, key=lambda finding: not finding.damage)
     return report
@@ -457,14 +464,14 @@ def _repeated(records: NDArray[np.void]) -> int:
     return len(records) - len(np.unique(np.stack([records[name] for name in names], axis=1), axis=0))
 
 
-def _plan_facts(settings: Settings, tally: Tally, onlooker: _Onlooker, slices: list[CompleteSlice]) -> list[Fact]:
+def _plan_facts(settings: Settings, tally: Tally, engine: RecordingEngine, slices: list[CompleteSlice]) -> list[Fact]:
     frames = sum(len(complete.frames) for complete in slices)
     noise = sum(count for shape, count in tally.shapes.items() if shape.kind == "noise")
-    white = f"from {noise} noise readouts" if onlooker.whitened else "none"
+    white = f"from {noise} noise readouts" if engine.whitened else "none"
     facts = [
         Fact("images", f"{frames} of {len(slices)} slices", {"images": frames, "slices": len(slices)}),
-        Fact("whitening", white, onlooker.whitened),
-        Fact("coils used", str(onlooker.coils), onlooker.coils),
+        Fact("whitening", white, engine.whitened),
+        Fact("coils used", str(engine.coils), engine.coils),
     ]
     if not METHODS[settings.method].network:
         return facts
@@ -472,7 +479,7 @@ def _plan_facts(settings: Settings, tally: Tally, onlooker: _Onlooker, slices: l
         entry = find_weights(settings.method, settings.weights)
     except ModelError:
         return [*facts, Fact("weights", f"none; {settings.fallback} would be used", None)]
-    outside = [entry.range.outside(sampling) if entry.range else [] for sampling in onlooker.samplings]
+    outside = [entry.range.outside(sampling) if entry.range else [] for sampling in engine.samplings]
     unlike = [reasons for reasons in outside if reasons]
     text = f"{entry.name}; "
     if unlike:

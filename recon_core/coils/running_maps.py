@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-    from recon_core.engine import Engine
-    from recon_core.options import ReconOptions
+    Estimate = Callable[[NDArray[np.complex64]], tuple[NDArray[np.complex64], tuple[str, ...]]]
 
 # Measurements of a line over which it is averaged: enough against noise and breathing, few enough to follow a patient
 # who moves.
@@ -56,17 +57,14 @@ class RunningMaps:
         self._average[:, mask] += weight * (kspace[:, mask] - self._average[:, mask])
         self._frames += 1
 
-    def maps(
-        self, engine: Engine, options: ReconOptions, reference: NDArray[np.complex64] | None = None
-    ) -> NDArray[np.complex64] | None:
+    def maps(self, estimate: Estimate, reference: NDArray[np.complex64] | None = None) -> NDArray[np.complex64] | None:
         """The present coil maps.
 
         Parameters
         ----------
-        engine
-            Makes them when it is time.
-        options
-            How.
+        estimate
+            Takes lines ``(coil, ky, kx)`` and gives maps ``(coil, y, x)``, both complex64, and notes on what had to be
+            done differently; called when new maps are due.
         reference
             ``(coil, ky, kx)`` complex64 of a separate reference scan, to take instead of the average; or None.
 
@@ -79,6 +77,6 @@ class RunningMaps:
             return None
         if self._maps is None or self._frames >= min(2 * self._made_from, self._made_from + _REFRESH):
             source = self._average if reference is None else reference
-            self._maps, self.notes = engine.coil_maps(source, options)
+            self._maps, self.notes = estimate(source)
             self._made_from = self._frames
         return self._maps

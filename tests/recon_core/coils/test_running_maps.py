@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from recon_core.coils.running_maps import RunningMaps
-from recon_core.options import ReconOptions
 
 COILS, LINES, COLUMNS = 3, 8, 5
 
@@ -13,7 +12,7 @@ class Estimator:
     def __init__(self):
         self.sources = []
 
-    def coil_maps(self, source, options):
+    def __call__(self, source):
         self.sources.append(source.copy())
         return np.full(source.shape, len(self.sources), np.complex64), (f"estimate {len(self.sources)}",)
 
@@ -27,22 +26,22 @@ def frames(count, step=2, seed=0):
 
 
 def test_the_average_is_that_of_the_frames_that_measured_a_line():
-    running, engine = RunningMaps(), Estimator()
+    running, estimate = RunningMaps(), Estimator()
     taken = list(frames(7, step=3))
     lines = [(running.add(*frame), running.lines)[1] for frame in taken]
-    running.maps(engine, ReconOptions())
+    running.maps(estimate)
     kspace, mask = (np.stack(part) for part in zip(*taken, strict=True))
     expected = kspace.sum(0) / mask.sum(0)[:, None]
-    np.testing.assert_allclose(engine.sources[0], expected, atol=1e-6)
+    np.testing.assert_allclose(estimate.sources[0], expected, atol=1e-6)
     assert lines == [3, 6, 8, 8, 8, 8, 8]
 
 
 def test_maps_are_made_with_every_doubling_and_later_seldom():
-    running, engine, made = RunningMaps(), Estimator(), []
+    running, estimate, made = RunningMaps(), Estimator(), []
     for number, frame in enumerate(frames(1100), 1):
         running.add(*frame)
-        maps = running.maps(engine, ReconOptions())
-        if len(engine.sources) > len(made):
+        maps = running.maps(estimate)
+        if len(estimate.sources) > len(made):
             made.append(number)
         assert (maps == len(made)).all()
     assert made == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 768, 1024]
@@ -50,20 +49,20 @@ def test_maps_are_made_with_every_doubling_and_later_seldom():
 
 
 def test_the_average_follows_what_changes():
-    running, engine = RunningMaps(), Estimator()
+    running, estimate = RunningMaps(), Estimator()
     kspace, mask = np.ones((COILS, LINES, COLUMNS), np.complex64), np.ones(LINES, bool)
     for number in range(600):
         running.add(kspace * (number >= 256), mask)
-    running.maps(engine, ReconOptions())
-    assert engine.sources[0].real.min() > 0.99
+    running.maps(estimate)
+    assert estimate.sources[0].real.min() > 0.99
 
 
 def test_a_reference_is_taken_instead():
-    running, engine = RunningMaps(), Estimator()
+    running, estimate = RunningMaps(), Estimator()
     running.add(*next(frames(1)))
     reference = np.full((COILS, LINES, COLUMNS), 5, np.complex64)
-    running.maps(engine, ReconOptions(), reference)
-    np.testing.assert_array_equal(engine.sources[0], reference)
+    running.maps(estimate, reference)
+    np.testing.assert_array_equal(estimate.sources[0], reference)
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -71,4 +70,4 @@ def test_maps_begin_with_the_first_frame(count):
     running = RunningMaps()
     for frame in frames(count):
         running.add(*frame)
-    assert (running.maps(Estimator(), ReconOptions()) is not None) == bool(count)
+    assert (running.maps(Estimator()) is not None) == bool(count)
