@@ -144,6 +144,12 @@ class Reconstruction:
     zero_filled: Reconstruction | None = None
     units: str = "relative"
 
+    def __str__(self) -> str:
+        """What was done, in words: images, method, units, and every note."""
+        frames, rows, columns = self.image.shape
+        head = f"{frames} frames of {rows} x {columns} pixels with {self.method}, {self.units} units"
+        return "\n".join([head, *(f"note: {note}" for note in self.notes)])
+
 
 @dataclass(frozen=True)
 class HybridSlice:

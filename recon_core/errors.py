@@ -33,3 +33,7 @@ class ModelError(CinestreamError):
 
 class ResourceError(CinestreamError):
     """The machine has not enough of something: disk, memory, ports."""
+
+
+class ReconstructionWarning(UserWarning):
+    """The images are not what was asked for: another method took over, or they are doubtful."""
