@@ -214,7 +214,7 @@ def test_torch_is_one_that_scanners_take_and_the_project_allows():
 
 def served(command):
     """The arguments of the cinestream that a command starts, parsed as it would parse them."""
-    words = re.split(r"\bcinestream |python3 -m gadgets\.cli ", command)[-1]
+    words = re.split(r"\bcinestream |python3 -m gadgets ", command)[-1]
     return cli._parser().parse_args(shlex.split(re.sub(r"\s*(>\S+\s*)?2>&1( &)?\s*$", "", words)))
 
 

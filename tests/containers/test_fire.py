@@ -38,7 +38,7 @@ def test_start_leaves_a_server_behind_and_its_log(tmp_path):
     wait_until(lambda: log.exists() and "later" in log.read_text(encoding="utf-8"))
     arguments, *rest = log.read_text(encoding="utf-8").splitlines()
     assert rest == ["and more", "later"]
-    options = cli._parser().parse_args(arguments.removeprefix("-m gadgets.commands.main ").split())
+    options = cli._parser().parse_args(arguments.removeprefix("-m gadgets ").split())
     assert (options.host, options.port, options.alias) == ("0.0.0.0", 9002, ["openrecon=cg_sense"])
 
 

@@ -161,7 +161,8 @@ KILLED = """
     import sys, time
     from pathlib import Path
     import numpy as np
-    from gadgets.wire.messages import Header, encode
+    from gadgets.wire.messages import Header
+    from gadgets.wire.writer import encode
     from gadgets.connection.spool import Spool
     from tests.helpers.builders import header_xml, readouts
 

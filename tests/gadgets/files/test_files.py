@@ -565,7 +565,8 @@ FULL_DISK = """
     import resource, sys
     from pathlib import Path
     import numpy as np
-    from gadgets.files.raw import ImageFile, write_scan
+    from gadgets.files.images import ImageFile
+    from gadgets.files.raw import write_scan
     from gadgets.wire.messages import IMAGE_HEADER, Image
     from recon_core.errors import ResourceError
     from tests.helpers.builders import readouts, waveform
