@@ -44,12 +44,29 @@ CASES = {
 }
 DATA = SHARED / "data"
 DOORS = ("client", "connect", "execute")
+# What differs between doors is the stream, not the method: these cases have every kind of message, order and image that
+# the others have. The others go through the doors with the slow tests.
+AT_EVERY_DOOR = {
+    "atlf_net",
+    "complex_output",
+    "crunet_mr",
+    "dstdm",
+    "grappa_interleaved_r4",
+    "low_rank_sparse_vd",
+    "odd_sizes",
+    "partial_fourier_pocs",
+    "realtime_sliding",
+    "retrospective_ecg",
+    "semi_real_mini",
+    "two_slices_segmented",
+}
 
 
 def case_parameters(*, door=""):
     for name, case in sorted(CASES.items()):
         slow = case.get("slow", False)
-        marks = [pytest.mark.slow] if slow == "all" or (slow and door == "execute") else []
+        rare = door and name not in AT_EVERY_DOOR
+        marks = [pytest.mark.slow] if rare or slow == "all" or (slow and door == "execute") else []
         if case.get("requires") == "cuda":
             marks.append(pytest.mark.cuda)
         if "data" in case:
