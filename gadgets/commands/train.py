@@ -1,37 +1,80 @@
-"""Command ``train``: data, a bar that moves, curves to look at, and weights that pipelines find."""
+"""``cinestream train``: train a network on series drawn at random."""
 
 from __future__ import annotations
 
-import dataclasses
-import platform
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from tqdm import tqdm
-
 from gadgets import __version__
-from gadgets.reports.training import write_curves
-from recon_core.training.coverage import covered
-from recon_core.training.library import Library, read_library
-from recon_core.training.survey import reliable, survey
-from recon_core.training.trainer import Trainer
-from recon_core.weights.loading import write_weights
-from recon_core.weights.manifest import WeightsFacts
+from gadgets.commands.arguments import add_network, within
+from gadgets.commands.console import say
+from recon_core.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    import argparse
 
     from recon_core.training.plan import TrainingPlan
-    from recon_core.training.trainer import Point
+    from recon_core.training.trainer import Point, Trainer
     from recon_core.weights.manifest import WeightsEntry
 
+NAME = "train"
+HELP = "train a network on series drawn at random, from scratch or from where it was left"
+EXAMPLES = """\
+cinestream train crunet_mr --samples samples.png
+cinestream train crunet_mr --folder training/crunet_mr --minutes 9"""
 
-def train(
-    plan: TrainingPlan, folder: Path, data: Path | None, seconds: float, say: Callable[[str], None]
-) -> Trainer | None:
-    """Train until the plan is done or the time is over.
+_NOTES = """\
+Series of known truth are drawn without end: beating hearts of the simulator, the images of --data, other shapes, in
+motion of many kinds; coils, lines and noise are drawn for each. The preset "short" trains a narrow network in one to
+three hours of a CPU core; "published" has the loss, optimiser and schedule of the paper, for a GPU. The weights are
+exported as METHOD-small or METHOD when the plan is done, with the range of scans on which they are no worse than
+cg_sense; that comparison takes some minutes more."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add_network(parser)
+    text = "folder of the training: checkpoint and curves; one that is there is continued"
+    parser.add_argument("--folder", type=Path, metavar="DIR", help=text)
+    text = "YAML with preset (short or published) and what differs from it, such as steps, rate or network"
+    parser.add_argument("--config", type=Path, metavar="FILE", help=text)
+    text = "images to learn from, besides the drawn ones: scd_cine/*.npz and scd_ed_es/*.npz"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=text)
+    text = "stop after so long, to be continued by the same command (default: when the plan is done)"
+    parser.add_argument("--minutes", type=within(float, 0.0, 1e6), metavar="X", help=text)
+    text = "folder to put the weights into (default: cinestream's own among your data)"
+    parser.add_argument("--weights-folder", type=Path, metavar="DIR", help=text)
+    text = "draw a sheet of what is learned from into this PNG, and train only if --folder is given too"
+    parser.add_argument("--samples", type=Path, metavar="FILE", help=text)
+    parser.epilog = _NOTES
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw the samples, train, and export the weights when the plan is done."""
+    from gadgets.reports.training import write_samples
+    from recon_core.training.plan import preset_plan, read_plan
+    from recon_core.weights.manifest import user_folder
+
+    if options.samples:
+        write_samples(options.samples, options.data)
+        say(f"samples in {options.samples}")
+    if not options.folder:
+        if options.samples:
+            return 0
+        raise SettingsError("expected --folder DIR to keep the training in, or --samples FILE to look at the data")
+    plan = read_plan(options.config, options.method) if options.config else preset_plan(options.method)
+    seconds = float("inf") if options.minutes is None else 60 * options.minutes
+    trainer = train(plan, options.folder, options.data, seconds)
+    if trainer is None:
+        say("to be continued by the same command")
+        return 0
+    entry = survey_and_export(trainer, options.weights_folder or user_folder())
+    say(f"{entry.file} is used by method={entry.method}, weights={entry.name}")
+    return 0
+
+
+def train(plan: TrainingPlan, folder: Path, data: Path | None, seconds: float) -> Trainer | None:
+    """Train until the plan is done or the time is over, with a progress bar, and draw the curves.
 
     Parameters
     ----------
@@ -43,14 +86,18 @@ def train(
         Folder of images to learn from, or None.
     seconds
         Wall time for this time.
-    say
-        Takes lines for the user.
 
     Returns
     -------
     Trainer
         With the trained network, or None where there is more to do.
     """
+    from tqdm import tqdm
+
+    from gadgets.reports.training import write_curves
+    from recon_core.training.library import Library, read_library
+    from recon_core.training.trainer import Trainer
+
     learned = read_library(data, "training") if data else Library()
     held_out = read_library(data, "held out") if data else Library()
     trainer = Trainer(plan, learned, held_out, folder)
@@ -58,11 +105,11 @@ def train(
     say(f"{plan.name}: {parameters:,} parameters, step {trainer.step} of {plan.steps}; state in {folder}")
     with tqdm(total=plan.steps, initial=trainer.step, unit=" steps", desc=plan.name, disable=None) as bar:
 
-        def tell(_: int, loss: float) -> None:
+        def show(_: int, loss: float) -> None:
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
 
-        done = trainer.run(seconds, tell)
+        done = trainer.run(seconds, show)
     for point in trainer.curve()[-1:]:
         say(_line(point))
     write_curves(folder / "curves.html", trainer)
@@ -70,8 +117,8 @@ def train(
     return trainer if done else None
 
 
-def export(trainer: Trainer, folder: Path) -> WeightsEntry:
-    """Put the averaged weights of a training where pipelines find them, for the scans on which they are of use.
+def survey_and_export(trainer: Trainer, folder: Path) -> WeightsEntry:
+    """Compare the trained network with cg_sense, and export its weights for where it is no worse.
 
     Parameters
     ----------
@@ -85,42 +132,16 @@ def export(trainer: Trainer, folder: Path) -> WeightsEntry:
     ModelError
         If there are no such scans.
     """
-    plan, curve = trainer.plan, trainer.curve()
-    with trainer.averaged() as network:
-        seen = survey(network, plan, trainer.held_out)
-        findings = list(tqdm(seen, total=plan.survey, unit=" scans", desc="comparing with cg_sense", disable=None))
-    trained, limits, inside = reliable(covered(plan, trainer.network.minimum_frames), findings)
-    gains = [finding.gain for finding in inside]
-    gain = round(float(np.median(gains)), 2)
-    metrics: dict[str, float | dict[str, float]] = {
-        "survey": {"scans": len(gains), "of": len(findings), "median_gain": gain, "least_gain": min(gains)}
-    }
-    if curve and curve[-1].psnr:
-        metrics["validation"] = {kind: values[0] for kind, values in curve[-1].psnr.items()}
-    facts = WeightsFacts(
-        method=plan.method,
-        input_peak=1.0,
-        window=trainer.network.maximum_frames or plan.frames[1],
-        start=plan.start,
-        range=trained,
-        limits=limits,
-        source=f"trained with cinestream {__version__}",
-        licence="Apache-2.0",
-        training={
-            "steps": trainer.step,
-            "minutes": round(trainer.seconds / 60),
-            "hardware": f"{platform.machine()} CPU, threads: {torch.get_num_threads()}",
-            "data": "simulated series" + (_PICTURES if trainer.library.cines or trainer.library.stills else ""),
-            **{name: str(value) for name, value in dataclasses.asdict(plan).items() if name in _RECIPE},
-        },
-        metrics=metrics,
-    )
-    with trainer.averaged() as network:
-        return write_weights(network, facts, plan.name, folder)
+    from tqdm import tqdm
 
+    from recon_core.training.export import export
+    from recon_core.training.survey import survey
 
-_PICTURES = " and series made of the Sunnybrook Cardiac Data (CC0)"
-_RECIPE = ("seed", "loss", "rate", "schedule", "frames", "lines", "width", "precision")
+    with trainer.averaged() as network:
+        seen = survey(network, trainer.plan, trainer.held_out)
+        total = trainer.plan.survey
+        findings = list(tqdm(seen, total=total, unit=" scans", desc="comparing with cg_sense", disable=None))
+    return export(trainer, findings, folder, source=f"trained with cinestream {__version__}")
 
 
 def _line(point: Point) -> str:

@@ -9,7 +9,7 @@ import shlex
 import pytest
 
 from gadgets import __version__
-from gadgets.commands import main as cli
+from gadgets.commands.main import make_parser
 from gadgets.settings.fire import parse_json_parameters
 from gadgets.settings.openrecon import make_label, package_name
 from gadgets.settings.pipelines import find_pipeline
@@ -52,7 +52,7 @@ def test_there_are_commands():
 @pytest.mark.parametrize(("line", "arguments"), COMMANDS, ids=[line[:60] for line, _ in COMMANDS])
 def test_command_is_one_of_this_version(line, arguments, capsys):
     try:
-        options = cli._parser().parse_args(arguments)
+        options = make_parser().parse_args(arguments)
     except SystemExit:
         pytest.fail(f"{line}\n{capsys.readouterr().err}")
     assert isinstance(options, argparse.Namespace)
@@ -62,7 +62,7 @@ def test_command_is_one_of_this_version(line, arguments, capsys):
 
 def test_commands_of_the_text_are_of_this_version():
     for text in re.findall(r"`cinestream ([^`]+)`", PAGE):
-        cli._parser().parse_args([*shlex.split(text), *({"replay": ["x.h5", "-o", "y.h5"]}.get(text, []))])
+        make_parser().parse_args([*shlex.split(text), *({"replay": ["x.h5", "-o", "y.h5"]}.get(text, []))])
 
 
 def test_ini_files_can_be_read():

@@ -1,5 +1,6 @@
 """What can be said of the images without a Docker: that nothing they are made from is missing, loose or too much."""
 
+import importlib
 import os
 import re
 import shlex
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from gadgets import __version__
-from gadgets.commands import main as cli
+from gadgets.commands.main import make_parser
 from gadgets.settings import openrecon
 from gadgets.settings.pipelines import find_pipeline
 from gadgets.settings.settings import Settings, apply, parse_assignments
@@ -104,18 +105,29 @@ def test_the_wheel_has_all_packages():
     "path",
     [
         ".git/config",
-        "tests/peers.py",
+        "tests/helpers/peers.py",
         "demo/scan.h5",
         "dist/image.tar",
         ".venv/bin/python",
         "docs/cine.gif",
         "scan.h5",
-        "gadgets/__pycache__/cli.cpython-311.pyc",
+        "gadgets/__pycache__/chain.cpython-311.pyc",
         "containers/package.py",
     ],
 )
 def test_what_has_no_place_in_an_image_stays_out(path):
     assert ignored(path)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_what_the_images_import_is_there(name):
+    imports = re.findall(r"from ([\w.]+) import (\w+)", (FOLDER / name).read_text(encoding="utf-8"))
+    modules = re.findall(r'python -c "import ([\w.]+)', (FOLDER / name).read_text(encoding="utf-8"))
+    assert imports or modules
+    for module, attribute in imports:
+        assert hasattr(importlib.import_module(module), attribute)
+    for module in modules:
+        importlib.import_module(module)
 
 
 def test_what_belongs_in_reaches_the_builder():
@@ -215,7 +227,7 @@ def test_torch_is_one_that_scanners_take_and_the_project_allows():
 def served(command):
     """The arguments of the cinestream that a command starts, parsed as it would parse them."""
     words = re.split(r"\bcinestream |python3 -m gadgets ", command)[-1]
-    return cli._parser().parse_args(shlex.split(re.sub(r"\s*(>\S+\s*)?2>&1( &)?\s*$", "", words)))
+    return make_parser().parse_args(shlex.split(re.sub(r"\s*(>\S+\s*)?2>&1( &)?\s*$", "", words)))
 
 
 @pytest.mark.parametrize("target", ["plain", "fire", "openrecon"])
@@ -224,7 +236,7 @@ def test_targets_expose_what_they_listen_on(target):
     (command,) = STAGES[target].of("CMD")
     words = parse_list(command)
     if target == "plain":
-        options = cli._parser().parse_args(words)
+        options = make_parser().parse_args(words)
         assert parse_list(STAGES[target].of("ENTRYPOINT")[0]) == ["cinestream"]
     elif target == "openrecon":
         assert words[:2] == ["/bin/bash", "-c"]
@@ -275,10 +287,10 @@ def test_plain_is_not_root_and_keeps_raw_data_in_a_volume():
     (user,) = stage.of("USER")
     assert int(user) > 0, "by number, so that orchestrators see that it is not root"
     (volume,) = stage.of("VOLUME")
-    options = cli._parser().parse_args(parse_list(stage.of("CMD")[0]))
+    options = make_parser().parse_args(parse_list(stage.of("CMD")[0]))
     assert str(options.save_raw) == volume
     check = parse_list(stage.of("HEALTHCHECK")[0][stage.of("HEALTHCHECK")[0].index("[") :])
-    options = cli._parser().parse_args(check[1:])
+    options = make_parser().parse_args(check[1:])
     assert options.server == ("127.0.0.1", openrecon.PORT)
 
 
@@ -293,7 +305,7 @@ def test_gadgetron_gets_its_user_back():
     users = stages[-1].of("USER")
     assert users[0] == "0"
     assert users[-1] == "1000"
-    options = cli._parser().parse_args(
+    options = make_parser().parse_args(
         ["pipelines", *re.search(r"cinestream pipelines (--install \S+)", str(stages[-1].steps))[1].split()]
     )
     assert options.install

@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from gadgets.commands import main as cli
+from gadgets.commands.main import make_parser
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.peers import wait_until
 
@@ -38,7 +38,7 @@ def test_start_leaves_a_server_behind_and_its_log(tmp_path):
     wait_until(lambda: log.exists() and "later" in log.read_text(encoding="utf-8"))
     arguments, *rest = log.read_text(encoding="utf-8").splitlines()
     assert rest == ["and more", "later"]
-    options = cli._parser().parse_args(arguments.removeprefix("-m gadgets ").split())
+    options = make_parser().parse_args(arguments.removeprefix("-m gadgets ").split())
     assert (options.host, options.port, options.alias) == ("0.0.0.0", 9002, ["openrecon=cg_sense"])
 
 

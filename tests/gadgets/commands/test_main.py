@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image as Picture
 
-from gadgets.commands import main as cli
-from gadgets.commands.main import main
+import gadgets.commands as commands_package
+from gadgets.commands.main import COMMANDS, main, make_parser
 from gadgets.connection.server import Server
 from gadgets.files.images import read_images
 from gadgets.files.raw import open_scan, write_scan
@@ -29,21 +29,6 @@ from recon_core.trust.ranges import TrainingRange
 from tests.helpers.builders import readouts as random_readouts
 from tests.helpers.networks import tiny, write_tiny_weights
 
-COMMANDS = (
-    "replay",
-    "export",
-    "serve",
-    "send",
-    "simulate",
-    "convert",
-    "evaluate",
-    "pipelines",
-    "methods",
-    "import-weights",
-    "train",
-    "doctor",
-    "openrecon-label",
-)
 PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=3, coils=3, acceleration=2, acs_lines=10, seed=3)
 
 
@@ -82,23 +67,40 @@ def run(capsys):
 
 def program(*arguments, **options):
     """Run it as a process of its own."""
-    command = [sys.executable, "-m", "gadgets.commands.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "gadgets", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)
 
 
 # --- help -------------------------------------------------------------------------------------------------------------
 
 
+NAMES = [command.NAME for command in COMMANDS]
+
+
 def parsers():
-    (commands,) = [action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    (commands,) = [action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction)]
     return commands.choices
 
 
-def test_the_commands_are_all_known_to_these_tests():
-    assert set(parsers()) == set(COMMANDS)
+def test_every_module_of_the_package_is_a_command_or_serves_them_all():
+    folder = Path(commands_package.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "main", "arguments", "console"}
+    assert modules == {command.__name__.rpartition(".")[2] for command in COMMANDS}
+    assert {name.replace("-", "_") for name in NAMES} == modules
+    assert set(parsers()) == set(NAMES)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS, ids=NAMES)
+def test_examples_are_calls_that_the_parser_takes(command):
+    for line in command.EXAMPLES.splitlines():
+        words = line.split()
+        assert words[:2] == ["cinestream", command.NAME]
+        assert make_parser().parse_args(words[1:]).run is command.run
+        assert f"  {line}\n" in make_parser().format_help()
+        assert f"  {line}\n" in parsers()[command.NAME].format_help()
+
+
+@pytest.mark.parametrize("command", NAMES)
 def test_help_mentions_every_option(command, run):
     status, out, _ = run(command, "--help")
     assert status == 0
@@ -112,7 +114,7 @@ def test_help_mentions_every_option(command, run):
 def test_help_and_version(run):
     status, out, _ = run("--help")
     assert status == 0
-    assert all(command in out for command in COMMANDS)
+    assert all(command in out for command in NAMES)
     status, out, _ = run("--version")
     assert status == 0
     assert re.fullmatch(r"cinestream \d+\.\d+\.\d+\S*\n", out)
@@ -324,7 +326,7 @@ def test_a_full_disk_is_said_in_words(command, scan, tmp_path):
     output = tmp_path / "out.h5"
     arguments = [scan, "-o", output] if command == "replay" else [output, "--frames", "2", "--matrix-y", "48"]
     limit = ["prlimit", "--fsize=8000"] if shutil.which("prlimit") else pytest.skip("there is no prlimit here")
-    line = [*limit, sys.executable, "-m", "gadgets.commands.main", command, *map(str, arguments)]
+    line = [*limit, sys.executable, "-m", "gadgets", command, *map(str, arguments)]
     outcome = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     assert outcome.returncode == 1
     assert f"cinestream: cannot write {output}" in outcome.stderr
@@ -428,7 +430,7 @@ def test_a_reader_that_leaves_is_no_trouble():
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "wb") as closed:
-        command = [sys.executable, "-m", "gadgets.commands.main", "pipelines"]
+        command = [sys.executable, "-m", "gadgets", "pipelines"]
         outcome = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert (outcome.returncode, outcome.stderr) == (1, "")
 
@@ -502,7 +504,7 @@ def test_serve_and_send_as_processes(scan, tmp_path):
     # unbuffered pipes would hide a missing flush
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
-        [sys.executable, "-m", "gadgets.commands.main", *command],
+        [sys.executable, "-m", "gadgets", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image as Picture
 
-from gadgets.commands.train import export, train
+from gadgets.commands.train import train
 from gadgets.pictures import GAP
 from gadgets.reports.training import write_curves, write_samples
 from recon_core.data import CineSlice
@@ -15,6 +15,7 @@ from recon_core.errors import ModelError, ResourceError, SettingsError
 from recon_core.options import ReconOptions
 from recon_core.simulate.sampling import uniform_mask
 from recon_core.training.coverage import covered
+from recon_core.training.export import export
 from recon_core.training.library import Library
 from recon_core.training.measurements import measure
 from recon_core.training.series import KINDS, draw_series
@@ -35,10 +36,9 @@ def _small_held_out_scans(monkeypatch):
 
 
 @pytest.fixture
-def trained(tmp_path):
-    said = []
-    trainer = train(tiny_plan(steps=4, validate_every=2), tmp_path / "training", None, float("inf"), said.append)
-    return trainer, said
+def trained(tmp_path, capsys):
+    trainer = train(tiny_plan(steps=4, validate_every=2), tmp_path / "training", None, float("inf"))
+    return trainer, capsys.readouterr().out.splitlines()
 
 
 # --- the command's parts ----------------------------------------------------------------------------------------------
@@ -54,9 +54,9 @@ def test_a_training_says_what_it_does(trained, tmp_path):
 
 
 def test_a_training_without_time_is_taken_up_later(tmp_path):
-    plan, said = tiny_plan(steps=3), []
-    assert train(plan, tmp_path, None, 0.0, said.append) is None
-    trainer = train(plan, tmp_path, None, float("inf"), said.append)
+    plan = tiny_plan(steps=3)
+    assert train(plan, tmp_path, None, 0.0) is None
+    trainer = train(plan, tmp_path, None, float("inf"))
     assert trainer.step == 3
     assert (tmp_path / "curves.html").is_file()
 
@@ -71,10 +71,10 @@ def test_images_are_read_from_the_folder_for_either_part(tmp_path, monkeypatch):
         original(self, plan, library, held_out, where)
 
     monkeypatch.setattr(Trainer, "__init__", watched)
-    train(tiny_plan(steps=1), tmp_path / "training", folder, 0.0, lambda _: None)
+    train(tiny_plan(steps=1), tmp_path / "training", folder, 0.0)
     assert seen == [(15, 9)]
     with pytest.raises(ResourceError, match="no images for the training part"):
-        train(tiny_plan(steps=1), tmp_path / "training", tmp_path, 0.0, lambda _: None)
+        train(tiny_plan(steps=1), tmp_path / "training", tmp_path, 0.0)
 
 
 def test_the_curves_have_the_points_and_other_methods(trained, tmp_path):
@@ -117,15 +117,14 @@ def findings(gains, lines=24):
     return [Finding(scan, gain, ImageFigures(residual=0.1, change=0.3)) for gain in gains]
 
 
-@pytest.fixture(autouse=True)
-def _useful(monkeypatch):
-    """Let networks of a few steps pass for useful ones."""
-    monkeypatch.setattr("gadgets.commands.train.survey", lambda _, plan, __: iter(findings((0.5, -0.1), plan.lines[0])))
+def useful(trainer):
+    """Let a network of a few steps pass for a useful one."""
+    return findings((0.5, -0.1), trainer.plan.lines[0])
 
 
 def test_exported_weights_say_what_they_are(trained, tmp_path):
     trainer, _ = trained
-    entry = export(trainer, tmp_path / "weights")
+    entry = export(trainer, useful(trainer), tmp_path / "weights", source="trained here")
     assert (entry.name, entry.method, entry.start) == ("tiny", "crunet_mr", "cg_sense")
     assert (entry.input_peak, entry.window) == (1, 4)
     assert entry.range == covered(trainer.plan)
@@ -135,16 +134,16 @@ def test_exported_weights_say_what_they_are(trained, tmp_path):
     assert entry.training["data"] == "simulated series"
     assert "CPU" in entry.training["hardware"]
     assert entry.metrics["validation"] == {kind: values[0] for kind, values in trainer.validate().items()}
-    assert entry.source.startswith("trained with cinestream ")
+    assert entry.source == "trained here"
     network = load_network(entry, "cpu")
     for name, parameter in network.named_parameters():
         assert torch.equal(parameter, trainer._average.tensors[name])
-    assert export(trainer, tmp_path / "again").sha256 == entry.sha256
+    assert export(trainer, useful(trainer), tmp_path / "again", source="trained here").sha256 == entry.sha256
 
 
 def test_exported_weights_reconstruct(trained, tmp_path, monkeypatch):
     trainer, _ = trained
-    entry = export(trainer, tmp_path / "weights")
+    entry = export(trainer, useful(trainer), tmp_path / "weights")
     monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "weights"))
     found = find_weights("crunet_mr")
     assert dataclasses.replace(found, file=entry.file) == entry
@@ -164,17 +163,16 @@ def test_exported_weights_reconstruct(trained, tmp_path, monkeypatch):
 def test_a_fixed_window_and_the_diffusion_model_are_exported(method, tmp_path):
     trainer = Trainer(tiny_plan(method, steps=1), Library(), Library(), tmp_path / "training")
     trainer.run()
-    entry = export(trainer, tmp_path / "weights")
+    entry = export(trainer, useful(trainer), tmp_path / "weights")
     assert entry.window == 4
     assert load_network(entry, "cpu").config == trainer.network.config
     assert set(TINY[method]) <= set(entry.config)
 
 
-def test_weights_without_use_are_not_exported(trained, tmp_path, monkeypatch):
+def test_weights_without_use_are_not_exported(trained, tmp_path):
     trainer, _ = trained
-    monkeypatch.setattr("gadgets.commands.train.survey", lambda *_: iter(findings([-3.0])))
     with pytest.raises(ModelError, match="not exported"):
-        export(trainer, tmp_path / "weights")
+        export(trainer, findings([-3.0]), tmp_path / "weights")
     assert not (tmp_path / "weights").exists()
 
 
@@ -183,7 +181,7 @@ def test_a_foreign_file_is_not_replaced(trained, tmp_path):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "tiny.safetensors").write_bytes(b"mine")
     with pytest.raises(SettingsError, match="exists and is not in"):
-        export(trainer, tmp_path / "weights")
+        export(trainer, useful(trainer), tmp_path / "weights")
     assert (tmp_path / "weights" / "tiny.safetensors").read_bytes() == b"mine"
 
 

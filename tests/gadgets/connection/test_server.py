@@ -303,7 +303,7 @@ class Process:
         site.mkdir()
         (site / "sitecustomize.py").write_text(textwrap.dedent(before), encoding="utf-8")
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(REPOSITORY)])}
-        command = [sys.executable, "-m", "gadgets.commands.main", "serve", "--port", port, *options]
+        command = [sys.executable, "-m", "gadgets", "serve", "--port", port, *options]
         self.process = subprocess.Popen(
             command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -452,7 +452,7 @@ def test_killed_in_mid_scan_leaves_a_stream_to_replay(tmp_path):
         [
             sys.executable,
             "-m",
-            "gadgets.commands.main",
+            "gadgets",
             "replay",
             path,
             "-p",

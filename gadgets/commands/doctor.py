@@ -1,0 +1,61 @@
+"""``cinestream doctor``: check this machine, look through a raw file, or ask whether a server is there."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gadgets.commands.arguments import add_pipeline, address, settings_of
+from gadgets.commands.console import say
+
+if TYPE_CHECKING:
+    import argparse
+
+NAME = "doctor"
+HELP = "check this machine, look through a raw file before it is reconstructed, or ask whether a server is there"
+EXAMPLES = """\
+cinestream doctor
+cinestream doctor scan.h5"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    other = parser.add_mutually_exclusive_group()
+    text = "raw file to look through: what it holds, what a pipeline would do with it, what looks wrong"
+    other.add_argument("input", type=Path, nargs="?", metavar="FILE", help=text)
+    text = "only ask whether a cinestream answers there; for the health check of a container"
+    other.add_argument("--server", type=address, metavar="HOST:PORT", help=text)
+    parser.add_argument("--group", default="dataset", help="HDF5 group of the raw data (default: %(default)s)")
+    add_pipeline(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report on the raw file for machines too")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Examine what was asked for; 1 if something is wrong."""
+    if options.input is not None:
+        return _look_through(options)
+    from gadgets.inspection.installation import ask, examine
+
+    good = True
+    for check in examine() if options.server is None else [ask(options.server)]:
+        say(str(check))
+        good = good and not check.remedy
+    return 0 if good else 1
+
+
+def _look_through(options: argparse.Namespace) -> int:
+    """Report on a raw file."""
+    from gadgets.files.raw import refuse_same_file
+    from gadgets.inspection.raw_file import inspect
+
+    if options.json:
+        refuse_same_file(options.input, options.json)
+    settings = settings_of(options)
+    if not options.verbose:  # what the chain notes is in the report
+        logging.getLogger("cinestream").setLevel(logging.CRITICAL)
+    report = inspect(options.input, settings, options.group)
+    say(report.text())
+    if options.json:
+        report.write_json(options.json)
+    return 0 if report.good else 1

@@ -1,0 +1,42 @@
+"""``cinestream methods``: list the reconstruction methods, and the weights of the networks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gadgets.commands.console import say
+from recon_core.methods import METHODS
+
+if TYPE_CHECKING:
+    import argparse
+
+NAME = "methods"
+HELP = "list the reconstruction methods, and the weights of the networks"
+EXAMPLES = ""
+
+
+def add_arguments(_: argparse.ArgumentParser) -> None:
+    """Add nothing: the command has no arguments."""
+
+
+def run(_: argparse.Namespace) -> int:
+    """List them."""
+    for name, info in METHODS.items():
+        say(f"{name}\n    {info.summary}\n    {info.reference}")
+        if info.network:
+            for line in _weights_of(name):
+                say(f"    {line}")
+    return 0
+
+
+def _weights_of(method: str) -> list[str]:
+    """Say which weights there are for a network."""
+    from recon_core.weights.manifest import weights_of
+
+    entries = weights_of(method)
+    if not entries:
+        return [f"no weights: scans go to the fallback; cinestream import-weights {method} FILE brings some"]
+    return [
+        f"weights {entry.name}: {entry.describe()}" + (f" ({entry.licence})" if entry.licence else "")
+        for entry in entries
+    ]

@@ -1,0 +1,83 @@
+"""``cinestream serve``: run the resident server."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gadgets import __version__
+from gadgets.commands.arguments import (
+    add_noise_store,
+    add_pipeline_folders,
+    add_set,
+    folder,
+    noise_store,
+    port,
+    settings_help,
+    within,
+)
+from gadgets.commands.console import say
+from gadgets.connection.server import DEFAULT_HOST, DEFAULT_PORT, Server
+from gadgets.connection.session import SessionOptions
+from gadgets.settings.pipelines import find_pipeline
+from gadgets.settings.settings import Settings, apply, parse_assignments
+
+if TYPE_CHECKING:
+    import argparse
+
+NAME = "serve"
+HELP = "run the resident server for Gadgetron or FIRE"
+EXAMPLES = "cinestream serve"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    text = "address to bind to (default: %(default)s, this machine only; there are no passwords in the protocol)"
+    parser.add_argument("--host", default=DEFAULT_HOST, help=text)
+    parser.add_argument("--port", type=port, default=DEFAULT_PORT, help="default: %(default)s; FIRE expects 9002")
+    add_pipeline_folders(parser)
+    text = "pipeline for a configuration name that the sender fixes, for instance openrecon=cg_sense; repeatable"
+    parser.add_argument("--alias", action="append", default=[], metavar="NAME=PIPELINE", help=text)
+    add_set(parser)
+    text = (
+        "folder where a peer may name files for ct_path and ct_transform, relative to it; repeatable. Without, only "
+        "pipelines known by name and --set name such files"
+    )
+    parser.add_argument("--ct-folder", type=folder, action="append", default=[], metavar="DIR", help=text)
+    add_noise_store(parser, "off keeps none (default: cinestream/noise in your cache folder)")
+    parser.add_argument("--save-raw", type=Path, metavar="DIR", help="keep the raw stream of every scan in this folder")
+    text = "how much of a scan may wait for the reconstruction before the sender is held up (default: %(default)s)"
+    parser.add_argument("--queue-gib", type=within(float, 0, 1e6), default=4.0, metavar="GIB", help=text)
+    text = "how long running scans may take to finish when the server is stopped (default: %(default)s s)"
+    parser.add_argument("--grace", type=within(float, 0, 1e6), default=10.0, metavar="SECONDS", help=text)
+    parser.epilog = settings_help()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until a signal comes; refuse at once what would fail in every scan."""
+    session = SessionOptions(
+        pipelines=tuple(options.pipelines),
+        aliases=parse_assignments(options.alias),
+        overrides=parse_assignments(options.set),
+        save_raw=options.save_raw,
+        queue_bytes=int(options.queue_gib * (1 << 30)),
+        ct_folders=tuple(options.ct_folder),
+        noise_store=noise_store(options),
+    )
+    for name in session.aliases.values():
+        find_pipeline(name, session.pipelines)
+    apply(Settings(), session.overrides)
+    server = Server(options.host, options.port, session)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    thread = threading.Thread(target=server.serve, name="cinestream-accept")
+    thread.start()
+    say(f"cinestream {__version__} listens on {server.address[0]} port {server.address[1]}")
+    while thread.is_alive() and not stop.wait(0.2):
+        pass
+    server.stop(options.grace)
+    thread.join()
+    return 0
