@@ -20,68 +20,14 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, frame_lines:
     """
     fov_y, fov_x = plan.encoded_fov
     image_y, image_x = plan.image_matrix
-    lines = plan.measured_lines
-    center = plan.encoded_y // 2 - (plan.dropped_lines if plan.header_center == "true" else 0)
-    parameters = {"PilotTone": 1} if plan.pilot_tone else {}
-    if plan.gating == "retrospective":
-        parameters |= {"RetroGatedImages": plan.frames, "RetroGatedSegmentSize": plan.segments}
-    user = ""
-    if parameters:
-        user = "".join(
-            f"\n    <userParameterLong><name>{name}</name><value>{value}</value></userParameterLong>"
-            for name, value in parameters.items()
-        )
-        user = f"\n  <userParameters>{user}\n  </userParameters>"
-    frames: dict[str, int] = {"phase": 1, "repetition": 1}
-    frames[plan.frame_counter] = 1 if plan.continuous else plan.frames
-    limits = {
-        "kspace_encoding_step_1": (lines - 1, center),
-        "kspace_encoding_step_2": (0, 0),
-        "average": (plan.averages - 1, 0),
-        "slice": (plan.slices - 1, 0),
-        "contrast": (0, 0),
-        "phase": (frames["phase"] - 1, 0),
-        "repetition": (frames["repetition"] - 1, 0),
-        "set": (0, 0),
-        "segment": (segments - 1, 0),
-    }
-    acceleration = 1 if plan.sampling == "full" else plan.acceleration
-    mode = "other"
-    if plan.sampling == "interleaved":
-        mode = "interleaved"
-    elif plan.sampling != "full" and plan.acs_lines:
-        mode = "embedded"
-    interleaving = (
-        f"\n      <interleavingDimension>{plan.frame_counter}</interleavingDimension>" if mode == "interleaved" else ""
-    )
-    waveform = ""
-    if plan.waveforms:
-        waveform = f"""
-  <waveformInformation>
-    <waveformName>ECG</waveformName>
-    <waveformType>ecg</waveformType>
-    <userParameters>
-      <userParameterLong><name>TriggerChannel</name><value>{trigger_channel}</value></userParameterLong>
-    </userParameters>
-  </waveformInformation>"""
     prefix = f"00000_{plan.seed}_1"
-    dependency = ""
-    if plan.has_noise_file and not noise:
-        dependency = f"""
-    <measurementDependency>
-      <dependencyType>Noise</dependencyType>
-      <measurementID>{prefix}_{NOISE_UID}</measurementID>
-    </measurementDependency>"""
-    limit_lines = "\n".join(
-        f"      <{name}><minimum>0</minimum><maximum>{maximum}</maximum><center>{centre}</center></{name}>"
-        for name, (maximum, centre) in limits.items()
-    )
+    acceleration = 1 if plan.sampling == "full" else plan.acceleration
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
   <measurementInformation>
     <measurementID>{prefix}_{NOISE_UID if noise else MEASUREMENT_UID}</measurementID>
     <patientPosition>HFS</patientPosition>
-    <protocolName>{"noise" if noise else "cine"}_simulation</protocolName>{dependency}
+    <protocolName>{"noise" if noise else "cine"}_simulation</protocolName>{"" if noise else _dependency(plan, prefix)}
   </measurementInformation>
   <acquisitionSystemInformation>
     <systemVendor>{html.escape(plan.vendor)}</systemVendor>
@@ -100,7 +46,7 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, frame_lines:
       {_space(image_x, image_y, plan.field_of_view_x, plan.field_of_view_y, plan.slice_thickness)}
     </reconSpace>
     <encodingLimits>
-{limit_lines}
+{_limits(plan, segments)}
     </encodingLimits>
     <trajectory>cartesian</trajectory>
     <parallelImaging>
@@ -108,7 +54,7 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, frame_lines:
         <kspace_encoding_step_1>{acceleration}</kspace_encoding_step_1>
         <kspace_encoding_step_2>1</kspace_encoding_step_2>
       </accelerationFactor>
-      <calibrationMode>{mode}</calibrationMode>{interleaving}
+      {_calibration(plan)}
     </parallelImaging>
   </encoding>
   <sequenceParameters>
@@ -117,9 +63,75 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, frame_lines:
     <flipAngle_deg>60</flipAngle_deg>
     <sequence_type>SSFP</sequence_type>
     <echo_spacing>{plan.repetition_time:g}</echo_spacing>
-  </sequenceParameters>{user}{waveform}
+  </sequenceParameters>{_user_parameters(plan)}{_waveforms(plan, trigger_channel)}
 </ismrmrdHeader>
 """
+
+
+def _limits(plan: ScanPlan, segments: int) -> str:
+    center = plan.encoded_y // 2 - (plan.dropped_lines if plan.header_center == "true" else 0)
+    frames: dict[str, int] = {"phase": 1, "repetition": 1}
+    frames[plan.frame_counter] = 1 if plan.continuous else plan.frames
+    limits = {
+        "kspace_encoding_step_1": (plan.measured_lines - 1, center),
+        "kspace_encoding_step_2": (0, 0),
+        "average": (plan.averages - 1, 0),
+        "slice": (plan.slices - 1, 0),
+        "contrast": (0, 0),
+        "phase": (frames["phase"] - 1, 0),
+        "repetition": (frames["repetition"] - 1, 0),
+        "set": (0, 0),
+        "segment": (segments - 1, 0),
+    }
+    return "\n".join(
+        f"      <{name}><minimum>0</minimum><maximum>{maximum}</maximum><center>{centre}</center></{name}>"
+        for name, (maximum, centre) in limits.items()
+    )
+
+
+def _calibration(plan: ScanPlan) -> str:
+    """Mode of calibration, and for lines that shift from frame to frame the counter that they shift with."""
+    if plan.sampling == "interleaved":
+        dimension = f"\n      <interleavingDimension>{plan.frame_counter}</interleavingDimension>"
+        return f"<calibrationMode>interleaved</calibrationMode>{dimension}"
+    embedded = plan.sampling != "full" and plan.acs_lines
+    return f"<calibrationMode>{'embedded' if embedded else 'other'}</calibrationMode>"
+
+
+def _dependency(plan: ScanPlan, prefix: str) -> str:
+    if not plan.has_noise_file:
+        return ""
+    return f"""
+    <measurementDependency>
+      <dependencyType>Noise</dependencyType>
+      <measurementID>{prefix}_{NOISE_UID}</measurementID>
+    </measurementDependency>"""
+
+
+def _user_parameters(plan: ScanPlan) -> str:
+    parameters = {"PilotTone": 1} if plan.pilot_tone else {}
+    if plan.gating == "retrospective":
+        parameters |= {"RetroGatedImages": plan.frames, "RetroGatedSegmentSize": plan.segments}
+    if not parameters:
+        return ""
+    items = "".join(
+        f"\n    <userParameterLong><name>{name}</name><value>{value}</value></userParameterLong>"
+        for name, value in parameters.items()
+    )
+    return f"\n  <userParameters>{items}\n  </userParameters>"
+
+
+def _waveforms(plan: ScanPlan, trigger_channel: int) -> str:
+    if not plan.waveforms:
+        return ""
+    return f"""
+  <waveformInformation>
+    <waveformName>ECG</waveformName>
+    <waveformType>ecg</waveformType>
+    <userParameters>
+      <userParameterLong><name>TriggerChannel</name><value>{trigger_channel}</value></userParameterLong>
+    </userParameters>
+  </waveformInformation>"""
 
 
 def _space(nx: int, ny: int, fov_x: float, fov_y: float, thickness: float) -> str:

@@ -7,7 +7,7 @@ The picture is a short-axis bSSFP cine: bright blood, dark-grey myocardium, brig
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -173,34 +173,46 @@ def _waves(
     return tuple((k, float(amplitude * rng.uniform(0.4, 1.0)), float(rng.uniform(0.0, 2.0 * np.pi))) for k in harmonics)
 
 
+class _Textures(NamedTuple):
+    """Factors ``(y, x)`` that give each tissue of the thorax its grain."""
+
+    fat: NDArray[np.float32]
+    tissue: NDArray[np.float32]
+    marrow: NDArray[np.float32]
+    liver: NDArray[np.float32]
+
+
 def _draw_thorax(canvas: _Canvas, slice_offset: float, breath: float, seed: int) -> None:
     """Paint everything that does not beat; `breath` is the downward shift of the organs in mm."""
     rng = np.random.default_rng([seed, 1])
     y, x = canvas.y, canvas.x
-    fat = 1.0 + 0.045 * _texture(rng, y, x, (6.0, 40.0))
-    tissue = 1.0 + 0.09 * _texture(rng, y, x, (4.0, 24.0))
-    marrow = 1.0 + 0.16 * _texture(rng, y, x, (4.0, 12.0))
-    liver_texture = 1.0 + 0.05 * _texture(rng, y, x, (3.0, 14.0))
+    textures = _Textures(
+        fat=1.0 + 0.045 * _texture(rng, y, x, (6.0, 40.0)),
+        tissue=1.0 + 0.09 * _texture(rng, y, x, (4.0, 24.0)),
+        marrow=1.0 + 0.16 * _texture(rng, y, x, (4.0, 12.0)),
+        liver=1.0 + 0.05 * _texture(rng, y, x, (3.0, 14.0)),
+    )
     detail = np.random.default_rng([seed, 2, round(slice_offset * 10.0) + 100_000])
+    cavity = _Outline(3.0, 0.0, 126.0, 81.0, 0.02, ((2, 0.01, 2.4), (3, 0.03, 1.5), (4, 0.032, 3.1)))
+    _draw_chest_wall(canvas, rng, textures)
+    canvas.paint(cavity.grown(1.8), _FAT, textures.fat, opacity=0.9)
+    canvas.paint(cavity, _CONNECTIVE, textures.fat)
+    _draw_back(canvas, rng, textures)
+    _draw_lungs(canvas, detail, breath)
+    _draw_abdomen(canvas, cavity, -0.25 * slice_offset - breath, (rng, detail), textures)
+    _draw_spine(canvas, textures)
 
+
+def _draw_chest_wall(canvas: _Canvas, rng: np.random.Generator, textures: _Textures) -> None:
     body = _Outline(2.0, 4.0, 160.0, 116.0, 0.02, ((2, 0.015, 2.2), (3, 0.02, 1.5), (4, 0.032, 3.1), (5, 0.006, 1.0)))
     canvas.paint(body, _SKIN)
-    canvas.paint(body.grown(-1.8), _FAT, fat)
-    muscle = _Outline(
-        4.0,
-        1.0,
-        145.0,
-        102.0,
-        0.04,
-        ((2, 0.02, 2.0), (3, 0.035, 1.4), (4, 0.03, 3.3), (5, 0.012, 2.8), (7, 0.008, 0.5)),
-    )
-    canvas.paint(muscle, _MUSCLE, tissue, edge=1.4)
+    canvas.paint(body.grown(-1.8), _FAT, textures.fat)
+    waves = ((2, 0.02, 2.0), (3, 0.035, 1.4), (4, 0.03, 3.3), (5, 0.012, 2.8), (7, 0.008, 0.5))
+    canvas.paint(_Outline(4.0, 1.0, 145.0, 102.0, 0.04, waves), _MUSCLE, textures.tissue, edge=1.4)
     # fat planes between the layers of the chest wall
     plane = _Outline(4.0, 0.5, 137.0, 93.0, 0.04, ((3, 0.035, 1.4), (4, 0.03, 3.2), (5, 0.012, 2.8), (9, 0.01, 0.5)))
-    canvas.paint(plane, _FAT, fat, opacity=0.75)
-    canvas.paint(plane.grown(-2.4), _MUSCLE, tissue)
-    cavity = _Outline(3.0, 0.0, 126.0, 81.0, 0.02, ((2, 0.01, 2.4), (3, 0.03, 1.5), (4, 0.032, 3.1)))
-
+    canvas.paint(plane, _FAT, textures.fat, opacity=0.75)
+    canvas.paint(plane.grown(-2.4), _MUSCLE, textures.tissue)
     # ribs: an oblique cut shows them as flat ovals in the chest wall, intercostal fat between them
     for angle in np.linspace(-2.75, 0.55, 11) + rng.uniform(-0.06, 0.06, 11):
         rib_x, rib_y = 3.0 + 134.0 * np.cos(angle), 1.0 + 86.0 * np.sin(angle)
@@ -208,23 +220,23 @@ def _draw_thorax(canvas: _Canvas, slice_offset: float, breath: float, seed: int)
         rib = _Outline(
             float(rib_x), float(rib_y), float(rng.uniform(11.0, 18.0)), 5.4, tangent + rng.uniform(-0.15, 0.15)
         )
-        canvas.paint(rib.grown(1.6), _FAT, fat, opacity=0.5, edge=2.0)
+        canvas.paint(rib.grown(1.6), _FAT, textures.fat, opacity=0.5, edge=2.0)
         canvas.paint(rib, _CORTEX)
-        canvas.paint(rib.grown(-1.9), _MARROW, marrow)
+        canvas.paint(rib.grown(-1.9), _MARROW, textures.marrow)
 
-    canvas.paint(cavity.grown(1.8), _FAT, fat, opacity=0.9)
-    canvas.paint(cavity, _CONNECTIVE, fat)
 
-    # spine, its muscles and the canal, at the back
+def _draw_back(canvas: _Canvas, rng: np.random.Generator, textures: _Textures) -> None:
+    """Paint the muscles along the spine and the spinous process."""
     for side in (-1.0, 1.0):
-        canvas.paint(
-            _Outline(10.0 + side * 27.0, 97.0, 21.0, 12.5, side * 0.25, _waves(rng, (3, 4), 0.05)), _MUSCLE, tissue
-        )
-        canvas.paint(_Outline(10.0 + side * 30.0, 96.0, 12.0, 0.9, side * 0.9), _FAT, fat)
+        waves = _waves(rng, (3, 4), 0.05)
+        canvas.paint(_Outline(10.0 + side * 27.0, 97.0, 21.0, 12.5, side * 0.25, waves), _MUSCLE, textures.tissue)
+        canvas.paint(_Outline(10.0 + side * 30.0, 96.0, 12.0, 0.9, side * 0.9), _FAT, textures.fat)
     canvas.paint(_Outline(10.0, 104.0, 4.0, 11.0), _CORTEX)
-    canvas.paint(_Outline(10.0, 105.0, 2.2, 9.0), _MARROW, marrow)
+    canvas.paint(_Outline(10.0, 105.0, 2.2, 9.0), _MARROW, textures.marrow)
 
-    # lungs: dark, with vessels that thin out away from the hilum
+
+def _draw_lungs(canvas: _Canvas, detail: np.random.Generator, breath: float) -> None:
+    """Paint the lungs: dark, with vessels that thin out away from the hilum."""
     deeper = 0.5 * max(breath, 0.0)  # the lungs follow the diaphragm
     left_lung = _Outline(
         72.0, -6.0 + deeper, 62.0, 72.0 + deeper, 0.1, ((2, 0.05, 2.6), (3, 0.06, 2.6), (5, 0.015, 0.3))
@@ -249,12 +261,21 @@ def _draw_thorax(canvas: _Canvas, slice_offset: float, breath: float, seed: int)
                 float(detail.uniform(0.12, 0.6)) * (1.1 - away),
             )
 
-    # upper abdomen below the diaphragm: more of it towards the apex
-    rise = -0.25 * slice_offset - breath
+
+def _draw_abdomen(
+    canvas: _Canvas,
+    cavity: _Outline,
+    rise: float,
+    generators: tuple[np.random.Generator, np.random.Generator],
+    textures: _Textures,
+) -> None:
+    """Paint the upper abdomen, which lies `rise` mm further up; the nearer to the apex, the more of it is seen."""
+    rng, detail = generators
+    fat, tissue, marrow, liver_texture = textures
     liver = _Outline(-66.0, 84.0 - rise, 84.0, 52.0, -0.12, ((2, 0.04, 1.0), (3, 0.05, 3.4), (5, 0.012, 0.4)))
     stomach = _Outline(74.0, 74.0 - rise, 33.0, 21.0, 0.3, ((2, 0.06, 0.3), (3, 0.05, 1.0), (5, 0.03, 2.0)))
     spleen = _Outline(112.0, 66.0 - rise, 17.0, 33.0, 0.35, ((2, 0.05, 0.3), (3, 0.05, 0.2)))
-    inside = _Canvas(y, x)
+    inside = _Canvas(canvas.y, canvas.x)
     inside.paint(cavity.moved(0.0, 4.0), 1.0)
     organs = canvas.copy()
     organs.paint(stomach.moved(-28.0, 14.0).grown(6.0), _FAT, fat, edge=3.0)
@@ -276,8 +297,11 @@ def _draw_thorax(canvas: _Canvas, slice_offset: float, breath: float, seed: int)
     organs.paint(_Outline(-22.0, 66.0 - rise, 11.0, 8.0, 0.2), 0.72)  # inferior vena cava
     canvas.image += inside.image * (organs.image - canvas.image)
 
+
+def _draw_spine(canvas: _Canvas, textures: _Textures) -> None:
+    """Paint a vertebra and the spinal canal."""
     canvas.paint(_Outline(10.0, 69.0, 23.0, 18.5, 0.0, ((2, 0.03, 0.0), (3, 0.04, 1.57))), _CORTEX)
-    canvas.paint(_Outline(10.0, 69.0, 21.4, 16.9, 0.0, ((2, 0.03, 0.0), (3, 0.04, 1.57))), _MARROW, marrow)
+    canvas.paint(_Outline(10.0, 69.0, 21.4, 16.9, 0.0, ((2, 0.03, 0.0), (3, 0.04, 1.57))), _MARROW, textures.marrow)
     canvas.paint(_Outline(10.0, 90.5, 10.5, 7.8), _CORTEX)
     canvas.paint(_Outline(10.0, 90.5, 9.0, 6.6), 0.88)
     canvas.paint(_Outline(10.0, 90.5, 4.6, 3.4), 0.42)
@@ -292,40 +316,76 @@ def _longitudinal_factor(slice_offset: float) -> float:
     return radius(slice_offset) / radius(0.0)
 
 
+class _HeartTextures(NamedTuple):
+    """Factors ``(y, x)`` that give each tissue of the heart its grain."""
+
+    muscle: NDArray[np.float32]
+    blood: NDArray[np.float32]
+    fat: NDArray[np.float32]
+
+
+class _Heart:
+    """Sizes and places of the chambers at one moment; `volume` is relative to end diastole."""
+
+    def __init__(self, volume: float, slice_offset: float, breath: float) -> None:
+        self.contraction = contraction = 1.0 - volume
+        self.factor = factor = _longitudinal_factor(slice_offset)
+        self.height = (slice_offset + _LV_LENGTH - _LV_BASE) / _LV_LENGTH  # 0 apex, 1 base
+        self.twist = twist = contraction * np.deg2rad(18.0 - 28.0 * self.height)
+        # The cavity follows the volume curve; the wall keeps its volume while the ventricle shortens, so it thickens.
+        self.endocardium = _LV_ENDOCARDIUM * factor * volume**0.42
+        wall = _LV_WALL * (0.75 + 0.25 * factor)
+        shortening = 1.0 - 0.32 * contraction
+        rest = _LV_ENDOCARDIUM * factor
+        self.epicardium = float(np.sqrt(self.endocardium**2 + ((rest + wall) ** 2 - rest**2) / shortening))
+        self.x = _HEART[0] - 1.5 * contraction + 0.10 * slice_offset
+        self.y = _HEART[1] + 2.0 * contraction + 0.06 * slice_offset + breath
+        self.waves = ((2, 0.03, 0.6 + 2.0 * twist), (3, 0.018, 1.0 + 3.0 * twist), (5, 0.006, 5.0 * twist))
+        #: Size of the right ventricle relative to mid-ventricle; it ends above the apex.
+        self.right = (
+            float(np.clip(factor * 1.5 - 0.5, 0.0, 1.2)) * float(np.clip(self.height * 2.2 - 0.1, 0.0, 1.0)) ** 0.5
+        )
+        self.squeeze = 1.0 - 0.55 * contraction
+
+
 def _draw_heart(
-    canvas: _Canvas,
-    time: float,
-    volume: float,
-    slice_offset: float,
-    breath: float,
-    textures: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
+    canvas: _Canvas, time: float, volume: float, slice_offset: float, breath: float, textures: _HeartTextures
 ) -> None:
     """Paint the heart and the descending aorta at one moment; `volume` is relative to end diastole."""
-    muscle_texture, blood_texture, fat_texture = textures
-    contraction = 1.0 - volume
-    factor = _longitudinal_factor(slice_offset)
-    height = (slice_offset + _LV_LENGTH - _LV_BASE) / _LV_LENGTH  # 0 apex, 1 base
-    twist = contraction * np.deg2rad(18.0 - 28.0 * height)
-
+    heart = _Heart(volume, slice_offset, breath)
     aorta = _Outline(39.0, 57.0, 11.0 + 0.8 * np.sin(np.pi * np.clip(time / 0.5, 0.0, 1.0)), 10.6, 0.4)
     canvas.paint(aorta.grown(1.3), 0.1)
-    canvas.paint(aorta, BLOOD_SIGNAL * (1.0 - 0.12 * contraction), blood_texture)
-    if factor < 0.2:
+    canvas.paint(aorta, BLOOD_SIGNAL * (1.0 - 0.12 * heart.contraction), textures.blood)
+    if heart.factor < 0.2:
         return
+    _draw_sac(canvas, heart, textures)
+    if heart.right > 0.15:
+        _draw_right_ventricle(canvas, heart, textures)
+    _draw_left_ventricle(canvas, heart, textures)
 
-    # The cavity follows the volume curve; the wall keeps its volume while the ventricle shortens, so it thickens.
-    endocardium = _LV_ENDOCARDIUM * factor * volume**0.42
-    wall = _LV_WALL * (0.75 + 0.25 * factor)
-    shortening = 1.0 - 0.32 * contraction
-    rest = _LV_ENDOCARDIUM * factor
-    epicardium = float(np.sqrt(endocardium**2 + ((rest + wall) ** 2 - rest**2) / shortening))
-    x = _HEART[0] - 1.5 * contraction + 0.10 * slice_offset
-    y = _HEART[1] + 2.0 * contraction + 0.06 * slice_offset + breath
-    round_ = ((2, 0.03, 0.6 + 2.0 * twist), (3, 0.018, 1.0 + 3.0 * twist), (5, 0.006, 5.0 * twist))
-    outer = _Outline(x, y, epicardium * 1.02, epicardium * 0.99, 0.5, round_)
 
-    right = float(np.clip(factor * 1.5 - 0.5, 0.0, 1.2)) * float(np.clip(height * 2.2 - 0.1, 0.0, 1.0)) ** 0.5
-    squeeze = 1.0 - 0.55 * contraction
+def _draw_sac(canvas: _Canvas, heart: _Heart, textures: _HeartTextures) -> None:
+    """Paint epicardial and pericardial fat: thick in the grooves, a thin film over the wall of the left ventricle."""
+    x, y, epicardium, right = heart.x, heart.y, heart.epicardium, heart.right
+    sac = _Outline(
+        x - 14.0 * right,
+        y + 2.5,
+        epicardium + 3.0 + 13.0 * right,
+        epicardium + 6.5,
+        0.3,
+        ((2, 0.02, 1.0), (3, 0.05, 2.2), (5, 0.012, 0.4)),
+    )
+    canvas.paint(sac.grown(1.4), 0.06, edge=1.6)
+    canvas.paint(sac, _FAT, textures.fat)
+    canvas.paint(
+        _Outline(x + 1.5, y + 1.0, epicardium + 1.2, epicardium + 1.0, 0.5, heart.waves), 0.5 * _MUSCLE, edge=1.6
+    )
+
+
+def _draw_right_ventricle(canvas: _Canvas, heart: _Heart, textures: _HeartTextures) -> None:
+    """Paint the right ventricle, the fat and vessels of its grooves, and its trabeculae."""
+    x, y, epicardium, right = heart.x, heart.y, heart.epicardium, heart.right
+    contraction, squeeze = heart.contraction, heart.squeeze
     rv_waves = ((2, 0.05, 0.6), (3, 0.07, 0.5 + 0.4 * contraction))
     rv_half_width = 30.0 * right * squeeze
     rv = _Outline(
@@ -337,53 +397,43 @@ def _draw_heart(
         rv_waves,
     )
     rv_wall = 2.8 + 2.2 * contraction
+    canvas.paint(rv.grown(rv_wall + 3.0), _FAT, textures.fat)
+    for groove in (-2.05, 2.35):
+        groove_x, groove_y = x + (epicardium + 2.0) * np.cos(groove), y + (epicardium + 2.0) * np.sin(groove)
+        canvas.paint(_Outline(float(groove_x), float(groove_y), 9.0, 6.0, groove + 1.2), _FAT, textures.fat, edge=2.0)
+        canvas.paint(_Outline(float(groove_x) - 3.0, float(groove_y), 1.5, 1.5), BLOOD_SIGNAL)
+    canvas.paint(rv.grown(rv_wall), _MYOCARDIUM * 1.1, textures.muscle, edge=1.6)
+    canvas.paint(rv, BLOOD_SIGNAL * 0.93, textures.blood, edge=1.8)
+    for along, across, size in (
+        (-0.55, -0.72, 2.6),
+        (-0.05, -0.8, 2.2),
+        (0.45, -0.7, 2.9),
+        (0.75, -0.3, 2.2),
+        (0.2, -0.25, 1.8),
+    ):
+        trabecula = _Outline(
+            rv.x + across * rv.a * 0.95, rv.y + along * rv.b * 0.8, size * 2.0 * squeeze**0.5, size, 0.5 - along
+        )
+        canvas.paint(trabecula, _MYOCARDIUM * 1.4, edge=3.0, opacity=0.5)
 
-    # epicardial and pericardial fat: thick in the grooves, a thin film over the free wall of the left ventricle
-    sac = _Outline(
-        x - 14.0 * right,
-        y + 2.5,
-        epicardium + 3.0 + 13.0 * right,
-        epicardium + 6.5,
-        0.3,
-        ((2, 0.02, 1.0), (3, 0.05, 2.2), (5, 0.012, 0.4)),
-    )
-    canvas.paint(sac.grown(1.4), 0.06, edge=1.6)
-    canvas.paint(sac, _FAT, fat_texture)
-    canvas.paint(_Outline(x + 1.5, y + 1.0, epicardium + 1.2, epicardium + 1.0, 0.5, round_), 0.5 * _MUSCLE, edge=1.6)
-    if right > 0.15:
-        canvas.paint(rv.grown(rv_wall + 3.0), _FAT, fat_texture)
-        for groove in (-2.05, 2.35):
-            groove_x, groove_y = x + (epicardium + 2.0) * np.cos(groove), y + (epicardium + 2.0) * np.sin(groove)
-            canvas.paint(
-                _Outline(float(groove_x), float(groove_y), 9.0, 6.0, groove + 1.2), _FAT, fat_texture, edge=2.0
-            )
-            canvas.paint(_Outline(float(groove_x) - 3.0, float(groove_y), 1.5, 1.5), BLOOD_SIGNAL)
-        canvas.paint(rv.grown(rv_wall), _MYOCARDIUM * 1.1, muscle_texture, edge=1.6)
-        canvas.paint(rv, BLOOD_SIGNAL * 0.93, blood_texture, edge=1.8)
-        for along, across, size in (
-            (-0.55, -0.72, 2.6),
-            (-0.05, -0.8, 2.2),
-            (0.45, -0.7, 2.9),
-            (0.75, -0.3, 2.2),
-            (0.2, -0.25, 1.8),
-        ):
-            trabecula = _Outline(
-                rv.x + across * rv.a * 0.95, rv.y + along * rv.b * 0.8, size * 2.0 * squeeze**0.5, size, 0.5 - along
-            )
-            canvas.paint(trabecula, _MYOCARDIUM * 1.4, edge=3.0, opacity=0.5)
 
-    canvas.paint(outer, _MYOCARDIUM, muscle_texture, edge=1.2)
+def _draw_left_ventricle(canvas: _Canvas, heart: _Heart, textures: _HeartTextures) -> None:
+    """Paint the wall and the cavity of the left ventricle, with trabeculae and papillary muscles."""
+    x, y, endocardium, epicardium = heart.x, heart.y, heart.endocardium, heart.epicardium
+    contraction, height, twist = heart.contraction, heart.height, heart.twist
+    outer = _Outline(x, y, epicardium * 1.02, epicardium * 0.99, 0.5, heart.waves)
+    canvas.paint(outer, _MYOCARDIUM, textures.muscle, edge=1.2)
     # trabeculae: ripples of the inner rim, deeper as the cavity closes; few at the base
     ripple = (0.022 + 0.085 * contraction) * (1.3 - 0.9 * height)
     inner_waves = (
-        *round_,
+        *heart.waves,
         (7, 0.5 * ripple, 0.3 + 7.0 * twist),
         (11, 0.6 * ripple, 1.9 + 11.0 * twist),
         (17, 0.35 * ripple, 0.7 + 17.0 * twist),
     )
     cavity = _Outline(x + 0.3, y, endocardium * 1.02, endocardium * 0.98, 0.5, inner_waves)
-    canvas.paint(cavity.grown(0.9), 0.5 * (BLOOD_SIGNAL + _MYOCARDIUM), blood_texture, edge=1.8)
-    canvas.paint(cavity.grown(-0.5), BLOOD_SIGNAL, blood_texture, edge=1.4)
+    canvas.paint(cavity.grown(0.9), 0.5 * (BLOOD_SIGNAL + _MYOCARDIUM), textures.blood, edge=1.8)
+    canvas.paint(cavity.grown(-0.5), BLOOD_SIGNAL, textures.blood, edge=1.4)
 
     papillary = float(np.clip(1.25 - abs(height - 0.42) * 2.6, 0.0, 1.0))
     if papillary > 0.45:
@@ -397,7 +447,7 @@ def _draw_heart(
                 direction,
                 ((2, 0.08, angle), (3, 0.1, 2.0 * angle)),
             )
-            canvas.paint(muscle, _MYOCARDIUM * 1.08, muscle_texture, edge=1.6)
+            canvas.paint(muscle, _MYOCARDIUM * 1.08, textures.muscle, edge=1.6)
 
 
 class BeatingThorax:
@@ -427,7 +477,7 @@ class BeatingThorax:
         self._seed = seed
         self._thorax: dict[int, _Canvas] = {}
         rng = np.random.default_rng([seed, 3])
-        self._textures = (
+        self._textures = _HeartTextures(
             1.0 + 0.08 * _texture(rng, y_mm, x_mm, (5.0, 20.0)),
             1.0 + 0.035 * _texture(rng, y_mm, x_mm, (6.0, 30.0)),
             1.0 + 0.07 * _texture(rng, y_mm, x_mm, (6.0, 40.0)),
