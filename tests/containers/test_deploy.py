@@ -14,35 +14,12 @@ from gadgets.settings.fire import parse_json_parameters
 from gadgets.settings.openrecon import make_label, package_name
 from gadgets.settings.pipelines import find_pipeline
 from gadgets.settings.settings import Settings, apply, parse_assignments
+from tests.helpers.pages import blocks, cinestream_arguments, command_lines
 from tests.helpers.paths import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "deploy.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", PAGE, re.MULTILINE | re.DOTALL)
-LINES = [
-    line.strip()
-    for language, block in BLOCKS
-    if not language
-    for line in block.replace("\\\n", " ").splitlines()
-    if line.strip()
-]
-
-
-def cinestream_arguments(line):
-    """What a command line hands to cinestream, directly or in a container of the plain image; None if nothing."""
-    words = shlex.split(line, comments=True)
-    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-        words.pop(0)
-    if words[0] == "cinestream":
-        return words[1:]
-    if words[:2] == ["docker", "exec"]:
-        return words[4:] if words[3] == "cinestream" else None
-    if words[:2] == ["docker", "run"]:
-        (at,) = [number for number, word in enumerate(words) if re.match(r"(gadgetron-)?cinestream:", word)]
-        return words[at + 1 :] or None
-    return None
-
-
-COMMANDS = [(line, arguments) for line in LINES if (arguments := cinestream_arguments(line)) is not None]
+BLOCKS = blocks(PAGE)
+COMMANDS = [(line, arguments) for line in command_lines(PAGE) if (arguments := cinestream_arguments(line)) is not None]
 
 
 def test_there_are_commands():
@@ -98,9 +75,6 @@ def test_names_follow_the_version():
     assert set(re.findall(r"cinestream(?:-fire)?:(\d[\w.]*)", PAGE)) == {__version__}
 
 
-def test_files_and_links_are_there():
+def test_files_are_there():
     for path in re.findall(r"(?:tests/)?(?:containers|gadgets)/[\w./-]+\w", PAGE):
         assert (REPOSITORY / path).exists(), path
-    titles = re.findall(r"^#+ (.*)$", PAGE, re.MULTILINE)
-    headings = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
-    assert set(re.findall(r"\]\(#([\w-]+)\)", PAGE)) <= headings
