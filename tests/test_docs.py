@@ -3,6 +3,8 @@
 import argparse
 import importlib.util
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -94,3 +96,24 @@ def test_python_of_the_readme_can_be_parsed():
     for language, block in blocks(README):
         if language == "python":
             compile(block, "README.md", "exec")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The documentation, built as `make docs` does."""
+    pytest.importorskip("mkdocs", reason='the site needs pip install ".[docs]"')
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    made = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+def test_site_loads_nothing_from_elsewhere(site):
+    pages = sorted(site.glob("*.html"))
+    assert len(pages) >= len(list((REPOSITORY / "docs").glob("*.md")))
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|img|iframe)[^>]*\ssrc=\"?([^\s\">]+)", text)
+        loaded += re.findall(r"<link[^>]*\shref=\"?([^\s\">]+)", text)
+        assert not [address for address in loaded if re.match(r"(https?:)?//", address)], page.name
