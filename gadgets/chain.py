@@ -30,7 +30,7 @@ from recon_core.errors import CinestreamError, DataError, ProtocolError, Setting
 from recon_core.physics.noise_level import is_unit_noise, noise_deviation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -161,6 +161,11 @@ class Chain:
         self._ct = load_ct(header, settings, self.summary.problems)
 
     def __call__(self, items: Iterable[Message]) -> Iterator[Message]:
+        """Reconstruct; as `groups`, one message after the other."""
+        for group in self.groups(items):
+            yield from group
+
+    def groups(self, items: Iterable[Message]) -> Iterator[Sequence[Message]]:
         """Reconstruct.
 
         A stream that breaks is noted and what came before is reconstructed; a slice that fails is noted and the others
@@ -173,8 +178,8 @@ class Chain:
 
         Yields
         ------
-        Message
-            Images of every slice as soon as it is complete, as `emit` wants them, and what is handed through.
+        sequence of Message
+            All images of a slice, as `emit` wants them, as soon as it is complete; or what is handed through.
 
         Raises
         ------
@@ -185,9 +190,9 @@ class Chain:
         handed_on = (Waveform, *_HANDED_ON[self._settings.forward])
         while (item := self._next(source)) is not None:
             if isinstance(item, handed_on):
-                yield item
+                yield (item,)
             elif isinstance(item, Bucket):
-                yield from item.waveforms
+                yield item.waveforms
             for waveform in _waveforms(item):
                 for complete in self._buffers.hear(waveform):
                     yield from self._reconstruct(complete)
@@ -222,19 +227,19 @@ class Chain:
             self.summary.problems.add("stream", f"{error}. What came before is reconstructed", damage=True)
             return None
 
-    def _reconstruct(self, complete: CompleteSlice) -> Iterator[Image | ImageArray]:
+    def _reconstruct(self, complete: CompleteSlice) -> Iterator[Sequence[Image | ImageArray]]:
         settings = self._settings
         if settings.preview not in ("none", settings.method):
             ahead = dataclasses.replace(settings, method=settings.preview, g_factor=False, extra_series="none")
-            yield from self._images_of(complete, ahead, preview=True)
-        yield from self._images_of(complete, settings)
+            yield self._images_of(complete, ahead, preview=True)
+        yield self._images_of(complete, settings)
 
     def _images_of(
         self, complete: CompleteSlice, settings: Settings, *, preview: bool = False
-    ) -> Iterator[Image | ImageArray]:
+    ) -> Sequence[Image | ImageArray]:
         """Reconstruct a slice; a failure is noted, and gives no images."""
         images = self._single_images(complete, settings, preview=preview)
-        return iter(images) if settings.emit == "images" else join_series(images)
+        return images if settings.emit == "images" else [*join_series(images)]
 
     def _single_images(self, complete: CompleteSlice, settings: Settings, *, preview: bool) -> list[Image]:
         """Reconstruct a slice to one image for every frame, and what else there is."""

@@ -1,29 +1,372 @@
-"""A raw file through the same chain as a scan on the wire, in one process and without a server."""
+"""Scans through the chain in one process, without a server: file to file, and the Python interface for scans."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import socket
+import typing
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from gadgets.chain import Chain
 from gadgets.files.images import ImageFile
 from gadgets.files.progress import with_progress
 from gadgets.files.raw import open_scan, refuse_same_file
+from gadgets.images.collection import sort_images
 from gadgets.images.maker import series_kind
+from gadgets.preparation.noise import read_noise
+from gadgets.problems import Problems
+from gadgets.settings.pipelines import settings_of
+from gadgets.settings.settings import apply
 from gadgets.wire.header import parse_header
-from gadgets.wire.messages import Image
+from gadgets.wire.messages import (
+    ACQUISITION_HEADER,
+    WAVEFORM_HEADER,
+    Close,
+    ConfigFile,
+    ConfigText,
+    Header,
+    Image,
+    Message,
+    Query,
+    Readouts,
+    Text,
+    Waveform,
+)
+from gadgets.wire.reader import Reader
+from gadgets.wire.vendor import tick_length
+from recon_core.api import shared_engine
+from recon_core.errors import DataError, HeaderError, ReconstructionWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from gadgets.chain import ScanSummary
+    from gadgets.images.collection import Loop, Series
     from gadgets.preparation.noise import KnownNoise
     from gadgets.preparation.noise_store import NoiseStore
     from gadgets.reports.record import ReportCollector
     from gadgets.settings.settings import Settings
     from gadgets.wire.header import ScanHeader
-    from gadgets.wire.messages import Message
     from recon_core.engine import Engine
+
+_BEFORE_THE_HEADER = (ConfigFile, ConfigText, Text, Query)
+
+
+@dataclass(frozen=True)
+class SliceImages:
+    """The frames of one slice, in one series.
+
+    Parameters
+    ----------
+    image
+        ``(frame, y, x)`` in the units of the images that a scanner gets: float32 magnitudes, or complex64 with
+        ``output="complex"``; in frame order.
+    slice
+        Counter of the slice.
+    series
+        Name of the series.
+    kind
+        Empty for the images that were asked for, else what they are instead, such as ``preview`` or ``g_factor``.
+    method
+        The method that made them.
+    units
+        ``relative``, or ``snr``.
+    comment
+        What was done, and what differed from what was asked, as the image comment says it.
+    frame_time
+        Time from frame to frame in ms; None where it is not known.
+    rr
+        RR interval in ms; None where it is not known.
+    loop
+        All else that the images know: other counters, geometry, times and attributes of every frame.
+    """
+
+    image: NDArray[Any]
+    slice: int
+    series: str
+    kind: str
+    method: str
+    units: str
+    comment: str
+    frame_time: float | None
+    rr: float | None
+    loop: Loop
+
+    def __str__(self) -> str:
+        """Slice, series, size and what was done."""
+        frames, rows, columns = self.image.shape
+        return f"slice {self.slice}, {self.series}: {frames} frames of {rows} x {columns} pixels; {self.comment}"
+
+
+@dataclass(frozen=True)
+class ScanImages:
+    """All images of a scan, and what happened on the way; iterates over its slices.
+
+    Parameters
+    ----------
+    slices
+        By series, then by contrast, set, repetition and slice.
+    problems
+        What went wrong or was noticed.
+    seconds
+        Wall time by stage, summed over slices.
+    header
+        ISMRMRD header of the scan, as XML.
+    """
+
+    slices: tuple[SliceImages, ...]
+    problems: tuple[str, ...]
+    seconds: dict[str, float]
+    header: str
+
+    def __iter__(self) -> Iterator[SliceImages]:
+        return iter(self.slices)
+
+    def __len__(self) -> int:
+        return len(self.slices)
+
+    def __getitem__(self, index: int) -> SliceImages:
+        return self.slices[index]
+
+
+def reconstruct_file(
+    path: str | Path,
+    pipeline: str | Path = "cg_sense",
+    *,
+    group: str = "dataset",
+    noise: str | Path | None = None,
+    **settings: object,
+) -> ScanImages:
+    """Reconstruct a raw file as ``cinestream replay`` does, into arrays.
+
+    Parameters
+    ----------
+    path
+        ISMRMRD HDF5 file, or a stream as ``--save-raw`` leaves it.
+    pipeline
+        Name of a pipeline, as ``cinestream pipelines`` lists them, or an XML file.
+    group
+        HDF5 group of the raw data.
+    noise
+        Raw file with noise readouts, which go before those of the scan.
+    **settings
+        Settings that differ from those of the pipeline, such as ``output="complex"`` or ``iterations=20``;
+        ``cinestream pipelines`` lists them.
+
+    Returns
+    -------
+    ScanImages
+        Slices in order, with the frames of each in one array.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such pipeline or setting, or a value is not allowed.
+    CinestreamError
+        If the file cannot be read, or not one image could be made.
+
+    Warns
+    -----
+    ReconstructionWarning
+        If data were lost, or another method than the asked one made images.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from gadgets import reconstruct_file
+    >>> from gadgets.simulation import ScanPlan, write_simulation
+    >>> plan = ScanPlan(matrix_x=64, matrix_y=48, frames=6, slices=2, coils=4, acceleration=2)
+    >>> truth = write_simulation(plan, Path("two_slices.h5"))
+    >>> scan = reconstruct_file("two_slices.h5", "zero_filled", output="complex")
+    >>> [cine.image.shape for cine in scan], scan[0].image.dtype
+    ([(6, 48, 64), (6, 48, 64)], dtype('complex64'))
+    >>> print(scan[1])
+    slice 1, zero_filled: 6 frames of 48 x 64 pixels; cinestream zero_filled
+    >>> scan.problems
+    ()
+    """
+    chosen = apply(settings_of(pipeline), settings)
+    with open_scan(Path(path), group) as scan:
+        maker = _ArrayMaker(scan.header, chosen, noise)
+        slices = tuple(maker.slices(item for items in maker.chain.groups(scan.items) for item in items))
+        maker.warn(slices)
+        summary = maker.chain.summary
+        return ScanImages(slices, tuple(map(str, summary.problems)), summary.seconds, scan.header)
+
+
+def reconstruct_stream(
+    source: socket.socket | Any,  # noqa: ANN401 - see below
+    pipeline: str | Path = "cg_sense",
+    *,
+    header: str = "",
+    noise: str | Path | None = None,
+    **settings: object,
+) -> Iterator[SliceImages]:
+    """Reconstruct a stream, slice by slice as it comes.
+
+    Nothing is sent back to the other end of a socket; a scanner or a Gadgetron wants ``cinestream serve``.
+
+    Parameters
+    ----------
+    source
+        Where the messages come from: a connected socket, a binary file, or anything to iterate over that gives
+        messages of `gadgets.wire.messages`, or acquisitions and waveforms of the package ``ismrmrd``. A configuration
+        that the stream carries is not used.
+    pipeline, noise, **settings
+        As for `reconstruct_file`.
+    header
+        ISMRMRD header of the scan, as XML. Empty takes that of the stream, which comes before the readouts.
+
+    Yields
+    ------
+    SliceImages
+        The frames of a slice as soon as all its readouts have come; in real time (``realtime="sliding"``) those of
+        every window. Further series of the same slice follow it.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such pipeline or setting, or a value is not allowed; at once.
+    CinestreamError
+        If the header cannot be read, or not one image could be made.
+
+    Warns
+    -----
+    ReconstructionWarning
+        As `reconstruct_file`.
+
+    Examples
+    --------
+    >>> from gadgets import reconstruct_stream
+    >>> from gadgets.simulation import ScanPlan, simulate
+    >>> scan = simulate(ScanPlan(matrix_x=64, matrix_y=48, frames=6, slices=2, coils=4, acceleration=2))
+    >>> for cine in reconstruct_stream(scan.items(), "cg_sense", header=scan.header):
+    ...     print(cine.slice, cine.image.shape)
+    0 (6, 48, 64)
+    1 (6, 48, 64)
+    """
+    chosen = apply(settings_of(pipeline), settings)
+    return _stream(source, chosen, header, noise)
+
+
+def _stream(source: Any, settings: Settings, header: str, noise: str | Path | None) -> Iterator[SliceImages]:  # noqa: ANN401
+    items = _messages(source)
+    maker = _ArrayMaker(header or _header_of(items), settings, noise)
+    for group in maker.chain.groups(items):
+        slices = [*maker.slices(group)]
+        maker.warn(slices)
+        yield from slices
+    maker.warn([])
+
+
+class _ArrayMaker:
+    """The chain of a scan, and arrays of its images.
+
+    Parameters
+    ----------
+    header
+        As XML.
+    settings
+        Of the scan.
+    noise
+        File with noise readouts, or None.
+    """
+
+    def __init__(self, header: str, settings: Settings, noise: str | Path | None) -> None:
+        scan = parse_header(header)
+        known = None if noise is None else read_noise(Path(noise))
+        self.chain = Chain(scan, settings, shared_engine, noise=known)
+        self._settings = settings
+        self._tick = tick_length(scan.vendor, settings.stamp_tick)
+        self._doubts = Problems()  # of counters and geometry, each told once
+        self._warned: set[str] = set()
+
+    def slices(self, items: Iterable[Message]) -> Iterator[SliceImages]:
+        """The images among messages, sorted by series, slice and frame."""
+        images: dict[int, list[Image]] = {}
+        for item in items:
+            if isinstance(item, Image):
+                images.setdefault(int(item.header["image_series_index"]), []).append(item)
+        for series in sort_images(images, self._tick, self._doubts) if images else ():
+            for loop in series.loops:
+                yield self._slice(series, loop)
+
+    def _slice(self, series: Series, loop: Loop) -> SliceImages:
+        def text(name: str) -> str:
+            return " ".join(loop.meta[0].get(name, ()))
+
+        return SliceImages(
+            image=loop.pixels,
+            slice=loop.key.slice,
+            series=series.name,
+            kind=series_kind(self._settings, series.number),
+            method=text("cinestream_method"),
+            units=text("cinestream_units"),
+            comment=text("ImageComment"),
+            frame_time=series.frame_time,
+            rr=series.rr,
+            loop=loop,
+        )
+
+    def warn(self, slices: Iterable[SliceImages]) -> None:
+        """Warn, once each, of data that were lost and of methods that took over; for the caller of our caller."""
+        texts = {
+            str(kind): problem.text for kind, problem in self.chain.summary.problems.kinds.items() if problem.damage
+        }
+        for cine in slices:
+            if not cine.kind and cine.method != self._settings.method:
+                texts[f"method {cine.method}"] = f"images are not of {self._settings.method}: {cine.comment}"
+        for name, text in texts.items():
+            if name not in self._warned:
+                self._warned.add(name)
+                warnings.warn(text, ReconstructionWarning, stacklevel=3)
+
+
+# --- where messages come from -----------------------------------------------------------------------------------------
+
+
+def _messages(source: Any) -> Iterator[Message]:  # noqa: ANN401
+    """The messages of a socket, a binary file, or what is iterated over, up to the end of the scan."""
+    if isinstance(source, socket.socket):
+        source = Reader.of_socket(source)
+    elif hasattr(source, "readinto"):
+        source = Reader(source.readinto)
+    for item in source:
+        message = _from_ismrmrd(item) if hasattr(item, "getHead") else item
+        if isinstance(message, Close):
+            return
+        if not isinstance(message, typing.get_args(Message)):
+            raise DataError(f"expected messages, or acquisitions and waveforms of ismrmrd, got {type(item).__name__}")
+        yield message
+
+
+def _header_of(items: Iterator[Message]) -> str:
+    """The scan header, which a configuration and texts may precede."""
+    for message in items:
+        if isinstance(message, Header):
+            return message.text
+        if not isinstance(message, _BEFORE_THE_HEADER):
+            raise HeaderError(f"expected the scan header first, got {type(message).__name__}; give it as header=...")
+    raise HeaderError("the stream ended before the scan header")
+
+
+def _from_ismrmrd(item: Any) -> Readouts | Waveform:  # noqa: ANN401 - of a package without types
+    """Make a message of an acquisition or a waveform of the package ismrmrd."""
+    head = bytes(item.getHead())
+    if len(head) == WAVEFORM_HEADER.itemsize:
+        return Waveform(np.frombuffer(head, WAVEFORM_HEADER)[0], np.asarray(item.data, np.uint32))
+    headers = np.frombuffer(head, ACQUISITION_HEADER).copy()
+    path = np.asarray(item.traj, np.float32)[None] if item.traj.size else None
+    return Readouts(headers, np.asarray(item.data, np.complex64)[None], path)
+
+
+# --- file to file -----------------------------------------------------------------------------------------------------
 
 
 def replay(

@@ -114,14 +114,14 @@ def reconstruct(
     """
     chosen = _options(method, options)
     cine, notes = _slice(kspace, mask, coil_maps, reference, noise_covariance, ct, whitened=whitened, periodic=periodic)
-    result = _engine().reconstruct(cine, chosen)
+    result = shared_engine().reconstruct(cine, chosen)
     _warn(result, chosen.method)
     return dataclasses.replace(result, notes=(*notes, *result.notes))
 
 
 @functools.cache
-def _engine() -> Engine:
-    """The engine of the process; made when it is first needed, because torch takes seconds to import."""
+def shared_engine() -> Engine:
+    """Give the engine of the Python interface; the first call imports torch."""
     from recon_core.engine import Engine
 
     return Engine()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -43,6 +43,8 @@ class Loop:
     ----------
     key
         Which slice.
+    pixels
+        ``(frame, y, x)`` as the images hold them, complex64 or a real type.
     values
         ``(frame, y, x)`` float32: magnitudes, or what else a real image holds.
     planes
@@ -56,6 +58,7 @@ class Loop:
     """
 
     key: LoopKey
+    pixels: NDArray[Any]
     values: NDArray[np.float32]
     planes: tuple[Plane, ...]
     meta: tuple[Meta, ...]
@@ -214,8 +217,8 @@ def _series(number: int, images: Sequence[Image], tick: float, problems: Problem
 
 
 def _loop(key: LoopKey, images: Sequence[Image], tick: float, problems: Problems) -> Loop:
-    values = np.stack([image.data[0, 0] for image in images])
-    values = np.asarray(np.abs(values) if np.iscomplexobj(values) else values, np.float32)
+    pixels = np.stack([image.data[0, 0] for image in images])
+    values = np.asarray(np.abs(pixels) if np.iscomplexobj(pixels) else pixels, np.float32)
     if not np.isfinite(values).all():
         text = "images hold values that are not finite; they are exported as 0"
         problems.add("not finite", text, damage=True)
@@ -233,6 +236,7 @@ def _loop(key: LoopKey, images: Sequence[Image], tick: float, problems: Problems
     clock = np.array([image.header["acquisition_time_stamp"] for image in images], np.float64) * tick
     return Loop(
         key=key,
+        pixels=pixels,
         values=values,
         planes=planes,
         meta=meta,

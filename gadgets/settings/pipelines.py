@@ -10,6 +10,7 @@ import contextlib
 import re
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from defusedxml import DefusedXmlException
@@ -20,7 +21,6 @@ from recon_core.errors import ResourceError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
     from xml.etree.ElementTree import Element
 
 
@@ -211,6 +211,33 @@ def find_pipeline(name: str, folders: Iterable[Path] = ()) -> Pipeline:
     if pipeline is None:
         raise SettingsError(f"there is no pipeline {name!r}; known are {', '.join(known)}")
     return pipeline
+
+
+def settings_of(pipeline: str | Path, folders: Iterable[Path] = ()) -> Settings:
+    """Settings of a pipeline by name, or of an XML file.
+
+    Parameters
+    ----------
+    pipeline
+        Path of a file that ends in ``.xml``, or else a name as for `find_pipeline`.
+    folders
+        As for `find_pipeline`.
+
+    Raises
+    ------
+    SettingsError
+        If no pipeline is called so, or it is broken.
+    ResourceError
+        If the file cannot be read.
+    """
+    path = Path(pipeline)
+    if path.suffix != ".xml" or not path.is_file():
+        return find_pipeline(str(pipeline), folders).settings
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResourceError(f"cannot read {path}: {error}") from error
+    return parse_configuration(text) or Settings()
 
 
 def install_pipelines(folder: Path) -> list[Path]:
