@@ -25,7 +25,8 @@ from gadgets.settings.checks import check_units, check_weights, unmet_extras
 from gadgets.slices.complete import describe
 from gadgets.slices.whole import SliceBuffers
 from gadgets.slices.windows import FrameBuffers
-from gadgets.wire.messages import Bucket, Image, ImageArray, Readouts, ReconData, Text, Waveform
+from gadgets.wire.containers import Bucket, ImageArray, ReconData
+from gadgets.wire.messages import Image, Readouts, Text, Waveform
 from recon_core.errors import CinestreamError, DataError, ProtocolError, SettingsError
 from recon_core.physics.noise_level import is_unit_noise, noise_deviation
 

@@ -31,7 +31,8 @@ from gadgets.settings.pipelines import find_pipeline, is_pipeline, list_pipeline
 from gadgets.settings.settings import Settings, apply
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import Close, ConfigFile, ConfigText, Error, Header, Query, Response, Text, Waveform
-from gadgets.wire.reader import EndOfStreamError, Reader
+from gadgets.wire.reader import Reader
+from gadgets.wire.source import EndOfStreamError
 from gadgets.wire.writer import Writer
 from recon_core.errors import CinestreamError, ProtocolError, SettingsError
 

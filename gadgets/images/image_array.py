@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gadgets.wire.messages import ImageArray
+from gadgets.wire.containers import ImageArray
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gadgets.problems import Problems
+    from gadgets.wire.containers import Bucket, BufferedData, ReconData
     from gadgets.wire.header import ScanHeader
-    from gadgets.wire.messages import Bucket, BufferedData, ReconData
 
 _AXES = "(RO, E1, E2, CHA, N, S, LOC)"
 _MOST = 65535  # samples and coils that a header can count

@@ -1,16 +1,10 @@
-"""The ISMRMRD message protocol: every message a session can meet, read and written byte for byte.
+"""What stands on the wire: message ids, header records byte for byte, and the messages themselves.
 
-A message is a little-endian uint16 id and a body whose length follows from the body itself, so an unknown id makes the
-rest of a stream unreadable. Nothing here trusts a length that a peer claims: each is checked against `Limits` before
-memory is taken for it, and the end of the stream is recognised wherever it comes.
-
-Readouts arrive by the thousand and all alike. `Reader` therefore hands out runs of equally shaped readouts as one
-`Readouts` block of views into its receive buffer: no copy and a handful of NumPy calls per run, whatever its length.
+Buffers, image arrays and buckets, which hold many things at once, are in `gadgets.wire.containers`.
 """
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -19,8 +13,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    Buffer = bytes | NDArray[Any]
 
 
 class MessageId(IntEnum):
@@ -194,43 +186,48 @@ IMAGE_DTYPES: dict[int, np.dtype[Any]] = {
 }
 IMAGE_TYPE_MAGNITUDE = 1
 IMAGE_TYPE_COMPLEX = 5
+CONFIG_FILE_BYTES = 1024
+
+
+class Message:
+    """Whatever has an id of its own on the wire."""
 
 
 @dataclass(frozen=True)
-class ConfigFile:
+class ConfigFile(Message):
     """Name of a configuration that the server knows (id 1)."""
 
     name: str
 
 
 @dataclass(frozen=True)
-class ConfigText:
+class ConfigText(Message):
     """A configuration itself, as XML (id 2)."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Header:
+class Header(Message):
     """The ISMRMRD header of the scan, as XML (id 3)."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Close:
+class Close(Message):
     """The sender's last message (id 4)."""
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(Message):
     """A line of log, or FIRE's JSON parameters (id 5)."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Query:
+class Query(Message):
     """A question about the server (id 6)."""
 
     correlation: int
@@ -238,7 +235,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Response:
+class Response(Message):
     """The answer to a `Query` (id 7)."""
 
     correlation: int
@@ -246,14 +243,14 @@ class Response:
 
 
 @dataclass(frozen=True)
-class Error:
-    """What went wrong, told to a Gadgetron by its external peer (id 8)."""
+class Error(Message):
+    """What went wrong, reported to a Gadgetron by its external peer (id 8)."""
 
     text: str
 
 
 @dataclass(frozen=True)
-class Readouts:
+class Readouts(Message):
     """A run of equally shaped readouts (id 1008, one message each).
 
     Parameters
@@ -282,7 +279,7 @@ class Readouts:
 
 
 @dataclass(frozen=True)
-class Waveform:
+class Waveform(Message):
     """A stretch of a physiological signal (id 1026): ``data`` is ``(channel, sample)`` uint32."""
 
     header: NDArray[np.void]
@@ -290,88 +287,9 @@ class Waveform:
 
 
 @dataclass(frozen=True)
-class Image:
+class Image(Message):
     """One image (id 1022): ``data`` is ``(channel, z, y, x)``, ``attributes`` its meta data as XML or empty."""
 
     header: NDArray[np.void]
     data: NDArray[Any]
     attributes: str = ""
-
-
-@dataclass(frozen=True)
-class BufferedData:
-    """One buffer of `ReconData`.
-
-    ``data`` ``[E0, E1, E2, CHA, N, S, LOC]`` complex64, ``trajectory`` ``[TRAJ, E0, E1, E2, N, S, LOC]`` and
-    ``density`` ``[E0, E1, E2, N, S, LOC]`` float32 or None, ``headers`` ``[E1, E2, N, S, LOC]`` of
-    `ACQUISITION_HEADER` (all zero where a line was never measured), ``sampling`` one `SAMPLING_DESCRIPTION`. Arrays
-    are in Fortran order, as sent.
-    """
-
-    data: NDArray[np.complex64]
-    headers: NDArray[np.void]
-    sampling: NDArray[np.void]
-    trajectory: NDArray[np.float32] | None = None
-    density: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True)
-class ReconData:
-    """Buffered k-space (id 1023): a (data, reference or None) pair for every encoding space."""
-
-    bits: tuple[tuple[BufferedData, BufferedData | None], ...]
-
-
-@dataclass(frozen=True)
-class ImageArray:
-    """Complex images together (id 1024).
-
-    ``data`` ``[X, Y, Z, CHA, N, S, LOC]`` complex64, ``headers`` ``[N, S, LOC]`` of `IMAGE_HEADER`, ``attributes`` one
-    XML text per image (index ``n + s*N + loc*N*S``) or none, ``waveforms`` and ``acquisitions`` ``[Y, Z, N, S, LOC]``
-    or None. Arrays are in Fortran order, as sent.
-    """
-
-    data: NDArray[np.complex64]
-    headers: NDArray[np.void]
-    attributes: tuple[str, ...] = ()
-    waveforms: tuple[Waveform, ...] | None = None
-    acquisitions: NDArray[np.void] | None = None
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Readouts that were gathered by a trigger (id 1050).
-
-    ``data_stats`` and ``reference_stats`` hold, per encoding space, the sets of counter values seen, in the order E1,
-    E2, slice, phase, contrast, repetition, set, segment, average.
-    """
-
-    data: tuple[Readouts, ...]
-    reference: tuple[Readouts, ...]
-    data_stats: tuple[tuple[tuple[int, ...], ...], ...]
-    reference_stats: tuple[tuple[tuple[int, ...], ...], ...]
-    waveforms: tuple[Waveform, ...]
-
-
-Message = (
-    ConfigFile
-    | ConfigText
-    | Header
-    | Close
-    | Text
-    | Query
-    | Response
-    | Error
-    | Readouts
-    | Waveform
-    | Image
-    | ReconData
-    | ImageArray
-    | Bucket
-)
-
-
-U2 = struct.Struct("<H")
-U4 = struct.Struct("<I")
-U8 = struct.Struct("<Q")
-CONFIG_FILE_BYTES = 1024

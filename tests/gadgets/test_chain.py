@@ -17,7 +17,7 @@ from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import AcquisitionFlag, Image, Text, Waveform
-from gadgets.wire.reader import EndOfStreamError
+from gadgets.wire.source import EndOfStreamError
 from recon_core.data import Reconstruction
 from recon_core.engine import Engine, create_method
 from recon_core.errors import DataError, ModelError

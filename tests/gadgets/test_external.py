@@ -24,7 +24,8 @@ from gadgets.replay import replay
 from gadgets.settings.pipelines import list_pipelines
 from gadgets.settings.settings import Settings, apply
 from gadgets.simulation import ScanPlan, simulate
-from gadgets.wire.messages import ImageArray, Query, Readouts, Response
+from gadgets.wire.containers import ImageArray
+from gadgets.wire.messages import Query, Readouts, Response
 from gadgets.wire.reader import Reader
 from gadgets.wire.writer import Writer, encode
 from tests.helpers.builders import readouts as random_readouts

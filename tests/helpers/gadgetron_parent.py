@@ -21,13 +21,13 @@ from xml.etree import ElementTree as ET
 import ismrmrd
 import numpy as np
 
+from gadgets.wire.containers import ImageArray
 from gadgets.wire.messages import (
     ACQUISITION_HEADER,
     IMAGE_DTYPES,
     IMAGE_HEADER,
     WAVEFORM_HEADER,
     Image,
-    ImageArray,
     Readouts,
     Waveform,
 )

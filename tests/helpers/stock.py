@@ -12,16 +12,8 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 
-from gadgets.wire.messages import (
-    ACQUISITION_HEADER,
-    SAMPLING_DESCRIPTION,
-    AcquisitionFlag,
-    Bucket,
-    BufferedData,
-    Readouts,
-    ReconData,
-    Waveform,
-)
+from gadgets.wire.containers import Bucket, BufferedData, ReconData
+from gadgets.wire.messages import ACQUISITION_HEADER, SAMPLING_DESCRIPTION, AcquisitionFlag, Readouts, Waveform
 
 COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set", "segment")
 STATS = ("kspace_encode_step_1", "kspace_encode_step_2", "slice", "phase", "contrast", "repetition", "set", "segment")

@@ -13,7 +13,7 @@ import gadgets.connection.spool
 from gadgets.connection.spool import Spool
 from gadgets.files.raw import open_scan
 from gadgets.wire.messages import Close, ConfigText, Header
-from gadgets.wire.reader import EndOfStreamError
+from gadgets.wire.source import EndOfStreamError
 from gadgets.wire.writer import encode
 from tests.helpers.builders import header_xml, readouts, waveform
 from tests.helpers.paths import REPOSITORY

@@ -30,7 +30,7 @@ from gadgets.wire.messages import (
     Text,
     Waveform,
 )
-from gadgets.wire.reader import EndOfStreamError
+from gadgets.wire.source import EndOfStreamError
 from gadgets.wire.writer import encode
 from recon_core.errors import CinestreamError, DataError, HeaderError, ResourceError, SettingsError
 from tests.helpers.builders import header_xml, readouts, waveform

@@ -10,8 +10,9 @@ from gadgets.images.image_array import join_series
 from gadgets.problems import Problems
 from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
+from gadgets.wire.containers import ImageArray, ReconData
 from gadgets.wire.header import parse_header
-from gadgets.wire.messages import Image, ImageArray, Readouts, ReconData, Text, Waveform
+from gadgets.wire.messages import Image, Readouts, Text, Waveform
 from recon_core.engine import Engine
 from tests.helpers.peers import StubEngine, serving, talk_scan, wire
 from tests.helpers.stock import Stock, meta_values

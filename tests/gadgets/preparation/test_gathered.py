@@ -13,18 +13,9 @@ from gadgets.preparation.gathered import readouts_of_bucket, readouts_of_buffers
 from gadgets.problems import Problems
 from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
+from gadgets.wire.containers import BufferedData, ReconData
 from gadgets.wire.header import parse_header
-from gadgets.wire.messages import (
-    AcquisitionFlag,
-    BufferedData,
-    Close,
-    ConfigFile,
-    ConfigText,
-    Header,
-    Image,
-    ReconData,
-    Waveform,
-)
+from gadgets.wire.messages import AcquisitionFlag, Close, ConfigFile, ConfigText, Header, Image, Waveform
 from gadgets.wire.reader import Reader
 from recon_core.engine import Engine
 from recon_core.errors import DataError

@@ -16,7 +16,7 @@ from gadgets.simulation import ScanPlan, simulate
 from gadgets.slices.windows import FrameBuffers
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import AcquisitionFlag, Image, Readouts
-from gadgets.wire.reader import EndOfStreamError
+from gadgets.wire.source import EndOfStreamError
 from recon_core.data import CineSlice
 from recon_core.engine import Engine
 from recon_core.errors import SettingsError

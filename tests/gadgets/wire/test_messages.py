@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gadgets.wire.containers import Bucket, BufferedData, ImageArray, ReconData
 from gadgets.wire.messages import (
     ACQUISITION_HEADER,
     IMAGE_DTYPES,
@@ -23,25 +24,22 @@ from gadgets.wire.messages import (
     SAMPLING_DESCRIPTION,
     WAVEFORM_HEADER,
     AcquisitionFlag,
-    Bucket,
-    BufferedData,
     Close,
     ConfigFile,
     ConfigText,
     Error,
     Header,
     Image,
-    ImageArray,
     MessageId,
     Query,
     Readouts,
-    ReconData,
     Response,
     Text,
     Waveform,
     flag_mask,
 )
-from gadgets.wire.reader import EndOfStreamError, Limits, Reader
+from gadgets.wire.reader import Reader
+from gadgets.wire.source import EndOfStreamError, Limits
 from gadgets.wire.writer import Writer, encode
 from recon_core.errors import ProtocolError
 from tests.helpers.builders import header_xml, readouts, waveform
