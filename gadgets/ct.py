@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from gadgets.settings.settings import apply
 from gadgets.slices.complete import describe
 from recon_core.errors import ModelError, SettingsError
+from recon_core.methods import find_method
 from recon_core.weights.manifest import find_weights
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cinestream")
 
-METHOD = "atlf_net"
 _FILES = ("ct_path", "ct_transform")
 
 
@@ -103,7 +103,7 @@ def load_ct(header: ScanHeader, settings: Settings, problems: Problems) -> Slice
     CinestreamError
         As `recon_core.ct.placement.ScanCt` says.
     """
-    if settings.method != METHOD:
+    if not find_method(settings.method).takes_ct:
         return None
     try:
         config = find_weights(settings.method, settings.weights).config

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 import time
 from dataclasses import fields
 from threading import Lock
@@ -21,7 +20,7 @@ from recon_core.coils.inati import inati_maps
 from recon_core.coils.walsh import walsh_maps
 from recon_core.data import CineSlice, HybridSlice, Reconstruction
 from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError
-from recon_core.methods import LINEAR, METHODS
+from recon_core.methods import REFERENCE_METHOD, find_method, load_target, method_names
 from recon_core.networks.method import NetworkMethod
 from recon_core.options import ReconOptions
 from recon_core.physics.fourier import ifft
@@ -35,10 +34,8 @@ if TYPE_CHECKING:
 
     Method = Callable[[HybridSlice], torch.Tensor]
 
-_WITH_G_FACTOR = ("cg_sense", "grappa")
 _REPLICAS = 64  # 6 % error per pixel
 _AFTERWARDS = ("outside_range", "extra_series", "partial_fourier", "kspace_filter", "units")
-_YARDSTICK = "cg_sense"  # with whose images those of networks are compared, as the limits of their weights were
 
 
 def create_method(name: str, options: ReconOptions) -> Method:
@@ -47,7 +44,7 @@ def create_method(name: str, options: ReconOptions) -> Method:
     Parameters
     ----------
     name
-        One of `recon_core.methods.METHODS`.
+        One of `recon_core.methods.method_names`.
     options
         What it is built from.
 
@@ -61,9 +58,7 @@ def create_method(name: str, options: ReconOptions) -> Method:
     ModelError
         If no method has this name.
     """
-    _check_name(name)
-    module, _, attribute = METHODS[name].target.partition(":")
-    return cast("Method", getattr(importlib.import_module(module), attribute)(options))
+    return cast("Method", load_target(find_method(name).target)(options))
 
 
 class _Made(NamedTuple):
@@ -74,11 +69,6 @@ class _Made(NamedTuple):
     notes: list[str]
     extra: dict[str, torch.Tensor]
     doubts: tuple[str, ...] = ()
-
-
-def _check_name(name: str) -> None:
-    if name not in METHODS:
-        raise ModelError(f"there is no method {name!r}; choose one of {', '.join(sorted(METHODS))}")
 
 
 class Engine:
@@ -208,7 +198,7 @@ class Engine:
         return self.device if options.device == "auto" else _resolve(options.device)
 
     def _reconstruct(self, cine_slice: CineSlice, options: ReconOptions) -> Reconstruction:
-        _check_name(options.method)
+        find_method(options.method)  # refuse an unknown one before any work
         device = self._device_for(options)
         core = _core(options)
         _check_memory(cine_slice.kspace.shape, device)
@@ -269,7 +259,7 @@ class Engine:
             before = _accept(method.unlike_training(data), options) if isinstance(method, NetworkMethod) else ""
             made = self._attempt(options.method, options, data, cine_slice)
             if isinstance(method, NetworkMethod):
-                reference = fallback().image if options.fallback == _YARDSTICK else None
+                reference = fallback().image if options.fallback == REFERENCE_METHOD else None
                 after = _accept(method.doubts(data, made.image, reference), options)
                 reasons = [reason for reason in (before, after) if reason]
         except CinestreamError as error:
@@ -323,7 +313,7 @@ class Engine:
         """
         share = cine_slice.noise_share
         why = ""
-        if made.method not in LINEAR:
+        if not find_method(made.method).linear:
             why = f"the noise in an image of {made.method} is not known"
         elif cine_slice.colouring is None and not cine_slice.whitened:
             why = "no noise was measured"
@@ -338,7 +328,7 @@ class Engine:
             return None
         sampled = data.mask[-len(made.image) :].float().mean(-1)[:, None, None]  # of the lines, by frame
         spread = sampled.sqrt()
-        if made.method != "zero_filled":
+        if find_method(made.method).g_factor:
             known = self._g_factor(made.method, options, data, made.notes) if g_factor is None else g_factor
             spread = _tensor(np.asarray(known), data.maps.device) / sampled.sqrt()
             if bool((data.mask != data.mask[:1]).any()):
@@ -353,8 +343,9 @@ class Engine:
         self, name: str, options: ReconOptions, data: HybridSlice, notes: list[str]
     ) -> NDArray[np.float32] | None:
         """The g-factor ``(y, x)`` of the first frame that has lines; below one where a prior takes noise away."""
-        if name not in _WITH_G_FACTOR:
-            notes.append(f"no g-factor: it is defined for {' and '.join(_WITH_G_FACTOR)}, not for {name}")
+        if not find_method(name).g_factor:
+            defined = " and ".join(method_names(lambda info: info.g_factor))
+            notes.append(f"no g-factor: it is defined for {defined}, not for {name}")
             return None
         if not bool(data.mask.any()):
             notes.append("no g-factor: no line was measured")
@@ -397,7 +388,7 @@ def _finish(made: _Made, options: ReconOptions, mask: torch.Tensor, columns: tor
     image = made.image
     if options.partial_fourier != "off":
         extents = partial_extents(mask, columns)
-        if not METHODS[made.method].network:
+        if not find_method(made.method).network:
             image, notes = complete(image, extents, options.partial_fourier)
             made.notes.extend(notes)
         elif extents:
@@ -439,7 +430,7 @@ def _on_device(cine_slice: CineSlice, options: ReconOptions, device: torch.devic
     """Bring a slice to the device, transform it along the readout and estimate its coil maps."""
     mask, kspace = _tensor(cine_slice.mask, device), _tensor(cine_slice.kspace, device)
     # from frame to frame: then the context is nothing but a part of the average, and is transformed as that
-    first = cine_slice.context if METHODS[options.method].framewise else 0
+    first = cine_slice.context if find_method(options.method).framewise else 0
     hybrid = ifft(kspace[first:], (-1,))
     if cine_slice.calibration is not None:
         reference = ifft(_tensor(cine_slice.calibration, device), (-1,))

@@ -1,18 +1,54 @@
-"""The reconstruction methods by name; light to import, so that names and help need no torch."""
+"""The reconstruction methods by name, and all that the rest of the code must know of each before it is imported.
+
+Light to import, so that names and help need no torch. A new method is a file with its class and an entry of `METHODS`;
+no other module compares names of methods.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import importlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from recon_core.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Method with whose images those of networks are compared, as the limits of their weights were.
+REFERENCE_METHOD = "cg_sense"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class TrainingInfo:
+    """How the network of a method is trained, where that is not as for the others.
+
+    Parameters
+    ----------
+    objective
+        ``module:function`` that gives what a step minimises; signature of
+        `recon_core.training.objectives.image_objective`.
+    loss
+        Name of the only loss that the objective has; empty where it takes any of `recon_core.training.losses.LOSSES`.
+    validated
+        Whether held-out scans are reconstructed during training; not so where that takes too long.
+    """
+
+    objective: str = "recon_core.training.objectives:image_objective"
+    loss: str = ""
+    validated: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodInfo:
-    """What a user wants to know before choosing a method.
+    """The traits of a method.
 
     Parameters
     ----------
     target
         ``module:callable`` that builds the method from `ReconOptions`; imported when the method is first needed.
+    label
+        Its name in the list of methods at the scanner.
     summary
         One sentence: what it does and what it needs.
     reference
@@ -20,96 +56,181 @@ class MethodInfo:
     network
         ``module:class`` of the network, for a method that needs trained weights; else empty.
     framewise
-        Beside the reference and the coil maps, the image of a frame depends on the lines of that frame only.
+        Apart from the reference and the coil maps, the image of a frame depends on the lines of that frame only.
+    linear
+        The image is linear in the noise, so that the noise in each pixel is known.
+    g_factor
+        The method amplifies the noise of a linear image, by a g-factor that can be measured.
+    takes_ct
+        It can use a CT of the same anatomy.
+    training
+        How its network is trained.
     """
 
     target: str
+    label: str
     summary: str
     reference: str
     network: str = ""
     framewise: bool = False
+    linear: bool = False
+    g_factor: bool = False
+    takes_ct: bool = False
+    training: TrainingInfo = field(default_factory=TrainingInfo)
 
 
-#: Methods that are linear in the noise, so that it is known how much of it each pixel of their image has.
-LINEAR = ("zero_filled", "cg_sense", "grappa")
-
-
-def _network(where: str, summary: str, reference: str) -> MethodInfo:
-    return MethodInfo("recon_core.networks.method:NetworkMethod", summary, reference, f"recon_core.{where}")
+def _network(where: str, label: str, summary: str, reference: str, **traits: Any) -> MethodInfo:  # noqa: ANN401 - of several types
+    return MethodInfo(
+        target="recon_core.networks.method:NetworkMethod",
+        label=label,
+        summary=summary,
+        reference=reference,
+        network=f"recon_core.{where}",
+        **traits,
+    )
 
 
 METHODS: dict[str, MethodInfo] = {
     "zero_filled": MethodInfo(
-        "recon_core.classical.zero_filled:ZeroFilled",
-        "inverse FFT of the measured lines, coils combined with the maps; shows what the sampling leaves",
-        "https://doi.org/10.1002/(SICI)1522-2594(200005)43:5<682::AID-MRM10>3.0.CO;2-G",
+        target="recon_core.classical.zero_filled:ZeroFilled",
+        label="Zero-filled",
+        summary="inverse FFT of the measured lines, coils combined with the maps; shows what the sampling leaves",
+        reference="https://doi.org/10.1002/(SICI)1522-2594(200005)43:5<682::AID-MRM10>3.0.CO;2-G",
         framewise=True,
+        linear=True,
     ),
     "cg_sense": MethodInfo(
-        "recon_core.classical.cg_sense:CGSense",
-        "iterative SENSE around the image of the time average, regularised by the noise level; takes any pattern",
-        "https://doi.org/10.1002/mrm.1241",
+        target="recon_core.classical.cg_sense:CGSense",
+        label="Iterative SENSE",
+        summary="iterative SENSE around the image of the time average, regularised by the noise level; takes any "
+        "pattern",
+        reference="https://doi.org/10.1002/mrm.1241",
         framewise=True,
+        linear=True,
+        g_factor=True,
     ),
     "grappa": MethodInfo(
-        "recon_core.classical.grappa:Grappa",
-        "missing lines from their neighbours, learned from reference lines or the time average; regular patterns only",
-        "https://doi.org/10.1002/mrm.10171",
+        target="recon_core.classical.grappa:Grappa",
+        label="GRAPPA",
+        summary="missing lines from their neighbours, learned from reference lines or the time average; regular "
+        "patterns only",
+        reference="https://doi.org/10.1002/mrm.10171",
         framewise=True,
+        linear=True,
+        g_factor=True,
     ),
     "low_rank_sparse": MethodInfo(
-        "recon_core.classical.low_rank_sparse:LowRankSparse",
-        "low rank plus sparse (L+S), all frames together; takes any pattern, best with one that changes over time",
-        "https://doi.org/10.1002/mrm.25240",
+        target="recon_core.classical.low_rank_sparse:LowRankSparse",
+        label="Low rank plus sparse",
+        summary="low rank plus sparse (L+S), all frames together; takes any pattern, best with one that changes over "
+        "time",
+        reference="https://doi.org/10.1002/mrm.25240",
     ),
     "crunet_mr": _network(
         "networks.crunet_mr:CRUNetMR",
+        "CRUNet-MR network",
         "convolutional recurrent U-Net, five cascades that hand their features on; any number of frames",
         "https://pmc.ncbi.nlm.nih.gov/articles/PMC12754836",
     ),
     "crnn_mri": _network(
         "networks.crnn_mri:CRNNMRI",
+        "CRNN-MRI network",
         "convolutional recurrent network over frames and iterations; patterns that change from frame to frame",
         "https://doi.org/10.1109/TMI.2018.2863670",
     ),
     "unet3d_mr": _network(
         "networks.unet3d_mr:UNet3DMR",
+        "3-D U-Net network",
         "CRUNet-MR with 3-D convolutions instead of recurrent units: the baseline of that work, our reading of it",
         "https://pmc.ncbi.nlm.nih.gov/articles/PMC12754836",
     ),
     "cinenet": _network(
         "networks.cinenet:CineNet",
+        "CineNet network",
         "U-Nets in the planes of time and space, conjugate gradients between them",
         "https://doi.org/10.1002/mp.14809",
     ),
     "promptmr": _network(
         "networks.promptmr:PromptMR",
+        "PromptMR network",
         "prompt-based U-Nets on five adjacent frames in k-space, with coil maps that it learns; magnitude images",
         "https://doi.org/10.48550/arXiv.2309.13839",
     ),
     "cst_net": _network(
         "networks.cst_net:CSTNet",
+        "CST-Net network",
         "spatiotemporal transformer refined by recurrent layers, in windows of 16 frames; frames may be empty",
         "https://doi.org/10.1016/j.compbiomed.2024.109133",
     ),
     "dual_unet_resnet3d": _network(
         "networks.dual_unet_resnet3d:DualUNetResNet3D",
+        "Dual U-Net network",
         "two U-Nets for real and imaginary part, fused to magnitudes, a fixed number of frames; no data consistency",
         "https://github.com/XiongWenye/Deep-Learning-Dynamic-MRI-Reconstruction",
     ),
     "unrolled_resnet3d": _network(
         "networks.unrolled_resnet3d:UnrolledResNet3D",
+        "Unrolled ResNet network",
         "the dual U-Net unrolled, with trained data consistency after each cascade",
         "https://github.com/XiongWenye/Deep-Learning-Dynamic-MRI-Reconstruction",
     ),
     "atlf_net": _network(
         "networks.atlf_net:ATLFNet",
+        "ATLF-Net, with a CT",
         "unrolled network with stripe-shaped attention that a CT of the same anatomy may assist, frame by frame",
         "https://github.com/houxiaotong/ATLF-NET",
+        takes_ct=True,
+        training=TrainingInfo(objective="recon_core.training.objectives:assisted_objective"),
     ),
     "dstdm": _network(
         "diffusion.method:DSTDM",
+        "Diffusion model, needs a GPU",
         "diffusion model on planes of time and space, sampled around a first image or from noise",
         "https://doi.org/10.1109/TCI.2025.3598421",
+        training=TrainingInfo(
+            objective="recon_core.training.objectives:denoising_objective",
+            loss="denoising",
+            validated=False,  # sampling takes too long
+        ),
     ),
 }
+
+
+def find_method(name: str) -> MethodInfo:
+    """Find the traits of a method.
+
+    Parameters
+    ----------
+    name
+        One of `method_names`.
+
+    Raises
+    ------
+    ModelError
+        If no method has this name.
+    """
+    if name not in METHODS:
+        raise ModelError(f"there is no method {name!r}; choose one of {', '.join(sorted(METHODS))}")
+    return METHODS[name]
+
+
+def method_names(which: Callable[[MethodInfo], object] = lambda _: True) -> tuple[str, ...]:
+    """Names of the methods, in the order in which they are listed.
+
+    Parameters
+    ----------
+    which
+        Whether to name a method, by its traits; all by default.
+    """
+    return tuple(name for name, info in METHODS.items() if which(info))
+
+
+def network_names() -> tuple[str, ...]:
+    """Names of the methods that are networks, and need weights."""
+    return method_names(lambda info: info.network)
+
+
+def load_target(target: str) -> Any:  # noqa: ANN401 - whatever the entry names
+    """Import what an entry names as ``module:attribute``."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from recon_core.methods import METHODS
+from recon_core.methods import method_names
 
 
 def option(
@@ -35,7 +35,7 @@ def option(
 class ReconOptions:
     """What the reconstruction core can be asked for; every field has a default that works."""
 
-    method: str = option("cg_sense", "reconstruction method", choices=tuple(METHODS))
+    method: str = option("cg_sense", "reconstruction method", choices=method_names())
     fallback: str = option(
         "cg_sense",
         "method that takes over when the chosen one cannot do the scan; none makes that an error",

@@ -13,7 +13,7 @@ from gadgets.preparation.noise_store import DAYS, ENTRIES, NoiseStore, default_f
 from gadgets.settings.pipelines import find_pipeline, parse_configuration
 from gadgets.settings.settings import Settings, apply, describe_settings, parse_assignments
 from recon_core.errors import ResourceError
-from recon_core.methods import METHODS
+from recon_core.methods import network_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,7 +175,7 @@ def export_to(targets: ExportTargets, images: Path, group: str, problems: Proble
 
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Add the method of a network."""
-    networks = [name for name, info in METHODS.items() if info.network]
+    networks = network_names()
     parser.add_argument("method", choices=networks, metavar="METHOD", help=f"one of {', '.join(networks)}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gadgets.commands.console import say
-from recon_core.methods import METHODS
+from recon_core.methods import find_method, method_names
 
 if TYPE_CHECKING:
     import argparse
@@ -21,7 +21,8 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 
 def run(_: argparse.Namespace) -> int:
     """List them."""
-    for name, info in METHODS.items():
+    for name in method_names():
+        info = find_method(name)
         say(f"{name}\n    {info.summary}\n    {info.reference}")
         if info.network:
             for line in _weights_of(name):

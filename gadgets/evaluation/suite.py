@@ -28,7 +28,7 @@ from gadgets.wire.messages import Readouts
 from recon_core.ct.alignment import check_alignment, time_average_magnitude
 from recon_core.engine import Engine
 from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError, SettingsError
-from recon_core.methods import METHODS
+from recon_core.methods import find_method, method_names
 from recon_core.metrics.scores import SCORES, measure, read_truth, scaled
 from recon_core.options import ReconOptions
 from recon_core.storage import replacing
@@ -100,7 +100,7 @@ def method_of(name: str) -> str:
     return name.partition("/")[0]
 
 
-NAMES = sorted([*METHODS, *VARIANTS], key=lambda name: [*METHODS].index(method_of(name)))
+NAMES = sorted([*method_names(), *VARIANTS], key=lambda name: method_names().index(method_of(name)))
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ def choose_methods(names: Sequence[str] = ()) -> tuple[Methods, list[str]]:
             continue
         method = method_of(name)
         try:
-            chosen[name] = find_weights(method) if METHODS[method].network else None
+            chosen[name] = find_weights(method) if find_method(method).network else None
         except ModelError:
             if names:
                 raise

@@ -30,7 +30,7 @@ from gadgets.evaluation.suite import (
 from gadgets.pictures import ERROR_GAIN, encoded, still, white_level
 from gadgets.reports.page import SCORES_EXPLAINED, comparison, document, write_file
 from recon_core.errors import SettingsError
-from recon_core.methods import METHODS
+from recon_core.methods import find_method
 from recon_core.metrics.scores import SCORES
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _columns(ranked: Mapping[str, float]) -> list[str]:
     """The methods to draw, out of those with an image and their rank."""
     plain = ("zero_filled", "cg_sense")
     by_rank = sorted(ranked, key=lambda name: -ranked[name])
-    networks = [name for name in by_rank if METHODS[method_of(name)].network]
+    networks = [name for name in by_rank if find_method(method_of(name)).network]
     classical = [name for name in by_rank if name not in (*networks, *plain)]
     chosen = {*classical[:1], *networks[:_MOST_NETWORKS]}
     return [*(name for name in plain if name in ranked), *(name for name in NAMES if name in chosen)]

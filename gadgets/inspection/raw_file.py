@@ -29,7 +29,7 @@ from gadgets.wire.vendor import tick_doubt, tick_length
 from recon_core.data import CineSlice, Reconstruction
 from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError
 from recon_core.gating.beats import REGULAR
-from recon_core.methods import METHODS
+from recon_core.methods import find_method
 from recon_core.trust.ranges import Sampling
 from recon_core.weights.manifest import find_weights
 
@@ -473,7 +473,7 @@ def _plan_facts(settings: Settings, tally: Tally, engine: RecordingEngine, slice
         Fact("whitening", white, engine.whitened),
         Fact("coils used", str(engine.coils), engine.coils),
     ]
-    if not METHODS[settings.method].network:
+    if not find_method(settings.method).network:
         return facts
     try:
         entry = find_weights(settings.method, settings.weights)

@@ -11,7 +11,7 @@ import numpy as np
 
 from gadgets.pictures import gray, white_level
 from gadgets.reports.page import Figure, embedded, embedded_loop, figure, row, table
-from recon_core.methods import METHODS
+from recon_core.methods import find_method
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -136,7 +136,7 @@ def _range_check(record: SliceRecord, settings: Settings) -> str:
     if record.method != settings.method:
         start = f"{record.method} instead of {settings.method}: "
         return next((note.removeprefix(start) for note in record.notes if note.startswith(start)), "was not used")
-    if METHODS[record.method].network:
+    if find_method(record.method).network:
         return "scan like those of its training, image agrees with the data"
     return "none needed"
 

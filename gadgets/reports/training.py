@@ -11,7 +11,7 @@ from PIL import ImageDraw, ImageFont
 
 from gadgets.pictures import GAP, encoded, gray, montage, moving_column
 from gadgets.reports.page import document, write_file
-from recon_core.methods import METHODS
+from recon_core.methods import find_method
 from recon_core.training.library import Library, read_library
 from recon_core.training.measurements import draw_mask
 from recon_core.training.series import KINDS, draw_series
@@ -82,7 +82,7 @@ def write_curves(path: Path, trainer: Trainer) -> None:
     """Draw loss and validation of a training into an HTML page."""
     points = trainer.curve()
     plan = trainer.plan
-    body = [f"<h1>{escape(plan.name)}</h1><p>{escape(METHODS[plan.method].summary)}</p>"]
+    body = [f"<h1>{escape(plan.name)}</h1><p>{escape(find_method(plan.method).summary)}</p>"]
     if points:
         minutes = [point.seconds / 60 for point in points]
         body.append(_plot("Loss", minutes, {"mean since the last point": [point.loss for point in points]}, {}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from recon_core.errors import ModelError, SettingsError
-from recon_core.methods import LINEAR, METHODS
+from recon_core.methods import find_method, method_names
 from recon_core.weights.manifest import find_weights
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def check_weights(settings: Settings) -> str:
     ModelError
         If they are missing and there is no fallback.
     """
-    if not METHODS[settings.method].network:
+    if not find_method(settings.method).network:
         return ""
     try:
         find_weights(settings.method, settings.weights)
@@ -54,8 +54,8 @@ def unmet_extras(settings: Settings) -> str:
         reasons.append(f"{' and '.join(beside)} (there is no fallback)")
     elif beside and settings.fallback == settings.method:
         reasons.append(f"{' and '.join(beside)} (the fallback is {settings.method} itself)")
-    if "zero_filled" in settings.extras and settings.method == "zero_filled":
-        reasons.append("zero_filled (the images are zero-filled themselves)")
+    if settings.method in settings.extras:
+        reasons.append(f"{settings.method} (the images are {settings.method.replace('_', '-')} themselves)")
     return f"extra_series asks for what cannot be: {', '.join(reasons)}" if reasons else ""
 
 
@@ -72,9 +72,9 @@ def check_units(settings: Settings) -> None:
     changed = [name for name in ("partial_fourier", "kspace_filter") if getattr(settings, name) not in ("off", 0.0)]
     if "difference" in settings.extras:
         changed.append("extra_series=difference")  # of images in different units
-    if settings.method not in LINEAR or changed:
-        asked = " with ".join([settings.method, *changed])
+    if changed or not find_method(settings.method).linear:
+        asked, linear = " with ".join([settings.method, *changed]), ", ".join(method_names(lambda info: info.linear))
         raise SettingsError(
-            f"units=snr needs images whose noise is known, those of {', '.join(LINEAR)} without partial_fourier, "
+            f"units=snr needs images whose noise is known, those of {linear} without partial_fourier, "
             f"kspace_filter and differences; not so of {asked}"
         )

@@ -17,6 +17,7 @@ from gadgets import __version__
 from gadgets.settings.pipelines import list_pipelines
 from gadgets.settings.settings import FIELDS, convert
 from recon_core.errors import SettingsError
+from recon_core.methods import REFERENCE_METHOD, find_method, method_names
 
 LABEL_KEY = "com.siemens-healthineers.magneticresonance.openrecon.metadata:1.1.0"
 #: Name, vendor and id hold letters and digits only: the names of the package's files are made of them.
@@ -31,23 +32,6 @@ _SEMVER = re.compile(
     r"(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?"
 )
 _PEP440 = re.compile(r"(\d+(?:\.\d+)*)(?:(a|b|rc)(\d+))?(?:\.post(\d+))?(?:\.dev(\d+))?(?:\+([a-z0-9.]+))?")
-
-# The pipelines offered at the scanner; not atlf_net, which needs a CT that lies on the server.
-_PIPELINES = {
-    "cg_sense": "Iterative SENSE",
-    "grappa": "GRAPPA",
-    "low_rank_sparse": "Low rank plus sparse",
-    "zero_filled": "Zero-filled",
-    "crunet_mr": "CRUNet-MR network",
-    "crnn_mri": "CRNN-MRI network",
-    "unet3d_mr": "3-D U-Net network",
-    "cinenet": "CineNet network",
-    "promptmr": "PromptMR network",
-    "cst_net": "CST-Net network",
-    "dual_unet_resnet3d": "Dual U-Net network",
-    "unrolled_resnet3d": "Unrolled ResNet network",
-    "dstdm": "Diffusion model, needs a GPU",
-}
 
 
 @dataclass(frozen=True)
@@ -191,13 +175,15 @@ def semantic_version(version: str) -> str:
 
 
 def _pipeline_parameter() -> dict[str, Any]:
-    known = list_pipelines()
+    # not a method with a CT, which would have to lie on the server; the default stands first
+    offered = sorted(method_names(lambda info: not info.takes_ct), key=lambda name: name != REFERENCE_METHOD)
+    values = [{"id": name, "name": {"en": find_method(name).label}} for name in offered if name in list_pipelines()]
     return {
         "id": "config",
         "label": {"en": "Method"},
         "type": "choice",
-        "values": [{"id": name, "name": {"en": text}} for name, text in _PIPELINES.items() if name in known],
-        "default": "cg_sense",
+        "values": values,
+        "default": REFERENCE_METHOD,
         "information": {"en": "Method of reconstruction. What a network was not trained for goes to Iterative SENSE."},
     }
 

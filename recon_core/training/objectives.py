@@ -10,8 +10,7 @@ import torch
 from torch.nn import functional
 
 from recon_core.diffusion.loss import denoising_loss, draw_times
-from recon_core.diffusion.method import DSTDM
-from recon_core.networks.atlf_net import ATLFNet
+from recon_core.methods import find_method, load_target
 from recon_core.networks.start import with_start
 from recon_core.physics.consistency import DataConsistency
 from recon_core.training.losses import LOSSES, structural_similarity
@@ -19,15 +18,38 @@ from recon_core.training.losses import LOSSES, structural_similarity
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from recon_core.diffusion.method import DSTDM
+    from recon_core.networks.atlf_net import ATLFNet
     from recon_core.networks.base import Network
     from recon_core.training.measurements import Measurement
+
+    Objective = Callable[[Network, Measurement, str, str, np.random.Generator], torch.Tensor]
 
 _SYMMETRY, _SIMILARITY, _FUSION = 0.01, 0.1, 0.2  # weights of the terms of ATLF-Net's loss
 _WITHOUT_CT = 0.4  # how often ATLF-Net goes without
 
 
-def objective(network: Network, scan: Measurement, loss: str, start: str, rng: np.random.Generator) -> torch.Tensor:
-    """What to minimise for one scan.
+def find_objective(method: str) -> Objective:
+    """Find what training minimises for the network of a method.
+
+    Parameters
+    ----------
+    method
+        Name of the method.
+
+    Returns
+    -------
+    Callable
+        Called as `image_objective`.
+    """
+    objective: Objective = load_target(find_method(method).training.objective)
+    return objective
+
+
+def image_objective(
+    network: Network, scan: Measurement, loss: str, start: str, rng: np.random.Generator
+) -> torch.Tensor:
+    """What to minimise for one scan: the loss of the image against the target.
 
     Parameters
     ----------
@@ -36,21 +58,17 @@ def objective(network: Network, scan: Measurement, loss: str, start: str, rng: n
     scan
         The scan, or columns of it.
     loss
-        One of `recon_core.training.losses.LOSSES`; the diffusion model has its own.
+        One of `recon_core.training.losses.LOSSES`.
     start
         The image that the network starts from, one of `recon_core.weights.manifest.STARTS`.
     rng
-        Of noise, of CTs, and of the frames for a network that takes a fixed number of them.
+        Of what is drawn: here the frames for a network that takes a fixed number of them.
 
     Returns
     -------
     torch.Tensor
         ``()``.
     """
-    if isinstance(network, DSTDM):
-        return _denoising(network, scan, rng)
-    if isinstance(network, ATLFNet):
-        return _assisted(network, scan, start, rng, LOSSES[loss])
     data, target = with_start(scan.slice(), start), scan.target
     if network.maximum_frames is not None:
         frames = (int(rng.integers(len(target))) + torch.arange(network.maximum_frames)) % len(target)
@@ -60,8 +78,11 @@ def objective(network: Network, scan: Measurement, loss: str, start: str, rng: n
     return LOSSES[loss](network.reconstruct(data), target)
 
 
-def _denoising(network: DSTDM, scan: Measurement, rng: np.random.Generator) -> torch.Tensor:
-    """Loss of the score network on the planes of time and y."""
+def denoising_objective(
+    network: DSTDM, scan: Measurement, loss: str, start: str, rng: np.random.Generator
+) -> torch.Tensor:
+    """Loss of the score network on the planes of time and y; it has no other, and no start."""
+    del loss, start
     multiple = network.score.multiple
     n_frames, n_y, _ = (n // multiple * multiple for n in scan.target.shape)
     parts = torch.view_as_real(scan.target[:n_frames, :n_y])  # (frame, y, x, 2)
@@ -71,12 +92,8 @@ def _denoising(network: DSTDM, scan: Measurement, rng: np.random.Generator) -> t
     return denoising_loss(network.score, clean, times, noise)
 
 
-def _assisted(
-    network: ATLFNet,
-    scan: Measurement,
-    start: str,
-    rng: np.random.Generator,
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+def assisted_objective(
+    network: ATLFNet, scan: Measurement, loss: str, start: str, rng: np.random.Generator
 ) -> torch.Tensor:
     """Loss of ATLF-Net, with a CT that may be missing or not quite in place."""
     consistency = DataConsistency(scan.maps, scan.mask, scan.hybrid)
@@ -85,7 +102,7 @@ def _assisted(
     output = network.run(consistency.zero_filled if first is None else first, consistency, ct)
     magnitude = scan.target.abs()
     similarity = structural_similarity(output.image.abs(), magnitude, magnitude.max().expand(len(magnitude))).mean()
-    total = loss(output.image, scan.target) + _SIMILARITY * (1 - similarity)
+    total = LOSSES[loss](output.image, scan.target) + _SIMILARITY * (1 - similarity)
     if output.symmetry is not None:
         total = total + _SYMMETRY * output.symmetry
     if output.fused is not None and ct is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from recon_core.errors import SettingsError
-from recon_core.methods import METHODS
+from recon_core.methods import find_method, network_names
 from recon_core.weights.manifest import STARTS, check_name
 
 if TYPE_CHECKING:
@@ -116,9 +116,8 @@ class TrainingPlan:
         SettingsError
             Naming the field.
         """
-        if self.method not in METHODS or not METHODS[self.method].network:
-            networks = ", ".join(name for name, info in METHODS.items() if info.network)
-            raise SettingsError(f"method must be a network, one of {networks}; got {self.method!r}")
+        if self.method not in network_names():
+            raise SettingsError(f"method must be a network, one of {', '.join(network_names())}; got {self.method!r}")
         if not isinstance(self.name, str):
             raise SettingsError(f"name must be a text, got {self.name!r}")
         check_name(self.name)
@@ -189,8 +188,9 @@ def _choices(method: str) -> dict[str, tuple[str, ...]]:
     """The names that a field may have."""
     from recon_core.training.losses import LOSSES  # needs torch
 
+    own_loss = find_method(method).training.loss
     return {
-        "loss": ("denoising",) if method == "dstdm" else tuple(LOSSES),
+        "loss": (own_loss,) if own_loss else tuple(LOSSES),
         "start": STARTS,
         "schedule": get_args(Schedule),
         "precision": get_args(Precision),

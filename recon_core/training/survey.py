@@ -16,6 +16,7 @@ import torch
 
 from recon_core.engine import create_method
 from recon_core.errors import ModelError
+from recon_core.methods import REFERENCE_METHOD
 from recon_core.networks.method import signal_to_noise
 from recon_core.options import ReconOptions
 from recon_core.training.trainer import draw_scan, place_of_crop, reconstruct_series, scores
@@ -77,7 +78,7 @@ def survey(network: Network, plan: TrainingPlan, library: Library) -> Iterator[F
     Finding
         Of scan after scan.
     """
-    fallback = create_method("cg_sense", ReconOptions())
+    fallback = create_method(REFERENCE_METHOD, ReconOptions())
     for number in range(plan.survey):
         seed = (_SEED, plan.seed, number)
         whole = draw_scan(seed, plan, library, network.minimum_frames)

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional
 
 from recon_core.diffusion.loss import ExponentialAverage
-from recon_core.diffusion.method import DSTDM
 from recon_core.engine import create_method
 from recon_core.errors import DataError, ResourceError, SettingsError
+from recon_core.methods import find_method
 from recon_core.metrics.measures import best_scale, dynamic_region, psnr
 from recon_core.networks.method import precision_of_convolutions
 from recon_core.networks.start import with_start
@@ -26,7 +26,7 @@ from recon_core.simulate.sampling import uniform_mask
 from recon_core.storage import replacing
 from recon_core.training.checkpoint import read_checkpoint, write_checkpoint
 from recon_core.training.measurements import Measurement, measure
-from recon_core.training.objectives import objective
+from recon_core.training.objectives import find_objective
 from recon_core.training.series import KINDS, draw_series
 from recon_core.weights.config import build_network
 
@@ -95,6 +95,7 @@ class Trainer:
         self._folder = folder
         torch.manual_seed(plan.seed)
         self.network = build_network(plan.method, plan.network)
+        self._objective = find_objective(plan.method)
         for name in _named(self.network, "zeroed", plan.zeroed):
             nn.init.zeros_(self.network.get_parameter(name))
         for name in _named(self.network, "passing", plan.passing):
@@ -230,7 +231,7 @@ class Trainer:
         crop = scan.crop(place_of_crop(scan.target, width, rng), width)
         self._optimiser.zero_grad(set_to_none=True)
         with precision_of_convolutions(plan.precision, torch.device("cpu")):
-            loss = objective(self.network, crop, plan.loss, plan.start, rng)
+            loss = self._objective(self.network, crop, plan.loss, plan.start, rng)
         if not bool(loss.isfinite()):
             raise DataError(f"the loss of step {self.step} is not finite; lower the rate ({plan.rate:g})")
         loss.backward()  # type: ignore[no-untyped-call]
@@ -253,7 +254,7 @@ class Trainer:
 
     def validate(self) -> dict[str, tuple[float, float]]:
         """Reconstruct the held-out scans with the running average; PSNR in dB by kind, of all and of what moves."""
-        if isinstance(self.network, DSTDM):  # sampling takes too long to be watched
+        if not find_method(self.plan.method).training.validated:
             return {}
         with self.averaged() as network, torch.inference_mode():
             return {

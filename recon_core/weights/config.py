@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import types
 import typing
 from typing import TYPE_CHECKING, Any, Literal
 
 from recon_core.errors import ModelError, SettingsError
-from recon_core.methods import METHODS
+from recon_core.methods import find_method, load_target, method_names, network_names
 from recon_core.weights.checkpoint import first_line
 
 if TYPE_CHECKING:
@@ -31,14 +30,11 @@ def network_class(method: str) -> type[Network]:
     ModelError
         If the method is unknown or has no network.
     """
-    info = METHODS.get(method)
-    networks = ", ".join(name for name, other in METHODS.items() if other.network)
-    if info is None:
-        raise ModelError(f"there is no method {method!r}; those with networks are {networks}")
-    if not info.network:
-        raise ModelError(f"{method} has no network and needs no weights; those with networks are {networks}")
-    module, _, name = info.network.partition(":")
-    kind: type[Network] = getattr(importlib.import_module(module), name)
+    if method not in network_names():
+        known = method in method_names()
+        what = f"{method} has no network and needs no weights" if known else f"there is no method {method!r}"
+        raise ModelError(f"{what}; those with networks are {', '.join(network_names())}")
+    kind: type[Network] = load_target(find_method(method).network)
     return kind
 
 

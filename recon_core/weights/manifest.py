@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from recon_core.errors import ModelError, ResourceError, SettingsError
-from recon_core.methods import METHODS
+from recon_core.methods import method_names
 from recon_core.storage import replacing, xdg_folder
 from recon_core.trust.ranges import Limits, TrainingRange
 
@@ -315,8 +315,8 @@ class _Fields:
     def facts(self) -> WeightsFacts:
         """Read what all entries have; whatever is left then is unknown."""
         method = self.text("method", required=True)
-        if method not in METHODS:
-            raise self.wrong("method", f"one of {', '.join(METHODS)}; got {method!r:.60}")
+        if method not in method_names():
+            raise self.wrong("method", f"one of {', '.join(method_names())}; got {method!r:.60}")
         peak = self._left.pop("input_peak", 1.0)
         if isinstance(peak, bool) or not isinstance(peak, int | float) or not 0 < peak <= _LARGEST:
             raise self.wrong("input_peak", f"a positive number, got {peak!r:.60}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 
 from recon_core.errors import CinestreamError, ModelError
-from recon_core.methods import METHODS
+from recon_core.methods import network_names
 from recon_core.weights.checkpoint import SHOWN
 from recon_core.weights.config import network_class
 
@@ -258,9 +258,7 @@ def _hint(network: Network, report: ImportReport, tensors: Tensors) -> str:
 def _resembling(apart_from: type[Network], tensors: Tensors) -> str:
     """The method whose network has most of the names, if any has half of them."""
     best, most = "", len(tensors) / 2
-    for method, info in METHODS.items():
-        if not info.network:
-            continue
+    for method in network_names():
         try:
             kind = network_class(method)
             if kind is apart_from:

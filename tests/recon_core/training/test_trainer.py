@@ -15,7 +15,7 @@ from recon_core.training import trainer as module
 from recon_core.training.library import Library
 from recon_core.training.losses import LOSSES
 from recon_core.training.measurements import measure
-from recon_core.training.objectives import objective
+from recon_core.training.objectives import image_objective
 from recon_core.training.plan import SHORT, TrainingPlan
 from recon_core.training.series import KINDS, draw_series
 from recon_core.training.trainer import Trainer, reconstruct_series, scores
@@ -372,7 +372,7 @@ def test_a_network_of_few_frames_learns_from_windows_of_longer_series(tmp_path, 
     assert len(whole.hybrid) == 8
     seen = []
     monkeypatch.setattr(trainer.network, "reconstruct", lambda data: seen.append(data) or data.start)
-    loss = objective(trainer.network, trainer._measured(0), "squared", "cg_sense", np.random.default_rng(3))
+    loss = image_objective(trainer.network, trainer._measured(0), "squared", "cg_sense", np.random.default_rng(3))
     first = int(np.random.default_rng(3).integers(8))
     frames = [(first + number) % 8 for number in range(4)]
     assert torch.equal(seen[0].start, whole.start[frames])  # made of all frames

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from recon_core.errors import CinestreamError, ModelError, ResourceError, SettingsError
-from recon_core.methods import METHODS, MethodInfo
+from recon_core.methods import METHODS
 from recon_core.networks.base import Network
 from recon_core.trust.ranges import TrainingRange
 from recon_core.weights.checkpoint import content_digest, read_checkpoint
@@ -102,8 +102,8 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.delenv("CINESTREAM_WEIGHTS", raising=False)
     for name in ("toy", "toy2"):
-        monkeypatch.setitem(METHODS, name, MethodInfo("", "", "", f"{__name__}:Toy"))
-    monkeypatch.setitem(METHODS, "other", MethodInfo("", "", "", f"{__name__}:Other"))
+        monkeypatch.setitem(METHODS, name, dataclasses.replace(METHODS["crnn_mri"], network=f"{__name__}:Toy"))
+    monkeypatch.setitem(METHODS, "other", dataclasses.replace(METHODS["crnn_mri"], network=f"{__name__}:Other"))
 
 
 class Other(Toy):

@@ -363,7 +363,7 @@ def test_without_a_home_only_the_other_folders_are_searched(tmp_path, monkeypatc
 
 
 def test_known_weights_are_well_described():
-    digests = manifest.read_manifest(Path(manifest.__file__).parents[1] / "weights" / "known.yaml")
+    digests = manifest.read_manifest(Path(manifest.__file__).parents[2] / "weights" / "known.yaml")
     assert digests
     for digest in digests:
         facts = known_weights(digest)

@@ -1,0 +1,84 @@
+"""The entries of the methods are complete, and the only place that knows one method from another."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from recon_core.errors import ModelError
+from recon_core.methods import METHODS, find_method, load_target, method_names, network_names
+from recon_core.training.losses import LOSSES
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(path for folder in ("recon_core", "gadgets") for path in (ROOT / folder).rglob("*.py"))
+# Comparisons with words that are no choice of a method, though a method bears the same name.
+ALLOWED = {
+    ("recon_core/networks/start.py", "start == 'zero_filled'"): "the image that a network starts from",
+    ("recon_core/engine.py", "'zero_filled' in core.extras"): "the further series of that name",
+}
+
+
+def words(node):
+    """The texts in a constant, or in a tuple, list or set of constants."""
+    parts = node.elts if isinstance(node, ast.Tuple | ast.List | ast.Set) else [node]
+    return {part.value for part in parts if isinstance(part, ast.Constant)}
+
+
+def named(node):
+    """The names in an expression."""
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
+def compared(tree):
+    """Comparisons with the name of a method, and checks for the class of a network, as code."""
+    classes = {info.network.partition(":")[2] for info in METHODS.values() if info.network}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            known = set().union(*map(words, (node.left, *node.comparators))) & set(METHODS)
+        elif isinstance(node, ast.MatchValue):
+            known = words(node.value) & set(METHODS)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+            known = named(node.args[1]) & classes
+        else:
+            continue
+        if known:
+            yield ast.unparse(node)
+
+
+def test_no_other_module_knows_one_method_from_another():
+    found = {
+        (path.relative_to(ROOT).as_posix(), code)
+        for path in SOURCES
+        for code in compared(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert found == set(ALLOWED)
+
+
+@pytest.mark.parametrize("code", [
+    "method == 'dstdm'", "'grappa' != name", "name in ('cg_sense', 'other')", "isinstance(network, DSTDM)",
+    "isinstance(network, (int, ATLFNet))", "match name:\n    case 'cinenet':\n        pass",
+])  # fmt: skip
+def test_the_search_finds(code):
+    assert list(compared(ast.parse(code)))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_entry_is_complete(name):
+    info = find_method(name)
+    assert info.label
+    assert info.summary
+    assert info.reference
+    assert callable(load_target(info.target))
+    assert callable(load_target(info.training.objective))
+    assert not info.training.loss or info.training.loss not in LOSSES
+    if info.network:
+        assert load_target(info.network).Config
+
+
+def test_lists_of_names_follow_the_entries():
+    assert method_names() == tuple(METHODS)
+    assert method_names(lambda info: info.linear) == ("zero_filled", "cg_sense", "grappa")
+    assert method_names(lambda info: info.g_factor) == ("cg_sense", "grappa")
+    assert not set(network_names()) & {"zero_filled", "cg_sense", "grappa", "low_rank_sparse"}
+    with pytest.raises(ModelError, match=r"no method 'magic'; choose one of atlf_net, cg_sense"):
+        find_method("magic")
