@@ -1,17 +1,34 @@
-"""Where files of a user are kept, and how a file is written so that nobody ever sees half of it."""
+"""Where files of the package and of a user are kept, and how a file is written so that nobody ever sees half of it."""
 
 from __future__ import annotations
 
 import os
 import uuid
 from contextlib import contextmanager, suppress
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from recon_core.errors import ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from importlib.resources.abc import Traversable
+
+
+def packaged_folder(name: str) -> Traversable:
+    """Folder of files that come with cinestream, wherever it is installed, maybe in a zip.
+
+    It is the neighbour of this package: importing it by its name would find a folder called so in the user's working
+    directory first.
+
+    Parameters
+    ----------
+    name
+        ``weights`` or ``pipelines``.
+    """
+    package = cast("Path", resources.files("recon_core"))  # or a zipfile.Path, which has these names too
+    return package.parent / name
 
 
 def xdg_folder(variable: str, usual: str, remedy: str) -> Path:

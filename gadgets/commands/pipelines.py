@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gadgets.commands.arguments import add_pipeline_folders, settings_help
+from gadgets.commands.arguments import add_pipeline_folders, port, settings_help
 from gadgets.commands.console import say
+from gadgets.connection.server import DEFAULT_HOST, DEFAULT_PORT
 from gadgets.settings.pipelines import install_pipelines, list_pipelines
 
 if TYPE_CHECKING:
@@ -16,21 +17,34 @@ NAME = "pipelines"
 HELP = "list pipelines and settings, or install them"
 EXAMPLES = "cinestream pipelines --install DIR"
 
+_CONNECT = """\
+NAME-connect
+    every pipeline above that stands alone, for a Gadgetron that passes its scans on to a resident server (cinestream
+    serve); --install writes them"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_pipeline_folders(parser)
-    parser.add_argument("--install", type=Path, metavar="DIR", help="copy them into a Gadgetron's home or folder")
+    text = (
+        "write them into a Gadgetron's home or folder, each that stands alone a second time as NAME-connect, which "
+        "passes scans on to a resident server instead of starting a process for each"
+    )
+    parser.add_argument("--install", type=Path, metavar="DIR", help=text)
+    text = "where NAME-connect finds the server (default: %(default)s)"
+    parser.add_argument("--address", default=DEFAULT_HOST, metavar="HOST", help=text)
+    parser.add_argument("--port", type=port, default=DEFAULT_PORT, help="its port (default: %(default)s)")
 
 
 def run(options: argparse.Namespace) -> int:
     """List or install them."""
     if options.install:
-        for path in install_pipelines(options.install):
+        for path in install_pipelines(options.install, options.address, options.port):
             say(str(path))
         return 0
     for found in list_pipelines(options.pipelines).values():
         comment = "\n    ".join(found.comment.splitlines()[1:] or [found.comment])
         say(f"{found.name}\n    {comment}\n")
+    say(f"{_CONNECT}\n")
     say(settings_help())
     return 0

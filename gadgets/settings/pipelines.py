@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import textwrap
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from defusedxml import ElementTree as SafeTree
 
 from gadgets.settings.settings import Settings, apply
 from recon_core.errors import ResourceError, SettingsError
+from recon_core.storage import packaged_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -177,11 +178,46 @@ class Pipeline:
             raise SettingsError(f"{self.name} holds {len(externals)} <external> nodes, expected one")
         return _settings_of_external(externals[0])
 
+    def through_server(self, host: str, port: int) -> Pipeline:
+        """Make its twin, by which a Gadgetron passes scans on to a resident server instead of starting processes.
+
+        Parameters
+        ----------
+        host, port
+            Where the Gadgetron finds the server.
+
+        Raises
+        ------
+        SettingsError
+            If the host is neither a name nor an address, or the port is no port.
+        """
+        if not _HOST.fullmatch(host) or not 0 < port < 1 << 16:
+            raise SettingsError(f"a server has a name or an address, and a port from 1 to 65535; got {host!r}, {port}")
+        server = f"`cinestream serve` running on {'the same machine' if host in _THIS_MACHINE else host}"
+
+        def needs(found: re.Match[str]) -> str:
+            words = " ".join(found[1].split())
+            both = words.replace(_NOTHING, server) if words.startswith(_NOTHING) else f"{server}, and {words}"
+            return textwrap.fill(f"Needs:  {both}", 120, initial_indent="  ", subsequent_indent=10 * " ")
+
+        text = self.text.replace(
+            f"cinestream: {self.name}\n", f"cinestream: {self.name}, through the resident server\n"
+        )
+        text = re.sub(r"^  Needs:  (.*?)$(?=\n  \w+:)", needs, text, flags=re.DOTALL | re.MULTILINE)
+        return Pipeline(self.name + _CONNECT, text.replace(_EXECUTE, f'<connect address="{host}" port="{port}"/>'))
+
+
+_CONNECT = "-connect"
+_EXECUTE = f'<execute name="{MODULE}" target="{TARGET}" type="python"/>'
+_NOTHING = "nothing but the readouts"
+_HOST = re.compile(r"[A-Za-z0-9._:-]+")
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+
 
 def list_pipelines(folders: Iterable[Path] = ()) -> dict[str, Pipeline]:
     """All pipelines by name: those of the given folders first, then the ones that come with cinestream."""
     found: dict[str, Pipeline] = {}
-    packaged = (entry for entry in resources.files("pipelines").iterdir() if entry.name.endswith(".xml"))
+    packaged = (entry for entry in packaged_folder("pipelines").iterdir() if entry.name.endswith(".xml"))
     for entry in [*(path for folder in folders for path in sorted(folder.glob("*.xml"))), *packaged]:
         name = entry.name.removesuffix(".xml")
         if name not in found:
@@ -195,7 +231,8 @@ def find_pipeline(name: str, folders: Iterable[Path] = ()) -> Pipeline:
     Parameters
     ----------
     name
-        Name with or without ``.xml``; path parts are refused.
+        Name with or without ``.xml``; path parts are refused. NAME-connect, as `install_pipelines` writes it for a
+        Gadgetron, is NAME itself here, where the scan has reached cinestream already.
     folders
         Folders that the operator allows besides the packaged pipelines.
 
@@ -207,10 +244,13 @@ def find_pipeline(name: str, folders: Iterable[Path] = ()) -> Pipeline:
     if not _NAME.fullmatch(name):
         raise SettingsError(f"a pipeline is chosen by its bare name, without path parts; got {name[:60]!r}")
     known = list_pipelines(folders)
-    pipeline = known.get(name.removesuffix(".xml"))
-    if pipeline is None:
+    bare = name.removesuffix(".xml")
+    if bare in known:
+        return known[bare]
+    twin = known.get(bare.removesuffix(_CONNECT))
+    if twin is None or twin.needs_gadgetron:
         raise SettingsError(f"there is no pipeline {name!r}; known are {', '.join(known)}")
-    return pipeline
+    return twin
 
 
 def settings_of(pipeline: str | Path, folders: Iterable[Path] = ()) -> Settings:
@@ -240,13 +280,18 @@ def settings_of(pipeline: str | Path, folders: Iterable[Path] = ()) -> Settings:
     return parse_configuration(text) or Settings()
 
 
-def install_pipelines(folder: Path) -> list[Path]:
-    """Copy the packaged pipelines to where a Gadgetron looks for configurations.
+def install_pipelines(folder: Path, host: str, port: int) -> list[Path]:
+    """Write the packaged pipelines to where a Gadgetron looks for configurations.
+
+    Each that stands alone is written twice: NAME starts a process for every scan, NAME-connect goes through a resident
+    server.
 
     Parameters
     ----------
     folder
         A Gadgetron's home (then its ``share/gadgetron/config`` is used) or the folder itself.
+    host, port
+        Where the Gadgetron finds the resident server.
 
     Returns
     -------
@@ -256,14 +301,14 @@ def install_pipelines(folder: Path) -> list[Path]:
     Raises
     ------
     SettingsError
-        If a file of that name exists and is not one of ours.
+        If a file of that name exists and is not one of ours, or there can be no such server.
     ResourceError
         If a file cannot be written.
     """
     inside = folder / "share" / "gadgetron" / "config"
     target = inside if inside.is_dir() else folder
     written = []
-    for pipeline in list_pipelines().values():
+    for pipeline in _installed(host, port):
         path = target / f"{pipeline.name}.xml"
         if path.exists() and "cinestream" not in path.read_text(encoding="utf-8", errors="replace"):
             raise SettingsError(f"{path} exists and is not a cinestream pipeline; move it away first")
@@ -274,3 +319,9 @@ def install_pipelines(folder: Path) -> list[Path]:
             raise ResourceError(f"cannot write {path}: {error.strerror}") from error
         written.append(path)
     return written
+
+
+def _installed(host: str, port: int) -> list[Pipeline]:
+    packaged = list(list_pipelines().values())
+    twins = [pipeline.through_server(host, port) for pipeline in packaged if not pipeline.needs_gadgetron]
+    return sorted((*packaged, *twins), key=lambda pipeline: pipeline.name)

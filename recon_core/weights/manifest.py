@@ -7,13 +7,12 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import cast
 
 from recon_core.errors import ModelError, ResourceError, SettingsError
 from recon_core.methods import method_names
-from recon_core.storage import replacing, xdg_folder
+from recon_core.storage import packaged_folder, replacing, xdg_folder
 from recon_core.trust.ranges import Limits, TrainingRange
 
 logger = logging.getLogger("cinestream")
@@ -189,7 +188,7 @@ def _folders() -> list[Path]:
 
 
 def _packaged() -> Path:
-    return Path(str(resources.files("weights")))
+    return Path(str(packaged_folder("weights")))
 
 
 @dataclass(frozen=True)

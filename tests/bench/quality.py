@@ -39,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, path, truth in _stored(Path(sys.argv[1])) if len(sys.argv) > 1 else _simulated(Path(folder)):
             for pipeline in list_pipelines().values():
-                if not pipeline.name.endswith("-connect") and not pipeline.needs_gadgetron:
+                if not pipeline.needs_gadgetron:
                     _score(name, path, truth, pipeline, engine)
 
 

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import threading
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -119,7 +118,7 @@ def from_file(tmp_path_factory):
 
 def pipeline_text(case):
     """The packaged pipeline with the case's settings in its <configuration>."""
-    root = ET.fromstring(resources.files("pipelines").joinpath(f"{case['pipeline']}.xml").read_text(encoding="utf-8"))
+    root = ET.fromstring(find_pipeline(case["pipeline"]).text)
     node = root.find("stream/external/configuration")
     for name, value in case.get("settings", {}).items():
         ET.SubElement(node, name).text = str(value)

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager, suppress
-from importlib import resources
 
 import nibabel
 import numpy as np
@@ -41,7 +40,7 @@ STOCK = ("cg_sense-stock-behind", "cg_sense-stock-front", "crunet_mr-stock-behin
 
 
 def packaged(name):
-    return resources.files("pipelines").joinpath(f"{name}.xml").read_text(encoding="utf-8")
+    return list_pipelines()[name].text
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +182,7 @@ def test_the_packaged_pipelines_are_all_known_to_these_tests():
     known = list_pipelines()
     among_gadgets = {name for name in known if known[name].needs_gadgetron}
     assert among_gadgets == set(STOCK)
-    assert set(known) - among_gadgets == names | {f"{name}-connect" for name in names}
+    assert set(known) - among_gadgets == names
 
 
 def stock_buffers(header, items):
@@ -243,7 +242,8 @@ def test_acquisitions_are_handed_on(scan, server):
 @pytest.mark.parametrize("method", ["zero_filled", "cg_sense", "grappa", "low_rank_sparse"])
 def test_a_gadgetron_connects_to_the_resident_server(method, scan, replayed, server):
     header, items = scan
-    outcome = Gadgetron(packaged(f"{method}-connect"), connect=server.address).run(header, items)
+    text = list_pipelines()[method].through_server(*server.address).text
+    outcome = Gadgetron(text, connect=server.address).run(header, items)
     assert_well(outcome)
     assert_same(outcome.images, replayed(method=method))
 

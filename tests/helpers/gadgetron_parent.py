@@ -92,15 +92,18 @@ class Gadgetron:
         Arguments before ``-m``.
     connect
         Address of a resident server; then nothing is started (``<connect>``).
+    folder
+        Working directory of the child.
     piecewise
         Send a message in several writes, as the real one does; otherwise in one.
     """
 
-    def __init__(self, pipeline, *, environment=None, python=(), connect=None, piecewise=True):
+    def __init__(self, pipeline, *, environment=None, python=(), connect=None, folder="/", piecewise=True):
         self.config = configuration_of(pipeline) if "<stream>" in pipeline else pipeline
         self.environment = environment or {}
         self.python = python
         self.connect = connect
+        self.folder = folder
         self.piecewise = piecewise
         self.outcome = Outcome()
         self.process = None
@@ -148,7 +151,7 @@ class Gadgetron:
             command += ["gadgets.external", "reconstruct"]
             # Gadgetron closes every file descriptor but stdout and stderr, stdin too
             closing = ["sh", "-c", 'exec "$@" <&-', "sh", *command]
-            self.process = subprocess.Popen(closing, stdout=out, stderr=err, env=environment, cwd="/")
+            self.process = subprocess.Popen(closing, stdout=out, stderr=err, env=environment, cwd=self.folder)
             listener.settimeout(0.1)
             end = time.monotonic() + PATIENCE
             while self.process.poll() is None and time.monotonic() < end:

@@ -442,6 +442,7 @@ def test_pipelines_lists_all_with_what_they_need_and_all_settings(tmp_path, run)
     for name in [*list_pipelines(), "latin", *FIELDS]:
         assert re.search(rf"^ *{name}\b", out, re.MULTILINE)
     assert out.count("Data:") == len(list_pipelines()) + 1
+    assert "NAME-connect" in out
 
 
 def test_pipelines_are_installed_into_a_gadgetron(tmp_path, run):
@@ -451,7 +452,9 @@ def test_pipelines_are_installed_into_a_gadgetron(tmp_path, run):
         status, out, _ = run("pipelines", "--install", tmp_path)
         assert status == 0
         assert sorted(out.split()) == sorted(str(path) for path in inside.iterdir())
-    assert {path.stem for path in inside.iterdir()} == set(list_pipelines())
+    assert {path.stem.removesuffix("-connect") for path in inside.iterdir()} == set(list_pipelines())
+    assert run("pipelines", "--install", tmp_path, "--address", "10.1.2.3", "--port", "9999")[0] == 0
+    assert '<connect address="10.1.2.3" port="9999"/>' in (inside / "cg_sense-connect.xml").read_text(encoding="utf-8")
     foreign = inside / "cg_sense.xml"
     foreign.write_text("<gadgetronStreamConfiguration/>", encoding="utf-8")
     status, _, err = run("pipelines", "--install", tmp_path)

@@ -95,7 +95,7 @@ def whole(name):
         (ConfigText("zero_filled"), "client"),
         (ConfigText("openrecon\n"), "client"),
         (ConfigText(whole("zero_filled")), "client"),
-        (ConfigText(whole("zero_filled-connect")), "client"),
+        (ConfigText(list_pipelines()["zero_filled"].through_server("127.0.0.1", 9012).text), "client"),
         (ConfigText(BARE), "gadgetron"),
         (ConfigText('<configuration method="zero_filled"/>'), "gadgetron"),
     ],

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -28,6 +29,7 @@ from tests.helpers.paths import REPOSITORY
 
 PACKAGED = list_pipelines()
 ALONE = [name for name, item in PACKAGED.items() if not item.needs_gadgetron]
+SERVER = ("127.0.0.1", 9012)
 AMONG_GADGETS = [name for name in PACKAGED if name not in ALONE]
 EXECUTE = f'<execute name="{MODULE}" target="{TARGET}" type="python"/>'
 BILLION_LAUGHS = "<!DOCTYPE a [<!ENTITY a 'ha'><!ENTITY b '&a;&a;&a;&a;&a;&a;&a;&a;'><!ENTITY c '&b;&b;&b;&b;&b;'>]>"
@@ -267,13 +269,8 @@ def test_packaged_pipeline_is_a_gadgetron_document(name):
     (external,) = root.findall("stream/external")
     assert (len(root.find("stream")) == 1) == (name in ALONE)
     parts = [child.tag for child in external if child.tag not in ("readers", "writers")]
-    assert parts == ["connect" if name.endswith("-connect") else "execute", "configuration"]
-    action = external[0]
-    if action.tag == "execute":
-        assert action.attrib == {"name": MODULE, "target": TARGET, "type": "python"}
-    else:
-        assert action.get("port").isdigit()
-        assert action.get("address") == "127.0.0.1"
+    assert parts == ["execute", "configuration"]
+    assert external[0].attrib == {"name": MODULE, "target": TARGET, "type": "python"}
     assert "@" not in PACKAGED[name].text, "a Gadgetron takes it for a reference to a gadget's property"
 
 
@@ -386,20 +383,35 @@ def test_settings_of_a_node_that_is_not_there_once(count):
 @pytest.mark.parametrize("name", PACKAGED)
 def test_packaged_pipeline_says_what_it_is_for(name):
     comment = PACKAGED[name].comment
-    assert comment.startswith(f"cinestream: {name.removesuffix('-connect')}")
+    assert comment.startswith(f"cinestream: {name}")
     for word in ("Data:", "Needs:", "Makes:"):
         assert re.search(rf"^{word}", comment, re.MULTILINE)
-    assert ("cinestream serve" in comment) == name.endswith("-connect")
+    assert "cinestream serve" not in comment
 
 
-@pytest.mark.parametrize("name", [name for name in ALONE if not name.endswith("-connect")])
-def test_packaged_pipeline_has_an_equal_twin_for_the_resident_server(name):
-    assert PACKAGED[name].settings == PACKAGED[f"{name}-connect"].settings
-    assert PACKAGED[name].settings.method in METHODS
+@pytest.mark.parametrize("name", ALONE)
+def test_the_twin_for_the_resident_server_differs_in_nothing_else(name):
+    own, twin = PACKAGED[name], PACKAGED[name].through_server("10.1.2.3", 9999)
+    assert own.settings == twin.settings == find_pipeline(f"{name}-connect").settings
+    needs = re.search(r"^Needs:  (.*?)\nMakes:", twin.comment, re.MULTILINE | re.DOTALL)[1]
+    assert needs.startswith("`cinestream serve` running on 10.1.2.3")
+    assert ("weights" in needs) == bool(METHODS[own.settings.method].network)
+    assert max(map(len, needs.splitlines())) <= 120
+    before, after = (ET.fromstring(pipeline.text) for pipeline in (own, twin))
+    (connect,) = after.iter("connect")
+    assert connect.attrib == {"address": "10.1.2.3", "port": "9999"}
+    assert [node.tag for node in before.iter()] == [node.tag.replace("connect", "execute") for node in after.iter()]
 
 
-def test_no_twin_stands_alone():
-    assert {name.removesuffix("-connect") for name in ALONE} == {name for name in ALONE if "-connect" not in name}
+def test_the_twin_of_cg_sense_as_a_whole():
+    expected = Path(__file__).with_name("cg_sense-connect.xml").read_text(encoding="utf-8")
+    assert PACKAGED["cg_sense"].through_server("127.0.0.1", 9012) == Pipeline("cg_sense-connect", expected)
+
+
+@pytest.mark.parametrize(("host", "port"), [("", 9012), ('a"b', 9012), ("@here", 9012), ("here", 0), ("here", 65536)])
+def test_a_server_that_cannot_be(host, port):
+    with pytest.raises(SettingsError, match="a name or an address"):
+        PACKAGED["cg_sense"].through_server(host, port)
 
 
 # --- by name ----------------------------------------------------------------------------------------------------------
@@ -437,9 +449,12 @@ def test_names_with_path_parts_are_refused(name, tmp_path):
         find_pipeline(name, [tmp_path / "folder"])
 
 
-@pytest.mark.parametrize("name", ["unknown", "unknown.xml", "cg_sense.xml.xml", "cg_sense.txt", "xml", "__init__"])
+UNKNOWN = ("unknown", "unknown.xml", "cg_sense.xml.xml", "cg_sense.txt", "xml", "__init__", "unknown-connect")
+
+
+@pytest.mark.parametrize("name", [*UNKNOWN, "cg_sense-stock-front-connect"])
 def test_unknown_names_list_the_known_ones(name):
-    with pytest.raises(SettingsError, match=r"known are .*cg_sense, cg_sense-connect"):
+    with pytest.raises(SettingsError, match=r"known are .*cg_sense, cg_sense-stock"):
         find_pipeline(name)
 
 
@@ -463,27 +478,28 @@ def test_the_operators_folders_come_first(tmp_path):
 
 def test_install_into_a_plain_folder(tmp_path):
     folder = tmp_path / "new" / "folder"
-    written = install_pipelines(folder)
-    assert {path.name for path in written} == {f"{name}.xml" for name in PACKAGED}
-    for path in written:
-        assert path.read_text(encoding="utf-8") == PACKAGED[path.stem].text
+    written = install_pipelines(folder, *SERVER)
+    twins = {f"{name}-connect": PACKAGED[name].through_server(*SERVER).text for name in ALONE}
+    expected = {name: pipeline.text for name, pipeline in PACKAGED.items()} | twins
+    assert {path.stem: path.read_text(encoding="utf-8") for path in written} == expected
+    assert written == sorted(folder.iterdir())
 
 
 def test_install_into_a_gadgetron_home(tmp_path):
     config = tmp_path / "share" / "gadgetron" / "config"
     config.mkdir(parents=True)
     (config / "default.xml").write_text("<gadgetronStreamConfiguration/>", encoding="utf-8")
-    written = install_pipelines(tmp_path)
+    written = install_pipelines(tmp_path, *SERVER)
     assert {path.parent for path in written} == {config}
     assert (config / "default.xml").read_text(encoding="utf-8") == "<gadgetronStreamConfiguration/>"
 
 
 def test_install_again_replaces_our_own(tmp_path):
-    for path in install_pipelines(tmp_path):
+    for path in install_pipelines(tmp_path, *SERVER):
         path.write_text(
             path.read_text(encoding="utf-8").replace("<method>", "<!-- older --><method>"), encoding="utf-8"
         )
-    for path in install_pipelines(tmp_path):
+    for path in install_pipelines(tmp_path, *SERVER):
         assert "older" not in path.read_text(encoding="utf-8")
 
 
@@ -492,14 +508,14 @@ def test_install_spares_foreign_files(tmp_path, name):
     foreign = tmp_path / f"{name}.xml"
     foreign.write_bytes(b"<configuration>\xff mine</configuration>")
     with pytest.raises(SettingsError, match="exists and is not a cinestream pipeline"):
-        install_pipelines(tmp_path)
+        install_pipelines(tmp_path, *SERVER)
     assert foreign.read_bytes() == b"<configuration>\xff mine</configuration>"
 
 
 def test_install_where_nothing_can_be_written(tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(ResourceError, match="cannot write"):
-        install_pipelines(tmp_path / "file" / "folder")
+        install_pipelines(tmp_path / "file" / "folder", *SERVER)
 
 
 # --- FIRE's JSON ------------------------------------------------------------------------------------------------------
