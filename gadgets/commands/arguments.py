@@ -8,9 +8,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gadgets.commands.console import read_text, say
+from gadgets.commands.console import say
 from gadgets.preparation.noise_store import DAYS, ENTRIES, NoiseStore, default_folder
-from gadgets.settings.pipelines import find_pipeline, parse_configuration
+from gadgets.settings import pipelines
 from gadgets.settings.settings import Settings, apply, describe_settings, parse_assignments
 from recon_core.errors import ResourceError
 from recon_core.methods import network_names
@@ -73,7 +73,7 @@ def folder(text: str) -> Path:
 
 
 def add_pipeline(parser: argparse.ArgumentParser) -> None:
-    """Add ``--pipeline``, ``--pipelines`` and ``--set``, of which `settings_of` makes settings."""
+    """Add ``--pipeline``, ``--pipelines`` and ``--set``, of which `chosen_settings` makes settings."""
     parser.add_argument("-p", "--pipeline", default="cg_sense", help="name or XML file (default: %(default)s)")
     add_pipeline_folders(parser)
     add_set(parser)
@@ -91,7 +91,7 @@ def add_set(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=text)
 
 
-def settings_of(options: argparse.Namespace) -> Settings:
+def chosen_settings(options: argparse.Namespace) -> Settings:
     """Read the settings of the chosen pipeline, changed by those of ``--set``.
 
     Raises
@@ -101,11 +101,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     ResourceError
         If the file of the pipeline cannot be read.
     """
-    path = Path(options.pipeline)
-    if path.suffix == ".xml" and path.is_file():
-        settings = parse_configuration(read_text(path)) or Settings()
-    else:
-        settings = find_pipeline(options.pipeline, options.pipelines).settings
+    settings = pipelines.settings_of(options.pipeline, options.pipelines)
     return apply(settings, parse_assignments(options.set))
 
 

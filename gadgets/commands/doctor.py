@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gadgets.commands.arguments import add_pipeline, address, settings_of
+from gadgets.commands.arguments import add_pipeline, address, chosen_settings
 from gadgets.commands.console import say
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _look_through(options: argparse.Namespace) -> int:
 
     if options.json:
         refuse_same_file(options.input, options.json)
-    settings = settings_of(options)
+    settings = chosen_settings(options)
     if not options.verbose:  # what the chain notes is in the report
         logging.getLogger("cinestream").setLevel(logging.CRITICAL)
     report = inspect(options.input, settings, options.group)

@@ -10,11 +10,11 @@ from gadgets.commands.arguments import (
     add_noise_store,
     add_pipeline,
     add_raw_and_images,
+    chosen_settings,
     export_targets,
     export_to,
     noise_store,
     settings_help,
-    settings_of,
 )
 from gadgets.commands.console import say
 from gadgets.connection.server import SharedEngine
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     from gadgets.files.raw import refuse_same_file
     from gadgets.replay import replay
 
-    settings = settings_of(options)
+    settings = chosen_settings(options)
     targets = export_targets(options, options.input)
     for path in filter(None, (options.gif, options.report)):
         refuse_same_file(options.input, path)
