@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gadgets.preparation.noise import KnownNoise
+    from gadgets.preparation.noise_statistics import KnownNoise
     from gadgets.preparation.noise_store import NoiseStore
     from gadgets.settings.settings import Settings
     from gadgets.slices.complete import CompleteSlice, SliceKey

@@ -13,11 +13,11 @@ import numpy as np
 
 from gadgets.chain import Chain
 from gadgets.files.images import ImageFile
+from gadgets.files.noise import read_noise
 from gadgets.files.progress import with_progress
-from gadgets.files.raw import open_scan, refuse_same_file
+from gadgets.files.raw import open_scan
 from gadgets.images.collection import sort_images
 from gadgets.images.maker import series_kind
-from gadgets.preparation.noise import read_noise
 from gadgets.problems import Problems
 from gadgets.settings.pipelines import settings_of
 from gadgets.settings.settings import apply
@@ -40,6 +40,7 @@ from gadgets.wire.reader import Reader
 from gadgets.wire.vendor import tick_length
 from recon_core.api import shared_engine
 from recon_core.errors import DataError, HeaderError, ReconstructionWarning
+from recon_core.storage import refuse_same_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
     from gadgets.chain import ScanSummary
     from gadgets.images.collection import Loop, Series
-    from gadgets.preparation.noise import KnownNoise
+    from gadgets.preparation.noise_statistics import KnownNoise
     from gadgets.preparation.noise_store import NoiseStore
     from gadgets.reports.record import ReportCollector
     from gadgets.settings.settings import Settings

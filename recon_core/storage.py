@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from recon_core.errors import ResourceError
+from recon_core.errors import ResourceError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,3 +76,29 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the folder is gone or closed to us, as the error above says
             part.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a whole file.
+
+    Raises
+    ------
+    ResourceError
+        If it cannot be written.
+    """
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise ResourceError(f"cannot write {path}: {error.strerror}") from error
+
+
+def refuse_same_file(source: Path, output: Path) -> None:
+    """Refuse to write over the data that are read, whatever else may be replaced.
+
+    Raises
+    ------
+    SettingsError
+        If both are one file.
+    """
+    if source.exists() and output.exists() and output.samefile(source):
+        raise SettingsError(f"{output} is the raw data itself; choose another output")

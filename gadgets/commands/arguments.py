@@ -143,7 +143,7 @@ def export_targets(options: argparse.Namespace, source: Path) -> ExportTargets:
         If a target is the source, exists already, or cannot be written.
     """
     from gadgets.export.targets import ExportTargets
-    from gadgets.files.raw import refuse_same_file
+    from recon_core.storage import refuse_same_file
 
     for path in filter(None, (options.dicom, options.nifti, options.mp4)):
         refuse_same_file(source, path)

@@ -46,8 +46,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _look_through(options: argparse.Namespace) -> int:
     """Report on a raw file."""
-    from gadgets.files.raw import refuse_same_file
     from gadgets.inspection.raw_file import inspect
+    from recon_core.storage import refuse_same_file
 
     if options.json:
         refuse_same_file(options.input, options.json)

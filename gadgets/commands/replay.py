@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from gadgets.preparation.noise import KnownNoise
+    from gadgets.preparation.noise_statistics import KnownNoise
     from gadgets.reports.record import ReportCollector
 
 NAME = "replay"
@@ -49,8 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Reconstruct the file, then write what else was asked for."""
-    from gadgets.files.raw import refuse_same_file
     from gadgets.replay import replay
+    from recon_core.storage import refuse_same_file
 
     settings = chosen_settings(options)
     targets = export_targets(options, options.input)
@@ -106,7 +106,7 @@ def _say_scores(collector: ReportCollector, truth: np.ndarray) -> None:
 
 def _noise(text: str) -> KnownNoise:
     """Read the noise of FILE or FILE:GROUP."""
-    from gadgets.preparation.noise import read_noise
+    from gadgets.files.noise import read_noise
 
     path, colon, group = text.rpartition(":")
     if not colon or Path(text).exists():

@@ -10,16 +10,15 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from gadgets.files.images import ImageFile
 from gadgets.files.progress import with_progress
-from gadgets.files.raw import open_scan, refuse_same_file
+from gadgets.files.raw import open_scan
 from gadgets.wire.header import without_version
 from gadgets.wire.messages import AcquisitionFlag, Close, Header, Image, Readouts, Text, Waveform
 from gadgets.wire.reader import Reader
 from gadgets.wire.writer import Writer
 from recon_core.errors import CinestreamError, ProtocolError, ResourceError
+from recon_core.storage import refuse_same_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -143,13 +142,13 @@ def _send_all(
     connection: socket.socket, opening: Iterable[Message], items: Iterable[Message], result: SendResult
 ) -> None:
     writer = Writer.of_socket(connection)
-    kinds: set[int] = set()  # of readouts, by their noise flag
+    kinds: set[bool] = set()  # of readouts: noise or not
     try:
         for message in opening:
             writer.send(message)
         for message in items:
             if isinstance(message, Readouts):
-                kinds.update(np.unique(message.headers["flags"] & AcquisitionFlag.NOISE.bit).tolist())
+                kinds.update(message.flagged(AcquisitionFlag.NOISE).tolist())
             if isinstance(message, Readouts | Waveform):
                 writer.send(message)
     except CinestreamError as error:
@@ -157,7 +156,7 @@ def _send_all(
     except OSError as error:
         result.fail(f"the server took no more data: {error}")
         return
-    result.noise_only = kinds == {AcquisitionFlag.NOISE.bit}
+    result.noise_only = kinds == {True}
     try:
         writer.send(Close())
     except OSError as error:

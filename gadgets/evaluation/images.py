@@ -17,11 +17,12 @@ from gadgets import __version__
 from gadgets.files.images import read_images
 from gadgets.images.maker import as_acquired
 from gadgets.pictures import ERROR_GAIN, gray, loop, loop_step, white_level
-from gadgets.reports.page import SCORES_EXPLAINED, comparison, document, score_table, write_file
+from gadgets.reports.page import SCORES_EXPLAINED, comparison, document, score_table
 from gadgets.slices.complete import SliceKey, describe
 from gadgets.wire.attributes import comes_along, read_meta
 from recon_core.errors import DataError, SettingsError
 from recon_core.metrics.scores import SCORES, measure, read_truth, scaled, score_text
+from recon_core.storage import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

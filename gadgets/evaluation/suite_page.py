@@ -28,10 +28,11 @@ from gadgets.evaluation.suite import (
     summarise,
 )
 from gadgets.pictures import ERROR_GAIN, encoded, still, white_level
-from gadgets.reports.page import SCORES_EXPLAINED, comparison, document, write_file
+from gadgets.reports.page import SCORES_EXPLAINED, comparison, document
 from recon_core.errors import SettingsError
 from recon_core.methods import find_method
 from recon_core.metrics.scores import SCORES
+from recon_core.storage import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

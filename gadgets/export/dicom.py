@@ -31,8 +31,8 @@ from pydicom.valuerep import DSfloat
 from gadgets import __version__
 from gadgets.export.places import make_folder
 from gadgets.images.collection import number_of
-from gadgets.reports.page import write_file
 from gadgets.wire.attributes import comes_along
+from recon_core.storage import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gadgets.pictures import gray, loop_pages, white_level
-from gadgets.reports.page import write_file
 from recon_core.errors import ResourceError
+from recon_core.storage import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

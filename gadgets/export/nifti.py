@@ -10,7 +10,7 @@ import numpy as np
 
 from gadgets.export.places import check_file, make_folder
 from gadgets.images.geometry import affine_ras, slice_step
-from gadgets.reports.page import write_file
+from recon_core.storage import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

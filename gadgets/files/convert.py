@@ -15,12 +15,12 @@ from ismrmrd import xsd
 
 from gadgets.files.other_formats import open_foreign, read_info, read_mask
 from gadgets.files.progress import with_progress
-from gadgets.files.raw import refuse_same_file, write_scan
+from gadgets.files.raw import write_scan
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import ACQUISITION_HEADER, AcquisitionFlag, Readouts
 from gadgets.wire.vendor import tick_length
 from recon_core.errors import DataError, SettingsError
-from recon_core.storage import replacing
+from recon_core.storage import refuse_same_file, replacing
 from recon_core.trust.ranges import Sampling
 
 if TYPE_CHECKING:

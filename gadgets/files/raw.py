@@ -33,7 +33,7 @@ from gadgets.wire.messages import (
     Waveform,
 )
 from gadgets.wire.reader import Reader
-from recon_core.errors import DataError, HeaderError, ProtocolError, ResourceError, SettingsError
+from recon_core.errors import DataError, HeaderError, ProtocolError, ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -99,18 +99,6 @@ def open_scan(path: Path, group: str = "dataset") -> Iterator[RawScan]:
         raise DataError(f"{path} is a MATLAB file, not ISMRMRD; {_OTHER_LAYOUT}")
     with _open_hdf5(path, group) if signature == _HDF5_SIGNATURE else _open_stream(path) as scan:
         yield scan
-
-
-def refuse_same_file(source: Path, output: Path) -> None:
-    """Refuse to write over the raw data, whatever else may be replaced.
-
-    Raises
-    ------
-    SettingsError
-        If both are one file.
-    """
-    if source.exists() and output.exists() and output.samefile(source):
-        raise SettingsError(f"{output} is the raw data itself; choose another output")
 
 
 @contextmanager

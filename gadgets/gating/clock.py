@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gadgets.gating.ecg import DAY
+from gadgets.wire.vendor import DAY
 from recon_core.gating.beats import (
     TRIGGER_STEP,
 )

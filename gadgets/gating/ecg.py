@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gadgets.wire.vendor import DAY
 from recon_core.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gadgets.wire.messages import Waveform
-
-DAY = 86_400_000.0  # ms, at which clocks begin anew
 
 # Of Siemens; 1 to 4 are pulse, respiration and external signals, 5 to 9 the same while the scanner learns them.
 _ECG_ID = 0

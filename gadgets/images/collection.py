@@ -10,6 +10,7 @@ import numpy as np
 
 from gadgets.images.geometry import plane_of, slice_step
 from gadgets.wire.attributes import read_meta
+from gadgets.wire.vendor import DAY
 from recon_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from gadgets.wire.messages import Image
 
 _SHORTEST_RR, _LONGEST_RR = 300.0, 2500.0  # ms
-_DAY = 86_400_000.0  # ms
 
 
 class LoopKey(NamedTuple):
@@ -241,7 +241,7 @@ def _loop(key: LoopKey, images: Sequence[Image], tick: float, problems: Problems
         planes=planes,
         meta=meta,
         since_trigger=since if since.any() else None,
-        clock=np.mod(clock, _DAY) if clock.any() else None,
+        clock=np.mod(clock, DAY) if clock.any() else None,
     )
 
 

@@ -25,7 +25,7 @@ from gadgets.slices.complete import describe
 from gadgets.slices.whole import frame_counter
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import AcquisitionFlag
-from gadgets.wire.vendor import tick_doubt, tick_length
+from gadgets.wire.vendor import DAY, tick_doubt, tick_length
 from recon_core.data import CineSlice, Reconstruction
 from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError
 from recon_core.gating.beats import REGULAR
@@ -351,7 +351,7 @@ def _time_facts(
     physiology = records["physiology_time_stamp"].astype(np.int64)
     since = physiology[:, 0]
     text = f"{stamps.min()} to {stamps.max()}, {tick:g} ms a tick"
-    wraps = int(np.count_nonzero(np.diff(stamps) * tick < -43_200_000.0))
+    wraps = int(np.count_nonzero(np.diff(stamps) * tick < -DAY / 2))
     text += f"; midnight passed {wraps} times" if wraps else ""
     facts = [
         Fact("acquisition stamps", text, {"least": int(stamps.min()), "most": int(stamps.max()), "wraps": wraps}),

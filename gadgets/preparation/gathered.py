@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _AXES = "(RO, E1, E2, CHA, N, S, LOC)"
 _MOST = 65535  # samples and coils that a header can count
-_REFERENCE_ONLY = AcquisitionFlag.PARALLEL_CALIBRATION.bit
 _LAST = AcquisitionFlag.LAST_IN_MEASUREMENT.bit
 _REMEDY = "Take the pipeline that is named after the method alone: it works from readouts and needs no gadgets in front"
 
@@ -64,7 +63,7 @@ def readouts_of_buffers(data: ReconData, header: ScanHeader, problems: Problems)
 
 def readouts_of_bucket(bucket: Bucket) -> Iterator[Readouts]:
     """Hand out the readouts of a bucket in the order of acquisition, each of them once, in runs of equal shape."""
-    reference = (part[(part.headers["flags"] & _REFERENCE_ONLY) != 0] for part in bucket.reference)
+    reference = (part[part.flagged(AcquisitionFlag.PARALLEL_CALIBRATION)] for part in bucket.reference)
     return _in_order([*bucket.data, *(part for part in reference if len(part))])
 
 
@@ -118,7 +117,7 @@ def _image_lines(buffered: BufferedData, header: ScanHeader, problems: Problems)
             text = f"a buffer has room for {data.shape[1]} of the {rows} lines of the encoded matrix: without "
             text += "<parallelImaging> in the header a Gadgetron drops the lines that do not fit in"
             problems.add("rows", f"{text}. {_REMEDY}", damage=False)
-    reverse = (lines.headers["flags"] & AcquisitionFlag.REVERSE.bit) != 0
+    reverse = lines.flagged(AcquisitionFlag.REVERSE)
     if reverse.any():
         text = (
             f"readout {lines.headers['scan_counter'][np.argmax(reverse)]} was measured from its other end, which the "
@@ -136,7 +135,7 @@ def _reference_lines(buffered: BufferedData, problems: Problems) -> Readouts | N
         problems.add("reference", f"{text}(GenericReconCartesianReferencePrep is not needed)", damage=False)
         return None
     lines = _lines(data, headers)
-    return lines[(lines.headers["flags"] & _REFERENCE_ONLY) != 0]
+    return lines[lines.flagged(AcquisitionFlag.PARALLEL_CALIBRATION)]
 
 
 def _with_axes(array: NDArray[Any], axes: int) -> NDArray[Any]:

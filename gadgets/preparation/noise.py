@@ -1,168 +1,28 @@
-"""The noise of a scan: gathered from noise readouts, and turned into the matrix that whitens the coils.
+"""Choice of the noise of a scan: a given file, the scan's own noise readouts, or the store of earlier measurements.
 
-A scan's noise comes from a file that the user names, from the scan's own noise readouts, or from the store, where
-another measurement left it that the header names. Which one it was is told in the log and with every image.
+The source that was used is logged and stored with every image.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from gadgets.files.raw import open_scan
-from gadgets.wire.header import parse_header
-from gadgets.wire.messages import AcquisitionFlag, Readouts
+from gadgets.preparation.noise_statistics import KnownNoise, NoiseStatistics
 from recon_core.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from gadgets.preparation.noise_store import NoiseStore
     from gadgets.problems import Problems
     from gadgets.wire.header import ScanHeader
+    from gadgets.wire.messages import Readouts
 
 logger = logging.getLogger("cinestream")
-
-_WORST_CONDITION = 1e10
-
-
-@dataclass(frozen=True)
-class Whitening:
-    """What makes the coils' noise independent and of unit standard deviation in real and imaginary part.
-
-    Parameters
-    ----------
-    matrix
-        ``(coil, coil)`` complex64, to be multiplied from the left.
-    factor
-        Variance of the noise readouts over that of the image readouts, by their dwell times and the receiver
-        bandwidth; None where these are not known, then 1 is taken.
-    condition
-        Condition number of the covariance.
-    """
-
-    matrix: NDArray[np.complex64]
-    factor: float | None
-    condition: float
-
-
-@dataclass
-class NoiseStatistics:
-    """What is known of the noise of a set of coils.
-
-    Parameters
-    ----------
-    labels
-        ``(coil,)`` names of the coils, or none.
-    products
-        ``(coil, coil)`` complex128, sum of ``n n^H`` over all samples; None before the first readout.
-    samples
-        How many samples per coil are in it.
-    dwell_us
-        Dwell time of the noise readouts.
-    """
-
-    labels: tuple[str, ...] = ()
-    products: NDArray[np.complex128] | None = None
-    samples: int = 0
-    dwell_us: float = 0.0
-
-    def add(self, readouts: Readouts) -> None:
-        """Take noise readouts in; those with values that are not finite or of another coil count are ignored."""
-        readouts = readouts[np.asarray(np.isfinite(readouts.data).all(axis=(1, 2)))]
-        if not readouts.data.size:
-            return
-        coils = readouts.data.shape[1]
-        if self.products is None:
-            self.products = np.zeros((coils, coils), np.complex128)
-            self.dwell_us = float(readouts.headers["sample_time_us"][0])
-        if self.products.shape[0] == coils:
-            # one by one, so that rounding does not depend on how the stream was cut into runs
-            for values in readouts.data.astype(np.complex128):
-                self.products += values @ values.conj().T
-                self.samples += values.shape[1]
-
-    def whitening(self, coils: int, labels: tuple[str, ...], dwell_us: float, bandwidth: float) -> Whitening:
-        """Make the whitening matrix for image readouts.
-
-        Parameters
-        ----------
-        coils
-            Of the image readouts.
-        labels
-            ``(coil,)`` their names, or none.
-        dwell_us
-            Their dwell time.
-        bandwidth
-            ``relativeReceiverNoiseBandwidth`` of the scan.
-
-        Raises
-        ------
-        DataError
-            If the noise is that of other coils, or not good enough.
-
-        Notes
-        -----
-        The scale follows Gadgetron: unit standard deviation at the bandwidth of the image readouts.
-        """
-        if self.products is None or self.products.shape[0] != coils:
-            own = 0 if self.products is None else self.products.shape[0]
-            raise DataError(f"the noise readouts have {own} coils, the image readouts {coils}")
-        if self.samples <= 2 * coils:
-            raise DataError(f"{self.samples} noise samples are too few for {coils} coils")
-        order = self._order(labels, coils)
-        covariance = self.products[np.ix_(order, order)] / (self.samples - 1)
-        condition = float(np.linalg.cond(covariance))
-        if not condition < _WORST_CONDITION:
-            raise DataError(f"the noise covariance is singular (condition {condition:.1e}); a coil may be dead")
-        known = all(0 < value < math.inf for value in (dwell_us, self.dwell_us, bandwidth))
-        factor = dwell_us / self.dwell_us * bandwidth if known else None
-        matrix = np.linalg.inv(np.linalg.cholesky(covariance)) * np.sqrt(2 * (1.0 if factor is None else factor))
-        return Whitening(np.asarray(matrix, np.complex64), factor, condition)
-
-    def _order(self, labels: tuple[str, ...], coils: int) -> list[int]:
-        """Where each coil of the image readouts is among those of the noise; by their names, where both have them."""
-        if len(self.labels) != coils or len(labels) != coils or self.labels == labels:
-            return list(range(coils))
-        if len(set(labels)) < coils or set(labels) != set(self.labels):
-            odd = sorted({*labels} ^ {*self.labels}) or sorted(labels)
-            raise DataError(f"the noise was measured with other coils than the images ({', '.join(odd[:6])})")
-        return [self.labels.index(label) for label in labels]
-
-
-@dataclass(frozen=True)
-class KnownNoise:
-    """Noise that was measured elsewhere, and where it is from, in words."""
-
-    statistics: NoiseStatistics
-    origin: str
-
-
-def read_noise(path: Path, group: str = "dataset") -> KnownNoise:
-    """Read the noise readouts of a raw file.
-
-    Raises
-    ------
-    DataError
-        If it holds none that can be used.
-    CinestreamError
-        If it cannot be read.
-    """
-    with open_scan(path, group) as scan:
-        statistics = NoiseStatistics(parse_header(scan.header).coil_labels)
-        for item in scan.items:
-            if isinstance(item, Readouts):
-                statistics.add(item[(item.headers["flags"] & AcquisitionFlag.NOISE.bit) != 0])
-    if not statistics.samples:
-        raise DataError(f"{path}, group {group!r}, has no noise readouts (flag NOISE) with samples; name another file")
-    return KnownNoise(statistics, f"file {path.name}, group {group}")
 
 
 class ScanNoise:

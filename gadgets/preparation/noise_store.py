@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gadgets.preparation.noise import KnownNoise, NoiseStatistics
+from gadgets.preparation.noise_statistics import KnownNoise, NoiseStatistics
 from recon_core.errors import ResourceError
 from recon_core.storage import replacing, xdg_folder
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("cinestream")
 
 #: How long noise is kept, and of how many measurements at most, where the operator does not say.
 DAYS, ENTRIES = 7.0, 1000
-_DAY = 86_400.0  # s
+_DAY_SECONDS = 86_400.0
 _SUFFIX = ".noise.npz"
 _LEFTOVER_SECONDS = 3600.0  # after which a file that was never renamed has no writer any more
 _BROKEN = (
@@ -110,7 +110,7 @@ class NoiseStore:
             age = max(0.0, time.time() - path.stat().st_mtime)
         except OSError:
             return None, f"{self.folder} does not hold it"
-        if age > self._days * _DAY:
+        if age > self._days * _DAY_SECONDS:
             return None, f"what {self.folder} holds of it is {_in_words(age)} old, at most {self._days:g} days count"
         try:
             statistics = _read(path, measurement)
@@ -126,7 +126,9 @@ class NoiseStore:
         """Drop what is too old, and the oldest of what is too much."""
         now = time.time()
         kept = sorted(self._ages(now, _SUFFIX))
-        surplus = [path for age, path in kept if age > self._days * _DAY] + [path for _, path in kept[self._entries :]]
+        surplus = [path for age, path in kept if age > self._days * _DAY_SECONDS] + [
+            path for _, path in kept[self._entries :]
+        ]
         surplus += [path for age, path in self._ages(now, ".part") if age > _LEFTOVER_SECONDS]
         for path in surplus:
             with contextlib.suppress(OSError):
@@ -153,7 +155,7 @@ def _read(path: Path, measurement: str) -> NoiseStatistics:
 
 
 def _in_words(seconds: float) -> str:
-    for unit, name in ((_DAY, "days"), (3600.0, "h"), (60.0, "min")):
+    for unit, name in ((_DAY_SECONDS, "days"), (3600.0, "h"), (60.0, "min")):
         if seconds >= unit:
             return f"{seconds / unit:.3g} {name}"
     return f"{seconds:.0f} s"

@@ -32,7 +32,6 @@ _NO_IMAGE_DATA = flag_mask(
     AcquisitionFlag.PHASE_STABILIZATION_REFERENCE,
     AcquisitionFlag.PHASE_STABILIZATION,
 )
-_REFERENCE_ONLY = AcquisitionFlag.PARALLEL_CALIBRATION.bit
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,7 @@ class Preparation:
             text += " (check which the sender selects)"
             return self._without(readouts, np.ones(len(readouts), np.bool_), "coils", text), None
         # a reference scan may have its own length; it is placed by its own centre
-        reference = (readouts.headers["flags"] & _REFERENCE_ONLY) != 0
+        reference = readouts.flagged(AcquisitionFlag.PARALLEL_CALIBRATION)
         if space not in self._shapes and not reference.all():
             self._shapes[space] = samples, self._grid(readouts.headers[np.argmin(reference)], samples)
         expected, grid = self._shapes.get(space) or (samples, self._grid(readouts.headers[0], samples))
@@ -210,7 +209,7 @@ class Preparation:
         center = headers["center_sample"].astype(np.int64)
         # 0 and beyond the end mean that the sender did not keep the centre in step with the samples
         center = np.where((center == 0) | (center >= samples), samples // 2, center)
-        reverse = (headers["flags"] & AcquisitionFlag.REVERSE.bit) != 0
+        reverse = readouts.flagged(AcquisitionFlag.REVERSE)
         if reverse.any():
             data = np.where(reverse[:, None, None], data[:, :, ::-1], data)
             center = np.where(reverse, samples - 1 - center, center)
@@ -219,7 +218,7 @@ class Preparation:
         first = np.where(reverse, headers["discard_post"], headers["discard_pre"]).astype(np.int64)
         last = samples - np.where(reverse, headers["discard_pre"], headers["discard_post"]).astype(np.int64)
         out = np.zeros((count, coils, grid.encoded), np.complex64)
-        imaging = (headers["flags"] & _REFERENCE_ONLY) == 0
+        imaging = ~readouts.flagged(AcquisitionFlag.PARALLEL_CALIBRATION)
         space = int(headers["encoding_space_ref"][0])
         if imaging.any() and space not in self._covered:
             self._covered[space] = _Coverage(grid)

@@ -15,13 +15,11 @@ import numpy as np
 from PIL import Image as Picture
 
 from gadgets.pictures import ERROR_GAIN, GAP, MOST_LOOP_FRAMES, encoded, gray, montage, moving_column, profile
-from recon_core.errors import ResourceError
 from recon_core.metrics.measures import dynamic_region
 from recon_core.metrics.scores import SCORES, score_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -31,20 +29,6 @@ if TYPE_CHECKING:
 _ROW_HEIGHT = 360  # CSS pixels of a row of figures at most
 _MOST_ACROSS = 4  # outputs at most beside the truth in one picture
 _PROFILE_ASPECT = 1.8  # width over height
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write a whole file.
-
-    Raises
-    ------
-    ResourceError
-        If it cannot be written.
-    """
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror}") from error
 
 
 def document(title: str, body: str) -> bytes:

@@ -20,21 +20,12 @@ from gadgets.pictures import (
     moving_column,
     white_level,
 )
-from gadgets.reports.page import (
-    SCORES_EXPLAINED,
-    Figure,
-    document,
-    embedded,
-    embedded_loop,
-    figure,
-    row,
-    score_table,
-    write_file,
-)
+from gadgets.reports.page import SCORES_EXPLAINED, Figure, document, embedded, embedded_loop, figure, row, score_table
 from gadgets.reports.summary import first_loop, geometry, heartbeats, many, noise, slice_table, span, verdict
 from gadgets.settings.settings import describe_settings
 from recon_core.errors import DataError
 from recon_core.metrics.scores import SCORES, measure, scaled, score_text
+from recon_core.storage import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,8 +10,9 @@ from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 
 from gadgets.pictures import GAP, encoded, gray, montage, moving_column
-from gadgets.reports.page import document, write_file
+from gadgets.reports.page import document
 from recon_core.methods import find_method
+from recon_core.storage import write_file
 from recon_core.training.library import Library, read_library
 from recon_core.training.measurements import draw_mask
 from recon_core.training.series import KINDS, draw_series

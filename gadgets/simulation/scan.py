@@ -17,7 +17,7 @@ from gadgets.files.raw import write_scan
 from gadgets.simulation.header import MEASUREMENT_UID, NOISE_BANDWIDTH, NOISE_UID, header_xml
 from gadgets.simulation.timeline import NOISE_INTERVAL, gated_timeline, motion, timeline
 from gadgets.wire.messages import ACQUISITION_HEADER, WAVEFORM_HEADER, AcquisitionFlag, Readouts, Waveform
-from gadgets.wire.vendor import find_vendor, tick_length
+from gadgets.wire.vendor import DAY, find_vendor, tick_length
 from recon_core.errors import ResourceError, SettingsError
 from recon_core.simulate.coils import coil_maps, coil_maps_at, noise_covariance
 from recon_core.simulate.ecg import cardiac_position, ecg_signal
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from gadgets.simulation.plan import ScanPlan
 
-_DAY = 86_400_000.0  # ms
 _UNGATED_SINCE = 10761.2375  # s since a trigger that never was, at the first image readout
 _BODY_HALF_WIDTH = 190.0  # mm, nothing of the phantom lies further out along x
 _SUPERSAMPLING = 2
@@ -322,7 +321,7 @@ class Scan:
     def _clock(self, seconds: NDArray[np.float64]) -> NDArray[np.int64]:
         """Ticks of the vendor's clock, which begins anew every day."""
         tick = tick_length(self.plan.vendor)
-        return np.floor(1000 * seconds / tick + 1e-6).astype(np.int64) % round(_DAY / tick)
+        return np.floor(1000 * seconds / tick + 1e-6).astype(np.int64) % round(DAY / tick)
 
     def _noise_scan(self) -> Readouts:
         """The noise scan: its own length and dwell time, hence its own bandwidth and noise power.

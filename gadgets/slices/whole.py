@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 
 _LAST = flag_mask(AcquisitionFlag.LAST_IN_SLICE, AcquisitionFlag.LAST_IN_MEASUREMENT)
-_REFERENCE_ONLY = AcquisitionFlag.PARALLEL_CALIBRATION.bit
 _MOST_AVERAGES = 64
 _MOST_STRAY = 8  # readouts of another slice that do not end one which is gated
 _MOST_WAITING = 4  # slices that wait for their ECG; then the first goes on with what there is
@@ -139,7 +138,7 @@ class _Buffer:
         self.beyond += int(np.count_nonzero(frame >= self.frames_expected))
         if self.gate is not None and len(self.stamps) < 2:
             self.stamps.update(np.unique(readouts.headers["physiology_time_stamp"][:, 0])[:2].tolist())
-        last = (readouts.headers["flags"] & AcquisitionFlag.LAST_IN_SLICE.bit) != 0
+        last = readouts.flagged(AcquisitionFlag.LAST_IN_SLICE)
         np.add.at(self.flagged, frame[last], 1)
         self.parts.append(readouts)
         self.frame.append(frame)
@@ -333,7 +332,7 @@ class SliceBuffers:
         # Embedded reference lines lie in the frame they belong to and are as good as any other line of it.
         if self._header.encodings[encoding].calibration_mode == "embedded":
             return np.zeros(len(readouts), np.bool_)
-        return np.asarray((readouts.headers["flags"] & _REFERENCE_ONLY) != 0)
+        return readouts.flagged(AcquisitionFlag.PARALLEL_CALIBRATION)
 
     def _keep_reference(self, readouts: Readouts, row: NDArray[np.intp], encoding: int) -> None:
         slices = readouts.headers["idx"]["slice"]

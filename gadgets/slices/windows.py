@@ -71,7 +71,7 @@ class _Running:
         self.parts.append(readouts)
         self.row.append(row)
         self.came += len(readouts)
-        self.flagged += int(np.count_nonzero(readouts.headers["flags"] & AcquisitionFlag.LAST_IN_SLICE.bit))
+        self.flagged += int(np.count_nonzero(readouts.flagged(AcquisitionFlag.LAST_IN_SLICE)))
         if self.virtual is not None:
             self.virtual.take(self.parts, row)
 

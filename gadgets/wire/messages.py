@@ -271,6 +271,10 @@ class Readouts(Message):
         """Count the readouts."""
         return len(self.headers)
 
+    def flagged(self, flag: AcquisitionFlag) -> NDArray[np.bool_]:
+        """Tell which readouts have a flag."""
+        return np.asarray((self.headers["flags"] & flag.bit) != 0)
+
     def __getitem__(self, which: slice | NDArray[Any]) -> Readouts:
         """Pick some of the readouts."""
         return Readouts(

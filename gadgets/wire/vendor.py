@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from gadgets.problems import Problems
     from gadgets.wire.header import Encoding, ScanHeader
 
+#: Time in ms after which the clock of the time stamps begins again.
+DAY = 86_400_000.0
+
 _PLAIN_TICK = 1.0  # ms, where nothing is known
 CENTER_CHOICES = ("auto", "header", "readouts")
 

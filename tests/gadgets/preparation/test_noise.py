@@ -7,8 +7,10 @@ from gadgets.chain import Chain
 from gadgets.connection.server import SharedEngine
 from gadgets.connection.session import SessionOptions
 from gadgets.files.images import read_images
+from gadgets.files.noise import read_noise
 from gadgets.files.raw import write_scan
-from gadgets.preparation.noise import NoiseStatistics, ScanNoise, read_noise
+from gadgets.preparation.noise import ScanNoise
+from gadgets.preparation.noise_statistics import NoiseStatistics
 from gadgets.preparation.noise_store import NoiseStore
 from gadgets.problems import Problems
 from gadgets.replay import replay

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from gadgets.preparation.noise import NoiseStatistics
+from gadgets.preparation.noise_statistics import NoiseStatistics
 from gadgets.preparation.noise_store import NoiseStore, default_folder
 from recon_core.errors import ResourceError
 from tests.helpers.builders import readouts
