@@ -1,1 +1,1 @@
-"""Images for a PACS and for analysis: DICOM, NIfTI, and loops as MP4, all from images as ISMRMRD has them."""
+"""Export of ISMRMRD images: DICOM for a PACS, NIfTI for analysis, MP4 loops."""

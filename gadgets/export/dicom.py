@@ -1,6 +1,6 @@
 """Images as DICOM for a PACS: MR images of one file per frame, or enhanced MR images of one file per series.
 
-What comes from where is listed in docs/export.md. The same images give the same files, UIDs included, so that sending
+docs/export.md lists the origin of every attribute. The same images give the same files, UIDs included, so that sending
 them twice stores them once; other images of the same scan are another series of the same study.
 """
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 KINDS = ("classic", "enhanced")
 _MOST = 4095  # 12 bits
-_FEWEST = 100.0  # values that reach less far are stored with a slope, or they would be steps
+_FEWEST = 100.0  # smaller maxima are stored with a slope, to avoid visible steps
 _OURS = re.compile(r"series\d+(_image\d+)?\.dcm")
 _LONGEST_ROOT = 44  # characters of a UID root that leave room for what must be unique
 
@@ -79,7 +79,7 @@ FROM_HEADER = {
     "InversionTime": "sequenceParameters/TI",
     "FlipAngle": "sequenceParameters/flipAngle_deg",
 }
-# Must be there, if need be without a value.
+# Required by DICOM, possibly without a value.
 _NEVER_ABSENT = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
@@ -100,7 +100,7 @@ class _Exam(NamedTuple):
     study, frame_of_reference
         UIDs.
     scan
-        Whatever names the scan.
+        Name of the scan.
     root
         That new UIDs begin with.
     """
@@ -136,7 +136,7 @@ def write_dicom(
     Parameters
     ----------
     folder
-        Where to; made if there is none. DICOM files of an earlier export in it are taken away, other files stay.
+        Target; made if there is none. DICOM files of an earlier export in it are removed, other files stay.
     series
         What to write.
     facts
@@ -218,7 +218,7 @@ def _uid(root: str, *parts: str) -> str:
 
 
 def _digest(series: Series) -> str:
-    """Tells images from other images of the same scan."""
+    """Distinguishes images from other images of the same scan."""
     content = hashlib.sha256(series.name.encode())
     for loop in series.loops:
         content.update(repr(loop.key).encode() + loop.values.tobytes())
@@ -226,7 +226,7 @@ def _digest(series: Series) -> str:
     return content.hexdigest()
 
 
-# --- what both kinds have ---------------------------------------------------------------------------------------------
+# --- common to both kinds ---------------------------------------------------------------------------------------------
 
 
 def _common(series: Series, facts: ScanFacts, exam: _Exam, made: datetime, kind: str) -> Dataset:
@@ -277,7 +277,7 @@ def _common(series: Series, facts: ScanFacts, exam: _Exam, made: datetime, kind:
 
 
 def _put(dataset: Dataset, keyword: str, value: float | str | Sequence[float] | None) -> None:
-    """Set an attribute in the form that its kind wants; nothing is set where there is no value."""
+    """Set an attribute in the form of its value representation; nothing is set where there is no value."""
     if value is None or value == "":
         return
     kind = dictionary_VR(keyword)
@@ -339,7 +339,7 @@ def _set_turn(dataset: Dataset, plane: Plane) -> None:
 
 
 def _set_pixels(dataset: Dataset, plane: Plane, spacing: float | None) -> None:
-    """Distances of rows first, then of columns, as DICOM wants them."""
+    """Distance of rows, then of columns, as in DICOM."""
     _put(dataset, "PixelSpacing", [plane.pixel[1], plane.pixel[0]])
     _put(dataset, "SliceThickness", plane.thickness)
     _put(dataset, "SpacingBetweenSlices", spacing)
@@ -414,7 +414,7 @@ def _classic(series: Series, facts: ScanFacts, exam: _Exam, made: datetime) -> I
 
 
 def _scanning_sequence(facts: ScanFacts) -> str:
-    """Gradient echo where the header says so in one of the usual ways; else RM, a research mode."""
+    """Gradient echo where the header names it in one of the usual ways; else RM, a research mode."""
     name = facts.text("sequenceParameters/sequence_type").upper()
     return "GR" if any(word in name for word in ("SSFP", "FISP", "FFE", "FIESTA", "FLASH", "GRE", "SPGR")) else "RM"
 
@@ -430,7 +430,7 @@ _COMPLEX_COMPONENT = {1: "MAGNITUDE", 2: "PHASE", 3: "REAL", 4: "IMAGINARY"}
 
 
 def _enhanced(series: Series, facts: ScanFacts, exam: _Exam, made: datetime) -> Iterator[Dataset]:
-    """One dataset; as DERIVED it need not tell those details of the sequence that no ISMRMRD header has."""
+    """One dataset; being DERIVED, it may lack the sequence details that no ISMRMRD header has."""
     dataset = _common(series, facts, exam, made, "enhanced")
     dataset.SOPClassUID = EnhancedMRImageStorage
     dataset.SOPInstanceUID = _uid(exam.root, "image", dataset.SeriesInstanceUID)
@@ -454,7 +454,7 @@ def _enhanced(series: Series, facts: ScanFacts, exam: _Exam, made: datetime) -> 
     dataset.SharedFunctionalGroupsSequence = [
         _shared_groups(series, facts, values, None if turned else first, dataset.BodyPartExamined)
     ]
-    # Loop after loop, so that viewers that show frames as they come show beating hearts.
+    # Loop after loop, so that viewers that show frames in stored order show beating hearts.
     order = [
         (loop, (stack, place, frame + 1))
         for stack, loops in enumerate(series.stacks, 1)
@@ -479,7 +479,7 @@ def _set_nature(dataset: Dataset, series: Series) -> None:
 
 
 def _shared_groups(series: Series, facts: ScanFacts, values: _Values, plane: Plane | None, part: str) -> Dataset:
-    """What all frames share; `plane` where they are parallel, `part` of the body in DICOM's word."""
+    """Functional groups of all frames; `plane` where they are parallel, `part` of the body as DICOM term."""
     groups = Dataset()
     pixels, kind, window, transform = Dataset(), Dataset(), Dataset(), Dataset()
     _set_pixels(pixels, series.loops[0].planes[0], series.slice_spacing)
@@ -504,7 +504,7 @@ def _shared_groups(series: Series, facts: ScanFacts, values: _Values, plane: Pla
 
 
 def _frame_groups(series: Series, loop: Loop, index: tuple[int, int, int], *, turned: bool) -> Dataset:
-    """What a frame has of its own; `index` is its stack, place in the stack and moment, from 1."""
+    """Functional groups of one frame; `index` is its stack, position in the stack and time, from 1."""
     frame = index[2] - 1
     groups, content, place = Dataset(), Dataset(), Dataset()
     content.DimensionIndexValues = list(index)
@@ -535,7 +535,7 @@ def _anatomy(part: str) -> Dataset:
 
 
 def _set_dimensions(dataset: Dataset, uid: str) -> None:
-    """Say that frames are sorted by stack, place in the stack, and time."""
+    """Dimension attributes: frames are sorted by stack, position in the stack, and time."""
     organization = Dataset()
     organization.DimensionOrganizationUID = uid
     dataset.DimensionOrganizationSequence = [organization]

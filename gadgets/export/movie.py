@@ -1,4 +1,4 @@
-"""Cine loops as MP4, for slides and for those who have no viewer; needs the package av."""
+"""Cine loops as MP4; needs the package av."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
-_LEAST_SECONDS = 5.0  # of a film; one heartbeat would be over before it is seen
-_USUAL_STEP = 40.0  # ms from frame to frame where the images do not tell
+_LEAST_SECONDS = 5.0  # of a film; one heartbeat would be too short to see
+_USUAL_STEP = 40.0  # ms from frame to frame where the images do not have it
 _SHORTEST_STEP, _LONGEST_STEP = 5.0, 1000.0  # ms that a film is shown at
 # The first that the package was built with; H.264 plays everywhere.
 _CODECS = {"libx264": {"crf": "16"}, "libopenh264": {}, "mpeg4": {"qscale": "2"}}
@@ -72,7 +72,7 @@ def write_mp4(path: Path, series: Series) -> None:
 
 
 def _even(page: Pixels) -> Pixels:
-    """Pad to even sizes, as the colour format of films wants."""
+    """Pad to even sizes, which the colour format of films requires."""
     return np.pad(page, [(0, size % 2) for size in page.shape])
 
 

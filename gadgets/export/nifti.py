@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gadgets.problems import Problems
 
 _OURS = re.compile(r"series\d+(_(contrast|set|repetition|slice)\d+)*\.nii\.gz")
-_SCANNER = 1  # what the affines lead to: the coordinates of the scanner
+_SCANNER = 1  # code of the affines: coordinates of the scanner
 _LONGEST_TEXT = 79
 
 
@@ -32,7 +32,7 @@ class _Volume(NamedTuple):
     Parameters
     ----------
     name
-        Tells it from the others.
+        Distinguishes it from the others.
     series, loops
         What it holds.
     step
@@ -58,7 +58,7 @@ def write_nifti(target: Path, series: Sequence[Series], problems: Problems, *, o
     Parameters
     ----------
     target
-        A file (``.nii`` or ``.nii.gz``), beside which any further ones go, or a folder for all.
+        A file (``.nii`` or ``.nii.gz``), with further ones next to it, or a folder for all.
     series
         What to write.
     problems
@@ -106,7 +106,7 @@ def _volumes(series: Series, problems: Problems) -> Iterator[_Volume]:
             continue
         text = (
             f"the {len(stack)} slices of {name} are not parallel and evenly spaced with equally many frames; "
-            "each goes to a NIfTI file of its own"
+            "each is written to a separate NIfTI file"
         )
         problems.add(f"stack {name}", text, damage=False)
         for loop in stack:

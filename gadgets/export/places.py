@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that holds something, unless that may be replaced.
+    """Refuse a folder that is not empty, unless its files may be replaced.
 
     Raises
     ------
     SettingsError
         If the path is a file, or a folder with something in it.
     ResourceError
-        If it cannot be looked into.
+        If it cannot be read.
     """
     try:
         if folder.exists() and not folder.is_dir():
@@ -27,7 +27,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
         if not overwrite and folder.is_dir() and any(folder.iterdir()):
             raise SettingsError(f"{folder} is not empty; choose another folder or allow replacing with --overwrite")
     except OSError as error:
-        raise ResourceError(f"cannot look into {folder}: {error.strerror}") from error
+        raise ResourceError(f"cannot read {folder}: {error.strerror}") from error
 
 
 def check_file(path: Path, *, overwrite: bool) -> None:
@@ -45,7 +45,7 @@ def check_file(path: Path, *, overwrite: bool) -> None:
 
 
 def make_folder(folder: Path, is_stale: Callable[[Path], bool]) -> None:
-    """Make a folder, and take away what an earlier export left in it; other files stay.
+    """Make a folder, and remove files of an earlier export from it; other files stay.
 
     Parameters
     ----------

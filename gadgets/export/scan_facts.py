@@ -1,4 +1,4 @@
-"""What an ISMRMRD header says of the exam, the patient and the machine; the reconstruction needs none of it."""
+"""Exam, patient and scanner in an ISMRMRD header; not needed by the reconstruction."""
 
 from __future__ import annotations
 

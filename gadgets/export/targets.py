@@ -1,4 +1,4 @@
-"""From a file of images to the files that were asked for."""
+"""Writes the requested files from a file of images."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ExportTargets:
         return any((self.dicom, self.nifti, self.mp4))
 
     def check(self) -> None:
-        """Refuse what could not be written: better known before a long reconstruction than after.
+        """Refuse targets that cannot be written, before a long reconstruction rather than after.
 
         Raises
         ------

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gadgets.simulation.plan import ScanPlan
 
-NOISE_BANDWIDTH = 0.793  # what the header says as relativeReceiverNoiseBandwidth
+NOISE_BANDWIDTH = 0.793  # relativeReceiverNoiseBandwidth of the header
 MEASUREMENT_UID = 57
-NOISE_UID = 56  # of the noise, where it is a measurement of its own
+NOISE_UID = 56  # of the noise, where it is a separate measurement
 
 
 def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, frame_lines: int, *, noise: bool = False) -> str:

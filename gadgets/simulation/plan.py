@@ -67,7 +67,7 @@ class ScanPlan:
     )
     oversampling: float = option(2.0, "readout oversampling", minimum=1.0, maximum=4.0)
     removes_oversampling: bool = option(
-        False, "send readouts without the oversampling that the header tells of, as some senders do"
+        False, "send readouts without the oversampling of the header, as some senders do"
     )
     asymmetric_echo: float = option(
         0.0, "share of the samples missing at the front of each readout", minimum=0.0, maximum=0.4
@@ -77,7 +77,7 @@ class ScanPlan:
     )
     interpolation: float = option(
         1.0,
-        "how much larger than measured the header wants the matrix of the image, as a scanner with interpolation does",
+        "factor by which the image matrix of the header exceeds the measured one, as with interpolation",
         minimum=1.0,
         maximum=4.0,
     )
@@ -140,10 +140,13 @@ class ScanPlan:
         False, "retrospective gating: measure a segment again after a beat that is off the mean RR by over a quarter"
     )
     missed_trigger: int = option(
-        0, "retrospective gating: beat, from 1, whose R wave gives no trigger; 0 for none", minimum=0, maximum=10000
+        0, "retrospective gating: beat, from 1, without a trigger at its R wave; 0 for none", minimum=0, maximum=10000
     )
     false_trigger: int = option(
-        0, "retrospective gating: beat, from 1, whose T wave gives a trigger too; 0 for none", minimum=0, maximum=10000
+        0,
+        "retrospective gating: beat, from 1, with a second trigger at its T wave; 0 for none",
+        minimum=0,
+        maximum=10000,
     )
     ejection_fraction: float = option(0.6, "stroke volume over end-diastolic volume", minimum=0.0, maximum=0.9)
     respiration: float = option(
@@ -180,7 +183,7 @@ class ScanPlan:
     start_time: float = option(43200.0, "time of day of the first image readout in s", minimum=0.0, maximum=86399.0)
     lost_readouts: int = option(0, "first image readouts that never arrive", minimum=0, maximum=100000)
     uneven_frames: int = option(
-        0, "the slices, in turn, end 0, 1, ... and up to so many frames early", minimum=0, maximum=1000
+        0, "the slices, in turn, end 0, 1, ... up to this many frames early", minimum=0, maximum=1000
     )
     ungated: bool = option(
         False, "no gating signal: the time since the last trigger is huge and only rises, as scanners then send it"
@@ -280,7 +283,7 @@ class ScanPlan:
 
     @property
     def wanted_lines(self) -> int:
-        """Lines that the phase resolution wants, around the centre of k-space."""
+        """Lines of the phase resolution, around the centre of k-space."""
         return round(self.encoded_y * self.phase_resolution)
 
     @property
@@ -321,7 +324,7 @@ class ScanPlan:
 
     @property
     def has_noise_file(self) -> bool:
-        """The noise is a measurement of its own."""
+        """The noise is a separate measurement."""
         return self.noise_scan == "dependent" and bool(self.snr and self.noise_readouts)
 
     @property

@@ -1,4 +1,4 @@
-"""Scans as they come from scanners and data sets: plans by name, whose fields may still be changed."""
+"""Named plans of scans as scanners and data sets have them; any field may still be changed."""
 
 from __future__ import annotations
 

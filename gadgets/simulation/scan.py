@@ -194,7 +194,7 @@ class Scan:
 
     @property
     def noise(self) -> tuple[str, Readouts] | None:
-        """Header and readouts of the noise where it is a measurement of its own; else None."""
+        """Header and readouts of the noise where it is a separate measurement; else None."""
         if not self.plan.has_noise_file:
             return None
         readouts = self._noise_scan()
@@ -319,7 +319,7 @@ class Scan:
             headers[name] = direction
 
     def _clock(self, seconds: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Ticks of the vendor's clock, which begins anew every day."""
+        """Ticks of the vendor's clock, which restarts every day."""
         tick = tick_length(self.plan.vendor)
         return np.floor(1000 * seconds / tick + 1e-6).astype(np.int64) % round(DAY / tick)
 
@@ -411,13 +411,13 @@ def simulate(plan: ScanPlan) -> Scan:
     Returns
     -------
     Scan
-        ``header`` is the ISMRMRD XML, ``items()`` makes the messages, ``truth`` what is to be found.
+        ``header`` is the ISMRMRD XML, ``items()`` makes the messages, ``truth`` has the true images.
     """
     return Scan(plan)
 
 
 def write_simulation(plan: ScanPlan, path: Path) -> Path:
-    """Simulate a scan into an ISMRMRD HDF5 file and its truth beside it; its noise too, if that is one of its own.
+    """Write a simulated scan as ISMRMRD HDF5, its truth next to it, and its noise if that is a separate measurement.
 
     Parameters
     ----------
@@ -447,7 +447,7 @@ def write_simulation(plan: ScanPlan, path: Path) -> Path:
 
 
 def noise_path(path: Path) -> Path:
-    """Where `write_simulation` puts the noise of a scan that is a measurement of its own."""
+    """Path of the noise that `write_simulation` writes where it is a separate measurement."""
     return path.with_name(f"{path.stem}_noise{path.suffix}")
 
 

@@ -1,4 +1,4 @@
-"""When every readout of a simulated scan is measured, in which order, and what the heart shows then."""
+"""Time and order of every readout of a simulated scan, and the state of the heart at that time."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def timeline(plan: ScanPlan, mask: NDArray[np.bool_]) -> tuple[NDArray[np.void],
     if plan.time_axis == "repetition":
         order["time"] = np.arange(len(order)) * spacing
     elif plan.segments:
-        # Every block has a beat of its own in which each frame has its slot.
+        # Every block has its own beat, in which each frame has its slot.
         beat = before + order["block"]
         slot = rr[beat] / plan.frames
         place = np.arange(len(order)) - np.searchsorted(events, events)
@@ -92,7 +92,7 @@ def gated_timeline(
 ) -> tuple[NDArray[np.void], NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """The readouts of a retrospectively gated scan, R waves and triggers in s, and ``(state, 3)`` of the object.
 
-    The sequence runs without a break and sees the triggers only: every pass is one segment, and a pass that begins
+    The sequence runs without a break and knows the triggers only: every pass is one segment, and a pass that begins
     after a trigger belongs to the next beat. A state is slice, cycle fraction and respiration.
     """
     spacing, mean_rr = plan.repetition_time / 1000, 60.0 / plan.heart_rate

@@ -1,4 +1,4 @@
-"""DISTS, the distance of structure and texture that a network of images sees; its weights are not part of the project.
+"""DISTS, a distance of structure and texture in VGG features; its weights are not part of the project.
 
 Ding et al., IEEE Trans Pattern Anal Mach Intell 2020, doi:10.1109/TPAMI.2020.3045810.
 

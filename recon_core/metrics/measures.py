@@ -11,7 +11,7 @@ is needed it is the maximum of the whole reference series, so that frames weigh 
   of the target as peak; SSIM per frame.
 - Dual U-Net with 3-D ResNet: peak 1, SSIM with Gaussian windows over time and space; `block_psnr` and `block_ssim`.
 
-So numbers of different papers are to be compared neither with each other nor with these.
+So numbers of different papers can be compared neither with each other nor with these.
 """
 
 from __future__ import annotations
@@ -283,14 +283,14 @@ def _magnitudes(image: Image, reference: Image) -> tuple[Frames, Frames]:
     ours, theirs = np.abs(image).astype(np.float64), np.abs(reference).astype(np.float64)
     for name, frames in (("image", ours), ("reference", theirs)):
         if not np.isfinite(frames).all():
-            raise DataError(f"the {name} holds values that are no finite numbers; nothing can be measured on them")
+            raise DataError(f"the {name} holds NaN or infinite values; nothing can be measured on them")
     if not theirs.any():
         raise DataError("the reference is zero everywhere; no relative error exists")
     return ours, theirs
 
 
 def _pixels(frames: Frames, region: NDArray[np.bool_] | None) -> Frames:
-    """The values of the pixels in a region, which holds for all frames or has frames of its own."""
+    """Values of the pixels in a region, which is the same for all frames or has one mask per frame."""
     if region is None:
         return frames
     chosen = frames[np.broadcast_to(region, frames.shape)]

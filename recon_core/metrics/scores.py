@@ -1,4 +1,4 @@
-"""Images against a truth that is known: reading the truth, one factor for the scan, and the scores by name."""
+"""Scores of images against a known truth: reading the truth, one intensity factor per scan, scores by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Truth = NDArray[np.number[Any]]
 
-_TRUTH_KEYS = ("image", "reference")  # what the simulator writes; what reference data sets call it
+_TRUTH_KEYS = ("image", "reference")  # names used by the simulator and by reference data sets
 
 
 class Score(NamedTuple):
@@ -42,7 +42,7 @@ SCORES = {
 
 
 def score_text(name: str, values: Mapping[str, float]) -> str:
-    """One score as people read it; a dash where it is missing."""
+    """One score as text; a dash where it is missing."""
     return SCORES[name].form.format(values[name]).replace("inf", "∞") if name in values else "–"
 
 
@@ -143,7 +143,7 @@ def measure(
     images, truth
         For every slice ``(frame, y, x)``; magnitudes are compared.
     dists
-        A `recon_core.metrics.dists.Dists`, where its weights are at hand.
+        A `recon_core.metrics.dists.Dists`, if its weights are available.
 
     Returns
     -------

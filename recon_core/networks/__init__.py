@@ -1,1 +1,1 @@
-"""The networks, one architecture per file, and what makes methods of them."""
+"""The networks, one architecture per file, and the method that runs them."""

@@ -1,7 +1,7 @@
 """Layers of ATLF-Net as its authors published them: path attention, low-rank fusion of CT and MR, basic block.
 
-Feature maps are real, ``(image, channel, row, column)``. Convolutions keep the size and have no bias unless said. The
-names of the tensors are the authors' but for those of `PathAttention`.
+Feature maps are real, ``(image, channel, row, column)``. Convolutions keep the size and have no bias unless noted. The
+names of the tensors are the authors' except for those of `PathAttention`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ QUARTER = 4  # the global features of the encoder have a quarter of the rows and
 
 
 def stem(channels: int) -> nn.Sequential:
-    """The layers that make keys or values out of features; channels and size stay."""
+    """Layers from features to keys or values; channels and size stay."""
     groups = max(1, channels // 8)
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1, bias=False),
@@ -29,7 +29,7 @@ def stem(channels: int) -> nn.Sequential:
 
 
 class PathWeights(nn.Module):
-    """How much of each path is taken, from the average of the features and a class.
+    """Weights of the two paths, from the average of the features and a class.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class PathWeights(nn.Module):
         Returns
         -------
         torch.Tensor
-            ``(image, 2)``, summing to one. Published with Gumbel noise, which makes every image a different one.
+            ``(image, 2)``, summing to one. Published with Gumbel noise, which makes the result random.
         """
         average = features.mean((-2, -1))
         if classes is not None:
@@ -70,7 +70,7 @@ class PathWeights(nn.Module):
 
 
 class PathMixture(nn.Module):
-    """Two paths, of one pixel and of 3 x 3 pixels, mixed by what the features are; parameters as `PathWeights`."""
+    """Two paths, of one pixel and of 3 x 3 pixels, mixed by weights from the features; parameters as `PathWeights`."""
 
     def __init__(self, channels: int, n_classes: int) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ class LocalBlock(nn.Module):
         return functional.conv2d(features, torch.linalg.inv(self.matrix())[:, :, None, None])
 
     def log_determinant(self, n_pixels: int) -> torch.Tensor:
-        """Logarithm of the determinant of `forward` on an image of so many pixels, ``()``."""
+        """Logarithm of the determinant of `forward` on an image of this many pixels, ``()``."""
         return n_pixels * self.log_s.sum()
 
 
@@ -313,8 +313,8 @@ class LowRankFusion(nn.Module):
 
     Notes
     -----
-    Liu et al., ACL 2018, doi:10.18653/v1/P18-1209, for two modalities. The published dropout before the linear layers,
-    whose rate is not known, is left out.
+    Liu et al., ACL 2018, doi:10.18653/v1/P18-1209, for two modalities. The published dropout before the linear layers
+    is left out: its rate is not known.
     """
 
     def __init__(self, channels: int, rank: int) -> None:
@@ -383,7 +383,7 @@ def normalise(features: torch.Tensor) -> torch.Tensor:
 
 
 def adaptive_normalisation(features: torch.Tensor, statistics: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """AdaIN: give every channel the mean and deviation of a style; where in the style its values are does not matter.
+    """AdaIN: give every channel the mean and deviation of a style; positions of its values in the style do not matter.
 
     Huang and Belongie, ICCV 2017, doi:10.1109/ICCV.2017.167.
 
@@ -399,10 +399,10 @@ def adaptive_normalisation(features: torch.Tensor, statistics: tuple[torch.Tenso
 
 
 class BasicBlock(nn.Module):
-    """The published basic reconstruction block (BRB), whose gradient step is data consistency and done outside.
+    """The published basic reconstruction block (BRB); its gradient step is data consistency, which is done outside.
 
-    Two convolutions forth and two back between one that expands the image and one that collects it; the soft threshold
-    of ISTA-Net+ (Zhang and Ghanem, CVPR 2018, doi:10.1109/CVPR.2018.00196) is gone, as published.
+    Two convolutions forward and two backward between one that expands the image and one that collects it; without the
+    soft threshold of ISTA-Net+ (Zhang and Ghanem, CVPR 2018, doi:10.1109/CVPR.2018.00196), as published.
 
     Parameters
     ----------
@@ -429,7 +429,7 @@ class BasicBlock(nn.Module):
         return features
 
     def improve(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features to the change of the image, and to the features that the way back gives.
+        """Features to the change of the image, and to the features after the backward convolutions.
 
         In training these should be what `improve` was given (symmetry).
         """

@@ -1,4 +1,4 @@
-"""ATLF-Net: an unrolled network that a CT slice of the same anatomy helps, through an image fused from CT and MR."""
+"""ATLF-Net: an unrolled network conditioned by an image fused from CT and MR of the same anatomy."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _STRIPES = 2 * (2 * _REACH + 1)  # places along a horizontal and a vertical stri
 
 @dataclass(frozen=True, kw_only=True)
 class ATLFNetConfig:
-    """Settings of `ATLFNet`; the defaults are those of the published layers, as far as there are any.
+    """Settings of `ATLFNet`; defaults as in the published layers, where they have them.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class ATLFNetConfig:
     dc
         Last step of a phase: ``soft``, with a learned weight, or ``hard``.
     ct_dropout
-        Whether training left the CT out at times; without it the network refuses slices without CT.
+        Whether training left the CT out of some samples; otherwise the network refuses slices without CT.
 
     Raises
     ------
@@ -101,7 +101,7 @@ class ATLFNetConfig:
 
 @dataclass(frozen=True)
 class ATLFOutput:
-    """What `ATLFNet.run` gives.
+    """Result of `ATLFNet.run`.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ class ATLFOutput:
         ``(frame, y, x)`` or ``(batch, frame, y, x)`` float32, with one frame where `ATLFNetConfig.fusion_frames` is
         ``mean``; None without CT.
     symmetry
-        ``()`` float32: mean squared difference of the features before and after the way there and back, summed over
+        ``()`` float32: mean squared difference of the features before and after both convolution pairs, summed over
         the phases; a term of the loss (published weight 0.01). None outside of training.
     """
 
@@ -124,18 +124,18 @@ class ATLFNet(ImageNetwork):
     """ATLF-Net: reconstruction that a fused CT-MR image conditions, with attention along stripes. 1 551 259 parameters.
 
     The authors (github.com/houxiaotong/ATLF-NET, "Low-rank fused modality assisted magnetic resonance imaging
-    reconstruction via an anatomical variation adaptive transformer") published layers and a figure and no network that
-    runs; `recon_core.networks.atlf_layers` has the layers, and how they are put together here is our own. There are no
+    reconstruction via an anatomical variation adaptive transformer") published layers and a figure, but no
+    complete network; `recon_core.networks.atlf_layers` has the layers, and their assembly here is our own. There are no
     published weights and no published results.
 
     A fused image is made once per slice, or per frame, from the CT and the magnitude of the zero-filled image
     (`fuse`). A phase takes a gradient step to the data, expands the image to features, lets them attend to what lies
     along stripes around them (`StripeAttention`), conditions them by the fused image, goes through a basic block, and
     is made consistent with the data, which comes last so that nothing undoes it. Without CT the conditioning is left
-    out; zeros are never taken for a CT.
+    out; zeros are never treated as a CT.
 
     With ``adain`` only the mean and the deviation of 32 feature maps of the fused image reach the reconstruction, so a
-    CT that is slightly out of place does little harm, and its edges no good. ``spade`` (Park et al., CVPR 2019,
+    slightly displaced CT does little harm, and its edges do not help. ``spade`` (Park et al., CVPR 2019,
     doi:10.1109/CVPR.2019.00244) lets edges through, and with them errors of the alignment.
 
     Parameters
@@ -145,9 +145,9 @@ class ATLFNet(ImageNetwork):
 
     Notes
     -----
-    Frames are images of their own (the method is 2-D) but for the time average that is fused, and go through a phase
-    in portions. Sizes that are not multiples of four are reflected inside of the fusion and the attention; data
-    consistency never sees that. Biases make an image out of nothing: a series without any signal is given back as
+    Frames are independent images (the method is 2-D) except for the fused time average, and go through a phase in
+    portions. Sizes that are not multiples of four are reflected inside of the fusion and the attention, not in data
+    consistency. Biases would make an image of zeros non-zero: a series without any signal is returned as
     zeros.
     """
 
@@ -179,7 +179,7 @@ class ATLFNet(ImageNetwork):
         ct: torch.Tensor | None = None,
         cover: torch.Tensor | None = None,
     ) -> ATLFOutput:
-        """Improve an image and say what else came out.
+        """Improve an image; with the fused image and the symmetry.
 
         Parameters
         ----------
@@ -189,7 +189,7 @@ class ATLFNet(ImageNetwork):
         consistency
             The measured data, with the same batch axis.
         ct
-            ``(y, x)`` or ``(batch, y, x)`` float32 in [0, 1] on the grid of the image; None goes without.
+            ``(y, x)`` or ``(batch, y, x)`` float32 in [0, 1] on the grid of the image; None for none.
         cover
             Of the same shape, bool: where there is CT; None is everywhere. Only ``spade`` looks at it.
 
@@ -248,7 +248,7 @@ class ATLFNet(ImageNetwork):
         Raises
         ------
         ModelError
-            If the network is one without CT.
+            If the network takes no CT.
         """
         if self.fusion is None:
             raise ModelError("a network with condition none does not fuse")
@@ -294,11 +294,11 @@ class ATLFNet(ImageNetwork):
         return output.image
 
     def _magnitude(self, series: torch.Tensor) -> torch.Tensor:
-        """What of ``(batch, frame, y, x)`` is fused; aliasing that moves is averaged out before the magnitude."""
+        """Image ``(batch, frame, y, x)`` to fuse; aliasing that moves is averaged out before the magnitude."""
         return (series.mean(1, keepdim=True) if self.config.fusion_frames == "mean" else series).abs()
 
     def _style(self, fused: torch.Tensor, layer: nn.Conv2d, cover: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """What the phases are conditioned by, ``(batch * frame, ...)``: statistics, or maps and where they hold."""
+        """Conditioning of the phases, ``(batch * frame, ...)``: statistics, or maps and where they are valid."""
         maps = layer(fused.flatten(0, 1)[:, None])
         if self.config.condition == "adain":
             return channel_statistics(maps)
@@ -322,7 +322,7 @@ class ATLFNet(ImageNetwork):
         return torch.cat(images).reshape(image.shape), torch.stack(symmetries).mean()
 
     def _portions(self, n_images: int, channels: int, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Indices of the images that are worked on together; all in training, where all is kept anyhow."""
+        """Indices of the images that are processed together; all in training, where everything is kept anyway."""
         every = torch.arange(n_images, device=images.device)
         if self.training or torch.is_grad_enabled():
             return (every,)
@@ -353,14 +353,14 @@ class Fusion(nn.Module):
 
 
 class Phase(nn.Module):
-    """One time that the image is improved.
+    """One phase: a gradient step, attention, conditioning, a basic block and data consistency.
 
     Parameters
     ----------
     config
         Settings of the network.
     number
-        Of the phase, from 0; the attention knows it.
+        Number of the phase, from 0; an input of the attention.
     """
 
     def __init__(self, config: ATLFNetConfig, number: int) -> None:
@@ -380,7 +380,7 @@ class Phase(nn.Module):
         self.beta = nn.Conv2d(channels, channels, 3, padding=1) if pixelwise else None
 
     def modulation(self, style: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        """What the style of the network means to this phase: statistics as they are, or gain and offset per pixel."""
+        """Style for this phase: statistics as they are, or gain and offset per pixel."""
         if self.gamma is None or self.beta is None:
             return style
         maps, cover = style
@@ -419,8 +419,8 @@ class Phase(nn.Module):
 class StripeAttention(nn.Module):
     """Attention of the pixels of a cell to features along two curved stripes through its centre, added to the features.
 
-    A small network draws the stripes: at every step along a stripe it may move aside by half a step, and what it has
-    moved stays, so that the stripe is connected. Keys and values are those of the published block
+    A small network draws the stripes: at every step along a stripe it may move sideways by half a step, and moves
+    add up, so that the stripe is connected. Keys and values are those of the published block
     (`atlf_layers.PathAttention`), sampled at 9 places of a horizontal and 9 of a vertical stripe.
 
     Parameters
@@ -432,7 +432,7 @@ class StripeAttention(nn.Module):
 
     Notes
     -----
-    After the figure of the authors, whose code samples nothing. It rests on deformable attention (Xia et al., CVPR
+    After the figure of the authors; their code does no sampling. It is based on deformable attention (Xia et al., CVPR
     2022, doi:10.1109/CVPR52688.2022.00475) and on dynamic snake convolution (Qi et al., ICCV 2023,
     doi:10.1109/ICCV51070.2023.00558).
     """
@@ -479,7 +479,7 @@ class StripeAttention(nn.Module):
         keys, values = sampled.permute(0, 2, 3, 1).chunk(2, -1)  # (image, cell, place, channel)
         cells = functional.pixel_unshuffle(self.query(features), _CELL)  # (image, channel * pixel, row, column)
         queries = cells.reshape(n_images, _HEADS, -1, _CELL**2, grid.shape[1]).permute(0, 4, 1, 3, 2)
-        # Measured: half the time of scaled_dot_product_attention, which is not made for 18 keys.
+        # Measured: half the time of scaled_dot_product_attention, which is not optimised for 18 keys.
         scale = queries.shape[-1] ** -0.5
         scores = (scale * queries) @ _heads(self.key(keys)).mT + self.bias
         attended = scores.softmax(-1) @ _heads(self.value(values))
@@ -529,7 +529,7 @@ def _heads(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _portion(channels: int, n_pixels: int, device: torch.device) -> int:
-    """How many images are worked on together."""
+    """Number of images that are processed together."""
     return max(1, PORTION_BYTES.get(device.type, PORTION_BYTES["cuda"]) // (4 * channels * n_pixels))
 
 

@@ -1,4 +1,4 @@
-"""What every network of the project has in common: how it is fed, and what the engine must know of it."""
+"""Base classes of the networks: input, and the properties that the engine needs."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Network(nn.Module, ABC):
 
     #: The dataclass that configures it; every field has the published default.
     Config: ClassVar[type[Any]]
-    #: That which this one was built from.
+    #: Configuration of this network.
     config: Any
     #: ``free``: scaling the data scales the image. ``peak``: the data must be scaled, as in training, so that the peak
     #: of the time-averaged image has the value that belongs to the weights.
     scale: ClassVar[Literal["free", "peak"]]
     #: Pattern of the tensors that the authors' checkpoints hold and their networks never use.
     unused_keys: ClassVar[str] = "(?!)"
-    #: What the licence of the authors' checkpoints restricts; told on import.
+    #: Restriction by the licence of the authors' checkpoints; shown on import.
     licence_notice: ClassVar[str] = ""
 
     @property
@@ -47,7 +47,7 @@ class Network(nn.Module, ABC):
         return None
 
     def configure(self, options: ReconOptions) -> None:
-        """Take over the options that concern how it is run, where there are such."""
+        """Take over the options that concern how it is run, if any."""
 
     @classmethod
     def from_checkpoint(cls, document: Mapping[str, object]) -> dict[str, torch.Tensor] | None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 Direction = Literal["forward", "backward", "both"]
 
-# Feature maps that are in work at a time. On the CPU they should stay in the cache, and their memory be used again
-# rather than fetched anew each time; on a GPU they should fill it.
+# Feature maps that are in work at a time. On the CPU they should stay in the cache, and their memory be reused
+# rather than fetched again each time; on a GPU they should fill it.
 PORTION_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
 
 
@@ -33,8 +33,8 @@ def to_complex(channels: torch.Tensor) -> torch.Tensor:
     return torch.view_as_complex(channels.float().movedim(-3, -1).contiguous())
 
 
-# An axis of one entry is added and removed by indexing: reshaping gives it a stride of its own, and convolutions do not
-# recognise the order in memory any more.
+# An axis of one entry is added and removed by indexing: reshaping gives it another stride, and convolutions no longer
+# recognise the order in memory.
 def merge_frames(features: torch.Tensor) -> torch.Tensor:
     """``(batch, frame, ...)`` to ``(frame * batch, ...)``, as 2-D layers take it."""
     return features[0] if len(features) == 1 else features.transpose(0, 1).flatten(0, 1)
@@ -51,9 +51,9 @@ def frame_by_frame(layer: nn.Module, features: torch.Tensor) -> torch.Tensor:
 
 
 def portions(*features: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
-    """Split features ``(batch, frame, ...)`` into pieces ``(frame * batch, ...)`` that should be worked on together.
+    """Split features ``(batch, frame, ...)`` into pieces ``(frame * batch, ...)`` that should be processed together.
 
-    With autograd it is one piece: everything is kept anyhow, and few operations should change their operand.
+    With autograd it is one piece: everything is kept anyway, and few operations should change their operand.
     """
     merged = [merge_frames(part) for part in features]
     n_batch, n_frames = features[0].shape[:2]
@@ -64,7 +64,7 @@ def portions(*features: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
 
 
 def around(start: int, length: int, total: int) -> list[tuple[slice, slice]]:
-    """Where a piece of some length stands in a cycle, and what of it: in one part, or in two around the end."""
+    """Position of a piece in a cycle, and its part of the piece: one part, or two around the end."""
     start %= total
     fitting = min(length, total - start)
     places = [(slice(start, start + fitting), slice(fitting))]

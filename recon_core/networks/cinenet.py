@@ -79,11 +79,11 @@ class CineNet(ImageNetwork):
 
     Notes
     -----
-    The denoiser has the same weights in all cascades and its result replaces the image; what the data say comes in by
+    The denoiser has the same weights in all cascades and its result replaces the image; the data enter by
     ``min ||A x - y||^2 + lambda ||x - denoised||^2``, a few steps of conjugate gradients with step sizes for all frames
     together. The authors' checkpoints list the denoiser once more under every cascade, and so does this network.
 
-    Differs from the published code in what it costs, and in that entries of a batch have step sizes of their own. The
+    Differs from the published code in its cost, and in separate step sizes for the entries of a batch. The
     published code fails where the last level of a U-Net has one pixel, because the instance normalisation needs two;
     here the planes are then padded with zeros to two pixels along every axis of that level. Planes of two or three
     pixels there (fewer than 32 frames and 64 pixels with four levels) are as published: taken, but instance
@@ -233,7 +233,7 @@ class _UNet(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Transform ``(image, 2, ...)``, of any size; every image alone."""
         size = images.shape[2:]
-        images = images.contiguous()  # channels first, as the normalisation wants them
+        images = images.contiguous()  # channels first, as the normalisation needs them
         padded = _large_enough(size, self._pools)
         images = _lengthen(images, [wanted - length for wanted, length in zip(padded, size, strict=True)])
         portion = _portion(self._channels, padded, images.device.type)
@@ -294,7 +294,7 @@ def _unet_bytes(config: CineNetConfig, count: int, size: Sequence[int]) -> int:
     pixels = math.prod(size) * min(count, _portion(config.channels, size, "cpu"))
     level, kernels = 4 * config.channels * pixels, 4 * 9 * (config.channels << config.pools) ** 2
     if len(size) == 2:
-        # The first level: features of both sides and two results. Torch keeps kernels in an order of its own beside.
+        # The first level: features of both sides and two results. Torch keeps a copy of the kernels in another order.
         return 5 * level + 2 * kernels
     # In small volumes torch unfolds the 27 neighbours of every pixel (seen up to 1.2 million numbers).
     unfolded = 4 * 27 * min(2 * config.channels * pixels, 1_250_000)

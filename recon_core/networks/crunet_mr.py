@@ -1,4 +1,4 @@
-"""CRUNet-MR: a U-Net of convolutional recurrent units, unrolled, that hands its features from cascade to cascade."""
+"""CRUNet-MR: an unrolled U-Net of convolutional recurrent units that passes its features from cascade to cascade."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class CRUNetMRConfig:
     Parameters
     ----------
     cascades
-        How often a U-Net improves the image and the measured samples are put back; each has weights of its own.
+        Number of cascades: a U-Net with its own weights improves the image, then measured samples are put back.
     channels
         Feature maps at every level.
     dilations
@@ -75,7 +75,7 @@ class CRUNetMRConfig:
 
 
 class States(NamedTuple):
-    """Features that a cascade hands on, ``(batch, frame, channel, row, column)``; None before the first."""
+    """Features that a cascade passes on, ``(batch, frame, channel, row, column)``; None before the first."""
 
     full: torch.Tensor | None = None
     half: torch.Tensor | None = None
@@ -83,7 +83,7 @@ class States(NamedTuple):
 
 
 class Stage(nn.Module):
-    """A unit with a 1 x 1 convolution beside it.
+    """A unit in parallel with a 1 x 1 convolution.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class Stage(nn.Module):
 
 
 class Cascade(nn.Module):
-    """Improve a series of images by a U-Net of two levels, whose units are given.
+    """Improve a series of images by a U-Net of two levels with the given units.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ class Cascade(nn.Module):
         return full, States(full, half, bottom)
 
     def _encode(self, series: torch.Tensor, state: torch.Tensor | None) -> torch.Tensor:
-        """Features of full resolution; a function of its own lets go of the first ones."""
+        """Features of full resolution; a separate function, so that the first ones are freed."""
         features: torch.Tensor = self.stages[0](frame_by_frame(self.first, series), state)
         return features
 

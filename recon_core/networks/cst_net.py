@@ -419,7 +419,7 @@ class CSTNet(ImageNetwork):
         # directions in work. The last convolution unfolds its input, which is more where the recurrences are narrow.
         recurrence = (2 * n_frames + 6) * channels
         merging = (27 + 3) * 2 * len(_RECURRENCES) * n_frames
-        weights = 2 * 9 * channels**2  # as the convolution wants them
+        weights = 2 * 9 * channels**2  # in the form of the convolution
         return predicted_bytes("consistency", shape) + 4 * (max(recurrence, merging) * n_y * n_x + weights)
 
 
@@ -449,7 +449,7 @@ def normalise(combined: torch.Tensor, consistency: DataConsistency) -> torch.Ten
 def _frame_by_frame(layer: Callable[[torch.Tensor], torch.Tensor], frames: list[torch.Tensor]) -> list[torch.Tensor]:
     """Apply a layer to frames ``(batch, channel, row, column)``, which are taken from the list on the way."""
     n_batch = len(frames[0])
-    # On the CPU one at a time, whose memory is used again rather than fetched anew (measured: 1.1x faster than all at
+    # On the CPU one at a time, so that memory is reused rather than fetched again (measured: 1.1x faster than all at
     # once); a GPU is to be filled.
     together = 1 if frames[0].device.type == "cpu" else len(frames)
     results: list[torch.Tensor] = []

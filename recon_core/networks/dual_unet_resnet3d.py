@@ -91,7 +91,7 @@ def normalised_convolution(
     """
     padding = weight.shape[-1] // 2
     if norm.training or weight[0].numel() > features[:, 0].numel():
-        # On the CPU the library copies the weights into an order of its own for every use, and what is larger than
+        # On the CPU the library copies the weights into its own order for every use, and what is larger than
         # 32 MiB gets fresh memory from the system each time (measured: 1.5x faster in portions).
         portions = torch.chunk(weight, max(1, len(weight) // _PORTION)) if weight.is_cpu else (weight,)
         results = [functional.conv2d(features, portion, None, stride, padding) for portion in portions]
@@ -274,7 +274,7 @@ class ResidualBlock(nn.Module):
 class FusionResNet(nn.Module):
     """The "3-D ResNet": a residual network at half the resolution, results between 0 and 1.
 
-    It was published with 3-D convolutions over an axis of length one (frames are channels), of whose kernels only the
+    It was published with 3-D convolutions over an axis of length one (frames are channels); of their kernels only the
     central plane meets any data. The parameters keep the published shape; that plane is used in 2-D convolutions.
 
     Parameters
@@ -396,7 +396,7 @@ class DualUNetResNet3D(DephasedNetwork):
     github.com/XiongWenye/Deep-Learning-Dynamic-MRI-Reconstruction (2025), a course project without a paper or published
     weights. 63 370 180 parameters with ``fusion="resnet"``; without fusion 63 219 952, half of them in each U-Net.
 
-    ``out = R(sqrt(U1(Re x)^2 + U2(Im x)^2))`` with the U-Nets U1 and U2, whose channels are the frames, and the
+    ``out = R(sqrt(U1(Re x)^2 + U2(Im x)^2))`` with the U-Nets U1 and U2, which have the frames as channels, and the
     residual network R. What U1 and U2 give are no real and imaginary parts, but features that nothing supervised.
 
     Parameters

@@ -120,14 +120,14 @@ class NetworkMethod:
         Returns
         -------
         str
-            Empty if the image is within the limits that came with the weights, or else those by default.
+            Empty if the image is within the limits stored with the weights, or else the default ones.
         """
         figures = image_figures(data, image, reference, implementation=self._options.implementation)
         reasons = ", ".join((self._entry.limits or Limits()).objections(figures))
         return reasons and f"the image of {self._options.method} {reasons}"
 
     def _reconstruct(self, data: HybridSlice) -> torch.Tensor:
-        """Reconstruct in windows of as many frames as the weights want and the memory allows."""
+        """Reconstruct in windows of as many frames as the weights require and the memory allows."""
         network = self._network.to(data.hybrid.device)
         n_frames = len(data.hybrid)
         wanted = max(self._options.window or self._entry.window or n_frames, network.minimum_frames)
@@ -165,7 +165,7 @@ class NetworkMethod:
         free = available_bytes(data.hybrid.device)
         fewest = self._network.minimum_frames
         while free is not None:
-            # beside the work of the network: the frames of the window
+            # in addition to the work of the network: the frames of the window
             needed = self._network.working_bytes((window, n_coils, n_y, n_x)) + 8 * window * n_coils * n_y * n_x
             if needed <= free:
                 break

@@ -42,7 +42,7 @@ class PromptMRConfig:
     cascades
         Passes of network and data consistency; 12, or 16 in the larger published model.
     adjacent_frames
-        Frames of the window whose centre is reconstructed; odd.
+        Frames of the window, of which the central one is reconstructed; odd.
     features
         Feature maps of the cascades' U-nets at full size.
     feature_dim
@@ -143,7 +143,7 @@ class PromptMR(Network):
     Notes
     -----
     The same numbers as published with less work: maps once per frame instead of once per window; no transform along
-    the readout, which the mask does not depend on; no shifts, whose effect is a phase per line that goes into the data
+    the readout, which the mask does not depend on; no shifts: their effect is a phase per line that goes into the data
     once; in the last cascade only the centre frame; 1 x 1 convolutions before the bilinear enlargement instead of
     after it, which is the same because each leaves alone what the other mixes.
 
@@ -173,7 +173,7 @@ class PromptMR(Network):
         self.cascades = nn.ModuleList(Cascade(self.config, shared_slope) for _ in range(self.config.cascades))
 
     def check_checkpoint(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Refuse a checkpoint whose blocks do not share their slope.
+        """Refuse a checkpoint with blocks that do not share their slope.
 
         Raises
         ------
@@ -260,8 +260,8 @@ class PromptMR(Network):
         denoiser = cast("NormPromptUnet", self.cascades[0].model)
         improving = max(6 * window, 3 * window + n_windows * denoiser.working_bytes(size))
 
-        # The data as the cascades want them, the maps, and the result; and what a convolution of a few numbers, at most
-        # this many, takes to unfold them.
+        # The data in the form of the cascades, the maps, and the result; and what a convolution of a few numbers, at
+        # most this many, takes to unfold them.
         held = n_frames * (2 * n_coils + 1) * coil_image
         return held + max(learning, improving) + 4 * 25 * 20480
 
@@ -374,7 +374,7 @@ class PromptMR(Network):
 
 
 def to_lines(hybrid: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Bring data to where the cascades want them.
+    """Bring data into the form of the cascades.
 
     Parameters
     ----------
@@ -435,7 +435,7 @@ def _centres(
     if low_frequencies is not None:
         given = torch.as_tensor(low_frequencies, device=mask.device).expand_as(own)
         own, other = torch.where(given > 0, given, own), torch.where(given > 0, given, other)
-    # One central line says little; but where the reference has no more, it stays the frame's own.
+    # One central line is too little; but where the reference has no more, it is that of the frame.
     is_own = sampled & ((own > 1) | (other == 1))[:, None]
     count = torch.where(is_own, own[:, None], other[:, None])[..., None]
     first = (n_lines - count + 1) // 2
@@ -566,7 +566,7 @@ class NormPromptUnet(nn.Module):
     def working_bytes(self, size: tuple[int, int]) -> int:
         """Predict the memory for one image (row, column) at the peak, without weights and input.
 
-        That is in the last block, at full size: its input, two between its convolutions, what came from the encoder,
+        That is in the last block, at full size: its input, two between its convolutions, the features of the encoder,
         and at half the size what the decoder started from. Of small images it is where the first prompt is made.
         """
         n_rows, n_columns = size
@@ -581,7 +581,7 @@ class NormPromptUnet(nn.Module):
 
 
 class PromptUnet(nn.Module):
-    """A U-net of three levels, whose decoders are told what they look at by prompts; widths as `NormPromptUnet`."""
+    """A U-net of three levels with prompts in the decoders; widths as `NormPromptUnet`."""
 
     def __init__(
         self,
@@ -656,7 +656,7 @@ class EncoderLevel(nn.Module):
 
 
 class Prompt(nn.Module):
-    """A mixture of fixed components, of which the features say how much of each."""
+    """A mixture of fixed components, with weights from the features."""
 
     def __init__(self, width: int, prompt_width: int, length: int, size: int, *, learnable: bool) -> None:
         super().__init__()

@@ -26,13 +26,13 @@ class UNet3DMRConfig:
     Parameters
     ----------
     cascades
-        How often a U-Net improves the image and the measured samples are put back; each has weights of its own.
+        Number of cascades: a U-Net with its own weights improves the image, then measured samples are put back.
     channels
         Feature maps at every level.
     dilations
         Of the convolutions at full resolution, at half resolution, and at the bottom, in pixels.
     bottleneck_kernel
-        Side of the 3-D convolution at the bottom: 1 meets the published number of parameters, 3 is what the paper says.
+        Side of the 3-D convolution at the bottom: 1 gives the published number of parameters, 3 is the paper's.
     """
 
     cascades: int = 5
@@ -112,7 +112,7 @@ class UNet3DMR(ImageNetwork):
     Notes
     -----
     Every recurrent unit of `recon_core.networks.crunet_mr.CRUNetMR` is a 3-D convolution with ReLU, and only the image
-    is handed from cascade to cascade; everything else is kept. All that concerns time is periodic, so that the choice
+    is passed from cascade to cascade; everything else is kept. All that concerns time is periodic, so that the choice
     of the first frame does not matter. 448,768 multiplications per pixel, frame and cascade, none of which has to wait
     for another frame.
     """

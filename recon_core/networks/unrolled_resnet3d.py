@@ -30,7 +30,7 @@ class UnrolledResNet3DConfig:
     Parameters
     ----------
     cascades
-        Passes of networks and data consistency, each with weights of its own; 3 or 2 in the work.
+        Passes of networks and data consistency, each with its own weights; 3 or 2 in the paper.
     frames
         Frames of the series, which are channels of the network: it takes just as many.
     features
@@ -106,12 +106,10 @@ class UnrolledResNet3D(DephasedNetwork):
 
     Notes
     -----
-    What `recon_core.networks.dual_unet_resnet3d.DualUNetResNet3D` says of frames, sizes, scale and speed holds here
-    too. The result is the complex image after the last data consistency; the published one, and its loss, is the
-    magnitude of it. In a cascade nothing passes by the fusion, which works at half the resolution; only the measured
-    samples bring the rest back.
-
-    With several coils the data consistency is a gradient step in the image that they share, see
+    Frames, sizes, scale and speed are as in `recon_core.networks.dual_unet_resnet3d.DualUNetResNet3D`. The result is
+    the complex image after the last data consistency; the published one, and its loss, is the magnitude of it. In a
+    cascade nothing passes by the fusion, which works at half the resolution; only the measured samples bring the rest
+    back. With several coils the data consistency is a gradient step in the image that they share, see
     `recon_core.physics.consistency.DataConsistency.weighted`. A series without any signal is given back as zeros.
     """
 

@@ -1,1 +1,1 @@
-"""A beating heart in a thorax, its coils, its ECG and its sampling, with the truth at hand."""
+"""Simulated beating heart in a thorax, with coils, ECG, sampling and the true images."""

@@ -108,7 +108,7 @@ def seen_triggers(
     missed
         Index of an R wave that is not seen; None for none.
     false
-        Index of an R wave whose T wave, 0.3 s later, is taken for another; None for none.
+        Index of an R wave after which the T wave, 0.3 s later, triggers too; None for none.
 
     Returns
     -------

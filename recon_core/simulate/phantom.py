@@ -40,7 +40,7 @@ _LV_WALL = 9.0  # mm, end diastole
 _LV_LENGTH = 92.0  # mm, base to apex
 _LV_BASE = 43.0  # mm, above mid-ventricle
 _HEART = (28.0, -14.0)  # mm, centre of the left ventricle at mid-ventricle
-_EDGE = 0.9  # mm, softest edge: what an 8 mm slice makes of a tissue border
+_EDGE = 0.9  # mm, softest edge: a tissue border averaged over an 8 mm slice
 
 
 def volume_curve(times: ArrayLike, ejection_fraction: float = 0.6) -> NDArray[np.float64]:

@@ -209,7 +209,7 @@ def quadratic_density_mask(
 ) -> NDArray[np.bool_]:
     """Random lines with a density that falls to zero at the edge, as the Dual U-Net with 3-D ResNet was trained with.
 
-    The mask is, bit by bit, that of github.com/XiongWenye/Deep-Learning-Dynamic-MRI-Reconstruction, whose defaults are
+    The mask equals that of github.com/XiongWenye/Deep-Learning-Dynamic-MRI-Reconstruction exactly; its defaults are
     20 frames, 192 lines and R = 5. The density of line i is ``(1 - |i - N//2| / (N//2))^2``, so that the first of an
     even number of lines is never measured.
 

@@ -1,4 +1,4 @@
-"""Which scans a training saw, for the range that goes with the weights."""
+"""Range of the scans that a training covers, to be stored with the weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LEAST_GAIN, _MOST_GAIN = 0.6, 1.55
 
 
 def covered(plan: TrainingPlan, fewest: int = 1) -> TrainingRange:
-    """Say which scans a plan covers.
+    """Range of the scans that a plan covers.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """Magnitude images that series are made of: a folder of the Sunnybrook Cardiac Data, split by patient.
 
 The images are those of Radau et al., MIDAS Journal 2009 (public domain, CC0 1.0): short-axis cines of four patients and
-single end-diastolic and end-systolic images of more. None of them comes with cinestream.
+single end-diastolic and end-systolic images of more. None of them is packaged with cinestream.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 #: Patient of the validation, by the names of the cines and of the single images.
 HELD_OUT = ("SCD0000301", "SC-HF-I-04")
-#: Slices of the other patients whose semi-real scans are kept for the evaluation, with their neighbours.
+#: Slices of the other patients that the semi-real scans of the evaluation were made from, with their neighbours.
 _RESERVED = {"SCD0000101": (5, 6, 7), "SCD0000201": (5, 6, 7)}
 _RESERVED_STILLS = ("SC-HF-I-01", "SC-HF-I-02")
 

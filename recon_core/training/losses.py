@@ -1,4 +1,4 @@
-"""What training minimises: the losses of the papers, and one for scans of all grades of difficulty."""
+"""Losses: those of the papers, and one that weights easy and hard scans equally."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SMALL = 1e-6
 
 
 def decibel(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Logarithm (base 10) of the mean squared complex error, in which what moves most counts three times.
+    """Logarithm (base 10) of the mean squared complex error, in which the pixels that move most count three times.
 
-    A tenth of it in decibel is what the PSNR says, so easy scans count as much as hopeless ones; with the error itself
-    the hopeless ones decide, and a network learns to blur.
+    It is the PSNR up to sign, scale and a constant, so easy scans count as much as hopeless ones; with the error
+    itself the hopeless ones decide, and a network learns to blur.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def squared_magnitude(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor
 def crunet(image: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Loss of CRUNet-MR: 0.75 MSE + 0.5 L1 + 0.5 (SSIM losses of real and imaginary part).
 
-    Lyu et al., PMC12754836. A quarter of the MSE stands for the error in k-space, which is the same by Parseval. For
+    Lyu et al., PMC12754836. A quarter of the MSE replaces the error in k-space, which is the same by Parseval. For
     the SSIM either series is divided by its own signed maximum.
     """
     ours, theirs = torch.view_as_real(image), torch.view_as_real(target)
@@ -106,7 +106,7 @@ def structural_similarity(image: torch.Tensor, target: torch.Tensor, data_range:
 
 
 def _magnitude(image: torch.Tensor) -> torch.Tensor:
-    """Magnitude whose gradient is finite at zero."""
+    """Magnitude with a finite gradient at zero."""
     return (torch.view_as_real(image).square().sum(-1) + _SMALL**2).sqrt()
 
 

@@ -1,4 +1,4 @@
-"""What a scanner would measure of a series: coils, sampling and noise, with the image to be found."""
+"""Simulated measurement of a series: coils, sampling and noise, with the target image."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COILS = (4, 5, 6, 8, 10, 12, 16, 24, 32)
 _COIL_SHARES = (0.06, 0.08, 0.24, 0.3, 0.18, 0.07, 0.04, 0.02, 0.01)
 #: Brightest tissue over the noise of a complete frame, least and most.
 SNR = (25.0, 400.0)
-_TRUE_MAPS = 0.15  # how often the network gets the maps themselves instead of their estimate
+_TRUE_MAPS = 0.15  # probability that the network gets the true maps instead of their estimate
 _MOST_IMAGES = 400  # frames times coils
 
 
@@ -48,9 +48,9 @@ class Measurement:
     mask
         ``(frame, ky)`` bool.
     maps
-        ``(coil, y, x)`` complex64, those that a network is to use.
+        ``(coil, y, x)`` complex64, those for the network.
     target
-        ``(frame, y, x)`` complex64: what these maps make of complete data without noise.
+        ``(frame, y, x)`` complex64: complete data without noise, combined with these maps.
     noise_variance
         Of a complex sample of `hybrid`.
     anatomy
@@ -79,7 +79,7 @@ class Measurement:
         )
 
     def slice(self) -> HybridSlice:
-        """As the methods take it."""
+        """As input of the methods."""
         reference, measured = time_average(self.hybrid, self.mask)
         return HybridSlice(self.hybrid, self.mask, self.maps, reference, measured, self.noise_variance)
 
@@ -90,7 +90,7 @@ def draw_mask(rng: np.random.Generator, frames: int, lines: int) -> tuple[NDArra
     Parameters
     ----------
     rng
-        Where the choice comes from.
+        Random generator.
     frames, lines
         Size of the mask.
 
@@ -112,7 +112,7 @@ def draw_mask(rng: np.random.Generator, frames: int, lines: int) -> tuple[NDArra
         acceleration = round(float(np.exp(rng.uniform(*np.log((2.5, 20))))))
         draw = variable_density_mask if family == "variable_density" else golden_mask
         mask = draw(frames, lines, acceleration, min(fewest, lines // acceleration), seed=seed)
-        if rng.random() < 0.1:  # frames that the scanner gave to something else
+        if rng.random() < 0.1:  # frames that were not measured
             mask[rng.choice(frames, frames // 4, replace=False)] = False
     if rng.random() < 0.08:
         mask = partial_fourier_mask(mask, float(rng.uniform(0.62, 0.9)))

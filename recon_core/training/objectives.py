@@ -1,4 +1,4 @@
-"""What a step minimises: the image of a network against its target, and the terms that some networks have beside it."""
+"""Loss of a training step: image of the network against its target, with the additional terms of some networks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Objective = Callable[[Network, Measurement, str, str, np.random.Generator], torch.Tensor]
 
 _SYMMETRY, _SIMILARITY, _FUSION = 0.01, 0.1, 0.2  # weights of the terms of ATLF-Net's loss
-_WITHOUT_CT = 0.4  # how often ATLF-Net goes without
+_WITHOUT_CT = 0.4  # probability of a sample without CT, for ATLF-Net
 
 
 def find_objective(method: str) -> Objective:
@@ -95,7 +95,7 @@ def denoising_objective(
 def assisted_objective(
     network: ATLFNet, scan: Measurement, loss: str, start: str, rng: np.random.Generator
 ) -> torch.Tensor:
-    """Loss of ATLF-Net, with a CT that may be missing or not quite in place."""
+    """Loss of ATLF-Net, with a CT that may be missing or slightly displaced."""
     consistency = DataConsistency(scan.maps, scan.mask, scan.hybrid)
     ct = None if rng.random() < _WITHOUT_CT else misplaced(scan.anatomy, rng)
     first = with_start(scan.slice(), start).start
@@ -117,7 +117,7 @@ def assisted_objective(
 
 
 def misplaced(anatomy: torch.Tensor, rng: np.random.Generator, *, shift: float = 1.5) -> torch.Tensor:
-    """Move a CT ``(y, x)`` by a few pixels and add noise, as registration and dose leave it."""
+    """Move a CT ``(y, x)`` by a few pixels and add noise: errors of registration, and dose."""
     turn = np.deg2rad(rng.normal(0, 1.5))
     moves = rng.normal(0, shift, 2) * 2 / np.array(anatomy.shape[::-1])
     matrix = np.array([[np.cos(turn), -np.sin(turn), moves[0]], [np.sin(turn), np.cos(turn), moves[1]]], np.float32)

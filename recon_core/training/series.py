@@ -1,6 +1,6 @@
 """Complex cine series with known truth, drawn at random: anatomy, view, contrast, heart, breath and phase.
 
-What moves in them and how decides what a network learns, so the kinds differ in motion: a breath-held cine of one
+Motion decides what a network learns, so the kinds differ in motion: a breath-held cine of one
 cardiac cycle, other views with breathing and motion of the whole field, and real-time series without any period.
 """
 
@@ -117,11 +117,11 @@ def _draw_rhythm(rng: np.random.Generator, kind: Kind, frames: int) -> _Rhythm:
     return _Rhythm(cardiac, breath, seconds)
 
 
-# --- what is seen -----------------------------------------------------------------------------------------------------
+# --- anatomy ---------------------------------------------------------------------------------------------------------
 
 
 def _draw_scene(rng: np.random.Generator, library: Library, kind: Kind, rhythm: _Rhythm) -> torch.Tensor:
-    """Magnitudes ``(frame or 1, y, x)`` of an anatomy, with what beats in it."""
+    """Magnitudes ``(frame or 1, y, x)`` of an anatomy with a beating heart."""
     choices = {"thorax": 0.35, "cine": 0.4 * bool(library.cines), "still": 0.25 * bool(library.stills), "shapes": 0.2}
     if kind == "cine":
         choices["shapes"] = 0.05
@@ -163,7 +163,7 @@ def _interpolated(cine: NDArray[np.float32], cardiac: Times) -> torch.Tensor:
 
 
 def _draw_shapes(rng: np.random.Generator) -> torch.Tensor:
-    """Ellipses with texture, one over the other: edges in all directions, like no anatomy at all."""
+    """Overlapping ellipses with texture: edges in all directions, unlike any anatomy."""
     size = 240
     axis = torch.linspace(-1, 1, size)
     y, x = axis[:, None], axis[None, :]
@@ -202,7 +202,7 @@ def second_contrast(rng: np.random.Generator, magnitude: torch.Tensor) -> torch.
     return torch.lerp(knots[first], knots[first + 1], place - first)
 
 
-# --- how it moves -----------------------------------------------------------------------------------------------------
+# --- motion ----------------------------------------------------------------------------------------------------------
 
 
 def _warp(
@@ -277,7 +277,7 @@ def _light(rng: np.random.Generator, picture: torch.Tensor, kind: Kind, rhythm: 
     size = tuple(picture.shape[1:])
     picture = picture.clamp(max=1.4) ** rng.uniform(0.65, 1.3)
     picture = picture * torch.exp(rng.uniform(0, 0.3) * _smooth(rng, size, 4))
-    # brighter with fresh blood: only what is bright, and only somewhere
+    # brighter with fresh blood: bright pixels only, in some places only
     flowing = picture.clamp(0, 1).square() * torch.exp(-_smooth(rng, size, 6).square())
     inflow = _tensor(np.cos(2 * np.pi * (rhythm.cardiac - rng.uniform(0, 1)))) * rng.uniform(0, 0.2)
     if kind == "realtime" and rng.random() < 0.25:  # contrast agent arrives

@@ -1,8 +1,8 @@
-"""Where a trained network can be relied on: compared with its fallback on scans drawn as in training, but never seen.
+"""Range in which a trained network is reliable: compared with its fallback on new scans drawn as in training.
 
-What was drawn in training is not yet what was learned. The range that goes with the weights is cut down to the scans on
-which the network is no worse than cg_sense, and the limits of its images are those found there. Easy scans, on which it
-has nothing to gain, show in an image that hardly differs from that of cg_sense.
+Not every scan drawn in training was learned. The range stored with the weights is reduced to the scans on which the
+network is no worse than cg_sense, and the limits of its images are those found there. Easy scans, on which it has
+nothing to gain, are recognised by an image that hardly differs from that of cg_sense.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from recon_core.trust.ranges import Bounds, ImageFigures
 
 _SEED = 800_000  # far from the seeds of any training
-_WIDTH = 48  # columns, to be quick
+_WIDTH = 48  # columns, for speed
 _TOLERANCE = 0.2  # dB that an image may be worse than that of the fallback
-_MARGIN = 1.2  # of the limits, over what was found
-_BEAM = 40  # ranges that are followed at a time
-_LEAST_CHANGES = np.arange(11) / 50  # below which a network may leave a scan to the fallback
-# What may be cut at its lower or upper end. More calibration lines harm nobody, though scans that are easy have more.
+_MARGIN = 1.2  # of the limits, over the largest figure found
+_BEAM = 40  # width of the search: ranges kept per step
+_LEAST_CHANGES = np.arange(11) / 50  # candidates for the least change, below which the fallback is used
+# What may be cut at its lower or upper end. More calibration lines do no harm, though easy scans have more.
 _LOWER = ("acceleration", "coils", "centre_lines", "snr")
 _UPPER = ("acceleration", "coils", "empty_frames", "snr")
 
@@ -49,11 +49,11 @@ class Finding:
     Parameters
     ----------
     scan
-        As the range sees it.
+        Its properties that a range checks.
     gain
         PSNR in dB above that of cg_sense.
     figures
-        Of the image, as the check after the network sees it.
+        Of the image, as checked after the network has run.
     """
 
     scan: Sampling
@@ -95,7 +95,7 @@ def survey(network: Network, plan: TrainingPlan, library: Library) -> Iterator[F
 
 
 def reliable(trained: TrainingRange, findings: list[Finding]) -> tuple[TrainingRange, Limits, list[Finding]]:
-    """Find the scans on which a network is no more than 0.2 dB worse than cg_sense, and how to tell them.
+    """Find the scans on which a network is no more than 0.2 dB worse than cg_sense, by range and limits.
 
     Parameters
     ----------
@@ -107,8 +107,8 @@ def reliable(trained: TrainingRange, findings: list[Finding]) -> tuple[TrainingR
     Returns
     -------
     tuple
-        The range, cut down; the limits of the images; the findings inside both, as many as a search found. The least
-        change is the one out of a few that leaves most of them; where several do, the one with the wider range.
+        The reduced range; the limits of the images; the findings inside both, as many as the search could keep. The
+        least change is the candidate that keeps most of them; of several, the one with the wider range.
 
     Raises
     ------
@@ -149,8 +149,8 @@ def narrowed(trained: TrainingRange, findings: list[Finding]) -> TrainingRange |
     Returns
     -------
     TrainingRange or None
-        That with most scans among those that a search found: cut after cut, each excluding the worst scan that is left
-        by one bound or pattern, the most promising ones are followed. None if no scan is left either.
+        The range with most scans of a beam search: each cut excludes the worst remaining scan by one bound or pattern,
+        and the most promising ranges are cut further. None if no scan is left.
     """
     beam, best, most = [trained], None, 0
     while beam:
@@ -179,7 +179,7 @@ def _cuts(trained: TrainingRange, scan: Sampling, findings: list[Finding]) -> It
         value: float | None = getattr(scan, name)
         if bounds is None or value is None:
             continue
-        own = round(value, 2)  # as a range compares them
+        own = round(value, 2)  # rounded as in a range
         others = sorted(_rounded(float(getattr(one.scan, name)), name) for one in findings)
         below = [other for other in others if other < own and name in _UPPER]
         above = [other for other in others if other > own and name in _LOWER]
@@ -196,7 +196,7 @@ def _rounded(value: float, name: str) -> float:
 
 
 def found_limits(findings: list[Finding]) -> Limits:
-    """Give the upper limits of images: a fifth more than the most that was found.
+    """Upper limits of images: a fifth more than the largest figures found.
 
     Parameters
     ----------

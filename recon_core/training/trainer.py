@@ -1,4 +1,4 @@
-"""One trainer for all networks: steps, running average, held-out scans on the way, and a state to go on from."""
+"""Trainer for all networks: steps, running average of the weights, validation on held-out scans, resuming."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Point(NamedTuple):
     step, seconds
         How far training is, and how long it took so far.
     loss
-        Mean since the last point, or since training was taken up if that was later.
+        Mean since the last point, or since training was resumed if that was later.
     psnr
         Of the running average on the held-out scans, in dB, by kind: whole image and dynamic region.
     """
@@ -67,14 +67,14 @@ class Point(NamedTuple):
 
 
 class Trainer:
-    """Trains one network by a plan, from where the folder says that it was left.
+    """Trains one network by a plan, resuming from the checkpoint in the folder if there is one.
 
     Parameters
     ----------
     plan
-        What to do.
+        How to train.
     library
-        Images to learn from; may be empty.
+        Training images; may be empty.
     held_out
         Images to validate on; without any, only the project's own anatomies are drawn.
     folder
@@ -109,7 +109,7 @@ class Trainer:
         self._scan: tuple[int, Measurement] | None = None
         self._restore()
 
-    # --- going on from a checkpoint -----------------------------------------------------------------------------------
+    # --- resuming from a checkpoint -----------------------------------------------------------------------------------
 
     def _restore(self) -> None:
         found = read_checkpoint(self._folder / _CHECKPOINT)
@@ -117,7 +117,7 @@ class Trainer:
             return
         tensors, facts = found
         plan = json.loads(json.dumps(dataclasses.asdict(self.plan)))
-        # what a plan of an earlier version does not have was as the default is now
+        # fields that an earlier version did not have are compared as their defaults
         fields = dataclasses.fields(self.plan)
         defaults = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
         former = json.loads(json.dumps(defaults)) | facts["plan"]
@@ -177,14 +177,14 @@ class Trainer:
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
-    def run(self, seconds: float = float("inf"), tell: Callable[[int, float], None] | None = None) -> bool:
+    def run(self, seconds: float = float("inf"), report: Callable[[int, float], None] | None = None) -> bool:
         """Train until the plan is done or the time is over, and save.
 
         Parameters
         ----------
         seconds
             Wall time after which no step is begun.
-        tell
+        report
             Called after every step with its number and its loss.
 
         Returns
@@ -204,8 +204,8 @@ class Trainer:
             losses.append(self._learn())
             self.step += 1
             self.seconds = before + time.perf_counter() - begun
-            if tell is not None:
-                tell(self.step, losses[-1])
+            if report is not None:
+                report(self.step, losses[-1])
             if self.step % self.plan.validate_every == 0 or self.step == self.plan.steps:
                 self._append(Point(self.step, round(self.seconds, 1), float(np.mean(losses)), self.validate()))
                 losses = []
@@ -253,7 +253,7 @@ class Trainer:
     # --- held-out scans -----------------------------------------------------------------------------------------------
 
     def validate(self) -> dict[str, tuple[float, float]]:
-        """Reconstruct the held-out scans with the running average; PSNR in dB by kind, of all and of what moves."""
+        """Reconstruct the held-out scans with the running average; PSNR in dB by kind: all, and dynamic region."""
         if not find_method(self.plan.method).training.validated:
             return {}
         with self.averaged() as network, torch.inference_mode():
@@ -263,7 +263,7 @@ class Trainer:
             }
 
     def compare(self, method: str) -> dict[str, tuple[float, float]]:
-        """What another method makes of the held-out scans; as `validate`."""
+        """PSNR of another method on the held-out scans; as `validate`."""
         reconstruct = create_method(method, ReconOptions(method=method))
         with torch.inference_mode():
             return {
@@ -313,7 +313,7 @@ class _Averaged:
 
 
 def _named(network: nn.Module, field: str, patterns: Iterable[str]) -> Iterator[str]:
-    """Names of the parameters that patterns of a plan mean."""
+    """Names of the parameters that match patterns of a plan."""
     known = [name for name, _ in network.named_parameters()]
     for pattern in patterns:
         names = fnmatch.filter(known, pattern)
@@ -323,7 +323,7 @@ def _named(network: nn.Module, field: str, patterns: Iterable[str]) -> Iterator[
 
 
 def _pass_on(name: str, weight: torch.Tensor) -> None:
-    """Make a convolution give the mean of its input, taken as so many images of the size of its result."""
+    """Make a convolution give the mean of its input, taken as several images of the size of its result."""
     if weight.ndim < 3 or weight.shape[1] % weight.shape[0]:
         raise SettingsError(f"passing names {name}, which is no weight of a convolution of whole images")
     n_out, n_images = len(weight), weight.shape[1] // len(weight)
@@ -333,7 +333,7 @@ def _pass_on(name: str, weight: torch.Tensor) -> None:
 
 
 def draw_scan(seed: tuple[int, ...], plan: TrainingPlan, library: Library, fewest: int = 1) -> Measurement:
-    """Draw a scan as a plan wants them.
+    """Draw a scan by a plan.
 
     Parameters
     ----------
@@ -385,5 +385,5 @@ def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tens
 
 
 def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors that share memory, each with its own copy: the file format does not know sharing."""
+    """Copies of tensors that share memory: the file format does not support sharing."""
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}

@@ -382,7 +382,7 @@ def test_errors_of_use(noisy, known, tmp_path, run):
     status, _, err = run("evaluate", write_scan(tmp_path / "nan.h5", noisy), "--truth", known)
     assert status == 1
     assert "nan.h5" in err
-    assert "no finite numbers" in err
+    assert "NaN or infinite values" in err
 
 
 # --- the loop ---------------------------------------------------------------------------------------------------------

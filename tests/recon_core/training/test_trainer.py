@@ -83,7 +83,7 @@ def test_every_network_learns(method, tmp_path):
     trainer = trainer_of(tmp_path, method, steps=2)
     before = copied(trainer.network)
     losses = []
-    assert trainer.run(tell=lambda _, loss: losses.append(loss))
+    assert trainer.run(report=lambda _, loss: losses.append(loss))
     assert len(losses) == trainer.step == 2
     assert np.isfinite(losses).all()
     parameters = dict(trainer.network.named_parameters())
@@ -98,7 +98,7 @@ def test_a_training_taken_up_again_is_the_same_as_one_without_a_break(method, tm
     whole.run()
     first = trainer_of(tmp_path / "parts", method, steps=5, schedule="cosine")
     with pytest.raises(EnoughError):
-        first.run(tell=stop_after(3))
+        first.run(report=stop_after(3))
     first.save()
     torch.rand(7)  # something else that draws random numbers in between
     second = trainer_of(tmp_path / "parts", method, steps=5, schedule="cosine")
@@ -125,7 +125,7 @@ def test_another_seed_learns_something_else(tmp_path):
 def test_the_loss_falls_on_one_scan(tmp_path):
     trainer = trainer_of(tmp_path, steps=30, crops=30, width=24, rate=5e-3, start="zero_filled")
     losses = []
-    trainer.run(tell=lambda _, loss: losses.append(loss))
+    trainer.run(report=lambda _, loss: losses.append(loss))
     assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1  # 1 dB
 
 
@@ -139,7 +139,7 @@ def test_normalisation_stands_still_when_it_is_frozen(tmp_path):
     trainer = trainer_of(tmp_path, "dual_unet_resnet3d", steps=4, frozen_norm=0.5)
     norms = [part for part in trainer.network.modules() if isinstance(part, nn.BatchNorm2d)]
     means = []
-    trainer.run(tell=lambda *_: means.append(torch.cat([norm.running_mean.clone() for norm in norms])))
+    trainer.run(report=lambda *_: means.append(torch.cat([norm.running_mean.clone() for norm in norms])))
     assert not torch.equal(means[0], means[1])
     assert torch.equal(means[1], means[2])
     assert torch.equal(means[2], means[3])
@@ -161,7 +161,7 @@ def test_the_state_is_saved_on_the_way(tmp_path, monkeypatch):
     monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(clock)))
     trainer = trainer_of(tmp_path, steps=50)
     with pytest.raises(EnoughError):
-        trainer.run(tell=stop_after(4))
+        trainer.run(report=stop_after(4))
     assert 1 <= trainer_of(tmp_path, steps=50).step <= 3
 
 
@@ -192,7 +192,7 @@ def test_a_field_that_an_earlier_version_did_not_have_counts_as_its_default(tmp_
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_checkpoint(tmp_path, monkeypatch):
     trainer = trainer_of(tmp_path, steps=4)
     with pytest.raises(EnoughError):
-        trainer.run(tell=stop_after(2))
+        trainer.run(report=stop_after(2))
     trainer.save()
     kept = copied(trainer.network)
     monkeypatch.setitem(LOSSES, "decibel", lambda image, target: (image - target).abs().sum() * float("nan"))
@@ -254,7 +254,7 @@ def test_points_of_the_curve(tmp_path):
     trainer = trainer_of(tmp_path, steps=5, validate_every=2)
     losses = []
     with pytest.raises(EnoughError):
-        trainer.run(tell=lambda step, loss: (losses.append(loss), stop_after(3)(step, loss)))
+        trainer.run(report=lambda step, loss: (losses.append(loss), stop_after(3)(step, loss)))
     assert [point.step for point in trainer.curve()] == [2]
     assert trainer.curve()[0].loss == pytest.approx(np.mean(losses[:2]))
     again = trainer_of(tmp_path, steps=5, validate_every=2)  # nothing was saved, so it begins once more
