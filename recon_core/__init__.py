@@ -16,14 +16,20 @@ if TYPE_CHECKING:
     from recon_core.api import reconstruct as reconstruct
     from recon_core.data import Reconstruction as Reconstruction
     from recon_core.errors import ReconstructionWarning as ReconstructionWarning
+    from recon_core.own_methods import register_method as register_method
 
 # OpenMP threads that wait spin, unless told otherwise before torch is imported. On a machine that does anything else at
 # the same time (a Gadgetron, another scan) they then fight for the cores: measured 8 times slower with two busy cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Imported when they are first used, so that `import recon_core.errors` stays light.
-_LAZY = {"reconstruct": "api", "Reconstruction": "data", "ReconstructionWarning": "errors"}
-__all__ = ["Reconstruction", "ReconstructionWarning", "reconstruct"]
+_LAZY = {
+    "Reconstruction": "data",
+    "ReconstructionWarning": "errors",
+    "reconstruct": "api",
+    "register_method": "own_methods",
+}
+__all__ = ["Reconstruction", "ReconstructionWarning", "reconstruct", "register_method"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - whatever the name stands for

@@ -12,7 +12,9 @@ import numpy as np
 
 from recon_core.data import CineSlice
 from recon_core.errors import DataError, ReconstructionWarning, SettingsError
+from recon_core.methods import method_names
 from recon_core.options import ReconOptions
+from recon_core.own_methods import allow_methods
 from recon_core.physics.noise_level import is_unit_noise, noise_deviation
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ def reconstruct(
         ``(frame, coil, ky, kx)`` complex64 or complex128, centre at ``N//2`` on both axes, readout oversampling
         removed, zero where nothing was measured. An array, or a tensor of torch on any device.
     method
-        Name of the method; ``cinestream methods`` lists them.
+        Name of the method, as ``cinestream methods`` lists them; `recon_core.register_method` makes one of your own
+        known.
     mask
         ``(frame, ky)`` or ``(ky,)`` bool or 0 and 1, True where a line was measured; other lines are not used. None
         takes every line that is not zero, which `Reconstruction.notes` says.
@@ -79,11 +82,11 @@ def reconstruct(
     Raises
     ------
     SettingsError
-        If an option is unknown or has a value that is not allowed.
+        If the method or an option is unknown, or has a value that is not allowed.
     DataError
         If arrays have the wrong shape or type, are empty, or hold values that are not finite.
     ModelError
-        If the method is unknown, or fails and there is no fallback.
+        If the method fails and there is no fallback.
     ResourceError
         If the slice does not fit into memory.
 
@@ -112,6 +115,8 @@ def reconstruct(
     >>> result.notes
     ()
     """
+    if method not in method_names():
+        allow_methods([method])
     chosen = _options(method, options)
     cine, notes = _slice(kspace, mask, coil_maps, reference, noise_covariance, ct, whitened=whitened, periodic=periodic)
     result = shared_engine().reconstruct(cine, chosen)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from recon_core.methods import MethodInfo
+
     Method = Callable[[HybridSlice], torch.Tensor]
 
 _REPLICAS = 64  # 6 % error per pixel
@@ -58,7 +60,11 @@ def create_method(name: str, options: ReconOptions) -> Method:
     ModelError
         If no method has this name.
     """
-    return cast("Method", load_target(find_method(name).target)(options))
+    return _create(find_method(name), options)
+
+
+def _create(info: MethodInfo, options: ReconOptions) -> Method:
+    return cast("Method", load_target(info.target)(options))
 
 
 class _Made(NamedTuple):
@@ -89,7 +95,7 @@ class Engine:
         self.device = _resolve(device)
         self._lock = Lock()
         # Bounded, because the options may come from any client.
-        self._method = functools.lru_cache(maxsize=8)(create_method)
+        self._method = functools.lru_cache(maxsize=8)(_create)
 
     def prepare(self, options: ReconOptions) -> None:
         """Build the method, so that the weights of a network are read before the first slice arrives.
@@ -297,7 +303,7 @@ class Engine:
     def _build(self, name: str, options: ReconOptions) -> Method:
         # what becomes of an image afterwards does not make another method
         default = {option: getattr(ReconOptions, option) for option in _AFTERWARDS}
-        return self._method(name, dataclasses.replace(options, **default))
+        return self._method(find_method(name), dataclasses.replace(options, **default))
 
     def _per_noise(
         self,

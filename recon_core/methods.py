@@ -46,7 +46,8 @@ class MethodInfo:
     Parameters
     ----------
     target
-        ``module:callable`` that builds the method from `ReconOptions`; imported when the method is first needed.
+        ``module:callable`` that builds the method from `ReconOptions`, imported when the method is first needed; or the
+        callable.
     label
         Its name in the list of methods at the scanner.
     summary
@@ -54,7 +55,7 @@ class MethodInfo:
     reference
         Address of the paper.
     network
-        ``module:class`` of the network, for a method that needs trained weights; else empty.
+        ``module:class`` of the network, or the class, for a method that needs trained weights; else empty.
     framewise
         Apart from the reference and the coil maps, the image of a frame depends on the lines of that frame only.
     linear
@@ -67,11 +68,11 @@ class MethodInfo:
         How its network is trained.
     """
 
-    target: str
+    target: str | Callable[[Any], Any]
     label: str
     summary: str
     reference: str
-    network: str = ""
+    network: str | type[Any] = ""
     framewise: bool = False
     linear: bool = False
     g_factor: bool = False
@@ -196,8 +197,12 @@ METHODS: dict[str, MethodInfo] = {
 }
 
 
+#: Methods that are not part of cinestream, as `recon_core.own_methods` makes them known: what imports each.
+OWN_METHODS: dict[str, Callable[[], MethodInfo]] = {}
+
+
 def find_method(name: str) -> MethodInfo:
-    """Find the traits of a method.
+    """Find the traits of a method; one of the user's own is imported then.
 
     Parameters
     ----------
@@ -207,22 +212,33 @@ def find_method(name: str) -> MethodInfo:
     Raises
     ------
     ModelError
-        If no method has this name.
+        If no method has this name, or one of the user's own cannot be imported.
     """
-    if name not in METHODS:
-        raise ModelError(f"there is no method {name!r}; choose one of {', '.join(sorted(METHODS))}")
-    return METHODS[name]
+    if name in METHODS:
+        return METHODS[name]
+    if name in OWN_METHODS:
+        return OWN_METHODS[name]()
+    raise ModelError(f"there is no method {name!r}; choose one of {', '.join(sorted(method_names()))}")
 
 
-def method_names(which: Callable[[MethodInfo], object] = lambda _: True) -> tuple[str, ...]:
+def method_names(which: Callable[[MethodInfo], object] | None = None) -> tuple[str, ...]:
     """Names of the methods, in the order in which they are listed.
 
     Parameters
     ----------
     which
-        Whether to name a method, by its traits; all by default.
+        Whether to name a method, by its traits; of the user's own, those that cannot be imported are left out. None
+        names all and imports nothing.
     """
-    return tuple(name for name, info in METHODS.items() if which(info))
+    names = (*METHODS, *OWN_METHODS)
+    return names if which is None else tuple(name for name in names if _has(name, which))
+
+
+def _has(name: str, which: Callable[[MethodInfo], object]) -> bool:
+    try:
+        return bool(which(find_method(name)))
+    except ModelError:
+        return False
 
 
 def network_names() -> tuple[str, ...]:
@@ -230,7 +246,9 @@ def network_names() -> tuple[str, ...]:
     return method_names(lambda info: info.network)
 
 
-def load_target(target: str) -> Any:  # noqa: ANN401 - whatever the entry names
-    """Import what an entry names as ``module:attribute``."""
+def load_target(target: Any) -> Any:  # noqa: ANN401 - whatever the entry names
+    """Import what an entry names as ``module:attribute``; what it holds itself is given as it is."""
+    if not isinstance(target, str):
+        return target
     module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)

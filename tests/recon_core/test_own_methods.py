@@ -1,0 +1,303 @@
+"""Methods of one's own: every form of them, where they are found, and what nobody may name."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from recon_core import reconstruct, register_method
+from recon_core.errors import ModelError, SettingsError
+from recon_core.methods import METHODS, OWN_METHODS, MethodInfo, find_method, load_target, method_names, network_names
+from recon_core.networks.base import ImageNetwork
+from recon_core.own_methods import allow_methods, allowed_by_operator, available_methods
+from recon_core.simulate.kspace import simulate_cine
+from recon_core.weights.loading import import_weights
+from recon_core.weights.manifest import find_weights
+from tests.helpers.parity import fill
+from tests.helpers.paths import REPOSITORY
+
+EXAMPLES = REPOSITORY / "docs" / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _unknown_afterwards(monkeypatch):
+    monkeypatch.delenv("CINESTREAM_METHODS", raising=False)
+    before = dict(OWN_METHODS)
+    yield
+    OWN_METHODS.clear()
+    OWN_METHODS.update(before)
+
+
+@pytest.fixture
+def examples(monkeypatch):
+    monkeypatch.setenv("CINESTREAM_METHODS", str(EXAMPLES))
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return simulate_cine(6, (48, 40), 4, acceleration=3, seed=2)
+
+
+class Half:
+    """Half of the zero-filled image.
+
+    More about it.
+    """
+
+    def __init__(self, options):
+        self.options = options
+
+    def __call__(self, data):
+        data.notes.append("halved")
+        return half(data)
+
+
+def half(data):
+    """Half of it."""
+    from recon_core.physics.fourier import ifft
+
+    return (data.maps.conj() * ifft(data.hybrid, (-2,))).sum(1) / 2
+
+
+def write(folder, name, text):
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.py").write_text(text, encoding="utf-8")
+
+
+# --- forms ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [Half, half, MethodInfo(target=Half, label="", summary="", reference="")])
+def test_registered(scan, method):
+    register_method("half", method)
+    assert "half" in method_names()
+    assert "half" not in network_names()
+    result = reconstruct(scan.kspace, "half")
+    assert result.method == "half"
+    whole = reconstruct(scan.kspace, "zero_filled")
+    np.testing.assert_allclose(result.image, whole.image / 2, rtol=1e-4, atol=1e-6)
+    assert ("halved" in result.notes) == (method is not half)
+
+
+def test_the_docstring_is_the_summary():
+    register_method("half", Half)
+    assert find_method("half").summary == "Half of the zero-filled image"
+    register_method("half", half, summary="mine", framewise=True)
+    assert (find_method("half").summary, find_method("half").framewise) == ("mine", True)
+
+
+def test_registered_anew(scan):
+    register_method("mine", half)
+    first = reconstruct(scan.kspace, "mine")
+    register_method("mine", lambda data: half(data) * 4)
+    np.testing.assert_allclose(reconstruct(scan.kspace, "mine").image, 4 * first.image, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [None, "text", 3, object, torch.nn.Conv3d, torch.nn.Conv3d(1, 1, 1)])
+def test_other_forms(method):
+    hint = "derived from recon_core.networks.base.ImageNetwork" if "Conv3d" in str(method) else "a class that"
+    with pytest.raises(ModelError, match=f"method mine .*{hint}"):
+        register_method("mine", method)
+
+
+def test_wrong_names_and_traits():
+    with pytest.raises(SettingsError, match="cg_sense is a method of cinestream"):
+        register_method("cg_sense", half)
+    with pytest.raises(SettingsError, match="letters, digits"):
+        register_method("../mine", half)
+    with pytest.raises(SettingsError, match="no trait 'linea'"):
+        register_method("mine", half, linea=True)
+
+
+def test_a_failing_method_goes_to_the_fallback(scan):
+    def fail(data):
+        raise ModelError("out of luck")
+
+    register_method("mine", fail)
+    with pytest.warns(UserWarning, match="not of mine: cg_sense instead of mine: out of luck"):
+        assert reconstruct(scan.kspace, "mine").method == "cg_sense"
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_a_folder(examples, scan):
+    assert set(available_methods()) == {"small_unrolled", "view_sharing"}
+    result = reconstruct(scan.kspace, "view_sharing")
+    assert result.method == "view_sharing"
+    assert reconstruct(scan.kspace, "view_sharing", periodic=False).image.shape == result.image.shape
+
+
+def test_view_sharing_takes_the_nearest_line(examples):
+    complete = simulate_cine(6, (48, 40), 4, sampling="full", snr=0)
+    mask = np.zeros((6, 48), bool)
+    mask[[0, 1, 5]] = True
+    maps = complete.coil_maps
+    images = {
+        periodic: reconstruct(complete.kspace, "view_sharing", mask=mask, coil_maps=maps, periodic=periodic).image
+        for periodic in (True, False)
+    }
+    whole = reconstruct(complete.kspace, "zero_filled", coil_maps=maps).image
+    for periodic, nearest in ((True, [0, 1, 1, 5, 5, 5]), (False, [0, 1, 1, 1, 5, 5])):
+        for frame, source in enumerate(nearest):
+            wanted = [whole[source]] + ([whole[1]] if (periodic, frame) == (True, 3) else [])
+            assert any(np.allclose(images[periodic][frame], one, atol=1e-4) for one in wanted)
+
+
+def test_nothing_is_imported_before_it_is_used(tmp_path, monkeypatch):
+    write(tmp_path, "bad", "raise RuntimeError('out of luck')")
+    monkeypatch.setenv("CINESTREAM_METHODS", str(tmp_path))
+    allow_methods()
+    assert "bad" in method_names()
+    assert "bad" not in network_names()
+    with pytest.raises(ModelError, match=r"bad\.py cannot be imported: RuntimeError: out of luck"):
+        find_method("bad")
+
+
+def test_the_first_folder_counts(tmp_path, monkeypatch):
+    write(tmp_path / "a", "mine", "'''First.'''\nMETHOD = lambda data: data")
+    write(tmp_path / "b", "mine", "raise RuntimeError")
+    write(tmp_path / "b", "not-a-name", "raise RuntimeError")
+    monkeypatch.setenv("CINESTREAM_METHODS", os.pathsep.join(str(tmp_path / name) for name in "ab"))
+    assert available_methods() == {"mine": str(tmp_path / "a" / "mine.py")}
+    allow_methods(["mine"])
+    assert find_method("mine").label == "mine"
+
+
+def test_files_that_are_none(tmp_path, monkeypatch, caplog):
+    write(tmp_path, "empty", "")
+    write(tmp_path, "cg_sense", "raise RuntimeError")
+    monkeypatch.setenv("CINESTREAM_METHODS", str(tmp_path))
+    allow_methods()
+    with pytest.raises(ModelError, match=r"empty\.py has no METHOD; it must be a class"):
+        find_method("empty")
+    assert find_method("cg_sense") is METHODS["cg_sense"]
+    assert "cg_sense is a method of cinestream, choose another name" in caplog.text
+
+
+def test_dataclasses_in_a_file(tmp_path, monkeypatch):
+    text = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    text += "@dataclass\nclass METHOD:\n    options: object\n    def __call__(self, data): return data\n"
+    write(tmp_path, "mine", text)
+    monkeypatch.setenv("CINESTREAM_METHODS", str(tmp_path))
+    allow_methods(["mine"])
+    assert load_target(find_method("mine").target)(3).options == 3
+
+
+# --- packages ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An installed package with two methods."""
+    info = tmp_path / "lab_methods-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-methods\nVersion: 1.0\n", encoding="utf-8")
+    lines = "[cinestream.methods]\nlab = lab_methods:Lab\nlost = lab_methods:Lost\n"
+    (info / "entry_points.txt").write_text(lines, encoding="utf-8")
+    text = "class Lab:\n    def __init__(self, options): pass\n    def __call__(self, data): return data.hybrid[:, 0]\n"
+    (tmp_path / "lab_methods.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_entry_points(package, scan):
+    assert available_methods() == {"lab": "package lab_methods:Lab", "lost": "package lab_methods:Lost"}
+    assert reconstruct(scan.kspace, "lab").method == "lab"
+    with pytest.raises(ModelError, match="method lost of package lab_methods:Lost cannot be imported: AttributeError"):
+        reconstruct(scan.kspace, "lost", fallback="none")
+
+
+# --- who may name what ------------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_allowed_is_known(examples):
+    with pytest.raises(ModelError, match="no method 'view_sharing'"):
+        find_method("view_sharing")
+    allow_methods(["view_sharing", "cg_sense"])
+    assert [*OWN_METHODS] == ["view_sharing"]
+    with pytest.raises(ModelError, match="no method 'small_unrolled'"):
+        find_method("small_unrolled")
+    with pytest.raises(
+        SettingsError, match=r"no method 'magic': .*; of your own there are small_unrolled, view_sharing in"
+    ):
+        allow_methods(["magic"])
+
+
+@pytest.mark.parametrize("name", ["os", "os.path", "../view_sharing", "view_sharing.py", ""])
+def test_no_name_leads_elsewhere(examples, name):
+    with pytest.raises(SettingsError, match=r"no method .*; of your own there are"):
+        allow_methods([name])
+
+
+def test_the_operator_may_list_them_in_the_environment(monkeypatch):
+    monkeypatch.setenv("CINESTREAM_ALLOW_METHODS", " a, b,,")
+    assert allowed_by_operator() == ["a", "b"]
+    monkeypatch.delenv("CINESTREAM_ALLOW_METHODS")
+    assert allowed_by_operator() == []
+
+
+def test_looking_for_methods_is_light(examples):
+    code = "import sys, recon_core.own_methods as own; own.allow_methods(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_has_weights_and_a_range(examples, scan, tmp_path, monkeypatch):
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "weights"))
+    allow_methods(["small_unrolled"])
+    assert "small_unrolled" in network_names()
+    with pytest.raises(ModelError, match=r"no weights for small_unrolled.*cinestream import-weights small_unrolled"):
+        reconstruct(scan.kspace, "small_unrolled", fallback="none")
+    kind = load_target(find_method("small_unrolled").network)
+    assert issubclass(kind, ImageNetwork)
+    network = kind(kind.Config(cascades=2, channels=4))
+    fill(network)
+    torch.save(network.state_dict(), tmp_path / "trained.pth")
+    entry, report = import_weights(
+        "small_unrolled", tmp_path / "trained.pth", folder=tmp_path / "weights", config={"cascades": 2, "channels": "4"}
+    )
+    assert report.complete
+    assert entry == find_weights("small_unrolled")
+    with pytest.warns(UserWarning, match="doubtful"):  # it has learned nothing
+        result = reconstruct(scan.kspace, "small_unrolled", outside_range="note")
+    assert result.method == "small_unrolled"
+    assert any(note.startswith("weights small_unrolled (sha256") for note in result.notes)
+
+
+def test_a_network_of_a_notebook(scan, tmp_path, monkeypatch):
+    from recon_core.weights.loading import write_weights
+    from recon_core.weights.manifest import WeightsFacts
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        factor: float = 1.0
+
+    class Scaled(ImageNetwork):
+        """An image that is scaled."""
+
+        scale = "free"
+
+        def __init__(self, config=None):
+            super().__init__()
+            self.config = config or Config()
+            self.factor = torch.nn.Parameter(torch.tensor(2.0))
+
+        def working_bytes(self, shape):
+            return 0
+
+        def forward(self, image, consistency):
+            return image * self.factor
+
+    Scaled.Config = Config
+    register_method("scaled", Scaled)
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    write_weights(Scaled(), WeightsFacts(method="scaled"), "scaled", tmp_path)
+    with pytest.warns(UserWarning, match="doubtful"):
+        image = reconstruct(scan.kspace, "scaled", outside_range="note").image
+    np.testing.assert_allclose(image, 2 * reconstruct(scan.kspace, "zero_filled").image, rtol=1e-4, atol=1e-5)
