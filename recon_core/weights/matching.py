@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -255,17 +256,22 @@ def _hint(network: Network, report: ImportReport, tensors: Tensors) -> str:
     return "it is not complete"
 
 
+@functools.cache
+def _usual_names(method: str) -> tuple[tuple[str, ...], ...]:
+    """Names of all tensors of a method's network at its default size, by each naming."""
+    kind = network_class(method)
+    with torch.device("meta"):  # names need no memory
+        return tuple(tuple(table) for table in _tables(kind(kind.Config())).values())
+
+
 def _resembling(apart_from: type[Network], tensors: Tensors) -> str:
     """The method whose network has most of the names, if any has half of them."""
     best, most = "", len(tensors) / 2
     for method in network_names():
         try:
-            kind = network_class(method)
-            if kind is apart_from:
+            if network_class(method) is apart_from:
                 continue
-            with torch.device("meta"):  # names need no memory
-                tables = _tables(kind(kind.Config()))
-            known = max(_find_prefix(table, tensors)[1] for table in tables.values())
+            known = max(_find_prefix(names, tensors)[1] for names in _usual_names(method))
         except (CinestreamError, ImportError, RuntimeError):
             continue  # a hint is not worth another error
         if known > most:

@@ -569,6 +569,7 @@ def test_send_refuses_what_cannot_be(scan, tmp_path, run):
 # --- train ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_train_draws_samples_trains_in_parts_and_exports(run, tmp_path, monkeypatch):
     monkeypatch.setattr("recon_core.training.survey._TOLERANCE", 100.0)  # two steps teach nothing
     plan = tmp_path / "plan.yaml"

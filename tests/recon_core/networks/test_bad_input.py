@@ -42,7 +42,7 @@ def reconstruct(name, values, mask, **options):
     return Engine("cpu").reconstruct(CineSlice(values, mask), options).image
 
 
-@pytest.mark.parametrize("n_frames", [1, 2, 3, 5])
+@pytest.mark.parametrize("n_frames", [1, 2, 5])
 def test_few_frames(name, n_frames):
     values, mask = kspace(n_frames)
     image = reconstruct(name, values, mask)
@@ -51,7 +51,7 @@ def test_few_frames(name, n_frames):
     assert (image != 0).any()
 
 
-@pytest.mark.parametrize(("n_y", "n_x"), [(1, 1), (2, 3), (5, 4), (7, 9), (33, 17)])
+@pytest.mark.parametrize(("n_y", "n_x"), [(1, 1), (2, 3), (33, 17)])
 def test_odd_and_tiny_images(name, n_y, n_x):
     values, mask = kspace(n_y=n_y, n_x=n_x)
     image = reconstruct(name, values, mask)
