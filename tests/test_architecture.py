@@ -23,7 +23,6 @@ def write(root, files):
     return root
 
 
-@pytest.mark.xfail(reason="circles that are being removed", strict=False)
 def test_no_module_imports_itself_through_others(graph):
     assert circles(graph) == []
 
