@@ -26,7 +26,7 @@ from recon_core.networks.base import Network
 from recon_core.trust.ranges import TrainingRange
 from recon_core.weights.checkpoint import content_digest, read_checkpoint
 from recon_core.weights.config import build_network, parse_config
-from recon_core.weights.loading import import_weights, load_network, write_weights
+from recon_core.weights.loading import halve, import_weights, load_network, write_weights
 from recon_core.weights.manifest import WeightsFacts, find_weights, known_weights, user_folder
 from recon_core.weights.matching import load_into, match
 from tests.helpers.networks import TINY, tiny
@@ -497,6 +497,38 @@ def test_other_precisions_are_taken_as_float32():
     load_into(network, tensors)
     assert network.tail.weight.dtype == torch.float32
     assert same(network, tensors)
+
+
+def test_weights_in_half_precision_are_half_as_large_and_nearly_the_same(tmp_path, monkeypatch):
+    network = tiny("crunet_mr")
+    facts = WeightsFacts(method="crunet_mr", licence="CC0", range=TrainingRange.parse({"acceleration": [2, 8]}))
+    other = write_weights(network, facts, "other", tmp_path)
+    whole = write_weights(network, facts, "mine", tmp_path)
+    size = whole.file.stat().st_size
+    halved = halve(whole)
+    assert halved == dataclasses.replace(whole, sha256=hashlib.sha256(whole.file.read_bytes()).hexdigest())
+    assert 0.4 * size < whole.file.stat().st_size < 0.65 * size
+    assert {tensor.dtype for tensor in load_file(whole.file).values()} == {torch.float16}
+    with safe_open(whole.file, "pt") as now, safe_open(other.file, "pt") as before:
+        assert now.metadata() == before.metadata() != {}
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    assert (find_weights("crunet_mr", "mine"), find_weights("crunet_mr", "other")) == (halved, other)
+    for name, tensor in load_network(halved, "cpu").state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, network.state_dict()[name].half().float())
+    assert halve(halved) == halved
+    with pytest.raises(ModelError, match="not those of the manifest"):
+        halve(whole)
+
+
+def test_numbers_too_large_for_half_precision_stay_as_they_are(tmp_path):
+    network = tiny("crunet_mr")
+    with torch.no_grad():
+        next(iter(network.parameters())).view(-1)[0] = 1e5
+    entry = write_weights(network, WeightsFacts(method="crunet_mr"), "mine", tmp_path)
+    with pytest.raises(ModelError, match=r"'mine'.*does not fit into half precision"):
+        halve(entry)
+    assert load_network(entry, "cpu") is not None
 
 
 def test_a_long_chain_of_names_is_no_prefix():
