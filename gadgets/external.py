@@ -17,6 +17,8 @@ from gadgets.connection.server import SharedEngine
 from gadgets.connection.session import Session, SessionOptions
 from gadgets.preparation.noise_store import NoiseStore
 from gadgets.wire.messages import ConfigText, Header
+from recon_core.errors import SettingsError
+from recon_core.own_methods import allow_methods, allowed_by_operator
 
 logger = logging.getLogger("cinestream")
 #: Folders where a Gadgetron's pipelines may name files for CT, separated as in PATH.
@@ -49,6 +51,10 @@ def reconstruct(connection: Any) -> None:  # noqa: ANN401 - gadgetron.external.C
     begun = ConfigText(_text(connection.raw_bytes.config)), Header(_text(connection.raw_bytes.header))
     gadgetron = connection.socket.socket
     connection.socket = _Closed()
+    try:
+        allow_methods(allowed_by_operator())
+    except SettingsError as error:  # the scan may ask for another method
+        logger.error("%s", error)
     with gadgetron:
         server = resident_server()
         good = (

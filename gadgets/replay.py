@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import typing
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,7 @@ from gadgets.wire.reader import Reader
 from gadgets.wire.vendor import tick_length
 from recon_core.api import shared_engine
 from recon_core.errors import DataError, HeaderError, ReconstructionWarning
+from recon_core.own_methods import allow_methods
 from recon_core.storage import refuse_same_file
 
 if TYPE_CHECKING:
@@ -192,6 +192,7 @@ def reconstruct_file(
     >>> scan.problems
     ()
     """
+    allow_methods()
     chosen = apply(settings_of(pipeline), settings)
     with open_scan(Path(path), group) as scan:
         maker = _ArrayMaker(scan.header, chosen, noise)
@@ -252,6 +253,7 @@ def reconstruct_stream(
     0 (6, 48, 64)
     1 (6, 48, 64)
     """
+    allow_methods()
     chosen = apply(settings_of(pipeline), settings)
     return _stream(source, chosen, header, noise)
 
@@ -342,7 +344,7 @@ def _messages(source: Any) -> Iterator[Message]:  # noqa: ANN401
         message = _from_ismrmrd(item) if hasattr(item, "getHead") else item
         if isinstance(message, Close):
             return
-        if not isinstance(message, typing.get_args(Message)):
+        if not isinstance(message, Message):
             raise DataError(f"expected messages, or acquisitions and waveforms of ismrmrd, got {type(item).__name__}")
         yield message
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recon_core.errors import ModelError, SettingsError
-from recon_core.methods import METHODS, OWN_METHODS, MethodInfo
+from recon_core.methods import METHODS, OWN_METHODS, MethodInfo, find_method, load_target, method_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -122,6 +122,22 @@ def allow_methods(names: Iterable[str] | None = None) -> None:
                 f"(entry points {GROUP}) and in the folders of {FOLDERS} ({os.environ.get(FOLDERS) or 'not set'})"
             )
         OWN_METHODS[name] = sources[name][1]
+
+
+def load_method(name: str) -> Any:  # noqa: ANN401 - a class or a function
+    """Import a method: the class of its network, or else what builds it from the options.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such method.
+    ModelError
+        If it cannot be imported.
+    """
+    if name not in method_names():
+        allow_methods([name])
+    info = find_method(name)
+    return load_target(info.network or info.target)
 
 
 def allowed_by_operator() -> list[str]:

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from recon_core.methods import OWN_METHODS
 from tests.helpers.paths import REPOSITORY
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -20,12 +21,18 @@ PAGES = sorted(path.name for path in (REPOSITORY / "docs").glob("*.md") if ">>>"
 
 @pytest.fixture(autouse=True)
 def _somewhere(tmp_path, monkeypatch):
-    """Examples write files into the working directory."""
+    """Examples write files into the working directory, and make methods known."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CINESTREAM_METHODS", str(REPOSITORY / "docs" / "examples"))
+    before = dict(OWN_METHODS)
+    yield
+    OWN_METHODS.clear()
+    OWN_METHODS.update(before)
 
 
 def test_the_interfaces_have_examples():
-    assert {"recon_core", "recon_core.api"} <= set(MODULES)
+    assert {"gadgets", "gadgets.replay", "recon_core", "recon_core.api", "recon_core.own_methods"} <= set(MODULES)
+    assert {"own_method.md", "python.md"} <= set(PAGES)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -12,8 +12,9 @@ from gadgets.commands.console import say
 from gadgets.preparation.noise_store import DAYS, ENTRIES, NoiseStore, default_folder
 from gadgets.settings import pipelines
 from gadgets.settings.settings import Settings, apply, describe_settings, parse_assignments
-from recon_core.errors import ResourceError
-from recon_core.methods import network_names
+from recon_core.errors import CinestreamError, ResourceError
+from recon_core.methods import find_method, method_names, network_names
+from recon_core.own_methods import allow_methods
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +102,7 @@ def chosen_settings(options: argparse.Namespace) -> Settings:
     ResourceError
         If the file of the pipeline cannot be read.
     """
+    allow_methods()
     settings = pipelines.settings_of(options.pipeline, options.pipelines)
     return apply(settings, parse_assignments(options.set))
 
@@ -171,8 +173,20 @@ def export_to(targets: ExportTargets, images: Path, group: str, problems: Proble
 
 def add_network(parser: argparse.ArgumentParser) -> None:
     """Add the method of a network."""
-    networks = network_names()
-    parser.add_argument("method", choices=networks, metavar="METHOD", help=f"one of {', '.join(networks)}")
+    text = f"one of {', '.join(network_names())}, or a network of your own"
+    parser.add_argument("method", type=_network, metavar="METHOD", help=text)
+
+
+def _network(name: str) -> str:
+    """The name of a method that is a network; one of the user's own is made known."""
+    try:
+        if name not in method_names():
+            allow_methods([name])
+        if find_method(name).network:
+            return name
+    except CinestreamError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    raise argparse.ArgumentTypeError(f"{name} is no network; choose one of {', '.join(network_names())}")
 
 
 # --- noise ------------------------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gadgets.commands.console import say
+from recon_core.errors import ModelError
 from recon_core.methods import find_method, method_names
+from recon_core.own_methods import allow_methods
 
 if TYPE_CHECKING:
     import argparse
@@ -21,9 +23,14 @@ def add_arguments(_: argparse.ArgumentParser) -> None:
 
 def run(_: argparse.Namespace) -> int:
     """List them."""
+    allow_methods()
     for name in method_names():
-        info = find_method(name)
-        say(f"{name}\n    {info.summary}\n    {info.reference}")
+        try:
+            info = find_method(name)
+        except ModelError as error:  # one of the user's own
+            say(f"{name}\n    cannot be used: {error}")
+            continue
+        say("\n    ".join(filter(None, (name, info.summary, info.reference))))
         if info.network:
             for line in _weights_of(name):
                 say(f"    {line}")

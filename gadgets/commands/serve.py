@@ -23,6 +23,7 @@ from gadgets.connection.server import DEFAULT_HOST, DEFAULT_PORT, Server
 from gadgets.connection.session import SessionOptions
 from gadgets.settings.pipelines import find_pipeline
 from gadgets.settings.settings import Settings, apply, parse_assignments
+from recon_core.own_methods import ALLOWED, allow_methods, allowed_by_operator
 
 if TYPE_CHECKING:
     import argparse
@@ -41,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "pipeline for a configuration name that the sender fixes, for instance openrecon=cg_sense; repeatable"
     parser.add_argument("--alias", action="append", default=[], metavar="NAME=PIPELINE", help=text)
     add_set(parser)
+    text = f"method of your own that a peer may ask for, besides those that {ALLOWED} lists; repeatable"
+    parser.add_argument("--allow-method", action="append", default=[], metavar="NAME", help=text)
     text = (
         "folder where a peer may name files for ct_path and ct_transform, relative to it; repeatable. Without, only "
         "pipelines known by name and --set name such files"
@@ -57,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal comes; refuse at once what would fail in every scan."""
+    allow_methods([*options.allow_method, *allowed_by_operator()])
     session = SessionOptions(
         pipelines=tuple(options.pipelines),
         aliases=parse_assignments(options.alias),

@@ -13,7 +13,8 @@ import time
 from typing import TYPE_CHECKING
 
 from gadgets.connection.session import Session, SessionOptions
-from recon_core.errors import ResourceError
+from recon_core.errors import ModelError, ResourceError
+from recon_core.methods import OWN_METHODS, find_method
 
 if TYPE_CHECKING:
     from recon_core.engine import Engine
@@ -139,3 +140,8 @@ class Server:
             self._engine()
         except Exception:
             logger.exception("the reconstruction engine cannot be started; every scan will fail")
+        for name in [*OWN_METHODS]:
+            try:
+                find_method(name)
+            except ModelError as error:
+                logger.error("scans that ask for the method %s will fail: %s", name, error)

@@ -28,6 +28,7 @@ from recon_core.networks.crnn_mri import CRNNMRI
 from recon_core.networks.crunet_mr import CRUNetMR
 from recon_core.networks.cst_net import CSTNet
 from recon_core.networks.dual_unet_resnet3d import DualUNetResNet3D, DualUNetResNet3DConfig
+from recon_core.networks.golden import fill
 from recon_core.networks.method import precision_of_convolutions
 from recon_core.networks.promptmr import PromptMR
 from recon_core.networks.unet3d_mr import UNet3DMR
@@ -39,7 +40,6 @@ from recon_core.weights.config import build_network
 from recon_core.weights.manifest import WeightsEntry
 from tests.bench.published import cinenet, crnn_mri, crunet_mr, cst_net, dual_unet_resnet3d, promptmr
 from tests.helpers.networks import NETWORKS
-from tests.helpers.parity import fill
 from tests.parity_cases import cst_net as cst_net_case
 from tests.parity_cases import dual_unet_resnet3d as dual_unet_case
 

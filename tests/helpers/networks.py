@@ -7,8 +7,8 @@ import torch
 
 from recon_core.methods import METHODS
 from recon_core.networks.base import Network
+from recon_core.networks.golden import fill
 from recon_core.weights.loading import import_weights
-from tests.helpers.parity import fill
 
 NETWORKS = [name for name, info in METHODS.items() if info.network]
 

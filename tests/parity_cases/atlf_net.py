@@ -19,9 +19,9 @@ from recon_core.networks.atlf_layers import (
     channel_statistics,
     consistency_weight,
 )
+from recon_core.networks.golden import fill_value, normal
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft
-from tests.helpers.parity import fill_value, normal
 
 # Ours to the authors' names, where they differ.
 _NAMES = {

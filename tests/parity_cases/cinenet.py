@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from recon_core.networks.cinenet import CineNet, CineNetConfig
+from recon_core.networks.golden import fill, fill_value
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import ifft
-from tests.helpers.parity import fill, fill_value
 
 
 def run(arrays, config):

@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import load_file
 
 from recon_core.networks.crnn_mri import CRNNMRI, CRNNMRIConfig
+from recon_core.networks.golden import fill
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft
-from tests.helpers.parity import fill
 from tests.helpers.paths import SHARED
 
 WEIGHTS = SHARED / "parity" / "crnn_mri" / "crnn_mri_d5_c5.safetensors"

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from recon_core.networks.crunet_mr import CRUNetMR, CRUNetMRConfig
+from recon_core.networks.golden import fill, fill_value, normal
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import ifft
-from tests.helpers.parity import fill, fill_value, normal
 
 LEVELS = {"full": ("x0", "x4"), "half": ("x1", "x3"), "bottom": ("x2",)}
 

@@ -1,7 +1,7 @@
 """3D UNet-MR: arrays as those of CRUNet-MR; there is no golden case."""
 
+from recon_core.networks.golden import fill
 from recon_core.networks.unet3d_mr import UNet3DMR, UNet3DMRConfig
-from tests.helpers.parity import fill
 from tests.parity_cases.crunet_mr import improve
 
 

@@ -13,11 +13,11 @@ from recon_core import reconstruct, register_method
 from recon_core.errors import ModelError, SettingsError
 from recon_core.methods import METHODS, OWN_METHODS, MethodInfo, find_method, load_target, method_names, network_names
 from recon_core.networks.base import ImageNetwork
-from recon_core.own_methods import allow_methods, allowed_by_operator, available_methods
+from recon_core.networks.golden import fill
+from recon_core.own_methods import allow_methods, allowed_by_operator, available_methods, load_method
 from recon_core.simulate.kspace import simulate_cine
 from recon_core.weights.loading import import_weights
 from recon_core.weights.manifest import find_weights
-from tests.helpers.parity import fill
 from tests.helpers.paths import REPOSITORY
 
 EXAMPLES = REPOSITORY / "docs" / "examples"
@@ -254,7 +254,7 @@ def test_a_network_has_weights_and_a_range(examples, scan, tmp_path, monkeypatch
     assert "small_unrolled" in network_names()
     with pytest.raises(ModelError, match=r"no weights for small_unrolled.*cinestream import-weights small_unrolled"):
         reconstruct(scan.kspace, "small_unrolled", fallback="none")
-    kind = load_target(find_method("small_unrolled").network)
+    kind = load_method("small_unrolled")
     assert issubclass(kind, ImageNetwork)
     network = kind(kind.Config(cascades=2, channels=4))
     fill(network)

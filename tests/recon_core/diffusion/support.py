@@ -8,8 +8,8 @@ from recon_core.coils.calibration import time_average
 from recon_core.data import HybridSlice
 from recon_core.diffusion.method import DSTDM
 from recon_core.diffusion.score_network import ScoreConfig
+from recon_core.networks.golden import fill
 from recon_core.physics.fourier import fft
-from tests.helpers.parity import fill
 from tests.parity_cases.dstdm import value
 
 TINY = ScoreConfig(channels=32, channel_factors=(1, 1, 1), blocks=1)

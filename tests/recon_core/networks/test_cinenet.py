@@ -8,10 +8,11 @@ from recon_core.data import HybridSlice
 from recon_core.errors import SettingsError
 from recon_core.networks.blocks import PORTION_BYTES
 from recon_core.networks.cinenet import CineNet, CineNetConfig
+from recon_core.networks.golden import fill
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft
 from tests.bench.published import cinenet as published
-from tests.helpers.parity import fill, run_case
+from tests.helpers.parity import run_case
 from tests.helpers.paths import SHARED, needs
 from tests.parity_cases.cinenet import build, value
 from tests.recon_core.networks.support import random_series

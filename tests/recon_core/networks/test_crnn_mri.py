@@ -8,10 +8,11 @@ from safetensors.torch import load_file
 from recon_core.data import HybridSlice
 from recon_core.networks.blocks import PORTION_BYTES
 from recon_core.networks.crnn_mri import CRNNMRI, CRNNMRIConfig
+from recon_core.networks.golden import fill
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft
 from tests.bench.published import crnn_mri as published
-from tests.helpers.parity import fill, run_case
+from tests.helpers.parity import run_case
 from tests.helpers.paths import SHARED, needs
 from tests.recon_core.networks.support import random_series
 from tests.recon_core.physics.test_memory import peak_bytes

@@ -7,9 +7,10 @@ import torch
 
 from recon_core.errors import ModelError
 from recon_core.networks.crunet_mr import CRUNetMR, CRUNetMRConfig
+from recon_core.networks.golden import fill
 from recon_core.physics.consistency import DataConsistency
 from tests.bench.published import crunet_mr as published
-from tests.helpers.parity import fill, run_case
+from tests.helpers.parity import run_case
 from tests.helpers.paths import SHARED, existing
 from tests.recon_core.physics.test_memory import peak_bytes
 

@@ -4,9 +4,10 @@ from torch.nn import functional
 
 from recon_core.errors import ModelError
 from recon_core.networks import blocks
+from recon_core.networks.golden import fill
 from recon_core.networks.unet3d_mr import PeriodicConvolution, UNet3DMR, UNet3DMRConfig
 from recon_core.physics.fourier import fft
-from tests.helpers.parity import fill, run_case
+from tests.helpers.parity import run_case
 from tests.recon_core.networks.test_crunet_mr import error, problem, reconstruct
 from tests.recon_core.physics.test_memory import peak_bytes
 
