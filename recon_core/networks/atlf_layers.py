@@ -280,10 +280,6 @@ class LocalBlock(nn.Module):
         """Undo `forward`."""
         return functional.conv2d(features, torch.linalg.inv(self.matrix())[:, :, None, None])
 
-    def log_determinant(self, n_pixels: int) -> torch.Tensor:
-        """Logarithm of the determinant of `forward` on an image of this many pixels, ``()``."""
-        return n_pixels * self.log_s.sum()
-
 
 class ModalityNetwork(nn.Module):
     """What the low-rank fusion does to the features of one modality, pixel by pixel."""

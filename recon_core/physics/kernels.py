@@ -1,8 +1,8 @@
 """The three elementwise steps of the encoding - expand by coil maps, keep what is sampled, combine the coils.
 
-They are written three times, with torch, with CuPy and with NumPy; the transforms between them, the memory and the
-portions are `recon_core.physics.sense`'s, once. Arrays are torch tensors everywhere: CuPy and NumPy work on their
-memory without a copy, CuPy on torch's current stream.
+They are written twice, with torch and with CuPy; the transforms between them, the memory and the portions are
+`recon_core.physics.sense`'s, once. Arrays are torch tensors everywhere: CuPy works on their memory without a copy, on
+torch's current stream.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from recon_core.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
-
-    from numpy.typing import NDArray
 
 
 class Kernels(Protocol):
@@ -61,27 +59,6 @@ class TorchKernels:
     def combine(self, lines: torch.Tensor, maps: torch.Tensor, image: torch.Tensor) -> None:
         """Write the sum over coils of ``maps * lines`` to `image`; `lines` is overwritten."""
         torch.sum(lines.mul_(maps[:, None]), 2, out=image)
-
-
-class NumpyKernels:
-    """The steps as NumPy operations on CPU tensors: the definition that the fused kernels are held against."""
-
-    def weights(self, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Take the mask as it is."""
-        del dtype
-        return mask
-
-    def expand(self, maps: torch.Tensor, image: torch.Tensor, lines: torch.Tensor) -> None:
-        """Write ``maps * image`` to `lines`."""
-        np.multiply(_numpy(maps)[:, None], _numpy(image)[:, :, None], out=_numpy(lines))
-
-    def sample(self, lines: torch.Tensor, weights: torch.Tensor) -> None:
-        """Set to zero, in place, what is not measured."""
-        np.copyto(_numpy(lines), 0, where=~_numpy(weights)[:, :, None, None])
-
-    def combine(self, lines: torch.Tensor, maps: torch.Tensor, image: torch.Tensor) -> None:
-        """Write the sum over coils of ``maps * lines`` to `image`."""
-        np.einsum("sfcxy,scxy->sfxy", _numpy(lines), _numpy(maps), out=_numpy(image))
 
 
 class CupyKernels:
@@ -224,9 +201,3 @@ def _sizes(lines: torch.Tensor) -> tuple[int, int, int]:
     """Coils, pixels and frames per set."""
     _, n_frames, n_coils, n_x, n_y = lines.shape
     return n_coils, n_x * n_y, n_frames
-
-
-def _numpy(tensor: torch.Tensor) -> NDArray[Any]:
-    """See the memory of a CPU tensor as an array."""
-    array: NDArray[Any] = tensor.detach().numpy()
-    return array

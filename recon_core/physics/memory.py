@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 
-from recon_core.errors import ResourceError
 from recon_core.physics.sense import WORKSPACE_BYTES, portion_sizes
 from recon_core.physics.solvers import PORTION_BYTES
 
@@ -92,56 +91,3 @@ def available_bytes(device: torch.device) -> int | None:
         return None
     kibibytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     return 1024 * kibibytes[0] if kibibytes else None
-
-
-def frames_per_chunk(
-    stage: Stage,
-    shape: tuple[int, int, int, int],
-    budget: int,
-    *,
-    batch: int = 1,
-    maps_per_frame: bool = False,
-    folds: int = 0,
-    dtype: torch.dtype = torch.complex64,
-    device: str = "cpu",
-    workspace_bytes: int | None = None,
-) -> int:
-    """Say how many frames can be computed together within a budget.
-
-    Parameters
-    ----------
-    stage, batch, maps_per_frame, folds, dtype, device, workspace_bytes
-        As for `predicted_bytes`.
-    shape
-        (frame, coil, ky, x) of the whole slice.
-    budget
-        Bytes that may be used beyond the inputs.
-
-    Returns
-    -------
-    int
-        Frames, from one to all.
-
-    Raises
-    ------
-    ResourceError
-        If one frame alone takes more.
-    """
-    needed = 0
-    for n_frames in range(max(1, shape[0]), 0, -1):
-        needed = predicted_bytes(
-            stage,
-            (n_frames, *shape[1:]),
-            batch=batch,
-            maps_per_frame=maps_per_frame,
-            folds=folds,
-            dtype=dtype,
-            device=device,
-            workspace_bytes=workspace_bytes,
-        )
-        if needed <= budget:
-            return n_frames
-    raise ResourceError(
-        f"{stage} of one frame of {' x '.join(map(str, shape[1:]))} (coil x ky x x) takes {needed / 2**20:.0f} MiB and "
-        f"{budget / 2**20:.0f} MiB may be used; free some, compress the coils, or take a smaller matrix"
-    )

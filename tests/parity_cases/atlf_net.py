@@ -129,7 +129,7 @@ def fuse(tensors, config):
         "lrfm_g_out": fused_global,
         "lfab_ct": ct_detail,
         "lfab_mr": mr_detail,
-        "lfab_logdet": built["lfab"].log_determinant(ct_local[0, 0].numel()).expand(len(ct_local)).clone(),
+        "lfab_logdet": (ct_local[0, 0].numel() * built["lfab"].log_s.sum()).expand(len(ct_local)).clone(),
         "lrfm_l_out": fused_local,
         "aux": built["rdecoder"](fused_global, fused_local),
     }

@@ -9,8 +9,8 @@ from recon_core.metrics.measures import block_psnr, block_ssim
 from recon_core.networks.dual_unet_resnet3d import DualUNetResNet3D, DualUNetResNet3DConfig
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft
-from recon_core.simulate.sampling import kt_focuss_mask, quadratic_density_mask
 from tests.helpers import parity
+from tests.helpers.published_masks import kt_focuss_mask, quadratic_density_mask
 
 GAIN = 1.6
 MASKS = {"vd": (quadratic_density_mask, "c"), "cm": (kt_focuss_mask, "n")}

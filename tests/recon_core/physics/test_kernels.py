@@ -12,8 +12,9 @@ import torch
 from recon_core.errors import ModelError
 from recon_core.physics import kernels
 from recon_core.physics.consistency import DataConsistency
-from recon_core.physics.kernels import CupyKernels, NumpyKernels, TorchKernels, choose_kernels
+from recon_core.physics.kernels import CupyKernels, TorchKernels, choose_kernels
 from recon_core.physics.sense import SenseOperator
+from tests.helpers.numpy_kernels import NumpyKernels
 
 SHAPES = [
     # sets, frames, coils, x, y

@@ -7,10 +7,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from recon_core.classical.cg_sense import CGSense
-from recon_core.errors import ResourceError
 from recon_core.options import ReconOptions
 from recon_core.physics.consistency import DataConsistency
-from recon_core.physics.memory import available_bytes, frames_per_chunk, predicted_bytes
+from recon_core.physics.memory import available_bytes, predicted_bytes
 from tests.recon_core.support import run
 
 SHAPES = [
@@ -86,23 +85,6 @@ def test_prediction_is_near_the_measured_peak_on_the_gpu(stage):
         measured = torch.cuda.max_memory_allocated() - before
     predicted = predicted_bytes(stage, shape, device="cuda")
     assert 0.75 * measured < predicted < 1.25 * measured
-
-
-def test_a_chunk_is_as_large_as_fits():
-    shape = (20, 8, 96, 64)
-    for n_frames in (1, 7, 20):
-        budget = predicted_bytes("consistency", (n_frames, *shape[1:]))
-        assert frames_per_chunk("consistency", shape, budget) == n_frames
-        assert n_frames == 1 or frames_per_chunk("consistency", shape, budget - 1) < n_frames
-
-
-def test_everything_fits_into_enough():
-    assert frames_per_chunk("sense", (12, 10, 64, 96), 1 << 40) == 12
-
-
-def test_a_budget_too_small_for_one_frame_is_refused():
-    with pytest.raises(ResourceError, match=r"one frame of 8 x 96 x 64 .* takes \d+ MiB"):
-        frames_per_chunk("sense", (20, 8, 96, 64), 1000)
 
 
 def test_available_memory_is_what_the_system_says():

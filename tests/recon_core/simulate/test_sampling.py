@@ -9,14 +9,13 @@ from recon_core.simulate.sampling import (
     golden_mask,
     gro_mask,
     interleaved_mask,
-    kt_focuss_mask,
     partial_fourier_mask,
-    quadratic_density_mask,
     sampling_mask,
     uniform_mask,
     variable_density_mask,
 )
 from tests.helpers.paths import SHARED, needs
+from tests.helpers.published_masks import kt_focuss_mask, quadratic_density_mask
 from tests.parity_cases.dual_unet_resnet3d import run_mask
 
 PUBLISHED_MASKS = SHARED / "parity" / "dual_unet_resnet3d" / "case_masks.npz"
