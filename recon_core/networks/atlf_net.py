@@ -147,8 +147,7 @@ class ATLFNet(ImageNetwork):
     -----
     Frames are independent images (the method is 2-D) except for the fused time average, and go through a phase in
     portions. Sizes that are not multiples of four are reflected inside of the fusion and the attention, not in data
-    consistency. Biases would make an image of zeros non-zero: a series without any signal is returned as
-    zeros.
+    consistency. Biases would turn zeros into an image: a series without any signal is returned as zeros.
     """
 
     Config = ATLFNetConfig

@@ -87,7 +87,7 @@ class CineNet(ImageNetwork):
     published code fails where the last level of a U-Net has one pixel, because the instance normalisation needs two;
     here the planes are then padded with zeros to two pixels along every axis of that level. Planes of two or three
     pixels there (fewer than 32 frames and 64 pixels with four levels) are as published: taken, but instance
-    normalisation of so few makes the result erratic. A series without any signal is given back as zeros.
+    normalisation of so few makes the result erratic. A series without any signal is returned as zeros.
     """
 
     Config = CineNetConfig
@@ -231,7 +231,7 @@ class _UNet(nn.Module):
         self.up_conv[-1] = nn.Sequential(self.up_conv[-1], convolution(channels, 2, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Transform ``(image, 2, ...)``, of any size; every image alone."""
+        """Transform ``(image, 2, ...)``, of any size; every image separately."""
         size = images.shape[2:]
         images = images.contiguous()  # channels first, as the normalisation needs them
         padded = _large_enough(size, self._pools)
@@ -283,7 +283,7 @@ def _large_enough(size: Sequence[int], pools: int) -> Sequence[int]:
 
 
 def _portion(channels: int, size: Sequence[int], device: str) -> int:
-    """Say how many images go through a U-Net together; on a CPU twice as fast as all at once."""
+    """Number of images that go through a U-Net together; on a CPU twice as fast as all at once."""
     budget = PORTION_BYTES.get(device, PORTION_BYTES["cuda"])
     return max(1, budget // max(1, 4 * channels * math.prod(size)))
 

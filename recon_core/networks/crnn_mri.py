@@ -112,8 +112,8 @@ class CRNNMRI(ImageNetwork):
 
     A state of zeros is not convolved, and the layers after the recurrence over the frames go through the frames in
     portions that stay in the cache. Input and state are convolved separately: together they must first be copied to one
-    place, which costs more than it saves. Biases make an image out of nothing: a series without
-    any signal is given back as zeros.
+    place, which costs more than it saves. Biases would turn zeros into an image: a series without any signal is
+    returned as zeros.
     """
 
     Config = CRNNMRIConfig

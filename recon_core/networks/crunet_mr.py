@@ -206,7 +206,7 @@ class Cascade(nn.Module):
 
     @staticmethod
     def _gate(normalised: torch.Tensor, amplification: torch.Tensor) -> torch.Tensor:
-        """How much ``(batch, 1, row, column, 2)`` is added, in relation, to changes of images of two parts."""
+        """Relative gain ``(batch, 1, row, column, 2)`` of changes of images of two parts."""
         if normalised.shape[1] == 1:  # one frame has no deviation
             return normalised.new_zeros(())
         motion = torch.view_as_complex(normalised).abs().std(1, keepdim=True)

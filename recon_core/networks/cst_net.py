@@ -28,7 +28,7 @@ _PACKED_CHANNELS = 2 * _N_FRAMES
 _RECURRENCES = (3, 3, 2)  # of the three stages
 _DILATIONS = (1, 3, 3, 3)  # of the layers of a recurrence
 _NEGATIVE_SLOPE = 0.01
-# Below this part of its maximum, the intensity of the coil maps is none, and no image is there.
+# Below this share of its maximum the intensity of the coil maps counts as zero, and so does the image.
 _LEAST_INTENSITY = 1e-6
 # Ours and theirs, within a transformer.
 _AUTHORS_NAMES = (
@@ -211,7 +211,7 @@ class Transformer(nn.Module):
 
 
 class RecurrentLayer(nn.Module):
-    """Convolutional recurrence over the frames, forth and back with the same weights; the two results are summed.
+    """Convolutional recurrence over the frames, in both directions with the same weights; the two results are summed.
 
     ``h_t = LeakyReLU(i2h(input_t) + h2h(h_neighbour))``, where the neighbour of the first frame visited is zero.
 
@@ -255,7 +255,7 @@ class RecurrentLayer(nn.Module):
 
 
 class Recurrence(nn.Module):
-    """Recurrent layers over the frames and a convolution: what is to be changed in an image.
+    """Recurrent layers over the frames and a convolution: the change of an image.
 
     Parameters
     ----------
@@ -310,7 +310,7 @@ class CSTNet(ImageNetwork):
     """CST-Net: spatiotemporal transformers refined by convolutional recurrences, for 16 frames.
 
     Wang et al., Comput Biol Med 2024, doi:10.1016/j.compbiomed.2024.109133; published code:
-    github.com/XWangBin/CST-Net. 2,388,344 parameters, 88,290 of them in blocks that take no part.
+    github.com/XWangBin/CST-Net. 2,388,344 parameters, 88,290 of them in unused blocks.
 
     Parameters
     ----------
@@ -331,8 +331,8 @@ class CSTNet(ImageNetwork):
     The images of all three stages are merged by one convolution over plane and frames, and made consistent a last time.
 
     The recurrences are 99 % of the work: 0.82e12 multiplications and additions for 16 frames of 128 x 128. Here the
-    input of a recurrence is convolved once for both its directions and the block without a part is not run, a quarter
-    less than published. Biases make an image out of nothing: a series without any signal is given back as zeros.
+    input of a recurrence is convolved once for both its directions and the unused block is not run, a quarter less than
+    published. Biases would turn zeros into an image: a series without any signal is returned as zeros.
     """
 
     Config = CSTNetConfig
@@ -440,7 +440,7 @@ def unpack(features: torch.Tensor, layout: Layout) -> torch.Tensor:
 
 
 def normalise(combined: torch.Tensor, consistency: DataConsistency) -> torch.Tensor:
-    """Divide a combination of coils by ``sum_c |S_c|^2``; zero where that is next to nothing."""
+    """Divide a combination of coils by ``sum_c |S_c|^2``; zero where that is negligible."""
     intensity = consistency.intensity
     present = intensity > _LEAST_INTENSITY * intensity.amax((-2, -1), keepdim=True)
     return combined * torch.where(present, intensity.reciprocal(), 0)

@@ -50,11 +50,10 @@ class DualUNetResNet3DConfig:
         Feature maps of the residual network.
     residual
         The U-Nets give the changes of real and imaginary part, between -1 and 1, and the result is complex; without
-        fusion only. Not published; what passes by the networks needs not be learned, so a short training gets much
-        further.
+        fusion only. Not published; the identity need not be learned, so a short training gets much further.
     dropout
-        Share of the features that are left out at random, in training only; with batches of one crop more than nothing
-        keeps a network from learning.
+        Share of the features that are left out at random, in training only; with batches of one crop any dropout
+        prevents learning.
 
     Raises
     ------
@@ -218,7 +217,7 @@ class UNet(nn.Module):
         return torch.sigmoid(self.conv(features).float())[..., :n_y, :n_x]
 
     def _join(self, level: int, features: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
-        """Bring the features of the level below to the size of this level, and to its own; takes those off `skips`."""
+        """Bring the features of the level below to the size of this level and join its own, taken from `skips`."""
         skip = skips.pop()
         features = self.get_submodule(f"upconv{level}")(features)
         if features.shape[-2:] != skip.shape[-2:]:
@@ -397,7 +396,7 @@ class DualUNetResNet3D(DephasedNetwork):
     weights. 63 370 180 parameters with ``fusion="resnet"``; without fusion 63 219 952, half of them in each U-Net.
 
     ``out = R(sqrt(U1(Re x)^2 + U2(Im x)^2))`` with the U-Nets U1 and U2, which have the frames as channels, and the
-    residual network R. What U1 and U2 give are no real and imaginary parts, but features that nothing supervised.
+    residual network R. The results of U1 and U2 are not real and imaginary parts, but features without supervision.
 
     Parameters
     ----------
@@ -407,13 +406,13 @@ class DualUNetResNet3D(DephasedNetwork):
     Notes
     -----
     Made for, and so far trained only on, 20 frames of images that are real, not negative and at most one, with phase
-    encoding along y. Nothing that was measured enters after the zero-filled image. Results are magnitudes;
+    encoding along y. Measured data enter by the zero-filled image only. Results are magnitudes;
     `reconstruct` gives them the smooth phase of the data.
 
     The same numbers as published with less work: 2-D instead of 3-D convolutions in the fusion, the normalisation in
     the weights where that pays, channels contiguous in memory. Different, where the published network has no answer:
     images of less than 16 pixels along an axis, and of odd size, which came out of the fusion one pixel larger. Biases
-    and sigmoids make an image out of nothing: a series without any signal is given back as zeros.
+    and sigmoids would turn zeros into an image: a series without any signal is returned as zeros.
     """
 
     Config = DualUNetResNet3DConfig
@@ -430,13 +429,13 @@ class DualUNetResNet3D(DephasedNetwork):
             self.resnet = FusionResNet(config.frames, config.planes, config.frames)
 
     def authors_key(self, key: str) -> str:
-        """Name of a tensor in the authors' checkpoints, which are three: before the names stands which one."""
+        """Name of a tensor in the authors' checkpoints, which are three: a prefix names the checkpoint."""
         return unet_key(key)
 
     def forward(self, image: torch.Tensor, consistency: DataConsistency) -> torch.Tensor:  # noqa: ARG002 - has no use
         """Improve an image; see `ImageNetwork.forward`.
 
-        The measured data are not looked at; the result is real, unless it is made of changes (``residual``).
+        The measured data are not used; the result is real, unless the network gives changes (``residual``).
         """
         series = self._series(image)
         first, second = self._parts(series)

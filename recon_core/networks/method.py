@@ -49,7 +49,7 @@ class NetworkMethod:
         self._network.configure(options)
 
     def __call__(self, data: HybridSlice) -> torch.Tensor:
-        """Reconstruct one slice, whatever the weights were trained for; `unlike_training` and `doubts` judge that.
+        """Reconstruct one slice, independent of the range of the weights; `unlike_training` and `doubts` check that.
 
         Parameters
         ----------
@@ -85,7 +85,7 @@ class NetworkMethod:
         return image
 
     def unlike_training(self, data: HybridSlice) -> str:
-        """Say, before the network is run, in which ways the scan is not like those that the weights were trained for.
+        """Differences of a scan from those that the weights were trained for; called before the network runs.
 
         Parameters
         ----------
@@ -106,14 +106,14 @@ class NetworkMethod:
         return reasons and f"the scan is not like the training of the weights {self._entry.name}: {reasons}"
 
     def doubts(self, data: HybridSlice, image: torch.Tensor, reference: torch.Tensor | None) -> str:
-        """Say, after the network was run, why its image is not to be trusted.
+        """Reasons not to trust the image of the network; called after it has run.
 
         Parameters
         ----------
         data
             The slice.
         image
-            ``(frame, y, x)`` complex64, what the network made of it.
+            ``(frame, y, x)`` complex64, image of the network.
         reference
             Image of cg_sense of the slice, or None where there is none to compare with.
 
@@ -179,7 +179,7 @@ class NetworkMethod:
 
 
 def signal_to_noise(data: HybridSlice) -> float | None:
-    """Estimate how far a scan rises above its noise.
+    """Estimate the peak signal-to-noise ratio of a scan.
 
     Parameters
     ----------

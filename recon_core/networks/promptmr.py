@@ -64,8 +64,8 @@ class PromptMRConfig:
     learnable_prompt
         Whether training changes the components of the prompts; as published they stay as they were drawn.
     learned_maps
-        Make the coil maps with a network, as published. False takes those of the slice, and what they make of the coils
-        is the image: a short training need not find out first what coil maps are.
+        Make the coil maps with a network, as published. False uses those of the slice, and the image is the combination
+        of the coils with them: a short training need not learn coil maps first.
     keeps_mean
         The mean of an image, taken out before a U-net of the cascades, is put back into the change that this gives, as
         published; the U-net cannot know it, and what it leaves of it in the last cascade stays. False leaves it out.
@@ -147,7 +147,7 @@ class PromptMR(Network):
     once; in the last cascade only the centre frame; 1 x 1 convolutions before the bilinear enlargement instead of
     after it, which is the same because each leaves alone what the other mixes.
 
-    Different from the published network, and only where that has no answer or a wrong one:
+    Different from the published network only where that fails or is wrong:
 
     - Masks may differ from frame to frame. The centre is then what all frames measured.
     - Where the frames have no centre in common, as with lines that shift from frame to frame, or a frame is empty, maps
@@ -352,7 +352,7 @@ class PromptMR(Network):
         return maps
 
     def _window_portion(self, shape: tuple[int, int, int], device: torch.device) -> int:
-        """Say how many windows of (coil, x, y) go through the cascades together."""
+        """Number of windows of (coil, x, y) that go through the cascades together."""
         n_coils, n_x, n_y = shape
         config = self.config
         return _portion((4 * config.features + 8 * config.adjacent_frames * n_coils) * n_x * n_y, device)
@@ -444,7 +444,7 @@ def _centres(
 
 
 def _portion(image_bytes: int, device: torch.device) -> int:
-    """Say how many images are in work together."""
+    """Number of images that are processed together."""
     return max(1, _PORTION_BYTES.get(device.type, _PORTION_BYTES["cuda"]) // max(1, image_bytes))
 
 
@@ -467,7 +467,7 @@ def _combine(coils: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def _is_shared_slope(key: str) -> bool:
-    """Say whether a tensor, by the authors' name, is the slope that all blocks share."""
+    """Whether a tensor, by the authors' name, is the slope that all blocks share."""
     return key.endswith(_SLOPE) and not key.endswith(_FIRST_BLOCK + _SLOPE)
 
 
@@ -490,7 +490,7 @@ class SensitivityNetwork(nn.Module):
         return maps / torch.where(norm > 0, norm, 1)
 
     def portion(self, size: tuple[int, ...], device: torch.device) -> int:
-        """Say how many coil images of (x, y) are in work together."""
+        """Number of coil images of (x, y) that are processed together."""
         n_x, n_y = size
         return _portion(4 * self._features * n_x * n_y, device)
 

@@ -1,7 +1,7 @@
 """The image that a network starts from.
 
 As published it is the zero-filled one. The weights of cinestream are trained with that of a few iterations of CG-SENSE
-around the time average: a network that need not undo the folding learns the rest with a fraction of the steps.
+around the time average: a network that need not remove aliasing learns the rest in a fraction of the steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ITERATIONS = 10  # more amplify the noise (measured on training scans: 5, 10, 3
 
 
 def with_start(data: HybridSlice, start: str) -> HybridSlice:
-    """Give a slice the image that the network is to start from.
+    """Add the initial image of the network to a slice.
 
     Parameters
     ----------

@@ -100,7 +100,7 @@ class UNet3DMR(ImageNetwork):
     """3D UNet-MR: the baseline to which the paper of CRUNet-MR compares it.
 
     Lyu et al., "Convolutional recurrent U-net for cardiac cine MRI reconstruction via effective spatio-temporal feature
-    exploitation". The paper describes it in a sentence, and its code was not published: this is our reading of it, not
+    exploitation". The paper describes it in a sentence, and its code was not published: this is our interpretation, not
     a reproduction, and no published result is claimed for it. 4,002,250 parameters; 4,534,730 with a
     `bottleneck_kernel` of 3.
 
@@ -112,9 +112,9 @@ class UNet3DMR(ImageNetwork):
     Notes
     -----
     Every recurrent unit of `recon_core.networks.crunet_mr.CRUNetMR` is a 3-D convolution with ReLU, and only the image
-    is passed from cascade to cascade; everything else is kept. All that concerns time is periodic, so that the choice
-    of the first frame does not matter. 448,768 multiplications per pixel, frame and cascade, none of which has to wait
-    for another frame.
+    is passed from cascade to cascade; everything else is kept. All operations over time are periodic, so that the
+    choice of the first frame does not matter. 448,768 multiplications per pixel, frame and cascade, none of which has
+    to wait for another frame.
     """
 
     Config = UNet3DMRConfig

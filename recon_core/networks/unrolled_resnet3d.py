@@ -45,8 +45,8 @@ class UnrolledResNet3DConfig:
         ``resnet``: as published, a residual network at half the resolution makes the two parts out of the magnitude of
         what the U-Nets give; ``none``: the U-Nets give the parts, as in the best variant of the Dual U-Net.
     residual
-        The networks give the change of the image, between -1 and 1. Not published; what passes by the networks needs
-        not be learned, so a short training gets much further.
+        The networks give the change of the image, between -1 and 1. Not published; the identity need not be learned, so
+        a short training gets much further.
     dropout
         Share of the features that are left out at random, in training only.
     """
@@ -107,10 +107,10 @@ class UnrolledResNet3D(DephasedNetwork):
     Notes
     -----
     Frames, sizes, scale and speed are as in `recon_core.networks.dual_unet_resnet3d.DualUNetResNet3D`. The result is
-    the complex image after the last data consistency; the published one, and its loss, is the magnitude of it. In a
-    cascade nothing passes by the fusion, which works at half the resolution; only the measured samples bring the rest
-    back. With several coils the data consistency is a gradient step in the image that they share, see
-    `recon_core.physics.consistency.DataConsistency.weighted`. A series without any signal is given back as zeros.
+    the complex image after the last data consistency; the published one, and its loss, is the magnitude of it. A
+    cascade has no connection around the fusion, which works at half the resolution; only the measured samples restore
+    the rest. With several coils the data consistency is a gradient step in the image that they share, see
+    `recon_core.physics.consistency.DataConsistency.weighted`. A series without any signal is returned as zeros.
     """
 
     Config = UnrolledResNet3DConfig

@@ -40,7 +40,7 @@ def over_windows(
         ``(frame, ...)``: with as many frames as the window has, the one result; with fewer, the cycle is repeated to
         fill it and a frame is the mean of its repetitions; with more, windows start every half window or less, around
         the end of the cycle too, and are blended with the weight ``sin^2`` of the place in the window. A series that is
-        not periodic is repeated to and fro instead, and no window goes beyond its end.
+        not periodic is mirrored instead, and no window goes beyond its end.
     """
     slots = torch.arange(window, device=device)
     if n_frames == window:
@@ -66,7 +66,7 @@ def over_windows(
 
 
 def _to_and_fro(slots: torch.Tensor, n_frames: int) -> torch.Tensor:
-    """Indices that turn at both ends of the series without showing the end frames twice."""
+    """Indices that are mirrored at both ends of the series, without repeating the end frames."""
     turn = max(1, 2 * (n_frames - 1))
     place = slots % turn
     return torch.minimum(place, turn - place) if n_frames > 1 else torch.zeros_like(slots)
