@@ -38,11 +38,28 @@ def test_every_method_is_in_the_tables(name):
     assert sorted(re.findall(r"^\| `(\w+)` \|", PAGES[name], re.MULTILINE)) == sorted(METHODS)
 
 
-def test_every_command_is_in_the_readme_or_the_pages():
+def commands():
+    """Parsers of the commands by name."""
     actions = make_parser()._actions
-    (commands,) = [action.choices for action in actions if isinstance(action, argparse._SubParsersAction)]
-    for command in commands:
+    (found,) = [action.choices for action in actions if isinstance(action, argparse._SubParsersAction)]
+    return found
+
+
+def test_every_command_is_in_the_readme_or_the_pages():
+    for command in commands():
         assert any(f"cinestream {command}" in page for page in PAGES.values()), command
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_commands_and_options_of_the_text_exist(name):
+    known = commands()
+    for text in re.findall(r"`cinestream\s+([^`]+)`", PAGES[name]):
+        command, *words = text.split()
+        if command in ("--verbose", "..."):
+            continue
+        assert command in known, text
+        options = [word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)]
+        assert set(options) <= set(known[command]._option_string_actions), text
 
 
 def test_there_are_commands():

@@ -1,6 +1,6 @@
-"""What every method makes of scans whose truth is known: ``python -m tests.bench.quality [FOLDER]``.
+"""Errors of every method on scans with known truth: ``python -m tests.bench.quality [FOLDER]``.
 
-Simulated scans by default; with a folder, the raw files in it that have ``<name>_ref.npz`` with ``reference`` beside.
+Simulated scans by default; with a folder, the raw files in it that have a ``<name>_ref.npz`` with ``reference``.
 Scored on magnitudes of the whole series after one factor, as
 `recon_core.metrics.scores.score` says. Prints a Markdown table.
 """

@@ -1,6 +1,6 @@
 """Measure the stream side against its alternatives, both sides of every ratio in one run: ``make bench``.
 
-Prints the table of the README. Nothing here is a test: a loaded machine would fail it for no fault of the code.
+Prints the first table of docs/speed.md. Not a test: a loaded machine would fail it without a fault of the code.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _received(receive) -> float:
 
 
 def _flood(port: int) -> None:
-    """Send a whole session whose readouts are ready in memory."""
+    """Send a whole session with readouts that are ready in memory."""
     header = simulate(ScanPlan(matrix_x=64, matrix_y=64, frames=1)).header
     block = encode(_readouts(200))[0]
     with socket.create_connection(("127.0.0.1", port)) as connection:

@@ -1,1 +1,1 @@
-"""The networks as their authors run them, with our weights, to be timed beside ours."""
+"""The networks as their authors run them, with our weights, to compare times."""
