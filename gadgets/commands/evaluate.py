@@ -79,7 +79,7 @@ def _spelled(name: str) -> str:
 
 def _evaluate_suite(options: argparse.Namespace) -> int:
     from gadgets.evaluation.suite import run_suite, table
-    from gadgets.evaluation.suite_page import write_picture, write_suite_page
+    from gadgets.reports.suite import write_picture, write_suite_page
 
     for path in filter(None, (options.report, options.picture, options.json)):
         if not path.absolute().parent.is_dir():  # better known now than in an hour
@@ -108,6 +108,7 @@ def _evaluate_suite(options: argparse.Namespace) -> int:
 
 def _evaluate_files(options: argparse.Namespace) -> int:
     from gadgets.evaluation import images as evaluate
+    from gadgets.reports.evaluation import write_gif, write_page
 
     sources = [path for path in (*options.outputs, options.truth) if path.exists()]
     for path in filter(None, (options.report, options.gif, options.csv)):
@@ -124,9 +125,9 @@ def _evaluate_files(options: argparse.Namespace) -> int:
         evaluate.write_csv(options.csv, evaluations)
         say(f"scores in {options.csv}")
     if options.gif:
-        evaluate.write_gif(options.gif, evaluations, truth)
+        write_gif(options.gif, evaluations, truth)
         say(f"loop in {options.gif}")
     if options.report:
-        evaluate.write_page(options.report, evaluations, truth, options.truth.name)
+        write_page(options.report, evaluations, truth, options.truth.name)
         say(f"report in {options.report}")
     return 0

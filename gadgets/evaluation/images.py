@@ -1,4 +1,4 @@
-"""Image files against the truth of their scan, side by side: a table, a CSV file, and a page to look at."""
+"""Image files against the truth of their scan: a table and a CSV file."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ import csv
 import io
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import datetime
-from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from gadgets import __version__
 from gadgets.files.images import read_images
 from gadgets.images.maker import as_acquired
-from gadgets.pictures import ERROR_GAIN, gray, loop, loop_step, white_level
-from gadgets.reports.page import SCORES_EXPLAINED, comparison, document, score_table
+from gadgets.pictures import loop_step
 from gadgets.slices.complete import SliceKey, describe
 from gadgets.wire.attributes import comes_along, read_meta
 from recon_core.errors import DataError, SettingsError
@@ -239,83 +235,3 @@ def write_csv(path: Path, evaluations: Sequence[Evaluation]) -> None:
         for name, scores in lines:
             rows.writerow([evaluation.series.name, name, *(scores.get(key, "") for key in columns)])
     write_file(path, text.getvalue().encode())
-
-
-# --- the page ---------------------------------------------------------------------------------------------------------
-
-
-def write_gif(path: Path, evaluations: Sequence[Evaluation], truth: Truth) -> None:
-    """Write a looped GIF: all outputs side by side and the errors of the last one, a row for every slice.
-
-    Parameters
-    ----------
-    path
-        Where to write.
-    evaluations, truth
-        As `evaluate` gives them.
-
-    Raises
-    ------
-    ResourceError
-        If the file cannot be written.
-    """
-    window = white_level(truth)
-    names = [evaluation.series.name.removesuffix(".h5") for evaluation in evaluations]
-    tiles = []
-    for i, known in enumerate(truth):
-        images = [evaluation.series.frames[i] for evaluation in evaluations]
-        tiles += [gray(frames, window) for frames in images]
-        tiles.append(gray(np.abs(images[-1] - np.abs(known)), window / ERROR_GAIN))
-    titles = [*names, f"{ERROR_GAIN} x error of {names[-1]}"]
-    write_file(path, loop(tiles, len(titles), evaluations[0].series.seconds, titles))
-
-
-def write_page(path: Path, evaluations: Sequence[Evaluation], truth: Truth, source: str) -> None:
-    """Write one HTML file that shows all outputs and the truth side by side.
-
-    Parameters
-    ----------
-    path
-        Where to write.
-    evaluations, truth
-        As `evaluate` gives them.
-    source
-        Name of the truth.
-
-    Raises
-    ------
-    ResourceError
-        If the file cannot be written.
-    """
-    now = datetime.now().astimezone()
-    n_slices, n_frames, n_rows, n_columns = truth.shape
-    facts = f"{n_slices} slice{'' if n_slices == 1 else 's'}, {n_frames} frames, {n_columns} × {n_rows} pixels"
-    head = (
-        f"<header><h1>Evaluation</h1>"
-        f'<p class="muted">truth {escape(source)} &middot; {facts} &middot; {now:%d %B %Y, %H:%M}</p></header>'
-    )
-    totals = [(evaluation.series.name, evaluation.total) for evaluation in evaluations]
-    scores = (
-        f"<section><h2>Agreement with the truth</h2>{score_table(totals, mark_best=len(totals) > 1)}"
-        f"{SCORES_EXPLAINED}</section>"
-    )
-    window = white_level(truth)
-    slices = [_slice_section(evaluations, i, np.abs(known), window) for i, known in enumerate(truth)]
-    foot = (
-        f"<footer>cinestream {__version__}. One window for all images: from zero to the 99.7th percentile of the "
-        f"truth; errors are {ERROR_GAIN} times brighter.</footer>"
-    )
-    write_file(path, document(f"Evaluation – {source}", "\n".join([head, scores, *slices, foot])))
-
-
-def _slice_section(evaluations: Sequence[Evaluation], i: int, truth: NDArray[np.floating], window: float) -> str:
-    """Pictures of one slice and, where the scan has several, its scores."""
-    series = evaluations[0].series
-    images = [(evaluation.series.name, evaluation.series.frames[i]) for evaluation in evaluations]
-    pictures = comparison(images, truth, window, series.aspect, series.seconds)
-    scores = ""
-    if len(evaluations[0].scores) > 1:
-        rows = [(evaluation.series.name, evaluation.scores[i]) for evaluation in evaluations]
-        scores = score_table(rows, mark_best=len(rows) > 1)
-    name = series.slices[i]
-    return f'<section class="slice"><h2>{escape(name[:1].upper() + name[1:])}</h2>{pictures}{scores}</section>'

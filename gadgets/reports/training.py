@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,7 @@ from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 
 from gadgets.pictures import GAP, encoded, gray, montage, moving_column
-from gadgets.reports.page import document
+from gadgets.reports.page import render
 from recon_core.methods import find_method
 from recon_core.storage import write_file
 from recon_core.training.library import Library, read_library
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 _BASELINES = ("zero_filled", "cg_sense", "low_rank_sparse")
-_COLOURS = ("#0b7285", "#c92a2a", "#5f3dc4")
-_PLOT = (640, 300, 48)  # width, height and margin of the curves, in pixels
+_PLOT = (48, 500, 12, 260)  # left, right, top and bottom of the curves, in pixels
+_LABEL = 11  # pixels from name to name
 
 
 def write_samples(path: Path, data: Path | None, *, seed: int = 0) -> None:
@@ -81,49 +81,75 @@ def _sample(seed: tuple[int, int], library: Library, kind: Kind) -> list[NDArray
 
 def write_curves(path: Path, trainer: Trainer) -> None:
     """Draw loss and validation of a training into an HTML page."""
-    points = trainer.curve()
-    plan = trainer.plan
-    body = [f"<h1>{escape(plan.name)}</h1><p>{escape(find_method(plan.method).summary)}</p>"]
+    points, plan = trainer.curve(), trainer.plan
+    plots = []
     if points:
         minutes = [point.seconds / 60 for point in points]
-        body.append(_plot("Loss", minutes, {"mean since the last point": [point.loss for point in points]}, {}))
+        plots.append(_plot("Loss, mean since the last point", minutes, {"loss": [point.loss for point in points]}, {}))
         if points[-1].psnr:
             references = {method: trainer.compare(method) for method in _BASELINES}
             for index, title in enumerate(("PSNR of the held-out scans in dB", "PSNR of their dynamic region in dB")):
                 lines = {str(kind): [point.psnr[kind][index] for point in points] for kind in KINDS}
                 levels = {
-                    f"{method}, {kind}": values[kind][index] for method, values in references.items() for kind in KINDS
+                    (method, str(kind)): values[kind][index] for method, values in references.items() for kind in KINDS
                 }
-                body.append(_plot(title, minutes, lines, levels))
-    write_file(path, document(f"Training of {plan.name}", "\n".join(body)))
+                plots.append(_plot(title, minutes, lines, levels))
+    write_file(path, render("training.html", plan=plan, summary=find_method(plan.method).summary, plots=plots))
 
 
-def _plot(title: str, x: Sequence[float], lines: Mapping[str, list[float]], levels: Mapping[str, float]) -> str:
-    """Curves over minutes as SVG, with dashed lines for other methods."""
-    width, height, margin = _PLOT
+@dataclass(frozen=True)
+class Curve:
+    """A line of a plot: its name, which colour it has, places ``(x, y)`` in pixels, and how low its name stands."""
+
+    name: str
+    colour: int
+    places: list[tuple[float, float]]
+    label_y: float
+    dashed: bool
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Curves over minutes: all of them, and for both ends of the y axis a value and its place in pixels."""
+
+    title: str
+    curves: list[Curve]
+    axis: list[tuple[float, float]]
+    minutes: float
+
+
+def _plot(
+    title: str, minutes: Sequence[float], lines: Mapping[str, list[float]], levels: Mapping[tuple[str, str], float]
+) -> Plot:
+    """Place lines, and for each the levels of other methods, in a plot."""
+    left, right, top, bottom = _PLOT
     every = [value for line in lines.values() for value in line] + list(levels.values())
     low, high = min(every), max(every)
-    span, end = max(high - low, 1e-6), max(x[-1], 1e-6)
+    span, end = max(high - low, 1e-6), max(minutes[-1], 1e-6)
 
     def place(minute: float, value: float) -> tuple[float, float]:
-        return margin + minute / end * (width - 2 * margin), height - margin - (value - low) / span * (
-            height - 2 * margin
-        )
+        return left + minute / end * (right - left), bottom - (value - low) / span * (bottom - top)
 
-    parts = []
-    for colour, (name, values) in zip(_COLOURS, lines.items(), strict=False):
-        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in (place(m, v) for m, v in zip(x, values, strict=True)))
-        px, py = place(x[-1], values[-1])
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{px + 4:.0f}" y="{py:.0f}" fill="{colour}" font-size="11">{escape(name)}</text>')
-    for name, level in levels.items():
-        colour = next((c for c, kind in zip(_COLOURS, lines, strict=False) if name.endswith(kind)), "#868e96")
-        _, py = place(0, level)
-        parts.append(
-            f'<line x1="{margin}" x2="{width - margin}" y1="{py:.1f}" y2="{py:.1f}" stroke="{colour}" '
-            f'stroke-dasharray="2 4"/><text x="{margin + 2}" y="{py - 2:.0f}" fill="{colour}" font-size="9">'
-            f"{escape(name)}</text>"
-        )
-    parts += [f'<text x="4" y="{place(0, value)[1]:.0f}" font-size="11">{value:.3g}</text>' for value in (low, high)]
-    parts.append(f'<text x="{width - margin}" y="{height - 8}" font-size="11" text-anchor="end">{end:.0f} min</text>')
-    return f'<h2>{escape(title)}</h2><svg viewBox="0 0 {width} {height}" style="max-width:60rem">{"".join(parts)}</svg>'
+    colours = list(lines)
+    found = [
+        (name, name, [place(*point) for point in zip(minutes, values, strict=True)]) for name, values in lines.items()
+    ]
+    found += [(f"{method}, {kind}", kind, [place(0, v), place(end, v)]) for (method, kind), v in levels.items()]
+    found.sort(key=lambda one: one[2][-1][1])
+    heights = _apart([places[-1][1] for *_, places in found], bottom)
+    curves = [
+        Curve(name, colours.index(kind), places, height, dashed=name != kind)
+        for (name, kind, places), height in zip(found, heights, strict=True)
+    ]
+    return Plot(title, curves, [(value, place(0, value)[1]) for value in (low, high)], end)
+
+
+def _apart(heights: Sequence[float], lowest: float) -> list[float]:
+    """Move names apart, so that they do not cover each other: from the top down, then up from the lowest place."""
+    down: list[float] = []
+    for height in heights:
+        down.append(max(height, down[-1] + _LABEL) if down else height)
+    up: list[float] = []
+    for height in reversed(down):
+        up.append(min(height, up[-1] - _LABEL if up else lowest))
+    return up[::-1]

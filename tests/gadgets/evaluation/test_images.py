@@ -7,9 +7,10 @@ import pytest
 from PIL import Image as Picture
 
 from gadgets.commands.main import main
-from gadgets.evaluation.images import evaluate, read_series, table, write_csv, write_gif, write_page
+from gadgets.evaluation.images import evaluate, read_series, table, write_csv
 from gadgets.files.images import ImageFile, read_images
 from gadgets.pictures import GAP
+from gadgets.reports.evaluation import write_gif, write_page
 from gadgets.simulation import ScanPlan, write_simulation
 from gadgets.wire.messages import IMAGE_HEADER, Image
 from recon_core.errors import DataError, ResourceError
@@ -283,12 +284,14 @@ def test_page_shows_every_output_beside_the_truth(noisy, truth, known, tmp_path)
     assert all(address.startswith("data:image/png;base64,") for address in checked.addresses)
     assert len(checked.addresses) == 2 * 2 * 2  # slices, groups of outputs, loop and profiles
     assert "<script" not in page
-    assert "Truth <0>.h5 <1>.h5 <2>.h5 Truth <3>.h5 <4>.h5" in checked.text
+    assert re.search(
+        "Truth <0>.h5 <1>.h5 <2>.h5 images errors profiles errors Truth <3>.h5 <4>.h5 images", checked.text
+    )
     for text in ("<truth>.npz", "2 slices, 6 frames, 32 × 24 pixels", "Slice 1", "HaarPSI", "Dynamic SSIM"):
         assert text in checked.text
     best = [attributes for _, attributes in checked.tags if attributes.get("class") == "best"]
     assert len(best) == 3 * 7  # all slices and each of two
-    rows = re.findall(r"<tr><td>&lt;3&gt;.h5</td>.*?</tr>", page)
+    rows = re.findall(r"<tr><th scope=\"row\">&lt;3&gt;.h5</th>.*?</tr>", page)
     assert sum(row.count('class="best"') for row in rows) == len(best)  # the truth itself
 
 

@@ -27,10 +27,10 @@ from gadgets.evaluation.suite import (
     summarise,
     table,
 )
-from gadgets.evaluation.suite_page import _columns, write_picture, write_suite_page
 from gadgets.pictures import still
 from gadgets.replay import replay
 from gadgets.reports.record import ReportCollector
+from gadgets.reports.suite import _columns, write_picture, write_suite_page
 from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, write_simulation
 from recon_core.data import CineSlice

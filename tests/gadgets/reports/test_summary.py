@@ -178,7 +178,7 @@ def test_beats_are_counted_and_drawn(tmp_path):
     }
     assert triggered == {**gated, "beats used": "–", "rejected": "–", "repaired": "–"}
     drawn = [
-        attributes.get("class") for tag, attributes in Checker(page).tags if tag == "path" and "class" in attributes
+        attributes.get("class") for tag, attributes in Checker(page).tags if tag == "rect" and "class" in attributes
     ]
     assert [name.split() for name in drawn] == [[], ["rejected", "unused"], [], []]
 
