@@ -86,6 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CinestreamError as error:
         say(f"cinestream: {error}", error=True)
         return 2 if isinstance(error, SettingsError) else 1
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        from gadgets.inspection.installation import TORCH_REMEDY
+
+        say(f"cinestream: torch is not installed: {TORCH_REMEDY}", error=True)
+        return 1
     except BrokenPipeError:  # the reader of our output left, as `head` does; the flush at exit must not fail too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -23,6 +23,10 @@ from recon_core.weights.manifest import list_weights, weights_problems
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+#: How to install torch where there is no GPU.
+CPU_BUILD = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
+#: What to do without torch.
+TORCH_REMEDY = f"pip install torch, of several GB with CUDA for a GPU; without one {CPU_BUILD}"
 _ANSWER_SECONDS = 5.0
 _PROBE = "import gadgetron, gadgets.external; print(gadgets.external.__file__)"
 
@@ -45,9 +49,9 @@ class Check:
 def examine() -> Iterator[Check]:
     """Look at Python, the packages, the GPU, the pipelines, the port, and the Python a Gadgetron would start."""
     yield Check("cinestream", f"{__version__}, Python {sys.version.split()[0]} ({sys.executable})")
-    for name in ("gadgetron", "ismrmrd", "torch", "numpy", "h5py"):
-        yield Check(name, metadata.version(name))
-    yield _gpu()
+    for name in ("gadgetron", "ismrmrd", "numpy", "h5py"):
+        yield _package(name)
+    yield from _torch()
     yield _pipelines()
     yield _weights()
     yield _port()
@@ -72,12 +76,29 @@ def ask(address: tuple[str, int]) -> Check:
     return Check(name, "something answers, but it is no cinestream", remedy)
 
 
-def _gpu() -> Check:
+def _package(name: str) -> Check:
+    try:
+        return Check(name, metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return Check(name, "not installed", f"pip install {name}")
+
+
+def _torch() -> Iterator[Check]:
+    """Which build of torch there is, and what it computes on."""
+    installed = _package("torch")
+    if installed.remedy:
+        yield Check("torch", installed.found, TORCH_REMEDY)
+        return
     import torch
 
+    build = (torch.version.cuda and f"CUDA {torch.version.cuda}") or (torch.version.hip and f"ROCm {torch.version.hip}")
+    yield Check("torch", f"{installed.found}, {f'build for {build}' if build else 'CPU build'}")
     if torch.cuda.is_available():
-        return Check("GPU", torch.cuda.get_device_name())
-    return Check("GPU", f"none usable; reconstructing on {torch.get_num_threads()} CPU threads")
+        yield Check("GPU", torch.cuda.get_device_name())
+        return
+    hint = f"the CPU build of torch would do, and is gigabytes smaller: {CPU_BUILD}" if build else ""
+    threads = f"none usable; reconstructing on {torch.get_num_threads()} CPU threads"
+    yield Check("GPU", "; ".join(filter(None, (threads, hint))))
 
 
 def _pipelines() -> Check:

@@ -1,14 +1,18 @@
 """The doctor's findings, above all about the Python that a Gadgetron would start."""
 
 import os
+import re
 import socket
 import sys
 import threading
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 
 from gadgets import __version__
+from gadgets.commands import methods
 from gadgets.commands.main import main
 from gadgets.connection.server import Server
 from gadgets.inspection import installation as doctor
@@ -55,9 +59,9 @@ def test_all_findings_are_printed(monkeypatch, capsys):
         "cinestream",
         "gadgetron",
         "ismrmrd",
-        "torch",
         "numpy",
         "h5py",
+        "torch",
         "GPU",
         "pipelines",
         "weights",
@@ -70,6 +74,47 @@ def test_all_findings_are_printed(monkeypatch, capsys):
     assert status == 0
     assert "cg_sense" in lines[7]
     assert str(HERE / "python") in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("cuda", "usable", "torch_line", "gpu_line"),
+    [
+        (None, False, r"\S+, CPU build", r"none usable; reconstructing on \d+ CPU threads"),
+        ("12.8", False, r"\S+, build for CUDA 12\.8", r"none usable; .*; the CPU build .* smaller: pip install .*/cpu"),
+        ("12.8", True, r"\S+, build for CUDA 12\.8", "Model of a GPU"),
+    ],
+)
+def test_the_build_of_torch_is_told_and_the_smaller_one_where_it_would_do(
+    cuda, usable, torch_line, gpu_line, monkeypatch
+):
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Model of a GPU")
+    checks = {check.name: check for check in doctor._torch()}
+    assert re.fullmatch(torch_line, checks["torch"].found)
+    assert re.fullmatch(gpu_line, checks["GPU"].found)
+    assert not any(check.remedy for check in checks.values())
+
+
+def test_a_package_that_is_missing_is_bad(monkeypatch, capsys):
+    def version(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    assert doctor._package("h5py") == Check("h5py", "not installed", "pip install h5py")
+    (check,) = doctor._torch()
+    assert "https://download.pytorch.org/whl/cpu" in check.remedy
+
+
+def test_a_command_that_needs_torch_says_so(monkeypatch, capsys):
+    def run(_):
+        import torch  # noqa: F401
+
+    monkeypatch.setattr(methods, "run", run)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main(["methods"]) == 1
+    assert doctor.TORCH_REMEDY in capsys.readouterr().err
 
 
 def test_one_bad_finding_is_a_bad_end(monkeypatch, capsys):
