@@ -91,7 +91,8 @@ def _torch() -> Iterator[Check]:
         return
     import torch
 
-    build = (torch.version.cuda and f"CUDA {torch.version.cuda}") or (torch.version.hip and f"ROCm {torch.version.hip}")
+    cuda, hip = torch.version.cuda, torch.version.hip
+    build = f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else ""
     yield Check("torch", f"{installed.found}, {f'build for {build}' if build else 'CPU build'}")
     if torch.cuda.is_available():
         yield Check("GPU", torch.cuda.get_device_name())
