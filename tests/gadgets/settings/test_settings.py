@@ -1,9 +1,6 @@
 import dataclasses
 import json
 import re
-import shutil
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -25,7 +22,6 @@ from gadgets.settings.pipelines import (
 from gadgets.settings.settings import FIELDS, Settings, apply, convert, describe_settings, parse_assignments
 from recon_core.errors import ResourceError, SettingsError
 from recon_core.methods import METHODS
-from tests.helpers.paths import REPOSITORY
 
 PACKAGED = list_pipelines()
 ALONE = [name for name, item in PACKAGED.items() if not item.needs_gadgetron]
@@ -594,34 +590,3 @@ def test_json_values_that_are_no_setting(value):
     found = parse_json_parameters(f'{{"parameters": {{"iterations": {value}}}}}')
     with pytest.raises(SettingsError, match="'iterations' must be a whole number"):
         apply(Settings(), found.settings)
-
-
-# --- installed --------------------------------------------------------------------------------------------------------
-
-
-def test_pipelines_come_with_the_wheel(tmp_path):
-    source = tmp_path / "source"  # a build leaves files behind in its folder
-    for package in ("gadgets", "pipelines", "recon_core", "weights"):
-        ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
-        shutil.copytree(REPOSITORY / package, source / package, ignore=ignored)
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        if (REPOSITORY / name).exists():
-            shutil.copy(REPOSITORY / name, source)
-    wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path)]
-    built = subprocess.run([*wheel, str(source)], cwd=tmp_path, capture_output=True, text=True, check=False)
-    if built.returncode != 0 and ("No module named pip" in built.stderr or "BackendUnavailable" in built.stderr):
-        pytest.skip("pip or setuptools is not installed")
-    assert built.returncode == 0, built.stderr
-    (file,) = tmp_path.glob("*.whl")
-    # a wheel is an importable zip: the files must be found without a checkout and without a folder
-    code = "import gadgets.settings.pipelines as p; print(p.__file__); print(*p.list_pipelines())"
-    ran = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(file)!r}); {code}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    where, names = ran.stdout.splitlines()
-    assert str(file) in where
-    assert names.split() == list(PACKAGED)
