@@ -22,6 +22,7 @@ from gadgets.preparation.noise import ScanNoise
 from gadgets.preparation.readouts import Preparation
 from gadgets.problems import Problems
 from gadgets.settings.checks import check_units, check_weights, unmet_extras
+from gadgets.settings.settings import Settings, apply
 from gadgets.slices.complete import describe
 from gadgets.slices.whole import SliceBuffers
 from gadgets.slices.windows import FrameBuffers
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
     from gadgets.preparation.noise_statistics import KnownNoise
     from gadgets.preparation.noise_store import NoiseStore
-    from gadgets.settings.settings import Settings
     from gadgets.slices.complete import CompleteSlice, SliceKey
     from gadgets.wire.header import ScanHeader
     from gadgets.wire.messages import Message
@@ -153,9 +153,9 @@ class Chain:
         self._engine = engine
         self._watch = watch
         problems = self.summary.problems
-        whiten = settings.whiten and not settings.whitened
+        whiten = settings.whitening.enabled and not settings.whitening.done
         self._noise = ScanNoise(header, problems, whiten=whiten, given=noise, store=noise_store)
-        self._preparation = Preparation(header, problems, self._noise, settings.oversampling)
+        self._preparation = Preparation(header, problems, self._noise, settings.readouts.oversampling)
         self._buffers = _buffers(header, settings, problems)
         self._images = ImageMaker(header, settings, problems)
         self._methods: dict[SliceKey, str] = {}  # by which the slices were made last
@@ -188,7 +188,7 @@ class Chain:
             At the end, if not one image could be made; a scan of noise readouts alone has none to make.
         """
         source = iter(items)
-        handed_on = (Waveform, *_HANDED_ON[self._settings.forward])
+        handed_on = (Waveform, *_HANDED_ON[self._settings.images.forward])
         while (item := self._next(source)) is not None:
             if isinstance(item, handed_on):
                 yield (item,)
@@ -230,8 +230,10 @@ class Chain:
 
     def _reconstruct(self, complete: CompleteSlice) -> Iterator[Sequence[Image | ImageArray]]:
         settings = self._settings
-        if settings.preview not in ("none", settings.method):
-            ahead = dataclasses.replace(settings, method=settings.preview, g_factor=False, extra_series="none")
+        preview = settings.series.preview
+        if preview not in ("none", settings.method):
+            alone = dataclasses.replace(settings.finish, g_factor=False, extra_series="none")
+            ahead = dataclasses.replace(settings, method=preview, finish=alone)
             yield self._images_of(complete, ahead, preview=True)
         yield self._images_of(complete, settings)
 
@@ -240,7 +242,7 @@ class Chain:
     ) -> Sequence[Image | ImageArray]:
         """Reconstruct a slice; a failure is noted, and gives no images."""
         images = self._single_images(complete, settings, preview=preview)
-        return images if settings.emit == "images" else [*join_series(images)]
+        return images if settings.images.emit == "images" else [*join_series(images)]
 
     def _single_images(self, complete: CompleteSlice, settings: Settings, *, preview: bool) -> list[Image]:
         """Reconstruct a slice to one image for every frame, and what else there is."""
@@ -251,7 +253,7 @@ class Chain:
             if colouring is not None and complete.compression is not None:
                 colouring = colouring @ complete.compression.conj().T
             columns = self._preparation.columns(complete.key.encoding)
-            whitened = settings.whitened and self._is_whitened(complete)
+            whitened = settings.whitening.done and self._is_whitened(complete)
             cine = dataclasses.replace(complete.cine, colouring=colouring, columns=columns, whitened=whitened)
             if not (self._noise.scaled or whitened):
                 cine = dataclasses.replace(cine, noise_share=None)
@@ -270,7 +272,7 @@ class Chain:
                 shown = self._ct.label(complete, placed)
             images = list(self._images.make(shown, reconstruction, second="preview" if preview else ""))
             doubtful = bool(reconstruction.doubts) and settings.outside_range == "beside"
-            beside = reconstruction.beside if doubtful or "fallback" in settings.extras else None
+            beside = reconstruction.beside if doubtful or "fallback" in settings.finish.extras else None
             for second, other in (("beside", beside), ("zero_filled", reconstruction.zero_filled)):
                 if other is not None:
                     images += self._images.make(complete, other, second=second)
@@ -346,22 +348,23 @@ def _waveforms(item: Message) -> tuple[Waveform, ...]:
 
 def _buffers(header: ScanHeader, settings: Settings, problems: Problems) -> SliceBuffers:
     """Whole slices, or windows of frames in real time."""
-    if settings.realtime != "off":
-        if settings.gating == "retrospective":
+    if settings.realtime.mode != "off":
+        if settings.gating.mode == "retrospective":
             raise SettingsError(
-                f"realtime={settings.realtime} sends frames as they are measured, gating=retrospective makes them from "
-                "all beats; set one of them to off or counter"
+                f"realtime={settings.realtime.mode} sends frames as they are measured, gating=retrospective makes them "
+                "from all beats; set one of them to off or counter"
             )
         return FrameBuffers(header, problems, settings)
-    gate = None if settings.gating == "counter" else Gate(header, settings, problems)
+    gate = None if settings.gating.mode == "counter" else Gate(header, settings, problems)
     return SliceBuffers(header, problems, settings, gate)
 
 
 def _for_others(settings: Settings, problems: Problems) -> Settings:
     """Settings for a receiver that is no Gadgetron: images that are ready, and nothing beside them."""
-    plain = dataclasses.replace(settings, emit="images", forward="none")
-    asked = [name for name in ("emit", "forward") if getattr(settings, name) != getattr(plain, name)]
+    wanted = {"emit": settings.images.emit, "forward": settings.images.forward}
+    plain = {"emit": "images", "forward": "none"}
+    asked = [f"{name}={value}" for name, value in wanted.items() if value != plain[name]]
     if asked:
-        named = " and ".join(f"{name}={getattr(settings, name)}" for name in asked)
+        named = " and ".join(asked)
         problems.add("downstream", f"{named} is for the gadgets of a Gadgetron; images are sent here", damage=False)
-    return plain
+    return apply(settings, plain)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gadgets.settings.settings import apply
 from gadgets.slices.complete import describe
 from recon_core.errors import ModelError, SettingsError
 from recon_core.methods import find_method
@@ -15,6 +13,7 @@ from recon_core.weights.manifest import find_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     import numpy as np
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from recon_core.ct.placement import PlacedCt, ScanCt
 
 logger = logging.getLogger("cinestream")
-
-_FILES = ("ct_path", "ct_transform")
 
 
 def confine(settings: Settings, trusted: Settings, folders: Iterable[Path]) -> Settings:
@@ -52,12 +49,12 @@ def confine(settings: Settings, trusted: Settings, folders: Iterable[Path]) -> S
     SettingsError
         If a file is not in the folders; whether it is elsewhere is not told.
     """
-    found = {}
-    for name in _FILES:
-        value = getattr(settings, name)
-        if value and value != getattr(trusted, name):
-            found[name] = str(_inside(name, value, folders))
-    return apply(settings, found)
+    wanted, named = settings.ct, trusted.ct
+    if wanted.path and wanted.path != named.path:
+        wanted = dataclasses.replace(wanted, path=str(_inside("ct_path", wanted.path, folders)))
+    if wanted.transform and wanted.transform != named.transform:
+        wanted = dataclasses.replace(wanted, transform=str(_inside("ct_transform", wanted.transform, folders)))
+    return dataclasses.replace(settings, ct=wanted)
 
 
 def _inside(name: str, value: str, folders: Iterable[Path]) -> Path:
@@ -106,25 +103,15 @@ def load_ct(header: ScanHeader, settings: Settings, problems: Problems) -> Slice
     if not find_method(settings.method).takes_ct:
         return None
     try:
-        config = find_weights(settings.method, settings.weights).config
+        config = find_weights(settings.method, settings.network.weights).config
     except ModelError:
         return None  # check_weights has said so
     if config.get("condition") == "none":
         return None
-    from recon_core.ct.placement import CtSettings, ScanCt  # imports torch
+    from recon_core.ct.placement import ScanCt  # imports torch
 
-    wanted = CtSettings(
-        path=Path(settings.ct_path) if settings.ct_path else None,
-        transform=Path(settings.ct_transform) if settings.ct_transform else None,
-        transform_space=cast("Any", settings.ct_transform_space),
-        frame=cast("Any", settings.ct_frame),
-        window=(settings.ct_window_low, settings.ct_window_high),
-        slab_samples=settings.ct_slab_samples,
-        min_coverage=settings.ct_min_coverage,
-        policy=cast("Any", settings.ct_policy),
-    )
-    ct = ScanCt(wanted, trained_without=bool(config.get("ct_dropout", False)))
-    if ct.problem and settings.ct_path:
+    ct = ScanCt(settings.ct, trained_without=bool(config.get("ct_dropout", False)))
+    if ct.problem and settings.ct.path:
         problems.add("ct", ct.problem, damage=False)
     elif ct.problem:
         logger.warning("%s", ct.problem)  # as the operator wants it: nothing to tell the sender of in every scan

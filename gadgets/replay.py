@@ -286,7 +286,7 @@ class _ArrayMaker:
         known = None if noise is None else read_noise(Path(noise))
         self.chain = Chain(scan, settings, shared_engine, noise=known)
         self._settings = settings
-        self._tick = tick_length(scan.vendor, settings.stamp_tick)
+        self._tick = tick_length(scan.vendor, settings.readouts.stamp_tick)
         self._doubts = Problems()  # of counters and geometry, each told once
         self._warned: set[str] = set()
 

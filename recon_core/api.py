@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -117,7 +116,7 @@ def reconstruct(
     """
     if method not in method_names():
         allow_methods([method])
-    chosen = _options(method, options)
+    chosen = ReconOptions.of(method=method, **options)
     cine, notes = _slice(kspace, mask, coil_maps, reference, noise_covariance, ct, whitened=whitened, periodic=periodic)
     result = shared_engine().reconstruct(cine, chosen)
     _warn(result, chosen.method)
@@ -130,15 +129,6 @@ def shared_engine() -> Engine:
     from recon_core.engine import Engine
 
     return Engine()
-
-
-def _options(method: str, options: dict[str, object]) -> ReconOptions:
-    known = {field.name for field in dataclasses.fields(ReconOptions)}
-    for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise SettingsError(f"unknown option {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    return ReconOptions(method=method, **options)  # type: ignore[arg-type]
 
 
 def _warn(result: Reconstruction, asked: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from dataclasses import fields
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -20,9 +19,8 @@ from recon_core.coils.inati import inati_maps
 from recon_core.coils.walsh import walsh_maps
 from recon_core.data import CineSlice, HybridSlice, Reconstruction
 from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError
-from recon_core.methods import REFERENCE_METHOD, find_method, load_target, method_names
+from recon_core.methods import METHODS, REFERENCE_METHOD, find_method, load_target, method_names
 from recon_core.networks.method import NetworkMethod
-from recon_core.options import ReconOptions
 from recon_core.physics.fourier import ifft
 from recon_core.physics.kspace_filter import filter_image
 from recon_core.physics.memory import available_bytes, predicted_bytes
@@ -33,11 +31,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from recon_core.methods import MethodInfo
+    from recon_core.options import FinishOptions, MapOptions, ReconOptions
 
     Method = Callable[[HybridSlice], torch.Tensor]
 
 _REPLICAS = 64  # 6 % error per pixel
-_AFTERWARDS = ("outside_range", "extra_series", "partial_fourier", "kspace_filter", "units")
 
 
 def create_method(name: str, options: ReconOptions) -> Method:
@@ -60,11 +58,21 @@ def create_method(name: str, options: ReconOptions) -> Method:
     ModelError
         If no method has this name.
     """
-    return _create(find_method(name), options)
+    return _create(find_method(name), _arguments(name, options))
 
 
-def _create(info: MethodInfo, options: ReconOptions) -> Method:
-    return cast("Method", load_target(info.target)(options))
+def _arguments(name: str, options: ReconOptions) -> tuple[object, ...]:
+    """What a method is built from: of all options those that concern it, and nothing else."""
+    own, implementation = options.of_method(name), options.compute.implementation
+    if find_method(name).network:
+        return name, options.network, own, implementation
+    if name not in METHODS:
+        return (options,)  # a method of one's own may use any
+    return (implementation,) if own is None else (own, implementation)
+
+
+def _create(info: MethodInfo, arguments: tuple[object, ...]) -> Method:
+    return cast("Method", load_target(info.target)(*arguments))
 
 
 class _Made(NamedTuple):
@@ -111,7 +119,7 @@ class Engine:
             If the method cannot be built.
         """
         with self._lock, torch.inference_mode():
-            self._build(options.method, _core(options))
+            self._build(options.method, options)
 
     def warm(self, options: ReconOptions, shape: tuple[int, int, int, int]) -> None:
         """Reconstruct noise, so that libraries, transform plans and memory are ready when the first slice arrives.
@@ -162,7 +170,7 @@ class Engine:
         """
         with self._lock, torch.inference_mode():
             reference = ifft(_tensor(calibration, self._device_for(options)), (-1,))
-            maps, notes = _coil_maps(reference, _measured(reference), options)
+            maps, notes = _coil_maps(reference, _measured(reference), options.maps)
             return maps.cpu().numpy(), notes
 
     def reconstruct(self, cine_slice: CineSlice, options: ReconOptions) -> Reconstruction:
@@ -201,26 +209,29 @@ class Engine:
                 ) from error
 
     def _device_for(self, options: ReconOptions) -> torch.device:
-        return self.device if options.device == "auto" else _resolve(options.device)
+        return self.device if options.compute.device == "auto" else _resolve(options.compute.device)
 
     def _reconstruct(self, cine_slice: CineSlice, options: ReconOptions) -> Reconstruction:
         find_method(options.method)  # refuse an unknown one before any work
         device = self._device_for(options)
-        core = _core(options)
         _check_memory(cine_slice.kspace.shape, device)
         started = time.perf_counter()
-        data = _on_device(cine_slice, core, device)
+        data = _on_device(cine_slice, options, device)
         _synchronise(device)
         mapped = time.perf_counter()
 
-        made, beside = self._run(core, data, cine_slice)
-        zero_filled = self._zero_filled(made, core, data, cine_slice) if "zero_filled" in core.extras else None
+        made, beside = self._run(options, data, cine_slice)
+        zero_filled = (
+            self._zero_filled(made, options, data, cine_slice) if "zero_filled" in options.finish.extras else None
+        )
         context = len(data.mask) - len(cine_slice.mask) + cine_slice.context
         made = _without_context(made, context)
         beside, zero_filled = (one and _without_context(one, context) for one in (beside, zero_filled))
-        g_factor = self._g_factor(made.method, core, data, made.notes) if core.g_factor else None
+        g_factor = self._g_factor(made.method, options, data, made.notes) if options.finish.g_factor else None
         intensity = _receive_intensity(data.maps, cine_slice.colouring)
-        per_noise = self._per_noise(made, core, data, cine_slice, g_factor) if core.units == "snr" else None
+        per_noise = (
+            self._per_noise(made, options, data, cine_slice, g_factor) if options.finish.units == "snr" else None
+        )
         if "uncertainty" in made.extra:
             made.extra["uncertainty"] = made.extra["uncertainty"] * intensity
         mask = _tensor(cine_slice.mask, device)
@@ -228,7 +239,7 @@ class Engine:
         maps = data.maps.cpu().numpy()
 
         def result(one: _Made, factor: torch.Tensor | float) -> Reconstruction:
-            image = _finite(one.method, _finish(one, core, mask, columns) * factor, cine_slice)
+            image = _finite(one.method, _finish(one, options.finish, mask, columns) * factor, cine_slice)
             return Reconstruction(
                 image.contiguous().cpu().numpy(), maps, one.method, notes=(*data.notes, *one.notes), doubts=one.doubts
             )
@@ -281,7 +292,7 @@ class Engine:
             made.notes.append(f"{options.fallback} is beside it")
             note = f"{options.fallback} beside {options.method}: {'; '.join(reasons)}"
             return made, fallback()._replace(notes=[note, *fallback().notes])
-        if not options.extras & {"fallback", "difference"}:
+        if not options.finish.extras & {"fallback", "difference"}:
             return made, None
         return made, _unless_it_fails(made, options.fallback, fallback)
 
@@ -301,9 +312,7 @@ class Engine:
         return _Made(name, image, own.notes, own.extra)
 
     def _build(self, name: str, options: ReconOptions) -> Method:
-        # what becomes of an image afterwards does not make another method
-        default = {option: getattr(ReconOptions, option) for option in _AFTERWARDS}
-        return self._method(find_method(name), dataclasses.replace(options, **default))
+        return self._method(find_method(name), _arguments(name, options))
 
     def _per_noise(
         self,
@@ -325,7 +334,7 @@ class Engine:
             why = "no noise was measured"
         elif share is None:
             why = "the noise of a line is not known (lines interpolated between readouts, or no dwell times)"
-        elif options.partial_fourier != "off" or options.kspace_filter:
+        elif options.finish.partial_fourier != "off" or options.finish.kspace_filter:
             why = "partial_fourier and kspace_filter change the noise"
         elif not bool(data.mask.any()):
             why = "no line was measured"
@@ -357,7 +366,8 @@ class Engine:
             notes.append("no g-factor: no line was measured")
             return None
         # linear in the noise only from a zero start
-        method = self._build(name, dataclasses.replace(options, warm_start=False))
+        cold = dataclasses.replace(options.cg_sense, warm_start=False)
+        method = self._build(name, dataclasses.replace(options, cg_sense=cold))
         pattern = data.mask[int(data.mask.any(-1).int().argmax())]
 
         def reconstruct(noise: torch.Tensor, maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -376,11 +386,6 @@ def _unless_it_fails(made: _Made, name: str, make: Callable[[], _Made]) -> _Made
         return None
 
 
-def _core(options: ReconOptions) -> ReconOptions:
-    """Leave out the settings of the stream that a subclass may carry; they must not make a new method each."""
-    return ReconOptions(**{field.name: getattr(options, field.name) for field in fields(ReconOptions)})
-
-
 def _without_context(made: _Made, context: int) -> _Made:
     """Leave out the first frames, which only helped."""
     if not context:
@@ -389,7 +394,7 @@ def _without_context(made: _Made, context: int) -> _Made:
     return made._replace(image=made.image[context:], extra=extra)
 
 
-def _finish(made: _Made, options: ReconOptions, mask: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
+def _finish(made: _Made, options: FinishOptions, mask: torch.Tensor, columns: torch.Tensor | None) -> torch.Tensor:
     """Complete the k-space of the image of a classical method, and filter that of any, where it is asked for."""
     image = made.image
     if options.partial_fourier != "off":
@@ -446,7 +451,7 @@ def _on_device(cine_slice: CineSlice, options: ReconOptions, device: torch.devic
         reference = ifft(average, (-1,))
     else:
         reference, measured = time_average(hybrid, mask)
-    maps, notes = _given_maps(cine_slice, device) or _coil_maps(reference, measured, options)
+    maps, notes = _given_maps(cine_slice, device) or _coil_maps(reference, measured, options.maps)
     # whitening gives real and imaginary part unit variance each
     noise_variance = None if cine_slice.colouring is None and not cine_slice.whitened else 2.0
     ct, cover = (None if plane is None else _tensor(plane, device) for plane in (cine_slice.ct, cine_slice.ct_cover))
@@ -474,28 +479,28 @@ def _measured(reference: torch.Tensor) -> torch.Tensor:
 
 
 def _coil_maps(
-    reference: torch.Tensor, measured: torch.Tensor, options: ReconOptions
+    reference: torch.Tensor, measured: torch.Tensor, options: MapOptions
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Maps ``(coil, y, x)`` of the chosen kind; where the data do not allow it, Walsh's, which any data allow."""
-    side = options.map_neighbourhood
+    side = options.neighbourhood
     why: tuple[str, ...] = ()
     try:
-        if options.maps == "espirit":
+        if options.kind == "espirit":
             maps, _, notes = espirit_maps(
                 reference,
                 measured,
-                kernel=options.map_kernel,
-                calibration=options.map_calibration,
-                threshold=options.map_threshold,
-                crop=options.map_crop,
-                soft=options.map_soft,
+                kernel=options.kernel,
+                calibration=options.calibration,
+                threshold=options.threshold,
+                crop=options.crop,
+                soft=options.soft,
             )
             return maps[0], notes
-        if options.maps == "inati":
+        if options.kind == "inati":
             return inati_maps(reference, measured, neighbourhood=side), ()
     except DataError as error:
-        why = (f"walsh coil maps instead of {options.maps}: {error}",)
-    maps, notes = walsh_maps(reference, measured, neighbourhood=side, refinements=options.map_refinements)
+        why = (f"walsh coil maps instead of {options.kind}: {error}",)
+    maps, notes = walsh_maps(reference, measured, neighbourhood=side, refinements=options.refinements)
     return maps, why + notes
 
 

@@ -46,8 +46,8 @@ class MethodInfo:
     Parameters
     ----------
     target
-        ``module:callable`` that builds the method from `ReconOptions`, imported when the method is first needed; or the
-        callable.
+        ``module:callable``, imported when the method is first needed, or the callable. It builds the method from its
+        own group of `recon_core.options.ReconOptions` and the kernels to use; one of the user's own from all options.
     label
         Its name in the list of methods at the scanner.
     summary

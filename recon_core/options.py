@@ -1,174 +1,408 @@
-"""Options of the reconstruction, each declared once with type, default, help and limits.
+"""Options of the reconstruction in groups, each option declared once with type, default, help and limits.
 
-The stream side extends this dataclass with its own settings; the XML parser, ``--set``, ``--help`` and the table in
-the documentation are all made from the field metadata written here.
+A method receives its own group alone. The stream side adds groups of its own (`gadgets.settings.settings`). The XML
+parser, ``--set``, ``--help`` and the table in the documentation are all made from the fields declared here.
+
+Users know an option by a flat name (``gated_frames``) or by group and field (``gating.frames``); `option` declares the
+flat name where it is not that of the field, and nothing else has to know it.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import functools
+import typing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from recon_core.errors import SettingsError
 from recon_core.methods import method_names
+from recon_core.values import Allowed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 
 def option(
     default: bool | float | str,
     text: str,
     *,
-    choices: tuple[str, ...] = (),
+    name: str = "",
+    choices: tuple[str, ...] | Callable[[], tuple[str, ...]] = (),
     several: bool = False,
+    or_line: bool = False,
     minimum: float | None = None,
     maximum: float | None = None,
 ) -> Any:  # noqa: ANN401 - dataclasses.field is typed as its default for the reader of the class
-    """Declare one option: its default value, one sentence of help, and what values are allowed.
+    """Declare one option.
 
-    With `several` the value is one of the choices, or some of them with commas in between.
+    Parameters
+    ----------
+    default
+        Its default value.
+    text
+        One sentence of help.
+    name
+        What users call it, where that is not the name of the field.
+    choices, several, or_line, minimum, maximum
+        As for `recon_core.values.Allowed`; the kind is the annotation of the field.
     """
-    return field(
-        default=default,
-        metadata={"help": text, "choices": choices, "several": several, "minimum": minimum, "maximum": maximum},
+    limits = {"choices": choices, "several": several, "or_line": or_line, "minimum": minimum, "maximum": maximum}
+    return field(default=default, metadata={"help": text, "name": name, "limits": limits})
+
+
+def group(kind: type[Options], heading: str) -> Any:  # noqa: ANN401 - as `option`
+    """Declare a group of options, with its heading in help and documentation."""
+    return field(default=kind(), metadata={"heading": heading})
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of one option.
+
+    Parameters
+    ----------
+    name
+        What users call it; unique among all options.
+    group, field
+        Where it is: a field of the group, or of the options themselves where the group is empty.
+    heading
+        Heading of the group.
+    default
+        Its default value.
+    help
+        One sentence.
+    allowed
+        The values that it may have.
+    """
+
+    name: str
+    group: str
+    field: str
+    heading: str
+    default: bool | int | float | str
+    help: str
+    allowed: Allowed
+
+    @property
+    def path(self) -> str:
+        """Group and field with a dot between them."""
+        return f"{self.group}.{self.field}" if self.group else self.field
+
+    @property
+    def kind(self) -> str:
+        """The choices, or the type."""
+        return " | ".join(self.allowed.names) or self.allowed.kind.__name__
+
+    @property
+    def default_text(self) -> str:
+        """The default as it is written in XML."""
+        return as_text(self.default)
+
+    def read(self, value: object) -> Any:  # noqa: ANN401 - of the kind of the option
+        """Turn a value as it comes from XML, JSON or the command line into the kind of the option.
+
+        Raises
+        ------
+        SettingsError
+            If it has another kind or lies outside of what is allowed.
+        """
+        return self.allowed.read(f"setting {self.name!r}", value)
+
+    def of(self, options: Options) -> bool | int | float | str:
+        """The value in a set of options."""
+        owner = getattr(options, self.group) if self.group else options
+        value: bool | int | float | str = getattr(owner, self.field)
+        return value
+
+
+def as_text(value: bool | float | str) -> str:
+    """Write a value as XML has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+_Some = TypeVar("_Some", bound="Options")
+OptionsClass = Any  # type[Options]; mypy does not take a class of dataclasses for hashable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options with their defaults; values that are not allowed are refused when an object is made."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises
+        ------
+        SettingsError
+            If a value has the wrong type or lies outside of what is allowed.
+        """
+        kind: OptionsClass = type(self)
+        for one in own_options(kind):
+            one.allowed.check(f"setting {one.name!r}", getattr(self, one.field))
+
+    @classmethod
+    def of(cls: type[_Some], **values: object) -> _Some:  # noqa: PYI019 - typing.Self needs Python 3.11
+        """Make options from values by the names that users know.
+
+        Parameters
+        ----------
+        **values
+            Such as ``method="grappa", iterations=20``; the others have their defaults.
+
+        Raises
+        ------
+        SettingsError
+            If there is no such option, or a value is not allowed.
+        """
+        return apply(cls(), values)
+
+
+@functools.cache
+def own_options(kind: OptionsClass, group_name: str = "", heading: str = "") -> tuple[Option, ...]:
+    """The options that are fields of a class themselves, without those of its groups."""
+    hints = typing.get_type_hints(kind)
+    return tuple(
+        Option(
+            item.metadata["name"] or item.name,
+            group_name,
+            item.name,
+            heading,
+            cast("bool | int | float | str", item.default),
+            item.metadata["help"],
+            Allowed(hints[item.name], **item.metadata["limits"]),
+        )
+        for item in dataclasses.fields(kind)
+        if "help" in item.metadata
+    )
+
+
+@functools.cache
+def options_of(kind: OptionsClass) -> dict[str, Option]:
+    """All options of a class and of its groups, by the names that users know, in order of declaration."""
+    found = list(own_options(kind))
+    for item in dataclasses.fields(kind):
+        if "heading" in item.metadata:
+            own: OptionsClass = type(item.default)
+            found += own_options(own, item.name, item.metadata["heading"])
+    return {one.name: one for one in found}
+
+
+def find_option(kind: OptionsClass, name: str) -> Option:
+    """Find an option by the name that users know, or by group and field with a dot between them.
+
+    Raises
+    ------
+    SettingsError
+        If there is none.
+    """
+    known = options_of(kind)
+    found = known.get(name) or next((one for one in known.values() if one.path == name), None)
+    if found is None:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]!r}? The" if near else "the"
+        raise SettingsError(f"unknown setting {name!r}; {hint} settings are {', '.join(known)}")
+    return found
+
+
+def apply(options: _Some, values: Mapping[str, object]) -> _Some:
+    """Return the options with some of them replaced.
+
+    Parameters
+    ----------
+    options
+        The options.
+    values
+        By flat name or by group and field; texts are converted.
+
+    Raises
+    ------
+    SettingsError
+        If a name is unknown or a value is not allowed.
+    """
+    changes: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        found = find_option(type(options), name)
+        changes.setdefault(found.group, {})[found.field] = found.read(value)
+    own = changes.pop("", {})
+    groups = {name: dataclasses.replace(getattr(options, name), **changed) for name, changed in changes.items()}
+    return dataclasses.replace(options, **own, **groups)
+
+
+# --- the groups -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(Options):
+    """Options of all networks."""
+
+    weights: str = option(
+        "", "name of the trained weights, as cinestream methods lists them; empty takes the first of the method"
+    )
+    window: int = option(
+        0,
+        "frames that are reconstructed together, in windows around the cycle; 0 takes what the weights were trained "
+        "with, else all frames",
+        minimum=0,
+    )
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = option(
+        "float32", "precision of the convolutions; everything else stays in float32"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconOptions:
-    """What the reconstruction core can be asked for; every field has a default that works."""
+class DSTDMOptions(Options):
+    """How the diffusion model dSTDM samples an image."""
 
-    method: str = option("cg_sense", "reconstruction method", choices=method_names())
-    fallback: str = option(
-        "cg_sense",
-        "method that takes over when the chosen one cannot do the scan; none makes that an error",
-        choices=("cg_sense", "zero_filled", "none"),
+    sampler: Literal["fast", "fastest", "paper"] = option(
+        "fast", "fast takes 20 steps from a first image, fastest 10, paper 100 of both orientations from noise"
     )
-    weights: str = option(
-        "",
-        "networks: name of the trained weights, as cinestream methods lists them; empty takes the first of the method",
+    steps: int = option(
+        0, "steps, two or more; 0 takes those of the sampler", name="sampler_steps", minimum=0, maximum=10000
     )
-    outside_range: str = option(
-        "fallback",
-        "networks: what becomes of a scan that is not like those of the training, or of an image that contradicts the "
-        "data or is far from that of cg_sense: fallback sends the fallback's image instead, beside sends both, the "
-        "fallback's in a series of its own, note only says so",
-        choices=("fallback", "beside", "note"),
-    )
-    extra_series: str = option(
-        "none",
-        "further series: zero_filled shows what the sampling leaves, fallback what the fallback makes of the scan, "
-        "difference how far the method is from it, times 5; some of them with commas in between",
-        choices=("none", "zero_filled", "fallback", "difference"),
-        several=True,
-    )
-    window: int = option(
-        0,
-        "networks: frames that are reconstructed together, in windows around the cycle; 0 takes what the weights were "
-        "trained with, else all frames",
-        minimum=0,
-    )
-    precision: str = option(
-        "float32",
-        "networks: precision of the convolutions; everything else stays in float32",
-        choices=("float32", "tf32", "bfloat16", "float16"),
-    )
-    sampler: str = option(
-        "fast",
-        "dstdm: fast takes 20 steps from a first image, fastest 10, paper 100 of both orientations from noise",
-        choices=("fast", "fastest", "paper"),
-    )
-    sampler_steps: int = option(0, "dstdm: steps, two or more; 0 takes those of the sampler", minimum=0, maximum=10000)
-    seed: int = option(0, "dstdm: of the noise; the same seed gives the same image", minimum=0, maximum=2**31)
+    seed: int = option(0, "seed of the noise; the same seed gives the same image", minimum=0, maximum=2**31)
     samples: int = option(
         1,
-        "dstdm: images that are drawn and averaged; with two or more their standard deviation becomes a series",
+        "images that are drawn and averaged; with two or more their standard deviation becomes a series",
         minimum=1,
         maximum=1000,
     )
     consistency_repetitions: int = option(
         0,
-        "dstdm: how often measured samples are put back after a step; 0 takes one, or three from a poor first image",
+        "how often measured samples are put back after a step; 0 takes one, or three from a poor first image",
         minimum=0,
         maximum=100,
     )
     consistency_iterations: int = option(
-        0,
-        "dstdm: conjugate gradient steps instead of putting measured samples back; 0 puts back",
-        minimum=0,
-        maximum=100,
+        0, "conjugate gradient steps instead of putting measured samples back; 0 puts back", minimum=0, maximum=100
     )
     start_noise: float = option(
         0.0,
-        "dstdm: noise added to the first image, relative to its peak; 0 takes it from the data",
+        "noise added to the first image, relative to its peak; 0 takes it from the data",
         minimum=0.0,
         maximum=100.0,
     )
-    iterations: int = option(30, "cg_sense: iterations at most", minimum=1, maximum=1000)
+
+    def __post_init__(self) -> None:
+        """Refuse a single step, which is no schedule.
+
+        Raises
+        ------
+        SettingsError
+            If there is one step.
+        """
+        super().__post_init__()
+        if self.steps == 1:
+            raise SettingsError("setting 'sampler_steps' must be 2 or more, or 0 for those of the sampler; got 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CGSenseOptions(Options):
+    """Options of iterative SENSE."""
+
+    iterations: int = option(30, "iterations at most", minimum=1, maximum=1000)
     signal_prior: bool = option(
-        True, "cg_sense: regularise by the noise level over the expected signal of each pixel, where noise was measured"
+        True, "regularise by the noise level over the expected signal of each pixel, where noise was measured"
     )
     regularization: float = option(
         1e-3,
-        "cg_sense: fixed Tikhonov weight lambda of (A^H A + lambda) x = A^H y, where signal_prior is not used",
+        "fixed Tikhonov weight lambda of (A^H A + lambda) x = A^H y, where signal_prior is not used",
         minimum=0.0,
     )
-    tolerance: float = option(
-        1e-4, "cg_sense: residual, relative to that of a zero image, at which it stops early", minimum=0.0
-    )
+    tolerance: float = option(1e-4, "residual, relative to that of a zero image, at which it stops early", minimum=0.0)
     warm_start: bool = option(
         True,
-        "cg_sense: start every frame from the image of the time average, to which the regularisation then draws; false "
-        "starts from zero and draws to it, every frame on its own",
+        "start every frame from the image of the time average, to which the regularisation then draws; false starts "
+        "from zero and draws to it, every frame on its own",
     )
-    grappa_calibration: str = option(
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrappaOptions(Options):
+    """Options of GRAPPA."""
+
+    calibration: Literal["average", "frame"] = option(
         "average",
-        "grappa: learn the weights once, from the separate reference or the time average, or in every frame from its "
-        "own reference lines",
-        choices=("average", "frame"),
+        "learn the weights once, from the separate reference or the time average, or in every frame from its own "
+        "reference lines",
+        name="grappa_calibration",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRankSparseOptions(Options):
+    """Options of low rank plus sparse (L+S)."""
+
     low_rank_weight: float = option(
-        0.01, "low_rank_sparse: threshold of singular values, relative to the largest", minimum=0.0, maximum=1.0
+        0.01, "threshold of singular values, relative to the largest", minimum=0.0, maximum=1.0
     )
     sparse_weight: float = option(
-        0.01,
-        "low_rank_sparse: threshold of the temporal spectrum, relative to the largest pixel",
-        minimum=0.0,
-        maximum=1.0,
+        0.01, "threshold of the temporal spectrum, relative to the largest pixel", minimum=0.0, maximum=1.0
     )
-    low_rank_sparse_iterations: int = option(50, "low_rank_sparse: passes at most", minimum=1, maximum=1000)
-    low_rank_sparse_momentum: bool = option(
-        True, "low_rank_sparse: converge with momentum; false runs the published iteration with its stopping rule"
+    iterations: int = option(50, "passes at most", name="low_rank_sparse_iterations", minimum=1, maximum=1000)
+    momentum: bool = option(
+        True,
+        "converge with momentum; false runs the published iteration with its stopping rule",
+        name="low_rank_sparse_momentum",
     )
-    maps: str = option(
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions(Options):
+    """How coil maps are estimated."""
+
+    kind: Literal["walsh", "espirit", "inati"] = option(
         "walsh",
         "how coil maps are estimated: walsh always gives maps, espirit is best with 12 or more central lines, inati is "
         "fast with a complete average",
-        choices=("walsh", "espirit", "inati"),
+        name="maps",
     )
-    map_neighbourhood: int = option(
-        7, "walsh, inati: side of the square, in pixels, over which maps are taken as constant", minimum=1, maximum=101
+    neighbourhood: int = option(
+        7,
+        "walsh, inati: side of the square, in pixels, over which maps are taken as constant",
+        name="map_neighbourhood",
+        minimum=1,
+        maximum=101,
     )
-    map_refinements: int = option(
+    refinements: int = option(
         4,
         "walsh: how often maps from a short calibration centre are improved with the outer lines",
+        name="map_refinements",
         minimum=0,
         maximum=100,
     )
-    map_kernel: int = option(6, "espirit: side of the k-space patch, in samples", minimum=2, maximum=12)
-    map_calibration: int = option(
-        24, "espirit: side of the calibration block, in samples, at most", minimum=6, maximum=64
+    kernel: int = option(6, "espirit: side of the k-space patch, in samples", name="map_kernel", minimum=2, maximum=12)
+    calibration: int = option(
+        24,
+        "espirit: side of the calibration block, in samples, at most",
+        name="map_calibration",
+        minimum=6,
+        maximum=64,
     )
-    map_threshold: float = option(
+    threshold: float = option(
         0.001,
         "espirit: squared singular value, relative to the largest, above which a vector counts as signal",
+        name="map_threshold",
         minimum=1e-6,
         maximum=0.5,
     )
-    map_crop: float = option(0.8, "espirit: eigenvalue above which a pixel has coil maps", minimum=0.0, maximum=0.99)
-    map_soft: bool = option(False, "espirit: let coil maps fade out around map_crop instead of ending sharply")
-    partial_fourier: str = option(
+    crop: float = option(
+        0.8, "espirit: eigenvalue above which a pixel has coil maps", name="map_crop", minimum=0.0, maximum=0.99
+    )
+    soft: bool = option(
+        False, "espirit: let coil maps fade out around map_crop instead of ending sharply", name="map_soft"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishOptions(Options):
+    """What is done with the images of a method, and what is sent with them."""
+
+    partial_fourier: Literal["off", "pocs", "homodyne"] = option(
         "off",
         "classical methods: completes a k-space of which one side was not measured (partial Fourier, asymmetric echo) "
         "from the other, given a phase that varies slowly; pocs leaves less error, homodyne is a single pass",
-        choices=("off", "pocs", "homodyne"),
     )
     kspace_filter: float = option(
         0.0,
@@ -180,22 +414,64 @@ class ReconOptions:
     g_factor: bool = option(
         False, "cg_sense, grappa: send the noise amplification of each slice as a series of its own"
     )
-    units: str = option(
+    units: Literal["relative", "snr"] = option(
         "relative",
         "zero_filled, cg_sense, grappa: snr gives images in units of the standard deviation of the noise in a pixel, "
         "where noise was measured",
-        choices=("relative", "snr"),
     )
-    device: str = option(
-        "auto", "where to compute: auto takes the GPU when there is one", choices=("auto", "cpu", "cuda")
-    )
-    implementation: str = option(
-        "auto",
-        "kernels of the data consistency: auto takes cupy on a GPU where it is installed",
-        choices=("auto", "torch", "cupy"),
+    extra_series: str = option(
+        "none",
+        "further series: zero_filled shows what the sampling leaves, fallback the image of the fallback, difference "
+        "how far the method is from it, times 5; some of them with commas in between",
+        choices=("none", "zero_filled", "fallback", "difference"),
+        several=True,
     )
 
     @property
     def extras(self) -> frozenset[str]:
-        """What `extra_series` asks for."""
+        """The further series that `extra_series` asks for."""
         return frozenset(self.extra_series.split(",")) - {"none"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeOptions(Options):
+    """Where and with what the reconstruction computes."""
+
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "where to compute: auto takes the GPU when there is one")
+    implementation: Literal["auto", "torch", "cupy"] = option(
+        "auto", "kernels of the data consistency: auto takes cupy on a GPU where it is installed"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconOptions(Options):
+    """The options of the reconstruction; every field has a default that works."""
+
+    method: str = option("cg_sense", "reconstruction method", choices=method_names)
+    fallback: Literal["cg_sense", "zero_filled", "none"] = option(
+        "cg_sense", "method that takes over when the chosen one cannot do the scan; none makes that an error"
+    )
+    outside_range: Literal["fallback", "beside", "note"] = option(
+        "fallback",
+        "networks: action when the scan is outside the training range, or the image contradicts the data or is far "
+        "from that of cg_sense: fallback sends the fallback's image instead, beside sends both, the fallback's in a "
+        "series of its own, note only says so",
+    )
+    network: NetworkOptions = group(NetworkOptions, "Networks")
+    dstdm: DSTDMOptions = group(DSTDMOptions, "Diffusion model (dstdm)")
+    cg_sense: CGSenseOptions = group(CGSenseOptions, "Iterative SENSE (cg_sense)")
+    grappa: GrappaOptions = group(GrappaOptions, "GRAPPA (grappa)")
+    low_rank_sparse: LowRankSparseOptions = group(LowRankSparseOptions, "Low rank plus sparse (low_rank_sparse)")
+    maps: MapOptions = group(MapOptions, "Coil maps")
+    finish: FinishOptions = group(FinishOptions, "Finishing the images")
+    compute: ComputeOptions = group(ComputeOptions, "Computing")
+
+    def of_method(self, name: str) -> Options | None:
+        """The group of a method; None for one that has no options of its own."""
+        groups: dict[str, Options] = {
+            "dstdm": self.dstdm,
+            "cg_sense": self.cg_sense,
+            "grappa": self.grappa,
+            "low_rank_sparse": self.low_rank_sparse,
+        }
+        return groups.get(name)

@@ -1,6 +1,6 @@
 """The pages of docs/ that are made from code: ``python -m tests.pages`` writes them anew."""
 
-from gadgets.settings.settings import describe_settings
+from gadgets.settings.settings import grouped_settings
 from tests.helpers.paths import REPOSITORY
 
 SETTINGS = REPOSITORY / "docs" / "settings.md"
@@ -10,16 +10,20 @@ _INTRODUCTION = """\
 <!-- Written by `python -m tests.pages` from the declarations of the settings; do not edit. -->
 
 In the `<configuration>` of a pipeline (as elements or as Gadgetron properties), with `--set name=value`, or as FIRE
-parameters (underscores may be left out). Unknown names and wrong types are refused with a list of what there is.
+parameters (underscores may be left out). XML and `--set` also take group and field, such as `gating.frames`. Unknown
+names and wrong types are refused with a list of what there is.
 `cinestream pipelines --settings` prints the same list.
 """
 
 
 def settings_page() -> str:
     """Text of docs/settings.md."""
-    lines = ["", "| setting | type | default | |", "|---|---|---|---|"]
-    for name, kind, default, text in describe_settings():
-        lines.append(f"| `{name}` | {kind.replace(' | ', ' / ')} | {default} | {text} |")
+    lines = []
+    for heading, settings in grouped_settings():
+        lines += ["", f"## {heading}", "", "| setting | in its group | type | default | |", "|---|---|---|---|---|"]
+        for one in settings:
+            kind = one.kind.replace(" | ", " / ")
+            lines.append(f"| `{one.name}` | `{one.path}` | {kind} | {one.default_text} | {one.help} |")
     return _INTRODUCTION + "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gadgets.commands.console import say
 from gadgets.preparation.noise_store import DAYS, ENTRIES, NoiseStore, default_folder
 from gadgets.settings import pipelines
-from gadgets.settings.settings import Settings, apply, describe_settings, parse_assignments
+from gadgets.settings.settings import Settings, apply, grouped_settings, parse_assignments
 from recon_core.errors import CinestreamError, ResourceError
 from recon_core.methods import find_method, method_names, network_names
 from recon_core.own_methods import allow_methods
@@ -109,9 +109,12 @@ def chosen_settings(options: argparse.Namespace) -> Settings:
 
 def settings_help() -> str:
     """Describe every setting, for the end of a help text."""
-    rows = describe_settings()
-    lines = [f"  {name}  ({kind}, default {default or 'empty'})\n      {text}" for name, kind, default, text in rows]
-    return "settings of a pipeline, for --set name=value and for <configuration> in its XML:\n" + "\n".join(lines)
+    lines = ["settings of a pipeline, for --set name=value and for <configuration> in its XML"]
+    for heading, settings in grouped_settings():
+        lines.append(f"\n{heading}:")
+        for one in settings:
+            lines += [f"  {one.name}  ({one.kind}, default {one.default_text or 'empty'})", f"      {one.help}"]
+    return "\n".join(lines)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import typing
 from pathlib import Path
 
 from gadgets.commands.console import say
 from recon_core.errors import SettingsError
+from recon_core.options import options_of
 
 NAME = "simulate"
 HELP = "make a raw file of a beating heart, with its truth"
@@ -25,10 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds_of_scan = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
     text = f"begin with the options of a known kind of scan; further options win. {kinds_of_scan}"
     parser.add_argument("--like", default="", choices=tuple(PRESETS), metavar="KIND", help=text)
-    kinds = typing.get_type_hints(ScanPlan)
-    for field in dataclasses.fields(ScanPlan):
-        kind, text = kinds[field.name], f"{field.metadata['help']} (default: {field.default})".replace("%", "%%")
-        name = "--" + field.name.replace("_", "-")
+    for one in options_of(ScanPlan).values():
+        kind, text = one.allowed.kind, f"{one.help} (default: {one.default})".replace("%", "%%")
+        name = "--" + one.name.replace("_", "-")
         if kind is bool:
             parser.add_argument(name, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
         else:
@@ -36,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 name,
                 type=kind,
                 default=argparse.SUPPRESS,
-                choices=field.metadata["choices"] or None,
+                choices=one.allowed.names or None,
                 help=text,
                 metavar={int: "N", float: "X"}.get(kind),
             )
@@ -47,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
     from gadgets.simulation import ScanPlan, noise_path, write_simulation
     from gadgets.simulation.presets import plan_like
 
-    names = [field.name for field in dataclasses.fields(ScanPlan)]
+    names = list(options_of(ScanPlan))
     plan = plan_like(options.like, {name: getattr(options, name) for name in names if hasattr(options, name)})
     if options.output.exists() and not options.overwrite:
         raise SettingsError(f"{options.output} exists; choose another file or allow replacing it with --overwrite")

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from recon_core.ct.geometry import SliceGeometry, resample, window
-from recon_core.ct.placement import CtSettings
+from recon_core.ct.settings import CtSettings
 from recon_core.ct.volume import CtVolume
 from recon_core.data import CineSlice
 from recon_core.errors import ResourceError
@@ -303,7 +303,7 @@ def _ct(rng: np.random.Generator, frame: torch.Tensor, field_of_view: tuple[floa
     """Make a CT of one frame ``(1, y, x)``: its borders in other grey values, as in training, without the coils."""
     magnitude = ifft(_measured(frame), (-2, -1))[0].abs()
     plane = second_contrast(rng, magnitude / magnitude.quantile(0.999)).numpy()
-    low, high = CtSettings.window
+    low, high = CtSettings().window
     (ny, nx), (size_y, size_x) = _MATRIX, field_of_view
     affine = np.diag([size_x / nx, size_y / ny, 1.0, 1.0])
     affine[:3, 3] = affine[:3, :3] @ (-(nx // 2), -(ny // 2), -0.5)
@@ -326,4 +326,4 @@ def _placed(ct: CtVolume, off: float) -> tuple[NDArray[np.float32], NDArray[np.b
         centre=(nx // 2, ny // 2),
     )
     hu, cover = resample(ct, geometry, transform=registration, slab_samples=1)
-    return window(hu, CtSettings.window), cover
+    return window(hu, CtSettings().window), cover

@@ -446,7 +446,7 @@ def _evaluate(
     variant = VARIANTS.get(method, Variant())
     # As in a stream, but that a doubtful image is shown beside what would be sent instead of it.
     options = (
-        ReconOptions(method=name, weights=entry.name, outside_range="beside")
+        ReconOptions.of(method=name, weights=entry.name, outside_range="beside")
         if entry
         else ReconOptions(method=name, fallback="none")
     )

@@ -103,24 +103,24 @@ class Gate:
     """
 
     def __init__(self, header: ScanHeader, settings: Settings, problems: Problems) -> None:
-        self._settings = settings
+        self._settings = settings.gating
         self._problems = problems
         self._announced = _announced_frames(header)
-        self._tick = tick_length(header.vendor, settings.stamp_tick)
-        self._doubt = tick_doubt(header.vendor, settings.stamp_tick)
+        self._tick = tick_length(header.vendor, settings.readouts.stamp_tick)
+        self._doubt = tick_doubt(header.vendor, settings.readouts.stamp_tick)
         self._ecg = Ecg(self._tick)
         self._ecg_promised = "ecg" in header.waveform_types
         self._spacing = header.readout_spacing
         # Its scanners sort the cardiac phases themselves, and say the RR interval in the second stamp.
         self._sorted = find_vendor(header.vendor).sorts_phases
         self._repeats = any(encoding.count("repetition") > 1 for encoding in header.encodings)
-        wanted = settings.trigger_source
+        wanted = settings.gating.trigger_source
         self._sources = tuple(_SOURCES) if wanted == "auto" else (wanted,)
 
     @property
     def forced(self) -> bool:
         """Nothing but retrospective gating will do."""
-        return self._settings.gating == "retrospective"
+        return self._settings.mode == "retrospective"
 
     @property
     def expected(self) -> bool:
@@ -191,7 +191,7 @@ class Gate:
         position = cycle_position(
             rhythm.since, rhythm.rr[rhythm.beat], rhythm.typical, stretch=self._settings.rr_stretch
         )
-        if self._settings.gated_output == "beats":
+        if self._settings.output == "beats":
             beats = () if self._repeats else tuple(self._beats(readouts, rhythm, position, frames, source))
             if beats:
                 return beats
@@ -341,8 +341,8 @@ class Gate:
 
     def _frames(self, rhythm: Rhythm, row: NDArray[np.intp]) -> int:
         """How many frames: as set, as announced, or as many as a beat has readouts of a line."""
-        if self._settings.gated_frames or self._announced:
-            return self._settings.gated_frames or self._announced
+        if self._settings.frames or self._announced:
+            return self._settings.frames or self._announced
         order = np.lexsort((np.arange(len(row)), row, rhythm.beat))
         same = (np.diff(rhythm.beat[order]) == 0) & (np.diff(row[order]) == 0)
         steps = np.diff(rhythm.since[order])[same]

@@ -108,20 +108,20 @@ class _Level(NamedTuple):
 
 def series_index(settings: Settings, offset: int, slice_number: int) -> int:
     """The image_series_index of some images of a slice; slices beyond what 16 bits hold share the last ones."""
-    index = settings.series + offset
-    if settings.series_by == "slice":
+    index = settings.series.index + offset
+    if settings.series.by == "slice":
         index += SLICE_SERIES * min(slice_number, _slices_of_their_own(settings) - 1)
     return index
 
 
 def series_kind(settings: Settings, index: int) -> str:
     """What a series holds: nothing to name for the images that were asked for, else what they are beside those."""
-    behind = index - settings.series
-    return _KINDS[behind % SLICE_SERIES if settings.series_by == "slice" else behind]
+    behind = index - settings.series.index
+    return _KINDS[behind % SLICE_SERIES if settings.series.by == "slice" else behind]
 
 
 def _slices_of_their_own(settings: Settings) -> int:
-    return (_MOST_INDICES - _LAST_SERIES - settings.series) // SLICE_SERIES + 1
+    return (_MOST_INDICES - _LAST_SERIES - settings.series.index) // SLICE_SERIES + 1
 
 
 class ImageMaker:
@@ -140,9 +140,9 @@ class ImageMaker:
     def __init__(self, header: ScanHeader, settings: Settings, problems: Problems | None = None) -> None:
         self._header = header
         self._settings = settings
-        self._for_gadgets = settings.emit == "image_array"  # they cut, scale and set the window themselves
+        self._for_gadgets = settings.images.emit == "image_array"  # they cut, scale and set the window themselves
         self._problems = problems or Problems()
-        self._tick = tick_length(header.vendor, settings.stamp_tick)
+        self._tick = tick_length(header.vendor, settings.readouts.stamp_tick)
         self._scales: dict[tuple[str, str], float] = {}
         self._levels: dict[tuple[str, str], _Level] = {}
         self._used: dict[int, set[int]] = {}
@@ -184,7 +184,7 @@ class ImageMaker:
         beside = None if reconstruction.beside is None else self._in_view(reconstruction.beside.image, encoding)
         # the scale of the scan must not be that of a doubtful image
         level = self._level(second, reconstruction.units, frames, beside if reconstruction.doubts else None)
-        values = frames if self._settings.output == "complex" or self._for_gadgets else np.abs(frames)
+        values = frames if self._settings.images.output == "complex" or self._for_gadgets else np.abs(frames)
         values = values * np.float32(level.scale)
         common = self._common_meta(complete, reconstruction, encoding, second)
         common |= _level_meta(level.scale, *self._window(level))
@@ -211,7 +211,7 @@ class ImageMaker:
         for i, header in enumerate(self._headers(complete, heartbeat, values.shape, offset)):
             header["data_type"] = 7 if np.iscomplexobj(values) else 5
             # what the image is to become: gadgets behind make magnitudes of complex values
-            shown_complex = np.iscomplexobj(values) and self._settings.output == "complex"
+            shown_complex = np.iscomplexobj(values) and self._settings.images.output == "complex"
             header["image_type"] = IMAGE_TYPE_COMPLEX if shown_complex else IMAGE_TYPE_MAGNITUDE
             data = np.ascontiguousarray(values[i, ::-1, ::-1]) if self._flipped else values[i]
             own = _frame_meta(header, complete.headers[i], int(complete.frames[i]), float(heartbeat.since[i]))
@@ -221,7 +221,7 @@ class ImageMaker:
 
     @property
     def _flipped(self) -> bool:
-        return self._settings.orientation == "flipped"
+        return self._settings.images.orientation == "flipped"
 
     def _further_series(
         self,
@@ -242,10 +242,10 @@ class ImageMaker:
         if uncertainty is not None:
             window = level.bright / 10  # a standard deviation is a small part of the signal
             yield _Series(spread(uncertainty), UNCERTAINTY_SERIES, "uncertainty", "Uncertainty", level.scale, window)
-        if fused is not None and self._settings.emit_fused:
+        if fused is not None and self._settings.series.fused:
             image, window = spread(fused[None]), _FUSED_SCALE
             yield _Series(image, FUSED_SERIES, "fused", "Fused", _FUSED_SCALE, window, _FUSED_COMMENT)
-        if beside is not None and reconstruction.beside and "difference" in self._settings.extras:
+        if beside is not None and reconstruction.beside and "difference" in self._settings.finish.extras:
             difference = np.abs(np.abs(frames) - np.abs(beside))
             scale = _DIFFERENCE_GAIN * level.scale
             methods = f"{reconstruction.method} and {reconstruction.beside.method}"
@@ -268,13 +268,13 @@ class ImageMaker:
             if own not in self._scales:
                 tissue = bright if trusted is None else float(np.percentile(np.abs(trusted), 99.0))
                 as_they_are = self._for_gadgets or units == "snr" or not tissue > 0
-                self._scales[own] = self._settings.scale or (1.0 if as_they_are else _BRIGHT / tissue)
+                self._scales[own] = self._settings.images.scale or (1.0 if as_they_are else _BRIGHT / tissue)
             self._levels[second, units] = _Level(self._scales[own], bright * self._scales[own] or 1.0)
         return self._levels[second, units]
 
     def _window(self, level: _Level) -> tuple[float, float]:
         """Centre and width of the display window of magnitudes, which those of complex images are too."""
-        center, width = self._settings.window_center, self._settings.window_width
+        center, width = self._settings.images.window_center, self._settings.images.window_width
         width = width or 2 * center or level.bright
         return center or width / 2, width
 
@@ -282,7 +282,7 @@ class ImageMaker:
         if heartbeat.doubt and heartbeat.stamped:
             text = f"{describe(complete.key)}: {heartbeat.doubt}; its images have no time since the R wave"
             self._problems.add("trigger times", text, damage=False)
-        if self._settings.series_by == "slice" and complete.key.slice >= _slices_of_their_own(self._settings):
+        if self._settings.series.by == "slice" and complete.key.slice >= _slices_of_their_own(self._settings):
             text = f"{describe(complete.key)} has no series of its own, as image_series_index ends at {_MOST_INDICES}"
             self._problems.add("series", f"{text}; set series_by to scan, or series to 1", damage=False)
 
@@ -311,7 +311,7 @@ class ImageMaker:
         headers["image_series_index"] = series
         used = self._used.setdefault(series, set())
         counters = ["repetition", "set", "phase", "contrast"]
-        if self._settings.series_by == "scan":
+        if self._settings.series.by == "scan":
             counters.append("slice")
         headers["image_index"] = [_index(header, encoding, counters, used) for header in headers]
         return headers
@@ -322,10 +322,10 @@ class ImageMaker:
         settings, encoded = self._settings, encoding.encoded
         # the generic gadgets take the readout oversampling as gone in both spaces
         wide = _covered_width(encoding)
-        name = settings.description or reconstruction.method
+        name = settings.series.description or reconstruction.method
         if second and second != name:
             name += f"_{second}"
-        if settings.series_by == "slice":
+        if settings.series.by == "slice":
             name += f"_slice{complete.key.slice}"
         units = ["SNR units"] if reconstruction.units == "snr" else []
         comment = "; ".join([f"cinestream {reconstruction.method}", *units, *complete.notes, *reconstruction.notes])
@@ -351,7 +351,7 @@ class ImageMaker:
             "Keep_image_geometry": 1,
             "cinestream_method": reconstruction.method,
             "cinestream_units": reconstruction.units,
-            "cinestream_orientation": settings.orientation,
+            "cinestream_orientation": settings.images.orientation,
             **_name_meta(name),
             **_comment_meta(comment),
             **complete.meta,

@@ -21,6 +21,7 @@ from gadgets.gating.gate import Gate
 from gadgets.inspection.statistics import Tally
 from gadgets.preparation.readouts import ReadoutGrid
 from gadgets.problems import Problems
+from gadgets.settings.settings import Settings, apply
 from gadgets.slices.complete import describe
 from gadgets.slices.whole import frame_counter
 from gadgets.wire.header import parse_header
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gadgets.inspection.statistics import Shape
-    from gadgets.settings.settings import Settings
     from gadgets.slices.complete import CompleteSlice
     from gadgets.wire.header import Encoding, ScanHeader
     from recon_core.gating.beats import Rhythm
@@ -174,7 +174,7 @@ def inspect(source: Path, settings: Settings, group: str = "dataset") -> Inspect
     problems, engine, tally = Problems(), RecordingEngine(), Tally()
     slices: list[CompleteSlice] = []
     # windows in real time are parts of the same slices
-    settings = dataclasses.replace(settings, preview="none", g_factor=False, realtime="off")
+    settings = apply(settings, {"preview": "none", "g_factor": False, "realtime": "off"})
 
     def watch(complete: CompleteSlice, _: Reconstruction) -> None:
         # only what is small, so that slices do not pile up
@@ -346,7 +346,7 @@ def _time_facts(
     problems: Problems,
 ) -> list[Fact]:
     """Stamps, and the beats in them; what is wrong with stamps that show beats is added to the problems."""
-    tick = tick_length(header.vendor, settings.stamp_tick)
+    tick = tick_length(header.vendor, settings.readouts.stamp_tick)
     stamps = records["acquisition_time_stamp"].astype(np.int64)
     physiology = records["physiology_time_stamp"].astype(np.int64)
     since = physiology[:, 0]
@@ -384,7 +384,9 @@ def _time_facts(
 def _axis(header: ScanHeader, settings: Settings, records: NDArray[np.void]) -> str:
     """The counter of the frames; readouts of an encoding that the header does not have count as the first's."""
     encoding = int(records["encoding_space_ref"][0])
-    return frame_counter(header.encodings[encoding if encoding < len(header.encodings) else 0], settings.time_axis)
+    return frame_counter(
+        header.encodings[encoding if encoding < len(header.encodings) else 0], settings.readouts.time_axis
+    )
 
 
 def _kind(records: NDArray[np.void], axis: str, rhythm: Rhythm | None) -> str:
@@ -476,7 +478,7 @@ def _plan_facts(settings: Settings, tally: Tally, engine: RecordingEngine, slice
     if not find_method(settings.method).network:
         return facts
     try:
-        entry = find_weights(settings.method, settings.weights)
+        entry = find_weights(settings.method, settings.network.weights)
     except ModelError:
         return [*facts, Fact("weights", f"none; {settings.fallback} would be used", None)]
     outside = [entry.range.outside(sampling) if entry.range else [] for sampling in engine.samplings]
@@ -505,7 +507,7 @@ def _doubts(header: ScanHeader, settings: Settings, tally: Tally, records: NDArr
     kinds = {shape.kind for shape in tally.shapes}
     if kinds == {"noise"}:
         doubts.append("this is a measurement of noise, without images; scans that depend on it take it with --noise")
-    elif settings.whiten and "noise" not in kinds:
+    elif settings.whitening.enabled and "noise" not in kinds:
         named = header.noise_dependency
         where = f"; they are in measurement {named}, give its file with --noise" if named else ""
         doubts.append(f"there are no noise readouts, so the coils are not decorrelated{where}")
@@ -534,7 +536,7 @@ def _doubts(header: ScanHeader, settings: Settings, tally: Tally, records: NDArr
                 f"neither the counter {axis} nor the time stamps tell frames apart, so each slice is one image"
                 + ("; data of a GE need idx.phase, which its converter does not set" if _is_ge(header) else "")
             )
-        elif stamps.min() != stamps.max() and (doubt := tick_doubt(header.vendor, settings.stamp_tick)):
+        elif stamps.min() != stamps.max() and (doubt := tick_doubt(header.vendor, settings.readouts.stamp_tick)):
             doubts.append(doubt)
     return doubts
 

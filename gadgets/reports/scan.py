@@ -11,9 +11,10 @@ import numpy as np
 from gadgets.pictures import ERROR_GAIN, GAP, MOST_LOOP_FRAMES, gray, loop, montage, moving_column, profile, white_level
 from gadgets.reports.page import Figure, embedded, embedded_loop, render
 from gadgets.reports.summary import beats, first_loop, geometry, noise, range_check, verdict
-from gadgets.settings.settings import describe_settings
+from gadgets.settings.settings import FIELDS
 from recon_core.errors import DataError
 from recon_core.metrics.scores import measure, scaled
+from recon_core.options import as_text
 from recon_core.storage import write_file
 
 if TYPE_CHECKING:
@@ -175,10 +176,9 @@ def _stages(seconds: dict[str, float]) -> list[tuple[str, float]]:
 def _settings_by_change(settings: Settings) -> list[list[tuple[str, str, str, str]]]:
     """Name, value, default and help of settings: those that were changed, and those as by default."""
     groups: list[list[tuple[str, str, str, str]]] = [[], []]
-    for name, _, default, text in describe_settings():
-        value = getattr(settings, name)
-        shown = str(value).lower() if isinstance(value, bool) else str(value)
-        groups[shown == default].append((name, shown, default, text))
+    for setting in FIELDS.values():
+        shown, default = as_text(setting.of(settings)), setting.default_text
+        groups[shown == default].append((setting.name, shown, default, setting.help))
     return groups
 
 

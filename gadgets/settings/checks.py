@@ -33,7 +33,7 @@ def check_weights(settings: Settings) -> str:
     if not find_method(settings.method).network:
         return ""
     try:
-        find_weights(settings.method, settings.weights)
+        find_weights(settings.method, settings.network.weights)
     except ModelError as error:
         if settings.fallback == "none":
             raise
@@ -49,12 +49,12 @@ def unmet_extras(settings: Settings) -> str:
     str
         Empty if they do; else which will not come, and why.
     """
-    beside, reasons = sorted(settings.extras & {"fallback", "difference"}), []
+    beside, reasons = sorted(settings.finish.extras & {"fallback", "difference"}), []
     if beside and settings.fallback == "none":
         reasons.append(f"{' and '.join(beside)} (there is no fallback)")
     elif beside and settings.fallback == settings.method:
         reasons.append(f"{' and '.join(beside)} (the fallback is {settings.method} itself)")
-    if settings.method in settings.extras:
+    if settings.method in settings.finish.extras:
         reasons.append(f"{settings.method} (the images are {settings.method.replace('_', '-')} themselves)")
     return f"extra_series asks for what cannot be: {', '.join(reasons)}" if reasons else ""
 
@@ -67,10 +67,12 @@ def check_units(settings: Settings) -> None:
     SettingsError
         If the noise in the images is not known.
     """
-    if settings.units != "snr":
+    finish = settings.finish
+    if finish.units != "snr":
         return
-    changed = [name for name in ("partial_fourier", "kspace_filter") if getattr(settings, name) not in ("off", 0.0)]
-    if "difference" in settings.extras:
+    changed = ["partial_fourier"] if finish.partial_fourier != "off" else []
+    changed += ["kspace_filter"] if finish.kspace_filter else []
+    if "difference" in finish.extras:
         changed.append("extra_series=difference")  # of images in different units
     if changed or not find_method(settings.method).linear:
         asked, linear = " with ".join([settings.method, *changed]), ", ".join(method_names(lambda info: info.linear))

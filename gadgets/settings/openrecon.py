@@ -15,7 +15,7 @@ from typing import Any
 
 from gadgets import __version__
 from gadgets.settings.pipelines import list_pipelines
-from gadgets.settings.settings import FIELDS, convert
+from gadgets.settings.settings import FIELDS
 from recon_core.errors import SettingsError
 from recon_core.methods import REFERENCE_METHOD, find_method, method_names
 
@@ -193,18 +193,18 @@ def _parameter(offer: _Offer) -> dict[str, Any]:
     parameter: dict[str, Any] = {
         "id": offer.setting.replace("_", ""),
         "label": {"en": offer.label},
-        "information": {"en": field.metadata["help"]},
+        "information": {"en": field.help},
         "default": field.default,
     }
-    choices: tuple[str, ...] = field.metadata["choices"]
+    choices = field.allowed.names
     if choices:
         values = [{"id": choice, "name": {"en": choice.replace("_", " ")}} for choice in choices]
         return {**parameter, "type": "choice", "values": values}
     if isinstance(field.default, bool):
         return {**parameter, "type": "boolean"}
     limits = {
-        name: convert(offer.setting, field.metadata[name] if mine is None else mine)
-        for name, mine in (("minimum", offer.minimum), ("maximum", offer.maximum))
+        "minimum": field.read(field.allowed.minimum if offer.minimum is None else offer.minimum),
+        "maximum": field.read(field.allowed.maximum if offer.maximum is None else offer.maximum),
     }
     return {**parameter, "type": "int" if isinstance(field.default, int) else "double", **limits}
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recon_core.errors import SettingsError
-from recon_core.options import option
+from recon_core.options import Options, option
 from recon_core.simulate.phantom import BLOOD_SIGNAL
 from recon_core.simulate.sampling import SAMPLINGS
 
@@ -20,7 +20,7 @@ _READOUT_TIME = 1100.0  # us
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScanPlan:
+class ScanPlan(Options):
     """What to simulate; every field has a default that works."""
 
     matrix_x: int = option(192, "pixels along the readout of the reconstructed image", minimum=8, maximum=2048)
@@ -203,14 +203,7 @@ class ScanPlan:
         SettingsError
             If a value is not allowed or two of them contradict each other.
         """
-        for item in fields(self):
-            value, limits = getattr(self, item.name), item.metadata
-            if limits["choices"] and value not in limits["choices"]:
-                raise SettingsError(f"{item.name} must be one of {', '.join(limits['choices'])}; got {value!r}")
-            if limits["minimum"] is not None and not value >= limits["minimum"]:
-                raise SettingsError(f"{item.name} must be at least {limits['minimum']:g}, got {value!r}")
-            if limits["maximum"] is not None and not value <= limits["maximum"]:
-                raise SettingsError(f"{item.name} must be at most {limits['maximum']:g}, got {value!r}")
+        super().__post_init__()
         if self.time_axis == "repetition" and (self.segments or self.averages > 1):
             raise SettingsError("a real-time scan (time_axis repetition) has neither segments nor averages")
         if self.time_axis == "phase" and self.continuous:

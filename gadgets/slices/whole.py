@@ -230,11 +230,11 @@ class SliceBuffers:
 
     def __init__(self, header: ScanHeader, problems: Problems, settings: Settings, gate: Gate | None = None) -> None:
         self._header = header
-        self._center = settings.center_line
+        self._center = settings.readouts.center_line
         self._gate = gate
-        self._virtual = (settings.virtual_coils, settings.coil_energy)
+        self._virtual = (settings.coils.virtual, settings.coils.energy)
         self._problems = problems
-        self._time_axis = [frame_counter(encoding, settings.time_axis) for encoding in header.encodings]
+        self._time_axis = [frame_counter(encoding, settings.readouts.time_axis) for encoding in header.encodings]
         self._plans: dict[int, SlicePlan] = {}
         self._open: dict[SliceKey, _Buffer] = {}
         self._waiting: dict[SliceKey, _Buffer] = {}  # complete, but for the ECG

@@ -112,9 +112,9 @@ class FrameBuffers(SliceBuffers):
 
     def __init__(self, header: ScanHeader, problems: Problems, settings: Settings) -> None:
         super().__init__(header, problems, settings)
-        self._sliding = settings.realtime == "sliding"
-        self._size = settings.realtime_window  # of a window, or 0
-        self._count = settings.lines_per_frame  # readouts of a frame, or 0
+        self._sliding = settings.realtime.mode == "sliding"
+        self._size = settings.realtime.window  # of a window, or 0
+        self._count = settings.realtime.lines_per_frame  # readouts of a frame, or 0
         self._running: dict[SliceKey, _Running] = {}
         for encoding, name in itertools.product(header.encodings, ("segment", "average")):
             if encoding.count(name) > 1:

@@ -22,7 +22,7 @@ from recon_core.physics.sense import SenseOperator
 
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice
-    from recon_core.options import ReconOptions
+    from recon_core.options import GrappaOptions
 
 # Half the width of the kernel along kx: five samples.
 _REACH = 2
@@ -311,16 +311,18 @@ class Grappa:
     Parameters
     ----------
     options
-        Uses `grappa_calibration` and `implementation`.
+        Where the weights are learned.
+    implementation
+        Kernels that combine the coils: ``torch``, ``cupy`` or ``auto``.
 
     Notes
     -----
     Griswold et al., doi:10.1002/mrm.10171; Breuer et al., doi:10.1002/mrm.20430.
     """
 
-    def __init__(self, options: ReconOptions) -> None:
-        self._each_frame = options.grappa_calibration == "frame"
-        self._implementation = options.implementation
+    def __init__(self, options: GrappaOptions, implementation: str = "auto") -> None:
+        self._each_frame = options.calibration == "frame"
+        self._implementation = implementation
 
     def __call__(self, data: HybridSlice) -> torch.Tensor:
         """Reconstruct one slice.

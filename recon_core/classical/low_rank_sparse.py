@@ -13,7 +13,7 @@ from recon_core.physics.sense import SenseOperator
 
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice
-    from recon_core.options import ReconOptions
+    from recon_core.options import LowRankSparseOptions
 
 # The published stopping rule; with momentum the change per pass is small before the solution is near.
 _TOLERANCE, _MOMENTUM_TOLERANCE = 0.0025, 1e-3
@@ -100,16 +100,18 @@ class LowRankSparse:
     Parameters
     ----------
     options
-        Uses `low_rank_weight`, `sparse_weight`, `low_rank_sparse_iterations`, `low_rank_sparse_momentum` and
-        `implementation`.
+        Weights and iterations.
+    implementation
+        Kernels of the data consistency: ``torch``, ``cupy`` or ``auto``.
 
     Notes
     -----
     Otazo et al., Magn Reson Med 2015, doi:10.1002/mrm.25240.
     """
 
-    def __init__(self, options: ReconOptions) -> None:
+    def __init__(self, options: LowRankSparseOptions, implementation: str = "auto") -> None:
         self._options = options
+        self._implementation = implementation
 
     def __call__(self, data: HybridSlice) -> torch.Tensor:
         """Reconstruct one slice.
@@ -127,15 +129,15 @@ class LowRankSparse:
         """
         measured = data.mask.any(-1)
         frames = slice(None) if bool(measured.all()) else measured
-        operator = SenseOperator(data.maps, data.mask[frames], implementation=self._options.implementation)
+        operator = SenseOperator(data.maps, data.mask[frames], implementation=self._implementation)
         low_rank, sparse, _ = low_rank_sparse(
             operator,
             operator.adjoint(data.hybrid[frames]),
             low_rank_weight=self._options.low_rank_weight,
             sparse_weight=self._options.sparse_weight,
-            iterations=self._options.low_rank_sparse_iterations,
-            tolerance=_MOMENTUM_TOLERANCE if self._options.low_rank_sparse_momentum else _TOLERANCE,
-            momentum=self._options.low_rank_sparse_momentum,
+            iterations=self._options.iterations,
+            tolerance=_MOMENTUM_TOLERANCE if self._options.momentum else _TOLERANCE,
+            momentum=self._options.momentum,
         )
         image = data.hybrid.new_zeros((len(data.mask), *data.maps.shape[-2:]))
         image[frames] = low_rank + sparse

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     import torch
 
     from recon_core.data import HybridSlice
-    from recon_core.options import ReconOptions
 
 
 class ZeroFilled:
@@ -18,16 +17,16 @@ class ZeroFilled:
 
     Parameters
     ----------
-    options
-        Uses `implementation`.
+    implementation
+        Kernels that combine the coils: ``torch``, ``cupy`` or ``auto``.
 
     Notes
     -----
     Combination: Walsh et al., Magn Reson Med 2000, doi:10.1002/(SICI)1522-2594(200005)43:5<682::AID-MRM10>3.0.CO;2-G.
     """
 
-    def __init__(self, options: ReconOptions) -> None:
-        self._implementation = options.implementation
+    def __init__(self, implementation: str = "auto") -> None:
+        self._implementation = implementation
 
     def __call__(self, data: HybridSlice) -> torch.Tensor:
         """Reconstruct one slice.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from recon_core.ct.alignment import check_alignment
 from recon_core.ct.geometry import Transform, load_transform, resample, window
@@ -13,72 +13,17 @@ from recon_core.ct.load import load_volume
 from recon_core.errors import CinestreamError, DataError, ResourceError, SettingsError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
 
     from recon_core.ct.geometry import SliceGeometry
+    from recon_core.ct.settings import CtSettings
     from recon_core.ct.volume import CtVolume
 
 _CACHED_SLICES = 64
 
 OK = "ok"
 SUSPECT = "ct_suspect"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CtSettings:
-    """How a CT is used; the names of the pipeline's settings are these with ``ct_`` before them.
-
-    Parameters
-    ----------
-    path
-        As for `recon_core.ct.load.load_volume`; None where none is configured.
-    transform, transform_space
-        As for `recon_core.ct.geometry.load_transform`; without a transform the CT is in the patient frame of the MR.
-    frame, slab_samples
-        As for `recon_core.ct.geometry.resample`.
-    window
-        HU that become 0 and 1.
-    min_coverage
-        Share of the pixels of a slice that must lie inside the CT.
-    policy
-        ``error`` refuses what cannot be done; ``fallback`` reconstructs without CT.
-    volume_index
-        Which volume of a 4-D NIfTI file.
-
-    Raises
-    ------
-    SettingsError
-        If a value is not allowed.
-    """
-
-    path: Path | None = None
-    transform: Path | None = None
-    transform_space: Literal["lps", "ras"] = "lps"
-    frame: Literal["patient", "table"] = "patient"
-    window: tuple[float, float] = (-200.0, 800.0)
-    slab_samples: int = 5
-    min_coverage: float = 0.9
-    policy: Literal["error", "fallback"] = "error"
-    volume_index: int | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse values that mean nothing."""
-        for name, allowed in (
-            ("transform_space", ("lps", "ras")),
-            ("frame", ("patient", "table")),
-            ("policy", ("error", "fallback")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise SettingsError(f"ct_{name} must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
-        if len(self.window) != 2 or not all(map(math.isfinite, self.window)) or not self.window[0] < self.window[1]:
-            raise SettingsError(f"ct_window must be a lower and a higher number of HU, got {self.window}")
-        if self.slab_samples < 1:
-            raise SettingsError(f"ct_slab_samples must be 1 or more, got {self.slab_samples}")
-        if not 0 <= self.min_coverage <= 1:
-            raise SettingsError(f"ct_min_coverage must be between 0 and 1, got {self.min_coverage}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,16 +172,16 @@ class ScanCt:
 
     def _load(self) -> _Refused | None:
         settings = self._settings
-        if settings.path is None:
+        if not settings.path:
             return _Refused("empty", SettingsError("ct_path: is empty, and the method needs a CT; give one"))
         try:
             self._transform = (
-                load_transform(settings.transform, settings.transform_space) if settings.transform else None
+                load_transform(Path(settings.transform), settings.transform_space) if settings.transform else None
             )
         except CinestreamError as error:
             return _Refused("transform", type(error)(f"ct_transform: {error}"))
         try:
-            self._volume = load_volume(settings.path, settings.volume_index)
+            self._volume = load_volume(Path(settings.path))
         except SettingsError as error:
             return _Refused("missing", SettingsError(f"ct_path: {error}"))
         except ResourceError as error:

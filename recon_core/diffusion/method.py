@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
@@ -11,8 +11,9 @@ from recon_core.diffusion.samplers import from_slices, reverse_diffusion
 from recon_core.diffusion.score_network import ScoreConfig, ScoreNetwork
 from recon_core.diffusion.sde import Schedule, VarianceExploding
 from recon_core.diffusion.warm_start import start_noise, temporal_sense
-from recon_core.errors import ModelError, SettingsError
+from recon_core.errors import ModelError
 from recon_core.networks.base import Network
+from recon_core.options import DSTDMOptions
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.memory import predicted_bytes
 
@@ -21,66 +22,13 @@ if TYPE_CHECKING:
 
     from recon_core.data import HybridSlice
     from recon_core.diffusion.samplers import Directions
-    from recon_core.options import ReconOptions
+    from recon_core.options import Options
 
-Mode = Literal["fast", "fastest", "paper"]
-
-_STEPS: dict[Mode, int] = {"fast": 20, "fastest": 10, "paper": 100}
+_STEPS = {"fast": 20, "fastest": 10, "paper": 100}
 # From a first image this bad or worse, one replacement of the measured samples per step is not enough.
 _POOR_START, _REPETITIONS = 0.2, 3
 # Images that a step and the average over samples hold beside features and operator; measured.
 _IMAGES = 11
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """How an image is sampled.
-
-    Parameters
-    ----------
-    mode
-        ``fast``: from a first image and noise, 20 steps, one orientation each; ``fastest``: 10 steps; ``paper``: from
-        noise alone, 100 steps of both orientations, as published.
-    steps
-        Steps instead of those of the mode; 0 takes the mode's.
-    seed
-        Of the noise; the same seed gives the same image.
-    samples
-        Images that are drawn; the result is their mean, and with two or more their standard deviation.
-    consistency_repetitions
-        How often the measured samples are replaced after a step. 0 takes 1, or 3 where ``fast`` and ``fastest`` start
-        from noise above 0.2.
-    consistency_iterations
-        Iterations of conjugate gradients that take the place of the replacement; 0 replaces.
-    start_noise
-        ``fast`` and ``fastest``: standard deviation of the noise that is added to the first image, relative to the
-        peak; 0 chooses it from the data.
-
-    Raises
-    ------
-    SettingsError
-        If a value is not possible.
-    """
-
-    mode: Mode = "fast"
-    steps: int = 0
-    seed: int = 0
-    samples: int = 1
-    consistency_repetitions: int = 0
-    consistency_iterations: int = 0
-    start_noise: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be sampled."""
-        if self.mode not in _STEPS:
-            raise SettingsError(f"the mode of sampling is one of {', '.join(_STEPS)}, got {self.mode!r}")
-        if self.steps < 0 or self.steps == 1:
-            raise SettingsError(f"sampling takes 2 steps or more, or 0 for those of the mode; got {self.steps}")
-        if self.samples < 1:
-            raise SettingsError(f"there must be a sample, got {self.samples}")
-        for name in ("seed", "consistency_repetitions", "consistency_iterations", "start_noise"):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 class Samples(NamedTuple):
@@ -136,19 +84,12 @@ class DSTDM(Network):
         self.score = ScoreNetwork(config)
         self.config = self.score.config
         #: How `reconstruct` samples.
-        self.sampling = SamplingOptions()
+        self.sampling = DSTDMOptions()
 
-    def configure(self, options: ReconOptions) -> None:
+    def configure(self, options: Options) -> None:
         """Take over how to sample."""
-        self.sampling = SamplingOptions(
-            mode=cast("Mode", options.sampler),
-            steps=options.sampler_steps,
-            seed=options.seed,
-            samples=options.samples,
-            consistency_repetitions=options.consistency_repetitions,
-            consistency_iterations=options.consistency_iterations,
-            start_noise=options.start_noise,
-        )
+        assert isinstance(options, DSTDMOptions)  # noqa: S101 - for the type checker; no other group belongs to dstdm
+        self.sampling = options
 
     def authors_key(self, key: str) -> str:
         """Name, in the authors' checkpoints, of a tensor of this network."""
@@ -209,7 +150,7 @@ class DSTDM(Network):
         return image
 
     def sample(
-        self, data: HybridSlice, sampling: SamplingOptions | None = None, *, implementation: str = "auto"
+        self, data: HybridSlice, sampling: DSTDMOptions | None = None, *, implementation: str = "auto"
     ) -> Samples:
         """Sample one slice.
 
@@ -251,12 +192,12 @@ class DSTDM(Network):
 
         return _mean_and_deviation(draw() for _ in range(sampling.samples))
 
-    def _plan(self, consistency: DataConsistency, sampling: SamplingOptions) -> _Plan:
+    def _plan(self, consistency: DataConsistency, sampling: DSTDMOptions) -> _Plan:
         """Where to start from, which steps to take, and how to agree with the data after each."""
-        n_steps = sampling.steps or _STEPS[sampling.mode]
+        n_steps = sampling.steps or _STEPS[sampling.sampler]
         process = VarianceExploding(self.score.config.sigma_min, self.score.config.sigma_max)
         iterations, repetitions = sampling.consistency_iterations, sampling.consistency_repetitions
-        if sampling.mode == "paper":
+        if sampling.sampler == "paper":
             first = torch.zeros_like(consistency.zero_filled)
             schedule = Schedule.published(process, n_steps)
         else:
@@ -275,7 +216,7 @@ class DSTDM(Network):
                 image = consistency.hard(image)
             return image
 
-        directions: Directions = "both" if sampling.mode == "paper" else "alternating"
+        directions: Directions = "both" if sampling.sampler == "paper" else "alternating"
         return _Plan(first, process.sigma_max, schedule, directions, consistent)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from recon_core.data import HybridSlice
-    from recon_core.options import ReconOptions
+    from recon_core.options import Options
 
 
 class Network(nn.Module, ABC):
@@ -46,8 +46,8 @@ class Network(nn.Module, ABC):
         """Frames that it takes at most, in windows around the cycle of a longer series; None for any number."""
         return None
 
-    def configure(self, options: ReconOptions) -> None:
-        """Take over the options that concern how it is run, if any."""
+    def configure(self, options: Options) -> None:
+        """Take over the method's own group of options; called for methods that have one."""
 
     @classmethod
     def from_checkpoint(cls, document: Mapping[str, object]) -> dict[str, torch.Tensor] | None:

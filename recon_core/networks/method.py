@@ -23,18 +23,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from recon_core.data import HybridSlice
-    from recon_core.options import ReconOptions
+    from recon_core.options import NetworkOptions, Options
 
 _HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class NetworkMethod:
-    """The network that the options choose, with its trained weights.
+    """The network of a method, with its trained weights.
 
     Parameters
     ----------
+    method
+        Name of the method.
     options
-        Uses `method`, `weights`, `window`, `precision` and `implementation`; the network may use others.
+        Weights, window and precision.
+    own
+        The method's own group of options, where it has one; the network takes it.
+    implementation
+        Kernels of the data consistency: ``torch``, ``cupy`` or ``auto``.
 
     Raises
     ------
@@ -42,11 +48,16 @@ class NetworkMethod:
         If there are no such weights, or they do not fit the network.
     """
 
-    def __init__(self, options: ReconOptions) -> None:
+    def __init__(
+        self, method: str, options: NetworkOptions, own: Options | None = None, implementation: str = "auto"
+    ) -> None:
+        self._method = method
         self._options = options
-        self._entry = find_weights(options.method, options.weights)
+        self._implementation = implementation
+        self._entry = find_weights(method, options.weights)
         self._network = load_network(self._entry, torch.device("cpu"))
-        self._network.configure(options)
+        if own is not None:
+            self._network.configure(own)
 
     def __call__(self, data: HybridSlice) -> torch.Tensor:
         """Reconstruct one slice, independent of the range of the weights; `unlike_training` and `doubts` check that.
@@ -122,9 +133,9 @@ class NetworkMethod:
         str
             Empty if the image is within the limits stored with the weights, or else the default ones.
         """
-        figures = image_figures(data, image, reference, implementation=self._options.implementation)
+        figures = image_figures(data, image, reference, implementation=self._implementation)
         reasons = ", ".join((self._entry.limits or Limits()).objections(figures))
-        return reasons and f"the image of {self._options.method} {reasons}"
+        return reasons and f"the image of {self._method} {reasons}"
 
     def _reconstruct(self, data: HybridSlice) -> torch.Tensor:
         """Reconstruct in windows of as many frames as the weights require and the memory allows."""
@@ -137,7 +148,7 @@ class NetworkMethod:
         def reconstruct(frames: torch.Tensor) -> torch.Tensor:
             start = None if data.start is None else data.start[frames]
             part = dataclasses.replace(data, hybrid=data.hybrid[frames], mask=data.mask[frames], start=start, extra={})
-            image = network.reconstruct(part, implementation=self._options.implementation)
+            image = network.reconstruct(part, implementation=self._implementation)
             uncertainty = part.extra.pop("uncertainty", None)
             data.extra.update(part.extra)
             # one is blended as the other is
@@ -150,7 +161,7 @@ class NetworkMethod:
                 break
             except torch.cuda.OutOfMemoryError as error:
                 if window == network.minimum_frames:
-                    raise ResourceError(f"{self._options.method} does not fit into the memory of the GPU") from error
+                    raise ResourceError(f"{self._method} does not fit into the memory of the GPU") from error
                 window = max(network.minimum_frames, window // 2)
                 torch.cuda.empty_cache()
         if window < min(wanted, n_frames):
@@ -171,7 +182,7 @@ class NetworkMethod:
                 break
             if window == fewest:
                 raise ResourceError(
-                    f"{self._options.method} needs {needed / 2**30:.1f} GiB for {window} frames of {n_coils} coils, "
+                    f"{self._method} needs {needed / 2**30:.1f} GiB for {window} frames of {n_coils} coils, "
                     f"{n_y} x {n_x}, and {free / 2**30:.1f} GiB are free on {data.hybrid.device.type}"
                 )
             window = max(fewest, window // 2)

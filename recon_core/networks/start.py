@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from recon_core.classical.cg_sense import CGSense
 from recon_core.errors import SettingsError
-from recon_core.options import ReconOptions
+from recon_core.options import CGSenseOptions
 from recon_core.weights.manifest import STARTS
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def with_start(data: HybridSlice, start: str) -> HybridSlice:
         raise SettingsError(f"a network starts from {' or '.join(STARTS)}, got {start!r}")
     if start == "zero_filled":
         return dataclasses.replace(data, start=None)
-    image = CGSense(dataclasses.replace(ReconOptions(), iterations=_ITERATIONS))(data)
+    image = CGSense(CGSenseOptions(iterations=_ITERATIONS))(data)
     filled = data.mask.any(-1)
     if not bool(filled.all()) and bool(filled.any()):
         image[~filled] = image[filled].mean(0)

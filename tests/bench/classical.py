@@ -21,7 +21,7 @@ from recon_core.classical.cg_sense import CGSense
 from recon_core.classical.grappa import grappa
 from recon_core.classical.low_rank_sparse import low_rank_sparse
 from recon_core.coils.calibration import time_average
-from recon_core.options import ReconOptions
+from recon_core.options import CGSenseOptions
 from recon_core.physics.fourier import fft, ifft
 from recon_core.physics.sense import SenseOperator
 from recon_core.simulate.sampling import interleaved_mask, variable_density_mask
@@ -73,7 +73,7 @@ def scan(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def iterative_sense(kspace: torch.Tensor, maps: torch.Tensor, mask: torch.Tensor) -> list[tuple[str, str]]:
     """From k-space to images, the transform along the readout included; BART gets one frame at a time."""
-    method = CGSense(ReconOptions(iterations=ITERATIONS, regularization=WEIGHT, tolerance=0.0, warm_start=False))
+    method = CGSense(CGSenseOptions(iterations=ITERATIONS, regularization=WEIGHT, tolerance=0.0, warm_start=False))
 
     def ours() -> torch.Tensor:
         return run(method, ifft(kspace, (-1,)), maps, mask)

@@ -18,7 +18,7 @@ import torch
 
 from recon_core.classical.cg_sense import CGSense
 from recon_core.errors import ModelError
-from recon_core.options import ReconOptions
+from recon_core.options import CGSenseOptions
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft, ifft
 from recon_core.physics.kernels import choose_kernels
@@ -92,7 +92,7 @@ def measure(device: str, shape: tuple[int, int, int, int]) -> list[tuple[str, ..
                 operator = SenseOperator(maps, random, implementation=implementation, workspace_bytes=mebibytes << 20)
                 taken = seconds(lambda operator=operator: operator.normal(layout), device)
                 row(f"A^H A, {implementation}, workspace {mebibytes} MiB", "random", taken, moved, None)
-    method = CGSense(ReconOptions(iterations=30, regularization=0.01, tolerance=0.0, warm_start=False))
+    method = CGSense(CGSenseOptions(iterations=30, regularization=0.01, tolerance=0.0, warm_start=False))
     for name, mask in (("random", random), ("regular", regular)):
         taken = seconds(lambda mask=mask: run(method, hybrid, maps, mask), device, repeats=3)
         row("cg_sense, 30 iterations, per frame", name, taken / n_frames, None, None)

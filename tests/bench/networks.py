@@ -32,7 +32,7 @@ from recon_core.networks.golden import fill
 from recon_core.networks.method import precision_of_convolutions
 from recon_core.networks.promptmr import PromptMR
 from recon_core.networks.unet3d_mr import UNet3DMR
-from recon_core.options import ReconOptions
+from recon_core.options import DSTDMOptions, NetworkOptions
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft, ifft
 from recon_core.simulate.sampling import uniform_mask, variable_density_mask
@@ -239,7 +239,7 @@ def precisions(name: str):
 def whole_slice(name: str):
     """A slice of usual size at the published width; dSTDM takes 2 of its 20 steps, which cost the same each."""
     config = {"ct_dropout": "true"} if name == "atlf_net" else {}
-    options = ReconOptions(method=name, sampler_steps=2 if name == "dstdm" else 0)
+    own = DSTDMOptions(steps=2) if name == "dstdm" else None
     torch.manual_seed(0)
     network = build_network(name, config).eval().requires_grad_(False)
     entry = WeightsEntry(method=name, name="untrained", file=Path("none"), sha256="0" * 64)
@@ -247,7 +247,7 @@ def whole_slice(name: str):
         patch.object(method, "find_weights", return_value=entry),
         patch.object(method, "load_network", lambda *_: network),
     ):
-        reconstruct = method.NetworkMethod(options)
+        reconstruct = method.NetworkMethod(name, NetworkOptions(), own)
     data = scan(25, 10, 208, 256)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.perf_counter()

@@ -189,7 +189,7 @@ def image_emission(folder: Path) -> list[tuple[str, str]]:
             return Reconstruction(np.ones((frames, ny, nx), np.complex64), cine.kspace[0], "cg_sense")
 
     watch = lambda complete, reconstruction: completes.append((complete, reconstruction))  # noqa: E731
-    list(Chain(header, Settings(scale=1.0), Blank, watch=watch)(scan.items()))
+    list(Chain(header, Settings.of(scale=1.0), Blank, watch=watch)(scan.items()))
     left, right = socket.socketpair()
     drain = threading.Thread(target=lambda: [None for _ in iter(lambda: right.recv(1 << 20), b"")])
     drain.start()
@@ -198,7 +198,7 @@ def image_emission(folder: Path) -> list[tuple[str, str]]:
         with left:
             writer = Writer.of_socket(left)
             for _round in range(10):
-                maker = ImageMaker(header, Settings(scale=1.0))
+                maker = ImageMaker(header, Settings.of(scale=1.0))
                 begin = time.thread_time()
                 for image in maker.make(*completes[0]):
                     writer.send(image)

@@ -95,7 +95,7 @@ def noise():
 
 
 def chain(engine=None, *, head=None, watch=None, **settings):
-    options = Settings(**{"method": "zero_filled", "device": "cpu", **settings})
+    options = Settings.of(**{"method": "zero_filled", "device": "cpu", **settings})
     return Chain(head or header(), options, engine or PlainEngine(), watch=watch)
 
 
@@ -342,7 +342,7 @@ def test_a_tenth_of_broken_readouts_costs_no_image():
 def test_a_listener_hears_of_trouble_while_it_happens():
     heard, block = [], scan()
     block.data[0] = np.nan
-    run = Chain(header(), Settings(method="zero_filled"), PlainEngine(), Problems(heard.append))(
+    run = Chain(header(), Settings.of(method="zero_filled"), PlainEngine(), Problems(heard.append))(
         block[i : i + 1] for i in range(len(block))
     )
     next(run)
@@ -372,7 +372,7 @@ def test_real_scans_agree_with_plain_numpy(name):
     with open_scan(path) as opened:
         run = Chain(
             parse_header(opened.header),
-            Settings(method="zero_filled", device="cpu"),
+            Settings.of(method="zero_filled", device="cpu"),
             lambda: engine,
             watch=lambda complete, result: maps.update({(complete.key.slice, complete.key.contrast): result.maps}),
         )
@@ -427,7 +427,7 @@ def reconstructed(scanned, **settings):
     """The slice that went into the engine, and the series of images."""
     head, items, engine = scanned
     seen = []
-    run = Chain(head, Settings(device="cpu", **settings), lambda: engine, watch=lambda *both: seen.append(both))
+    run = Chain(head, Settings.of(device="cpu", **settings), lambda: engine, watch=lambda *both: seen.append(both))
     images = [item for item in run(items) if isinstance(item, Image)]
     assert run.summary.problems.damage == []
     ((complete, _),) = seen
@@ -459,7 +459,7 @@ def test_the_colouring_goes_with_the_virtual_coils(many_coils):
 
 def test_the_g_factor_comes_as_one_more_image(many_coils):
     head, items, engine = many_coils
-    run = Chain(head, Settings(device="cpu", g_factor=True, virtual_coils=6), lambda: engine)
+    run = Chain(head, Settings.of(device="cpu", g_factor=True, virtual_coils=6), lambda: engine)
     images = [item for item in run(items) if isinstance(item, Image)]
     assert [int(image.header["image_series_index"]) for image in images] == [1, 1, 1, 1, 21]
     assert [int(image.header["image_index"]) for image in images] == [1, 2, 3, 4, 1]
@@ -472,7 +472,7 @@ def test_the_g_factor_comes_as_one_more_image(many_coils):
 
 def test_without_weights_the_fallback_makes_the_images_and_they_say_so():
     made = simulate(ScanPlan(matrix_x=32, matrix_y=24, frames=2, coils=3, acs_lines=8))
-    chain = Chain(parse_header(made.header), Settings(method="crunet_mr"), lambda: Engine("cpu"))
+    chain = Chain(parse_header(made.header), Settings.of(method="crunet_mr"), lambda: Engine("cpu"))
     images = [item for item in chain(made.items()) if isinstance(item, Image)]
     assert len(images) == 2
     (problem,) = chain.summary.problems
@@ -485,7 +485,7 @@ def test_without_weights_the_fallback_makes_the_images_and_they_say_so():
 def test_without_weights_and_fallback_there_is_no_chain():
     made = simulate(ScanPlan(matrix_x=32, matrix_y=24, frames=2, coils=3, acs_lines=8))
     with pytest.raises(ModelError, match="cinestream import-weights promptmr"):
-        Chain(parse_header(made.header), Settings(method="promptmr", fallback="none"), lambda: Engine("cpu"))
+        Chain(parse_header(made.header), Settings.of(method="promptmr", fallback="none"), lambda: Engine("cpu"))
 
 
 # --- doubtful images --------------------------------------------------------------------------------------------------
@@ -502,7 +502,7 @@ def trained(tmp_path, monkeypatch):
         monkeypatch.setattr(
             CRUNetMR, "reconstruct", lambda self, data, **_: part * create_method("cg_sense", ReconOptions())(data)
         )
-        chain = Chain(parse_header(made.header), Settings(device="cpu", **settings), lambda: Engine("cpu"))
+        chain = Chain(parse_header(made.header), Settings.of(device="cpu", **settings), lambda: Engine("cpu"))
         images = [item for item in chain(made.items()) if isinstance(item, Image)]
         assert chain.summary.problems.damage == []
         return [[each for each in images if each.header["image_series_index"] == series] for series in (1, 25)]
@@ -566,7 +566,7 @@ def test_the_images_of_the_fallback_beside_do_not_claim_a_ct():
         def label(self, complete, placed):
             return dataclasses.replace(complete, meta={"ct_status": "ok"})
 
-    run = Chain(header(), Settings(fallback="none", outside_range="beside"), Both())
+    run = Chain(header(), Settings.of(fallback="none", outside_range="beside"), Both())
     run._ct, run._settings = Ct(), dataclasses.replace(run._settings, method="atlf_net")
     images = list(run([scan(slices=1)]))
     claims = {int(image.header["image_series_index"]): "ct_status" in image.attributes for image in images}
@@ -582,7 +582,7 @@ def test_further_series_come_beside_the_images(by):
     wanted = {"method": "low_rank_sparse", "low_rank_sparse_iterations": 3, "series_by": by}
 
     def series(**settings):
-        chain = Chain(parse_header(made.header), Settings(device="cpu", **wanted, **settings), lambda: Engine("cpu"))
+        chain = Chain(parse_header(made.header), Settings.of(device="cpu", **wanted, **settings), lambda: Engine("cpu"))
         found = {}
         for image in chain(made.items()):
             if isinstance(image, Image):
@@ -630,7 +630,7 @@ def test_further_series_that_cannot_be_are_named(settings, words):
 
 def test_a_preview_is_out_before_the_method_begins():
     engine = PlainEngine()
-    chain = Chain(header(), Settings(method="low_rank_sparse", preview="zero_filled", series=4), engine)
+    chain = Chain(header(), Settings.of(method="low_rank_sparse", preview="zero_filled", series=4), engine)
     images = chain([scan(slices=1)])
     ahead = list(itertools.islice(images, FRAMES))
     assert len(engine.slices) == 1
@@ -644,7 +644,7 @@ def test_a_preview_is_out_before_the_method_begins():
 
 
 def test_the_preview_stays_when_the_method_fails():
-    chain = Chain(header(), Settings(method="low_rank_sparse", preview="cg_sense"), PlainEngine(fails=[1]))
+    chain = Chain(header(), Settings.of(method="low_rank_sparse", preview="cg_sense"), PlainEngine(fails=[1]))
     images = list(chain([scan(slices=1)]))
     assert len(images) == FRAMES
     assert any("ran out of ideas" in str(problem) for problem in chain.summary.problems.damage)
@@ -652,7 +652,7 @@ def test_the_preview_stays_when_the_method_fails():
 
 def test_a_method_is_no_preview_of_itself():
     engine = PlainEngine()
-    images = list(Chain(header(), Settings(method="cg_sense", preview="cg_sense"), engine)([scan(slices=1)]))
+    images = list(Chain(header(), Settings.of(method="cg_sense", preview="cg_sense"), engine)([scan(slices=1)]))
     assert len(engine.slices) == 1
     assert len(images) == FRAMES
 
@@ -682,7 +682,7 @@ def test_pocs_takes_a_quarter_of_the_error_of_what_was_cut_short(engine, name):
     source = simulate(ScanPlan(**{**plan, **changes}))
     items, truth, errors = list(source.items()), np.abs(source.truth.image[0]), []
     for how in ("off", "pocs"):
-        run = Chain(parse_header(source.header), Settings(method=method, partial_fourier=how), lambda: engine)
+        run = Chain(parse_header(source.header), Settings.of(method=method, partial_fourier=how), lambda: engine)
         images = np.stack([image.data[0, 0] for image in run(items) if isinstance(image, Image)])
         assert run.summary.problems.damage == []
         errors.append(nrmse(best_scale(images, truth) * images, truth))

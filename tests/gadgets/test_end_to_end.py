@@ -210,7 +210,7 @@ def shepp_logan(request, tmp_path_factory):
 
 def test_the_phantom_of_the_stock_generator(shepp_logan, server, tmp_path):
     kind, path = shepp_logan
-    settings = Settings(method="cg_sense")
+    settings = Settings.of(method="cg_sense")
     _, summary = replay(path, tmp_path / "replayed.h5", settings, SharedEngine())
     assert summary.problems.damage == []
     replayed = read_images(tmp_path / "replayed.h5")[1]

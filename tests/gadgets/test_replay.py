@@ -18,7 +18,7 @@ from gadgets.wire.writer import Writer
 from recon_core.errors import CinestreamError, DataError, HeaderError, ResourceError, SettingsError
 
 PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=3, slices=2, coils=3, acceleration=2, acs_lines=10, seed=3)
-FAST = Settings(method="zero_filled")
+FAST = Settings.of(method="zero_filled")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_header_and_summary(raw, tmp_path):
 @pytest.mark.parametrize("by", ["scan", "slice"])
 def test_a_report_takes_the_images_of_a_slice_for_what_they_are(raw, tmp_path, by):
     collector = ReportCollector()
-    fast = Settings(method="cg_sense", iterations=1, preview="zero_filled", extra_series="zero_filled", series_by=by)
+    fast = Settings.of(method="cg_sense", iterations=1, preview="zero_filled", extra_series="zero_filled", series_by=by)
     _, summary = replay(raw, tmp_path / "images.h5", fast, SharedEngine(), collector=collector)
     assert summary.images == 18
     assert [len(frames) for _, frames in collector.series()] == [3, 3]

@@ -42,7 +42,7 @@ def raw(simulated, tmp_path_factory):
 def expected(raw, tmp_path_factory):
     """``(slice, frame, y, x)`` as replay writes it."""
     path = tmp_path_factory.mktemp("images") / "images.h5"
-    replay(raw, path, Settings(method="zero_filled"), SharedEngine())
+    replay(raw, path, Settings.of(method="zero_filled"), SharedEngine())
     found = {(int(i.header["slice"]), int(i.header["phase"])): i.data[0, 0] for i in read_images(path)[1]}
     return np.stack([[found[place, frame] for frame in range(3)] for place in range(2)])
 

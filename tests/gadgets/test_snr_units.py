@@ -23,7 +23,7 @@ def engine():
 
 def measured(engine, scan, method, **settings):
     """Complex images ``(frame, y, x)`` and the headers' meta."""
-    options = Settings(method=method, units="snr", output="complex", device="cpu", **settings)
+    options = Settings.of(method=method, units="snr", output="complex", device="cpu", **settings)
     chain = Chain(parse_header(scan.header), options, lambda: engine)
     images = [item for item in chain(scan.items()) if isinstance(item, Image)]
     return np.stack([image.data[0, 0] for image in images]), images[0].attributes
@@ -166,4 +166,4 @@ def test_relative_units_where_the_noise_is_not_known(engine, changes, settings, 
 def test_units_that_cannot_be_had_are_refused_at_once(engine, settings, word):
     header = parse_header(simulate(ScanPlan(**PLAN)).header)
     with pytest.raises(SettingsError, match=f"zero_filled, cg_sense, grappa .*not so of {word}"):
-        Chain(header, Settings(**{"units": "snr", **settings}), lambda: engine)
+        Chain(header, Settings.of(**{"units": "snr", **settings}), lambda: engine)

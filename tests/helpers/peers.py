@@ -84,7 +84,7 @@ class StubEngine:
 def images_of(header, items, engine=None, **settings):
     """The images that the chain makes without any server."""
     engine = engine or StubEngine()
-    chain = Chain(parse_header(header), Settings(**{"method": "zero_filled", **settings}), lambda: engine)
+    chain = Chain(parse_header(header), Settings.of(**{"method": "zero_filled", **settings}), lambda: engine)
     return [item for item in chain(iter(items)) if isinstance(item, Image)]
 
 

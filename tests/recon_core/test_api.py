@@ -154,7 +154,7 @@ def test_columns_that_were_not_measured(scan):
     assert any("9 of 40 columns" in note for note in result.notes)
     columns = np.arange(COLUMNS) >= 9
     cine = CineSlice(kspace, scan.mask, columns=columns)
-    expected = Engine().reconstruct(cine, ReconOptions(method="zero_filled", partial_fourier="pocs"))
+    expected = Engine().reconstruct(cine, ReconOptions.of(method="zero_filled", partial_fourier="pocs"))
     np.testing.assert_array_equal(result.image, expected.image)
 
 
@@ -202,9 +202,9 @@ def test_doubts_are_not_silent(scan):
 def test_options(scan):
     few, many = (reconstruct(scan.kspace, iterations=number).image for number in (1, 20))
     assert not np.array_equal(few, many)
-    with pytest.raises(SettingsError, match="unknown option 'iteration'; did you mean 'iterations'"):
+    with pytest.raises(SettingsError, match="unknown setting 'iteration'; did you mean 'iterations'"):
         reconstruct(scan.kspace, iteration=20)
-    with pytest.raises(SettingsError, match="unknown option 'zzz'"):
+    with pytest.raises(SettingsError, match="unknown setting 'zzz'; the settings are method"):
         reconstruct(scan.kspace, zzz=20)
 
 

@@ -15,11 +15,11 @@ from recon_core.classical.zero_filled import ZeroFilled
 from recon_core.coils.calibration import time_average
 from recon_core.data import CineSlice, HybridSlice
 from recon_core.engine import Engine, create_method
-from recon_core.errors import DataError, ModelError, ResourceError
+from recon_core.errors import DataError, ModelError, ResourceError, SettingsError
 from recon_core.methods import METHODS
 from recon_core.metrics.measures import best_scale, nrmse
 from recon_core.networks.crunet_mr import CRUNetMR
-from recon_core.options import ReconOptions
+from recon_core.options import CGSenseOptions, ReconOptions, apply, option
 from recon_core.physics.fourier import fft, ifft
 from recon_core.trust.ranges import TrainingRange
 from tests.helpers.networks import write_tiny_weights
@@ -77,7 +77,7 @@ def test_accuracy_with_estimated_maps(engine, semi_real, method, case):
     }[method][case]
     for data in semi_real(case):
         cine_slice = CineSlice(data.kspace, data.mask, colouring=data.colouring)
-        result = engine.reconstruct(cine_slice, ReconOptions(method=method))
+        result = engine.reconstruct(cine_slice, ReconOptions.of(method=method))
         assert result.method == method
         assert error(result, data) < limit
 
@@ -87,7 +87,7 @@ def test_the_signal_prior_is_worth_its_while_on_real_anatomy(engine, semi_real, 
     for data in semi_real(case):
         cine_slice = CineSlice(data.kspace, data.mask, colouring=data.colouring)
         with_prior, without = (
-            error(engine.reconstruct(cine_slice, ReconOptions(signal_prior=prior)), data) for prior in (True, False)
+            error(engine.reconstruct(cine_slice, ReconOptions.of(signal_prior=prior)), data) for prior in (True, False)
         )
         assert with_prior < 0.96 * without
 
@@ -106,7 +106,7 @@ def test_receive_intensity_is_what_the_reference_has(engine, semi_real):
 def test_colouring_of_unwhitened_data_changes_nothing(engine, make_slice):
     plain, _ = make_slice()
     coloured, _ = make_slice(colouring=3 * np.eye(5, dtype=np.complex64))
-    options = ReconOptions(signal_prior=False)
+    options = ReconOptions.of(signal_prior=False)
     images = [engine.reconstruct(data, options).image for data in (plain, coloured)]
     np.testing.assert_allclose(images[0], images[1], rtol=1e-4, atol=1e-6)
 
@@ -115,7 +115,7 @@ def test_colouring_of_unwhitened_data_changes_nothing(engine, make_slice):
 @pytest.mark.parametrize(("n_frames", "n_coils", "n_y", "n_x"), [(4, 5, 24, 18), (1, 1, 15, 9), (3, 30, 17, 16)])
 def test_reconstructs(engine, make_slice, method, n_frames, n_coils, n_y, n_x):
     cine_slice, image = make_slice(n_frames, n_coils, n_y, n_x, step=1)
-    result = engine.reconstruct(cine_slice, ReconOptions(method=method))
+    result = engine.reconstruct(cine_slice, ReconOptions.of(method=method))
     assert result.image.shape == (n_frames, n_y, n_x)
     assert result.image.dtype == result.maps.dtype == np.complex64
     assert result.maps.shape == (n_coils, n_y, n_x)
@@ -153,7 +153,7 @@ def test_given_maps_are_taken(engine, make_slice, smooth_maps):
         torch.tensor(maps),
         *time_average(ifft(torch.tensor(cine_slice.kspace), (-1,)), torch.tensor(cine_slice.mask)),
     )
-    np.testing.assert_allclose(result.image, CGSense(ReconOptions())(data).numpy(), atol=1e-5)
+    np.testing.assert_allclose(result.image, CGSense(CGSenseOptions())(data).numpy(), atol=1e-5)
 
 
 def test_maps_of_a_calibration_are_those_of_a_slice_with_it(engine, make_slice):
@@ -168,7 +168,7 @@ def test_maps_of_a_calibration_are_those_of_a_slice_with_it(engine, make_slice):
 @pytest.mark.parametrize("method", ["cg_sense", "zero_filled", "grappa", "low_rank_sparse"])
 def test_the_context_only_helps(engine, make_slice, smooth_maps, method):
     cine_slice, _ = make_slice(n_frames=7, pulse=0.3, acs_lines=8, maps=smooth_maps(5, 24, 18))
-    options = ReconOptions(method=method, g_factor=method == "cg_sense")
+    options = ReconOptions.of(method=method, g_factor=method == "cg_sense")
     whole = engine.reconstruct(cine_slice, options)
     part = engine.reconstruct(dataclasses.replace(cine_slice, context=4), options)
     np.testing.assert_allclose(part.image, whole.image[4:], atol=2e-5)
@@ -188,7 +188,7 @@ def test_methods_that_go_from_frame_to_frame_are_spared_the_context(engine, make
 def test_an_empty_slice_is_zero(engine):
     empty = CineSlice(np.zeros((2, 3, 12, 10), np.complex64), np.zeros((2, 12), bool))
     for method in ("zero_filled", "cg_sense"):
-        assert not engine.reconstruct(empty, ReconOptions(method=method)).image.any()
+        assert not engine.reconstruct(empty, ReconOptions.of(method=method)).image.any()
 
 
 def test_read_only_input_is_not_touched(engine, make_slice):
@@ -204,23 +204,26 @@ def test_create_method():
     assert isinstance(create_method("cg_sense", ReconOptions()), CGSense)
 
 
-def test_unknown_method_names_the_known_ones(engine, make_slice):
+def test_unknown_method_names_the_known_ones():
     with pytest.raises(ModelError, match=f"'magic'.*{', '.join(sorted(METHODS))}"):
-        engine.reconstruct(make_slice()[0], ReconOptions(method="magic"))
+        create_method("magic", ReconOptions())
+    with pytest.raises(SettingsError, match=f"'method' must be one of {', '.join(METHODS)}; got 'magic'"):
+        ReconOptions.of(method="magic")
 
 
 def test_methods_are_built_once(engine, make_slice, monkeypatch):
     @dataclass(frozen=True, kw_only=True)
     class StreamOptions(ReconOptions):
-        series: int = 0
+        series: int = option(0, "of the stream")
 
     built = []
-    monkeypatch.setattr(CGSense, "__init__", lambda self, options: built.append(options))
+    monkeypatch.setattr(CGSense, "__init__", lambda self, options, _: built.append(options))
     monkeypatch.setattr(CGSense, "__call__", lambda self, data: data.hybrid[:, 0])
     cine_slice, _ = make_slice()
-    for options in (StreamOptions(), StreamOptions(series=1), StreamOptions(), StreamOptions(iterations=3)):
+    other = StreamOptions.of(series=1, low_rank_weight=0.5, units="snr", map_kernel=5)
+    for options in (StreamOptions(), other, StreamOptions(), StreamOptions.of(iterations=3)):
         engine.reconstruct(cine_slice, options)
-    assert [options.iterations for options in built] == [ReconOptions().iterations, 3]
+    assert [options.iterations for options in built] == [ReconOptions().cg_sense.iterations, 3]
 
 
 def test_a_failure_says_what_happened(engine, make_slice, monkeypatch):
@@ -265,7 +268,7 @@ def test_a_missing_gpu_is_an_error(engine, make_slice, monkeypatch):
     with pytest.raises(ModelError, match="device to auto or cpu"):
         Engine("cuda")
     with pytest.raises(ModelError, match="device to auto or cpu"):
-        engine.reconstruct(make_slice()[0], ReconOptions(device="cuda"))
+        engine.reconstruct(make_slice()[0], ReconOptions.of(device="cuda"))
 
 
 def test_one_reconstruction_at_a_time(engine, make_slice, monkeypatch):
@@ -314,7 +317,7 @@ def test_light_modules_leave_torch_alone(name):
 @pytest.mark.parametrize("kind", ["espirit", "inati"])
 def test_coil_maps_of_the_chosen_kind(engine, make_slice, smooth_maps, kind):
     cine_slice, image = make_slice(n_y=48, n_x=40, acs_lines=20)
-    chosen, walsh = (engine.reconstruct(cine_slice, ReconOptions(maps=maps)) for maps in (kind, "walsh"))
+    chosen, walsh = (engine.reconstruct(cine_slice, ReconOptions.of(maps=maps)) for maps in (kind, "walsh"))
     body = image[0] != 0
     correlation = np.abs((smooth_maps(5, 48, 40).conj() * chosen.maps).sum(0))
     assert correlation[body].min() > 0.99
@@ -326,7 +329,7 @@ def test_coil_maps_of_the_chosen_kind(engine, make_slice, smooth_maps, kind):
 @pytest.mark.parametrize("kind", ["espirit", "inati"])
 def test_without_a_calibration_block_there_are_walsh_maps(engine, make_slice, kind):
     cine_slice, _ = make_slice(n_y=48, n_x=40, step=3, moves=False)
-    chosen, walsh = (engine.reconstruct(cine_slice, ReconOptions(maps=maps)) for maps in (kind, "walsh"))
+    chosen, walsh = (engine.reconstruct(cine_slice, ReconOptions.of(maps=maps)) for maps in (kind, "walsh"))
     np.testing.assert_array_equal(chosen.maps, walsh.maps)
     why, *others = chosen.notes
     assert re.match(rf"walsh coil maps instead of {kind}: .* at least \d adjacent measured lines .* found 1", why)
@@ -346,8 +349,8 @@ def irregular(make_slice):
 
 @pytest.mark.parametrize("fallback", ["cg_sense", "zero_filled"])
 def test_another_method_takes_over_what_one_cannot_do(engine, irregular, fallback):
-    result = engine.reconstruct(irregular, ReconOptions(method="grappa", fallback=fallback))
-    expected = engine.reconstruct(irregular, ReconOptions(method=fallback))
+    result = engine.reconstruct(irregular, ReconOptions.of(method="grappa", fallback=fallback))
+    expected = engine.reconstruct(irregular, ReconOptions.of(method=fallback))
     np.testing.assert_array_equal(result.image, expected.image)
     assert result.method == fallback
     (note,) = result.notes
@@ -356,13 +359,7 @@ def test_another_method_takes_over_what_one_cannot_do(engine, irregular, fallbac
 
 def test_without_a_fallback_it_is_an_error(engine, irregular):
     with pytest.raises(DataError, match="grappa needs every R-th line"):
-        engine.reconstruct(irregular, ReconOptions(method="grappa", fallback="none"))
-
-
-@pytest.mark.parametrize("fallback", ["cg_sense", "zero_filled", "none"])
-def test_an_unknown_method_is_never_replaced(engine, make_slice, fallback):
-    with pytest.raises(ModelError, match="there is no method 'magic'"):
-        engine.reconstruct(make_slice()[0], ReconOptions(method="magic", fallback=fallback))
+        engine.reconstruct(irregular, ReconOptions.of(method="grappa", fallback="none"))
 
 
 def test_an_error_nobody_foresaw_is_not_hidden_by_the_fallback(engine, make_slice, monkeypatch):
@@ -371,7 +368,7 @@ def test_an_error_nobody_foresaw_is_not_hidden_by_the_fallback(engine, make_slic
 
     monkeypatch.setattr(Grappa, "__call__", fail)
     with pytest.raises(ModelError, match=r"grappa failed .* out of luck"):
-        engine.reconstruct(make_slice()[0], ReconOptions(method="grappa"))
+        engine.reconstruct(make_slice()[0], ReconOptions.of(method="grappa"))
 
 
 # --- doubtful images of networks --------------------------------------------------------------------------------------
@@ -430,8 +427,8 @@ GOOD_IMAGES = {
 @pytest.mark.parametrize("change", BAD_IMAGES.values(), ids=BAD_IMAGES)
 def test_a_bad_image_is_replaced_by_that_of_the_fallback(engine, heart, network, change):
     network(change)
-    result = engine.reconstruct(heart, ReconOptions(method="crunet_mr"))
-    expected = engine.reconstruct(heart, ReconOptions(method="cg_sense"))
+    result = engine.reconstruct(heart, ReconOptions.of(method="crunet_mr"))
+    expected = engine.reconstruct(heart, ReconOptions.of(method="cg_sense"))
     np.testing.assert_array_equal(result.image, expected.image)
     assert (result.method, result.beside) == ("cg_sense", None)
     (note,) = result.notes
@@ -445,15 +442,15 @@ def test_a_bad_image_is_replaced_by_that_of_the_fallback(engine, heart, network,
 def test_a_good_image_is_never_replaced(engine, heart, network, change, fallback, whitened):
     network(change)
     cine_slice = heart if whitened else dataclasses.replace(heart, colouring=None)
-    result = engine.reconstruct(cine_slice, ReconOptions(method="crunet_mr", fallback=fallback))
+    result = engine.reconstruct(cine_slice, ReconOptions.of(method="crunet_mr", fallback=fallback))
     assert result.method == "crunet_mr"
     assert not any("the image of" in note for note in result.notes)
 
 
 def test_images_of_both_methods_where_that_is_asked_for(engine, heart, network):
     network(lambda image: 2 * image)
-    result = engine.reconstruct(heart, ReconOptions(method="crunet_mr", outside_range="beside"))
-    expected = engine.reconstruct(heart, ReconOptions(method="cg_sense"))
+    result = engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range="beside"))
+    expected = engine.reconstruct(heart, ReconOptions.of(method="cg_sense"))
     np.testing.assert_allclose(result.image, 2 * expected.image, rtol=1e-5)
     np.testing.assert_array_equal(result.beside.image, expected.image)
     assert (result.method, result.beside.method) == ("crunet_mr", "cg_sense")
@@ -466,16 +463,16 @@ def test_images_of_both_methods_where_that_is_asked_for(engine, heart, network):
 @pytest.mark.parametrize("method", ["crunet_mr", "low_rank_sparse"])
 def test_other_images_come_where_they_are_asked_for_and_change_nothing(engine, heart, network, method):
     network(lambda image: 1.05 * image)
-    plain = engine.reconstruct(heart, ReconOptions(method=method))
+    plain = engine.reconstruct(heart, ReconOptions.of(method=method))
     assert (plain.beside, plain.zero_filled) == (None, None)
-    result = engine.reconstruct(heart, ReconOptions(method=method, extra_series="zero_filled,fallback"))
+    result = engine.reconstruct(heart, ReconOptions.of(method=method, extra_series="zero_filled,fallback"))
     np.testing.assert_array_equal(result.image, plain.image)
     assert (result.notes, result.doubts) == (plain.notes, ())
     for other, name in ((result.beside, "cg_sense"), (result.zero_filled, "zero_filled")):
-        expected = engine.reconstruct(heart, ReconOptions(method=name))
+        expected = engine.reconstruct(heart, ReconOptions.of(method=name))
         assert other.method == name
         np.testing.assert_array_equal(other.image, expected.image)
-    compared = engine.reconstruct(heart, ReconOptions(method=method, extra_series="difference"))
+    compared = engine.reconstruct(heart, ReconOptions.of(method=method, extra_series="difference"))
     np.testing.assert_array_equal(compared.beside.image, result.beside.image)
     assert compared.zero_filled is None
 
@@ -483,7 +480,7 @@ def test_other_images_come_where_they_are_asked_for_and_change_nothing(engine, h
 def test_other_images_that_fail_cost_nothing(engine, heart, monkeypatch):
     monkeypatch.setattr(CGSense, "__call__", lambda self, data: torch.full_like(data.hybrid[:, 0], torch.nan))
     monkeypatch.setattr(ZeroFilled, "__call__", CGSense.__call__)
-    options = ReconOptions(method="low_rank_sparse", extra_series="zero_filled,fallback")
+    options = ReconOptions.of(method="low_rank_sparse", extra_series="zero_filled,fallback")
     result = engine.reconstruct(heart, options)
     assert (result.method, result.beside, result.zero_filled) == ("low_rank_sparse", None, None)
     assert [note.partition(":")[0] for note in result.notes[-2:]] == [
@@ -494,14 +491,16 @@ def test_other_images_that_fail_cost_nothing(engine, heart, monkeypatch):
 
 def test_what_was_sent_instead_does_not_come_beside_itself(engine, heart, network):
     network(lambda image: 2 * image)
-    result = engine.reconstruct(heart, ReconOptions(method="crunet_mr", extra_series="zero_filled,fallback,difference"))
+    result = engine.reconstruct(
+        heart, ReconOptions.of(method="crunet_mr", extra_series="zero_filled,fallback,difference")
+    )
     assert (result.method, result.beside) == ("cg_sense", None)
     assert result.zero_filled is not None
 
 
 def test_doubts_are_told(engine, heart, network):
     network(lambda image: 2 * image)
-    result = engine.reconstruct(heart, ReconOptions(method="crunet_mr", outside_range="note"))
+    result = engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range="note"))
     (doubt,) = result.doubts
     assert doubt.startswith("the image of crunet_mr leaves")
 
@@ -509,7 +508,7 @@ def test_doubts_are_told(engine, heart, network):
 @pytest.mark.parametrize(("policy", "fallback"), [("note", "cg_sense"), ("note", "none"), ("beside", "none")])
 def test_a_bad_image_is_kept_with_a_note(engine, heart, network, policy, fallback):
     network(lambda image: 2 * image)
-    result = engine.reconstruct(heart, ReconOptions(method="crunet_mr", outside_range=policy, fallback=fallback))
+    result = engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range=policy, fallback=fallback))
     assert (result.method, result.beside) == ("crunet_mr", None)
     assert any(note.startswith("the image of crunet_mr leaves") for note in result.notes)
 
@@ -519,17 +518,17 @@ def test_a_bad_image_without_a_fallback_is_an_error(engine, heart, network):
     with pytest.raises(
         ModelError, match=r"the image of crunet_mr leaves .* at most 40 % by default; outside_range=note"
     ):
-        engine.reconstruct(heart, ReconOptions(method="crunet_mr", fallback="none"))
+        engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", fallback="none"))
 
 
 @pytest.mark.parametrize("policy", ["fallback", "beside", "note"])
 def test_an_image_that_is_not_finite_is_replaced_whatever_was_asked_for(engine, heart, network, policy):
     network(lambda image: image * torch.nan)
-    result = engine.reconstruct(heart, ReconOptions(method="crunet_mr", outside_range=policy))
+    result = engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range=policy))
     assert (result.method, result.beside) == ("cg_sense", None)
     assert "crunet_mr gave values that are not finite in frames [0, 1, 2," in result.notes[0]
     with pytest.raises(ModelError, match="crunet_mr gave values that are not finite"):
-        engine.reconstruct(heart, ReconOptions(method="crunet_mr", outside_range=policy, fallback="none"))
+        engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range=policy, fallback="none"))
 
 
 @pytest.mark.parametrize(
@@ -538,7 +537,7 @@ def test_an_image_that_is_not_finite_is_replaced_whatever_was_asked_for(engine, 
 )
 def test_a_scan_unlike_the_training(engine, heart, network, policy, runs, method, beside):
     seen = network(lambda image: image, range=TrainingRange(acceleration=(8, 12)))
-    result = engine.reconstruct(heart, ReconOptions(method="crunet_mr", outside_range=policy))
+    result = engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range=policy))
     assert len(seen) == runs
     assert (result.method, result.beside is not None) == (method, beside)
     assert any("the scan is not like the training of the weights crunet_mr: accel" in note for note in result.notes)
@@ -553,14 +552,14 @@ def test_the_fallback_is_computed_once(engine, heart, network, monkeypatch, poli
         "recon_core.engine.NetworkMethod.__call__", lambda self, data: 2 * torch.ones_like(data.hybrid[:, 0])
     )
     monkeypatch.setattr(CGSense, "__call__", lambda self, data: (calls.append(0), reconstruct(self, data))[1])
-    engine.reconstruct(heart, ReconOptions(method="crunet_mr", outside_range=policy))
+    engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range=policy))
     assert len(calls) == 1
 
 
 def test_the_fallback_is_not_computed_where_nothing_is_compared_with_it(engine, heart, network, monkeypatch):
     network(lambda image: image)
     monkeypatch.setattr(ZeroFilled, "__call__", None)
-    assert engine.reconstruct(heart, ReconOptions(method="crunet_mr", fallback="zero_filled")).method == "crunet_mr"
+    assert engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", fallback="zero_filled")).method == "crunet_mr"
 
 
 def test_a_doubtful_image_takes_its_further_images_along(engine, heart, network, monkeypatch):
@@ -571,15 +570,15 @@ def test_a_doubtful_image_takes_its_further_images_along(engine, heart, network,
         return torch.zeros_like(data.hybrid[:, 0])
 
     monkeypatch.setattr("recon_core.engine.NetworkMethod.__call__", spoil)
-    assert engine.reconstruct(heart, ReconOptions(method="crunet_mr")).extra == {}
-    kept = engine.reconstruct(heart, ReconOptions(method="crunet_mr", outside_range="beside"))
+    assert engine.reconstruct(heart, ReconOptions.of(method="crunet_mr")).extra == {}
+    kept = engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range="beside"))
     assert list(kept.extra) == ["uncertainty"]
     assert kept.beside.extra == {}
 
 
 def test_the_network_is_warmed_and_kept_whatever_it_makes_of_noise(engine, heart, network):
     runs = network(lambda image: 2 * image, range=TrainingRange(acceleration=(30, 40)))
-    options = ReconOptions(method="crunet_mr", fallback="none")
+    options = ReconOptions.of(method="crunet_mr", fallback="none")
     engine.warm(options, (4, 3, 16, 16))
     assert len(runs) == 1
     before = engine._method.cache_info().misses
@@ -593,7 +592,7 @@ def test_grappa_learns_from_a_separate_reference(engine, make_slice):
     cine_slice, _ = make_slice(n_y=48, n_x=40, moves=False)
     reference = np.zeros_like(full.kspace[0])
     reference[:, 20:29] = full.kspace[0, :, 20:29]
-    options = ReconOptions(method="grappa")
+    options = ReconOptions.of(method="grappa")
     alone = engine.reconstruct(cine_slice, options)
     helped = engine.reconstruct(dataclasses.replace(cine_slice, calibration=reference), options)
     assert alone.method == "cg_sense"
@@ -609,7 +608,7 @@ def test_the_signal_prior_keeps_noise_down(engine, make_slice):
     more = {"n_frames": 6, "n_coils": 6, "n_y": 48, "n_x": 40, "step": 3, "snr": 20.0}
     whitened, image = make_slice(**more, colouring=np.eye(6, dtype=np.complex64))
     with_prior, without = (
-        nrmse(engine.reconstruct(whitened, ReconOptions(signal_prior=prior)).image, image) for prior in (True, False)
+        nrmse(engine.reconstruct(whitened, ReconOptions.of(signal_prior=prior)).image, image) for prior in (True, False)
     )
     assert with_prior < 0.8 * without
 
@@ -618,7 +617,7 @@ def test_the_signal_prior_needs_whitened_data(engine, make_slice):
     unknown, _ = make_slice(n_y=48, n_x=40, snr=20.0)
     whitened = dataclasses.replace(unknown, colouring=np.eye(5, dtype=np.complex64))
     images = {
-        (name, prior): engine.reconstruct(data, ReconOptions(signal_prior=prior)).image
+        (name, prior): engine.reconstruct(data, ReconOptions.of(signal_prior=prior)).image
         for name, data in (("unknown", unknown), ("whitened", whitened))
         for prior in (True, False)
     }
@@ -630,7 +629,7 @@ def test_a_warm_start_saves_iterations(engine, make_slice):
     cine_slice, image = make_slice(8, 6, 48, 40, step=4, pulse=0.3, snr=50.0, colouring=np.eye(6, dtype=np.complex64))
 
     def remaining(warm_start, iterations):
-        options = ReconOptions(warm_start=warm_start, iterations=iterations)
+        options = ReconOptions.of(warm_start=warm_start, iterations=iterations)
         return nrmse(engine.reconstruct(cine_slice, options).image, image)
 
     assert remaining(True, 5) < 0.5 * remaining(False, 30)
@@ -640,7 +639,7 @@ def test_a_warm_start_saves_iterations(engine, make_slice):
 def test_a_frame_without_a_line_stays_zero(engine, make_slice, method):
     cine_slice, image = make_slice(n_y=48, n_x=40, acs_lines=20)
     cine_slice.kspace[2], cine_slice.mask[2] = 0, False
-    result = engine.reconstruct(cine_slice, ReconOptions(method=method))
+    result = engine.reconstruct(cine_slice, ReconOptions.of(method=method))
     assert result.method == method
     assert not result.image[2].any()
     assert nrmse(result.image[[0, 1, 3]], image[[0, 1, 3]]) < (0.12 if method == "zero_filled" else 0.05)
@@ -652,7 +651,7 @@ def test_a_frame_without_a_line_stays_zero(engine, make_slice, method):
 
 @pytest.mark.parametrize("method", ["cg_sense", "grappa"])
 def test_g_factor(engine, make_slice, method):
-    options = ReconOptions(method=method, g_factor=True, fallback="none")
+    options = ReconOptions.of(method=method, g_factor=True, fallback="none")
     full, image = make_slice(n_coils=6, n_y=48, n_x=40, step=1)
     body = image[0] != 0
     complete = engine.reconstruct(full, options).g_factor
@@ -664,34 +663,36 @@ def test_g_factor(engine, make_slice, method):
     accelerated = engine.reconstruct(third, options).g_factor
     assert np.isfinite(accelerated).all()
     assert np.median(accelerated[body]) > 1.2
-    assert engine.reconstruct(third, ReconOptions(method=method)).g_factor is None
+    assert engine.reconstruct(third, ReconOptions.of(method=method)).g_factor is None
 
 
 def test_g_factor_is_of_the_lines_and_not_of_the_start(engine, make_slice):
     cine_slice, _ = make_slice(n_y=48, n_x=40, step=3)
     warm, cold = (
-        engine.reconstruct(cine_slice, ReconOptions(g_factor=True, warm_start=warm)).g_factor for warm in (True, False)
+        engine.reconstruct(cine_slice, ReconOptions.of(g_factor=True, warm_start=warm)).g_factor
+        for warm in (True, False)
     )
     np.testing.assert_array_equal(warm, cold)
 
 
 def test_g_factor_of_the_fallback(engine, irregular):
     result, expected = (
-        engine.reconstruct(irregular, ReconOptions(method=method, g_factor=True)) for method in ("grappa", "cg_sense")
+        engine.reconstruct(irregular, ReconOptions.of(method=method, g_factor=True))
+        for method in ("grappa", "cg_sense")
     )
     np.testing.assert_array_equal(result.g_factor, expected.g_factor)
 
 
 @pytest.mark.parametrize("method", ["zero_filled", "low_rank_sparse"])
 def test_no_g_factor_where_it_is_not_defined(engine, make_slice, method):
-    result = engine.reconstruct(make_slice()[0], ReconOptions(method=method, g_factor=True))
+    result = engine.reconstruct(make_slice()[0], ReconOptions.of(method=method, g_factor=True))
     assert result.g_factor is None
     assert result.notes == (f"no g-factor: it is defined for cg_sense and grappa, not for {method}",)
 
 
 def test_no_g_factor_of_nothing(engine):
     empty = CineSlice(np.zeros((2, 3, 12, 10), np.complex64), np.zeros((2, 12), bool))
-    result = engine.reconstruct(empty, ReconOptions(g_factor=True))
+    result = engine.reconstruct(empty, ReconOptions.of(g_factor=True))
     assert result.g_factor is None
     assert result.notes[-1] == "no g-factor: no line was measured"
 
@@ -705,7 +706,7 @@ MAPS = ["walsh", "espirit", "inati"]
 @pytest.mark.parametrize("method", CLASSICAL)
 def test_folded_maps_are_not_silent(engine, make_slice, method):
     cine_slice, _ = make_slice(step=3, moves=False)
-    result = engine.reconstruct(cine_slice, ReconOptions(method=method))
+    result = engine.reconstruct(cine_slice, ReconOptions.of(method=method))
     assert np.isfinite(result.image).all()
     assert any("maps may be aliased" in note for note in result.notes)
 
@@ -717,7 +718,7 @@ def test_coils_that_are_all_equal(engine, make_slice, method, maps):
     cine_slice, _ = make_slice(n_y=48, n_x=40, acs_lines=20)
     one, image = make_slice(n_coils=1, n_y=48, n_x=40, acs_lines=20)
     equal = CineSlice(np.repeat(one.kspace, 5, 1) / np.float32(5**0.5), cine_slice.mask)
-    result = engine.reconstruct(equal, ReconOptions(method=method, maps=maps))
+    result = engine.reconstruct(equal, ReconOptions.of(method=method, maps=maps))
     assert nrmse(np.abs(result.image), np.abs(image)) < 0.11
     np.testing.assert_allclose(np.abs(result.maps)[:, image[0] != 0], 5**-0.5, rtol=1e-2)
 
@@ -728,7 +729,7 @@ def test_a_coil_of_zeros_changes_nothing(engine, make_slice, method, maps):
     cine_slice, _ = make_slice(n_y=48, n_x=40, acs_lines=20)
     cine_slice.kspace[:, 2] = 0
     others = dataclasses.replace(cine_slice, kspace=cine_slice.kspace[:, [0, 1, 3, 4]])
-    options = ReconOptions(method=method, maps=maps)
+    options = ReconOptions.of(method=method, maps=maps)
     dead, alive = (engine.reconstruct(data, options) for data in (cine_slice, others))
     assert nrmse(np.abs(dead.image), np.abs(alive.image)) < 0.01
     assert np.abs(dead.maps[2]).max() < 1e-5
@@ -741,7 +742,7 @@ def test_a_coil_of_zeros_changes_nothing(engine, make_slice, method, maps):
 def test_values_that_are_not_finite_are_an_error_that_says_so(engine, make_slice, where, method, maps, value):
     full, _ = make_slice(n_y=48, n_x=40, step=1)
     cine_slice, _ = make_slice(n_y=48, n_x=40, acs_lines=20, calibration=full.kspace[0].copy())
-    options = ReconOptions(method=method, maps=maps)
+    options = ReconOptions.of(method=method, maps=maps)
     assert np.isfinite(engine.reconstruct(cine_slice, options).image).all()
     (cine_slice.kspace[1] if where == "k-space" else cine_slice.calibration)[2, 24, 3] = value
     with pytest.raises(ModelError, match=f"the {where} is not finite itself"):
@@ -755,7 +756,7 @@ def test_nothing_but_zeros(engine, make_slice, method, maps, whitened):
     cine_slice, _ = make_slice(acs_lines=12)
     colouring = np.eye(5, dtype=np.complex64) if whitened else None
     silent = dataclasses.replace(cine_slice, kspace=0 * cine_slice.kspace, colouring=colouring)
-    result = engine.reconstruct(silent, ReconOptions(method=method, maps=maps, g_factor=True))
+    result = engine.reconstruct(silent, ReconOptions.of(method=method, maps=maps, g_factor=True))
     assert result.method == method
     assert not result.image.any()
     assert result.g_factor is None or np.isfinite(result.g_factor).all()
@@ -787,9 +788,9 @@ def cut_slice(data, first_line=0, first_column=0):
 def test_what_was_not_measured_is_completed(engine, make_slice, method, how, cut, axis):
     data, image = make_slice(n_y=32, n_x=24, step=1, pulse=0.3)
     data = cut_slice(data, *cut)
-    options = ReconOptions(method=method, fallback="none", low_rank_weight=1e-3, sparse_weight=1e-3)
+    options = ReconOptions.of(method=method, fallback="none", low_rank_weight=1e-3, sparse_weight=1e-3)
     plain = engine.reconstruct(data, options)
-    completed = engine.reconstruct(data, dataclasses.replace(options, partial_fourier=how))
+    completed = engine.reconstruct(data, apply(options, {"partial_fourier": how}))
     truth = np.abs(image)
     errors = [nrmse(best_scale(np.abs(one.image), truth) * np.abs(one.image), truth) for one in (plain, completed)]
     assert errors[1] < 0.75 * errors[0]
@@ -802,7 +803,7 @@ def test_what_was_not_measured_is_completed(engine, make_slice, method, how, cut
 def test_a_scan_that_lacks_nothing_is_not_touched(engine, make_slice):
     data, _ = make_slice(step=2)
     plain = engine.reconstruct(data, ReconOptions())
-    completed = engine.reconstruct(data, ReconOptions(partial_fourier="pocs"))
+    completed = engine.reconstruct(data, ReconOptions.of(partial_fourier="pocs"))
     np.testing.assert_array_equal(completed.image, plain.image)
     assert completed.notes == plain.notes
 
@@ -810,17 +811,17 @@ def test_a_scan_that_lacks_nothing_is_not_touched(engine, make_slice):
 def test_partial_fourier_leaves_images_of_networks_alone(engine, heart, network):
     network(lambda image: image)
     data = cut_slice(heart, first_column=heart.kspace.shape[3] // 3)
-    options = ReconOptions(method="crunet_mr", outside_range="note")
+    options = ReconOptions.of(method="crunet_mr", outside_range="note")
     plain = engine.reconstruct(data, options)
-    result = engine.reconstruct(data, dataclasses.replace(options, partial_fourier="pocs"))
+    result = engine.reconstruct(data, apply(options, {"partial_fourier": "pocs"}))
     np.testing.assert_array_equal(result.image, plain.image)
     assert set(result.notes) - set(plain.notes) == {"partial_fourier=pocs is for classical methods, not crunet_mr"}
 
 
 def test_the_filter_is_on_the_image_of_any_method(engine, make_slice):
     data, _ = make_slice(n_y=24, n_x=18, step=1)
-    plain = engine.reconstruct(data, ReconOptions(method="zero_filled"))
-    filtered = engine.reconstruct(data, ReconOptions(method="zero_filled", kspace_filter=1.0))
+    plain = engine.reconstruct(data, ReconOptions.of(method="zero_filled"))
+    filtered = engine.reconstruct(data, ReconOptions.of(method="zero_filled", kspace_filter=1.0))
     kspace, windowed = (fft(torch.tensor(one.image), (-2, -1)).abs().mean(0).numpy() for one in (plain, filtered))
     np.testing.assert_allclose(windowed[12, 9], kspace[12, 9], rtol=1e-5)
     wanted = np.outer(*(np.cos(np.pi / 2 * (np.arange(n) - n // 2) / (n // 2 + 0.5)) ** 2 for n in (24, 18)))
@@ -829,21 +830,21 @@ def test_the_filter_is_on_the_image_of_any_method(engine, make_slice):
 
 def test_what_becomes_of_an_image_afterwards_makes_no_other_method(engine):
     first = engine._build("cg_sense", ReconOptions())
-    assert engine._build("cg_sense", ReconOptions(partial_fourier="pocs", kspace_filter=0.3)) is first
+    assert engine._build("cg_sense", ReconOptions.of(partial_fourier="pocs", kspace_filter=0.3)) is first
 
 
 # --- units of the noise -----------------------------------------------------------------------------------------------
 
 
 def in_units(engine, data, **options):
-    return engine.reconstruct(data, ReconOptions(**{"method": "zero_filled", "units": "snr", **options}))
+    return engine.reconstruct(data, ReconOptions.of(**{"method": "zero_filled", "units": "snr", **options}))
 
 
 def test_units_of_the_noise_are_those_of_whitened_data_with_all_lines(engine, make_slice):
     plain, _ = make_slice(step=1)
     data = dataclasses.replace(plain, colouring=np.eye(5, dtype=np.complex64))
     assert data.mask.all()
-    expected = engine.reconstruct(plain, ReconOptions(method="zero_filled"))
+    expected = engine.reconstruct(plain, ReconOptions.of(method="zero_filled"))
     result = in_units(engine, data)
     assert (expected.units, result.units) == ("relative", "snr")
     np.testing.assert_allclose(result.image, expected.image, rtol=1e-4, atol=1e-6)
@@ -861,7 +862,7 @@ def test_a_frame_with_fewer_lines_has_less_noise_and_an_empty_one_none(engine, m
     mask[0, ::2] = False
     mask[1] = False
     data = dataclasses.replace(plain, kspace=plain.kspace * mask[:, None, :, None], mask=mask)
-    relative = engine.reconstruct(data, ReconOptions(method="zero_filled")).image
+    relative = engine.reconstruct(data, ReconOptions.of(method="zero_filled")).image
     image = in_units(engine, dataclasses.replace(data, colouring=np.eye(5, dtype=np.complex64))).image
     np.testing.assert_allclose(image[0], relative[0] / np.sqrt(mask[0].mean()), rtol=1e-4, atol=1e-6)
     assert not image[1].any()

@@ -67,7 +67,7 @@ def test_every_file_is_loaded(packaged):
 def test_images_are_those_of_the_weights_in_float32(packaged, name):
     scan = simulate_cine(frames=8, matrix=(48, 64), coils=4, acceleration=4, seed=5)
     method = packaged[name].method
-    options = ReconOptions(
+    options = ReconOptions.of(
         method=method, weights=name, outside_range="note", fallback="none", sampler="fastest", seed=1
     )
     image = Engine("cpu").reconstruct(CineSlice(scan.kspace, scan.mask), options)
@@ -84,7 +84,7 @@ def test_what_is_sent_is_not_worse_than_the_fallback(packaged, part):
     data = scan.measured("uniform_8")[0]
     fallback = engine.reconstruct(data, ReconOptions())
     for entry in packaged.values():
-        image = engine.reconstruct(data, ReconOptions(method=entry.method, weights=entry.name))
+        image = engine.reconstruct(data, ReconOptions.of(method=entry.method, weights=entry.name))
         assert image.method in (entry.method, "cg_sense")  # which is sent for what is outside the range
         ours, theirs = (scores(each.image, scan.truth[0])[0] for each in (image, fallback))
         gains[entry.name] = ours - theirs

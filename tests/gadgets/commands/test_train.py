@@ -150,7 +150,7 @@ def test_exported_weights_reconstruct(trained, tmp_path, monkeypatch):
 
     scan = measure((3,), draw_series((3,), Library(), frames=4, matrix=(24, 24)), n_coils=4, snr=60)
     kspace = np.ascontiguousarray(centred_fft(scan.hybrid.numpy(), -1), np.complex64)
-    options = ReconOptions(method="crunet_mr", fallback="none", outside_range="note")
+    options = ReconOptions.of(method="crunet_mr", fallback="none", outside_range="note")
     result = Engine("cpu").reconstruct(CineSlice(kspace, scan.mask.numpy()), options)
     assert result.method == "crunet_mr"
     assert any("weights tiny" in note for note in result.notes)

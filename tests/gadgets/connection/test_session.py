@@ -166,7 +166,7 @@ def test_file_and_every_door_give_the_same_bytes(method, order, tmp_path):
     header, items = scan(order)
     write_scan(tmp_path / "scan.h5", header, items)
     with open_scan(tmp_path / "scan.h5") as raw:
-        chain = Chain(parse_header(raw.header), Settings(method=method), lambda: engine)
+        chain = Chain(parse_header(raw.header), Settings.of(method=method), lambda: engine)
         images = [item for item in chain(raw.items) if isinstance(item, Image)]
     assert len(images) == N_IMAGES
     assert not chain.summary.problems.damage

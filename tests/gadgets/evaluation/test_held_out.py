@@ -146,7 +146,7 @@ def test_complete_data_give_the_truth(part, name, data, full):
     """Through whitened data and their colouring: the root sum of squares of the receive coils."""
     loaded = scan(part, name, data).load()
     (cine,) = loaded.measured("full")
-    image = Engine("cpu").reconstruct(cine, ReconOptions(method="zero_filled", fallback="none")).image
+    image = Engine("cpu").reconstruct(cine, ReconOptions.of(method="zero_filled", fallback="none")).image
     truth = loaded.truth[0]
     assert nrmse(image * best_scale(image, truth), truth) < 0.1
 

@@ -223,7 +223,7 @@ def test_semi_real_scans_are_read_as_a_stream_is(data, tmp_path):
     assert (cell.scan, cell.condition) == ("mine", "mine")
     path = data / "semi_real_cine" / "cine_mine.h5"
     collector = ReportCollector()
-    settings = Settings(method="cg_sense")
+    settings = Settings.of(method="cg_sense")
     replay(path, tmp_path / "images.h5", settings, SharedEngine(), collector=collector)
     with np.load(path.with_name("cine_mine_ref.npz")) as arrays:
         expected = score(collector.series(), arrays["reference"])
@@ -295,7 +295,7 @@ def test_a_variant_reaches_the_engine_on_the_scans_that_it_is_for(monkeypatch):
 
     for one, (options, cine) in zip(outcome.cells, ran, strict=True):
         assert options.method == method_of(one.method)
-        assert options.sampler == ("paper" if one.method == "dstdm/paper" else "fast")
+        assert options.dstdm.sampler == ("paper" if one.method == "dstdm/paper" else "fast")
         if one.method in ("atlf_net/ct", "atlf_net/ct_shifted"):
             seed = {"subject": 0, "first": 1, "last": 2}[one.scan]
             ct, cover = tiny_ct(beating(8, (48, 32), seed).astype(np.complex64), 8 if "shifted" in one.method else 0)

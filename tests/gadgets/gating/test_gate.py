@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 from functools import lru_cache
 
@@ -65,7 +64,7 @@ def scan_of(**changes):
 
 def chain(header, items, engine=None, **settings):
     made = Chain(
-        parse_header(header), Settings(method="zero_filled", device="cpu", **settings), engine or PlainEngine()
+        parse_header(header), Settings.of(method="zero_filled", device="cpu", **settings), engine or PlainEngine()
     )
     images = [image for image in made(items) if isinstance(image, Image)]
     return images, made.summary.problems
@@ -591,9 +590,3 @@ def test_wrong_tick_is_found():
     header, block, _ = scan_of()
     with pytest.raises(DataError, match="length of a tick"):
         chain(header, [block], gating="retrospective", stamp_tick=0.2)
-
-
-def test_settings_of_gating_are_settings():
-    names = {field.name for field in dataclasses.fields(Settings)}
-    own = {"gating", "gated_frames", "arrhythmia_tolerance", "rr_stretch", "stamp_tick"}
-    assert own | {"trigger_source", "gated_output"} <= names

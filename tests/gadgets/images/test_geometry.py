@@ -20,7 +20,7 @@ from gadgets.simulation import ScanPlan, simulate
 from gadgets.wire.messages import Readouts
 from tests.gadgets.export.support import image
 
-SETTINGS = Settings(method="zero_filled")
+SETTINGS = Settings.of(method="zero_filled")
 
 
 def random_plan(seed):

@@ -35,7 +35,7 @@ def scan(name="plain"):
 
 
 def through(header, items, engine=None, *, to_gadgetron=True, problems=None, **settings):
-    options = Settings(**{"method": "zero_filled", "device": "cpu", **settings})
+    options = Settings.of(**{"method": "zero_filled", "device": "cpu", **settings})
     engine = engine or StubEngine()
     chain = Chain(parse_header(header), options, lambda: engine, problems, to_gadgetron=to_gadgetron)
     return list(chain(iter(items)))

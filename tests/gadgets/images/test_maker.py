@@ -20,7 +20,7 @@ from gadgets.images.maker import (
 from gadgets.preparation.noise import ScanNoise
 from gadgets.preparation.readouts import Preparation
 from gadgets.problems import Problems
-from gadgets.settings.settings import Settings
+from gadgets.settings.settings import FIELDS, Settings
 from gadgets.slices.complete import CompleteSlice, SliceKey
 from gadgets.slices.whole import SliceBuffers
 from gadgets.wire.header import parse_header
@@ -71,7 +71,7 @@ def reconstruction(image=None, frames=3, seed=0, method="cg_sense", notes=()):
 
 def maker(xml=None, *, limits=None, **settings):
     header = parse_header(xml or header_xml(**SQUARE, limits=limits))
-    return ImageMaker(header, Settings(**settings))
+    return ImageMaker(header, Settings.of(**settings))
 
 
 def vendor_xml(vendor):
@@ -164,7 +164,7 @@ def images_of(header, block, **settings):
     problems = Problems()
     preparation = Preparation(header, problems, ScanNoise(header, problems, whiten=True))
     buffers = SliceBuffers(header, problems, Settings())
-    make = ImageMaker(header, Settings(**settings)).make
+    make = ImageMaker(header, Settings.of(**settings)).make
     slices = [done for part in preparation(block) for done in buffers.add(part)] + list(buffers.flush())
     images = []
     for complete in slices:
@@ -464,7 +464,7 @@ def test_attributes_of_a_slice_reach_all_of_its_images():
 
 
 def test_the_largest_series_leaves_room_for_those_of_other_images():
-    largest = next(field for field in dataclasses.fields(Settings) if field.name == "series").metadata["maximum"]
+    largest = FIELDS["series"].allowed.maximum
     *_, image = maker(series=largest).make(complete_slice(), reconstruction(), second="zero_filled")
     assert image.header["image_series_index"] == largest + max(SECOND_SERIES.values()) == 65535
 
@@ -594,7 +594,7 @@ def test_every_slice_can_have_a_series_of_its_own():
         assert names[0] == f"cg_sense_slice{number}"
         assert names[3] == f"cg_sense_slice{number}_gfactor"
         assert names[-1] == f"cg_sense_zero_filled_slice{number}"
-        kinds = [series_kind(Settings(series=4, series_by="slice"), index) for index, _ in found]
+        kinds = [series_kind(Settings.of(series=4, series_by="slice"), index) for index, _ in found]
         assert kinds == [""] * 3 + ["g-factor"] + ["uncertainty"] * 3 + ["zero-filled"] * 3
 
 
@@ -605,7 +605,7 @@ def test_every_slice_can_have_a_series_of_its_own():
 )
 @hypothesis_settings(deadline=None)
 def test_series_never_leave_sixteen_bits_nor_collide(first, slices, by):
-    settings = Settings(series=first, series_by=by)
+    settings = Settings.of(series=first, series_by=by)
     kinds = (0, 20, 21, 22, 25, *SECOND_SERIES.values())
     indices = {(number, kind): series_index(settings, kind, number) for number in slices for kind in kinds}
     assert all(first <= index <= 65535 for index in indices.values())
@@ -618,7 +618,7 @@ def test_series_never_leave_sixteen_bits_nor_collide(first, slices, by):
 
 def test_slices_without_a_series_of_their_own_share_the_last_and_are_named():
     problems = Problems()
-    make = ImageMaker(parse_header(header_xml(**SQUARE)), Settings(series=65500, series_by="slice"), problems).make
+    make = ImageMaker(parse_header(header_xml(**SQUARE)), Settings.of(series=65500, series_by="slice"), problems).make
     made = [list(make(complete_slice(key=SliceKey(0, 0, 0, 0, number)), reconstruction())) for number in (0, 1)]
     assert {int(image.header["image_series_index"]) for images in made for image in images} == {65500}
     assert len({int(image.header["image_index"]) for images in made for image in images}) == 6

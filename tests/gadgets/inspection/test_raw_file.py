@@ -319,6 +319,6 @@ def test_beats_that_the_ecg_tells(tmp_path):
 
 def test_a_pipeline_in_real_time_is_looked_at_too(tmp_path):
     _, report = report_on(
-        tmp_path, dataclasses.replace(PLAN, time_axis="repetition"), dataclasses.replace(SETTINGS, realtime="sliding")
+        tmp_path, dataclasses.replace(PLAN, time_axis="repetition"), apply(SETTINGS, {"realtime": "sliding"})
     )
     assert report.good

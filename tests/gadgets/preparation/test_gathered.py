@@ -80,7 +80,7 @@ class Slices:
 def through(header, items, engine=None, **settings):
     """Slices, images and problems of a scan."""
     slices, engine, problems = Slices(), engine or StubEngine(), Problems()
-    options = Settings(**{"method": "zero_filled", "device": "cpu", **settings})
+    options = Settings.of(**{"method": "zero_filled", "device": "cpu", **settings})
     chain = Chain(parse_header(header), options, lambda: engine, problems, slices)
     images = [item for item in chain(iter(items)) if isinstance(item, Image)]
     return slices.found, images, problems
@@ -194,7 +194,7 @@ def test_waveforms_of_a_bucket_are_handed_through():
     items = list(made.items())
     stock = Stock(made.header)
     buckets = [bucket.message() for bucket in stock.accumulate(stock.prepared(items))]
-    chain = Chain(parse_header(made.header), Settings(method="zero_filled"), StubEngine)
+    chain = Chain(parse_header(made.header), Settings.of(method="zero_filled"), StubEngine)
     came = [item for item in chain(iter(buckets)) if isinstance(item, Waveform)]
     assert [wire(item) for item in came] == [wire(item) for item in items if isinstance(item, Waveform)]
 

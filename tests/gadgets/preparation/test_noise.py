@@ -32,7 +32,7 @@ SMALL = {
     "acceleration": 2,
     "waveforms": False,
 }
-FAST = Settings(method="zero_filled", device="cpu")
+FAST = Settings.of(method="zero_filled", device="cpu")
 NOISE = (AcquisitionFlag.NOISE,)
 
 
@@ -199,7 +199,7 @@ def test_noise_that_is_not_known_is_told_and_the_images_come(engine, apart, tmp_
     assert (str(tmp_path) if with_store else "no noise store") in problem.text
     assert "--noise FILE" in problem.text
     header, items = apart[1]
-    plain, _ = reconstruct(engine, (header, items), Settings(method="zero_filled", whiten=False))
+    plain, _ = reconstruct(engine, (header, items), Settings.of(method="zero_filled", whiten=False))
     np.testing.assert_array_equal(pixels(images), pixels(plain))
     assert said(images[0]) == ["none"]
 

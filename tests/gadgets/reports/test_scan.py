@@ -336,7 +336,7 @@ def test_report_tells_problems_and_escapes_all_that_others_wrote(tmp_path):
     summary = ScanSummary(slices=1, images=6)
     summary.problems.add("noticed", "odd & handled", damage=False)
     summary.problems.add("lost", "<script>alert(1)</script>", damage=True, count=3)
-    settings = Settings(description="<i>mine</i>", iterations=7)
+    settings = Settings.of(description="<i>mine</i>", iterations=7)
     page, _ = make(tmp_path, collector, summary=summary, settings=settings, source="<img src=x>.h5")
     checked = Checker(page)
     for text in ("<script>alert(1)</script> (the first of 3 such cases)", "odd & handled", "frame <5> lacks lines"):
@@ -355,7 +355,7 @@ def test_report_tells_problems_and_escapes_all_that_others_wrote(tmp_path):
 def test_report_tells_whether_the_noise_was_whitened(tmp_path, whitened, wanted, text):
     collector = ReportCollector()
     collect(collector, beating(), whitened=whitened)
-    assert text in Checker(make(tmp_path, collector, settings=Settings(whiten=wanted))[0]).text
+    assert text in Checker(make(tmp_path, collector, settings=Settings.of(whiten=wanted))[0]).text
 
 
 def test_profile_runs_through_what_moves(tmp_path):

@@ -51,7 +51,7 @@ def page_of(tmp_path, *slices, summary=None, **settings):
     collector = ReportCollector()
     for number, fields in enumerate(slices):
         collect(collector, **{"frames": beating(), "number": number, **fields})
-    return make(tmp_path, collector, summary=summary, settings=Settings(**settings))[0]
+    return make(tmp_path, collector, summary=summary, settings=Settings.of(**settings))[0]
 
 
 def rows_of(page, caption):

@@ -68,7 +68,7 @@ def test_parameters_are_the_settings():
         assert found.unknown == ()
         (setting,) = found.settings
         assert parameter["default"] == FIELDS[setting].default
-        assert parameter["information"]["en"] == FIELDS[setting].metadata["help"]
+        assert parameter["information"]["en"] == FIELDS[setting].help
 
 
 def test_methods_are_pipelines_and_say_their_method():
@@ -250,4 +250,4 @@ def test_offered_values_are_allowed():
             for sent in (value, str(value)):  # scanners send values as they are or as text
                 found = parse_json_parameters(json.dumps({"parameters": {name: sent}}))
                 (setting,) = found.settings
-                assert getattr(apply(Settings(), found.settings), setting) == value
+                assert FIELDS[setting].of(apply(Settings(), found.settings)) == value

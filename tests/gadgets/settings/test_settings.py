@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -19,7 +18,7 @@ from gadgets.settings.pipelines import (
     list_pipelines,
     parse_configuration,
 )
-from gadgets.settings.settings import FIELDS, Settings, apply, convert, describe_settings, parse_assignments
+from gadgets.settings.settings import FIELDS, Settings, apply, find_setting, grouped_settings, parse_assignments
 from recon_core.errors import ResourceError, SettingsError
 from recon_core.methods import METHODS
 
@@ -42,10 +41,10 @@ def pipeline(action=EXECUTE, configuration="<configuration><method>zero_filled</
 
 
 def test_every_setting_has_a_default_that_it_allows():
-    for name, field in FIELDS.items():
-        assert convert(name, field.default) == field.default
-        assert convert(name, str(field.default)) == field.default
-        assert field.metadata["help"]
+    for setting in FIELDS.values():
+        assert setting.read(setting.default) == setting.default
+        assert setting.read(str(setting.default)) == setting.default
+        assert setting.help
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,7 @@ def test_every_setting_has_a_default_that_it_allows():
     ],
 )
 def test_values_from_text_and_json(name, value, expected):
-    converted = convert(name, value)
+    converted = FIELDS[name].read(value)
     assert converted == expected
     assert type(converted) is type(expected)
 
@@ -76,9 +75,9 @@ def test_values_from_text_and_json(name, value, expected):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("itertions", "3", r"unknown setting 'itertions'; the settings are method, .*iterations, .*description"),
+        ("itertions", "3", r"'itertions'; did you mean 'iterations'\? The settings are method, .*description"),
         ("", "3", "unknown setting"),
-        ("iterations", "many", "must be a whole number, got 'many'"),
+        ("iterations", "many", "must be a whole number from 1 to 1000, got 'many'"),
         ("iterations", "2.5", "must be a whole number"),
         ("iterations", "", "must be a whole number"),
         ("iterations", "nan", "must be a whole number"),
@@ -87,17 +86,17 @@ def test_values_from_text_and_json(name, value, expected):
         ("iterations", True, "must be a whole number"),
         ("iterations", None, "must be a whole number"),
         ("iterations", [3], "must be a whole number"),
-        ("iterations", "0", "minimum of 1, got '0'"),
-        ("iterations", 1001, "maximum of 1000"),
-        ("regularization", "-1e-9", "minimum of 0"),
+        ("iterations", "0", "must be a whole number from 1 to 1000; got '0'"),
+        ("iterations", 1001, "from 1 to 1000; got 1001"),
+        ("regularization", "-1e-9", "must be a number from 0; got"),
         ("regularization", float("nan"), "must be a number"),
-        ("series", 65510, "maximum of 65509"),
+        ("series", 65510, "from 1 to 65509"),
         ("series_by", "scan,slice", "must be one of scan, slice"),
         ("extra_series", "none,fallback", "none or something"),
         ("extra_series", "beside", "some of, none, zero_filled, fallback, difference; got 'beside'"),
         ("extra_series", "", "some of, none"),
         ("ct_policy", "guess", "must be one of error, fallback"),
-        ("ct_min_coverage", "1.5", "maximum of 1"),
+        ("ct_min_coverage", "1.5", "a number from 0 to 1; got"),
         ("whiten", "maybe", "must be true or false"),
         ("whiten", "", "must be true or false"),
         ("whiten", 2, "must be true or false"),
@@ -112,7 +111,7 @@ def test_values_from_text_and_json(name, value, expected):
 )
 def test_values_that_are_refused(name, value, message):
     with pytest.raises(SettingsError, match=message):
-        convert(name, value)
+        find_setting(name).read(value)
 
 
 @given(
@@ -121,19 +120,19 @@ def test_values_that_are_refused(name, value, message):
 @settings(deadline=None, max_examples=200)
 def test_any_value_is_converted_or_refused(name, value):
     try:
-        converted = convert(name, value)
+        converted = FIELDS[name].read(value)
     except SettingsError as error:
         assert repr(name) in str(error)  # noqa: PT017 - either is right
     else:
         assert type(converted) is type(FIELDS[name].default)
-        assert convert(name, converted) == converted
+        assert FIELDS[name].read(converted) == converted
 
 
 def test_apply_replaces_some_and_keeps_the_rest():
-    base = Settings(series=7)
+    base = Settings.of(series=7)
     changed = apply(base, {"iterations": "3"})
-    assert changed == dataclasses.replace(base, iterations=3)
-    assert base.iterations == FIELDS["iterations"].default
+    assert changed == Settings.of(series=7, iterations=3)
+    assert base.cg_sense.iterations == FIELDS["iterations"].default
 
 
 def test_assignments():
@@ -147,10 +146,10 @@ def test_assignments():
 
 
 def test_described_settings_are_all_of_them():
-    rows = {row[0]: row for row in describe_settings()}
-    assert list(rows) == list(FIELDS)
-    assert rows["whiten"][1:3] == ("bool", "true")
-    assert rows["time_axis"][1] == "auto | phase | repetition"
+    groups = dict(grouped_settings())
+    assert [one.name for group in groups.values() for one in group] == list(FIELDS)
+    assert (FIELDS["whiten"].kind, FIELDS["whiten"].default_text) == ("bool", "true")
+    assert FIELDS["time_axis"].kind == "auto | phase | repetition"
 
 
 # --- documents --------------------------------------------------------------------------------------------------------
@@ -183,7 +182,7 @@ SPELLINGS = {
 
 @pytest.mark.parametrize("text", SPELLINGS.values(), ids=SPELLINGS)
 def test_spellings_of_settings(text):
-    assert parse_configuration(text) == Settings(iterations=7, output="complex")
+    assert parse_configuration(text) == Settings.of(iterations=7, output="complex")
 
 
 def test_whole_and_bare_documents_are_told_apart():
@@ -204,11 +203,11 @@ def test_empty_configurations_are_the_defaults():
     [
         (
             "<configuration><iteration>7</iteration></configuration>",
-            "unknown setting 'iteration'; the settings are method",
+            "unknown setting 'iteration'; did you mean 'iterations'",
         ),
         ('<configuration><property value="7"/></configuration>', "unknown setting ''"),
         ('<configuration iterations="x"/>', "whole number"),
-        ("<configuration><iterations/></configuration>", "whole number, got ''"),
+        ("<configuration><iterations/></configuration>", "whole number from 1 to 1000, got ''"),
         ("<configuration><method>magic</method></configuration>", "one of"),
         (pipeline(configuration="<configuration><nonsense/></configuration>"), "unknown setting 'nonsense'"),
         ("<configuration>", "not XML"),
@@ -317,7 +316,7 @@ def test_gadgets_and_cinestream_understand_each_other(name):
             assert {item.text for item in node.iterfind("readers//dll")} == {"gadgetron_core_readers"}
             assert {item.text for item in node.iterfind("writers//dll")} == {"gadgetron_core_writers"}
             assert f"{flowing}Writer" in classes["writers"], "else the data pass cinestream by"
-            flowing = {"images": "Image", "image_array": "IsmrmrdImageArray"}[PACKAGED[name].node_settings.emit]
+            flowing = {"images": "Image", "image_array": "IsmrmrdImageArray"}[PACKAGED[name].node_settings.images.emit]
             assert f"{flowing}Reader" in classes["readers"], "else its images end the scan"
             # cinestream gives waveforms back
             assert ("WaveformWriter" in classes["writers"]) <= ("WaveformReader" in classes["readers"])
@@ -346,9 +345,9 @@ def test_gadgets_and_cinestream_understand_each_other(name):
 def test_pipelines_among_gadgets_do_nothing_twice(name):
     chosen = PACKAGED[name].node_settings
     classes = [node.text for node in ET.fromstring(PACKAGED[name].text).iterfind("stream/gadget/classname")]
-    assert chosen.whitened == ("NoiseAdjustGadget" in classes)
-    assert (chosen.emit == "image_array") == ("ImageArraySplitGadget" in classes)
-    assert name == f"{chosen.method}-stock-{'behind' if chosen.emit == 'image_array' else 'front'}"
+    assert chosen.whitening.done == ("NoiseAdjustGadget" in classes)
+    assert (chosen.images.emit == "image_array") == ("ImageArraySplitGadget" in classes)
+    assert name == f"{chosen.method}-stock-{'behind' if chosen.images.emit == 'image_array' else 'front'}"
     if "BucketToBufferGadget" in classes:
         assert "AsymmetricEchoAdjustROGadget" in classes, "else BucketToBuffer ends the scan of an asymmetric echo"
 
@@ -463,7 +462,7 @@ def test_the_operators_folders_come_first(tmp_path):
     (second / "own.xml").write_text(pipeline(), encoding="utf-8")
     (second / "readme.txt").write_text("no pipeline", encoding="utf-8")
     folders = [first, second, tmp_path / "missing"]
-    assert find_pipeline("cg_sense", folders).settings.iterations == 3
+    assert find_pipeline("cg_sense", folders).settings.cg_sense.iterations == 3
     assert find_pipeline("own", folders).settings.method == "zero_filled"
     assert set(list_pipelines(folders)) == {*PACKAGED, "own"}
     assert list(list_pipelines(folders)) == sorted(list_pipelines(folders))
@@ -537,7 +536,7 @@ def test_json_parameters():
     assert found.pipeline == "cg_sense"
     assert found.unknown == ("sendOriginal", "7")
     chosen = apply(Settings(), found.settings)
-    assert chosen == Settings(iterations=12, map_neighbourhood=5, time_axis="phase", whiten=False)
+    assert chosen == Settings.of(iterations=12, map_neighbourhood=5, time_axis="phase", whiten=False)
 
 
 def test_every_setting_is_reachable_by_its_plain_name():

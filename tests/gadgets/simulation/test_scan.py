@@ -1,5 +1,3 @@
-import dataclasses
-
 import ismrmrd
 import numpy as np
 import pytest
@@ -7,6 +5,7 @@ import pytest
 from gadgets.simulation import ScanPlan, simulate, write_simulation
 from gadgets.wire.messages import AcquisitionFlag, Readouts, Waveform
 from recon_core.errors import SettingsError
+from recon_core.options import options_of
 
 SMALL = {"matrix_x": 48, "matrix_y": 36, "frames": 4, "coils": 3, "acs_lines": 8}
 
@@ -72,8 +71,7 @@ def error(image, reference):
 def test_default_plan_is_a_usable_scan():
     default = ScanPlan()
     assert (default.frames, default.matrix_x, default.matrix_y, default.coils) == (24, 192, 156, 10)
-    for field in dataclasses.fields(ScanPlan):
-        assert field.metadata["help"]
+    assert all(one.help for one in options_of(ScanPlan).values())
 
 
 @pytest.mark.parametrize(

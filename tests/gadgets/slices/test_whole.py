@@ -61,7 +61,7 @@ def feed(block, head, *, cuts=None, time_axis="auto"):
     the buffers.
     """
     problems = Problems()
-    buffers = SliceBuffers(head, problems, Settings(time_axis=time_axis))
+    buffers = SliceBuffers(head, problems, Settings.of(time_axis=time_axis))
     edges = range(len(block) + 1) if cuts is None else [0, *sorted(cuts), len(block)]
     left = []
     for begin, end in itertools.pairwise(edges):
@@ -778,7 +778,7 @@ def low_rank(block, rank=1, seed=3):
 
 
 def compressed(block, head, cuts=None, **virtual):
-    buffers = SliceBuffers(head, Problems(), Settings(**virtual))
+    buffers = SliceBuffers(head, Problems(), Settings.of(**virtual))
     edges = range(len(block) + 1) if cuts is None else [0, *sorted(cuts), len(block)]
     left = [done for begin, end in itertools.pairwise(edges) for done in buffers.add(block[begin:end])]
     return [*left, *buffers.flush()]

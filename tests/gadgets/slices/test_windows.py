@@ -50,7 +50,7 @@ def scan(frames, *, first=0, step=STEP, axis="repetition", seed=0, **fields):
 def feed(block, head=None, cuts=None, **options):
     """Send a block, readout by readout or cut as asked; gives (readouts sent, window), problems."""
     problems = Problems()
-    buffers = FrameBuffers(head or header(), problems, Settings(**{"time_axis": "repetition", **options}))
+    buffers = FrameBuffers(head or header(), problems, Settings.of(**{"time_axis": "repetition", **options}))
     edges = range(len(block) + 1) if cuts is None else [0, *sorted(cuts), len(block)]
     left = []
     for begin, end in itertools.pairwise(edges):
@@ -142,7 +142,7 @@ def test_how_the_stream_is_cut_changes_nothing(cuts, mode, lines, flagged):
 @pytest.mark.parametrize("mode", ["sliding", "fixed"])
 def test_memory_is_that_of_a_window_and_a_frame(mode):
     problems = Problems()
-    buffers = FrameBuffers(header(), problems, Settings(realtime=mode, realtime_window=4, time_axis="repetition"))
+    buffers = FrameBuffers(header(), problems, Settings.of(realtime=mode, realtime_window=4, time_axis="repetition"))
     frame_bytes = scan(1).data.nbytes + scan(1).headers.nbytes
     alive, sizes = deque(maxlen=20), np.zeros(600)
     tracemalloc.start()
@@ -339,7 +339,7 @@ PLAN = {
 
 
 def images(items, head, watch=None, **options):
-    chain = Chain(parse_header(head), Settings(**{"device": "cpu", "iterations": 5, **options}), ENGINE, watch=watch)
+    chain = Chain(parse_header(head), Settings.of(**{"device": "cpu", "iterations": 5, **options}), ENGINE, watch=watch)
     return [item for item in chain(items) if isinstance(item, Image)], chain.summary
 
 
@@ -383,7 +383,7 @@ def test_later_windows_are_the_frames_alone_with_the_running_maps(simulated):
     assert [len(result.image) for _, result in seen] == [6, 6, 2]
     complete, result = seen[1]
     cine = CineSlice(complete.cine.kspace, complete.cine.mask, colouring=complete.cine.colouring, maps=result.maps)
-    alone = ENGINE().reconstruct(cine, Settings(iterations=5, device="cpu"))
+    alone = ENGINE().reconstruct(cine, Settings.of(iterations=5, device="cpu"))
     np.testing.assert_allclose(result.image, alone.image, rtol=1e-4, atol=1e-4 * np.abs(alone.image).max())
 
 
@@ -397,7 +397,7 @@ def test_every_frame_gives_one_image_in_order_while_the_scan_runs(simulated):
             sent += not (item.headers["flags"] & AcquisitionFlag.NOISE.bit).any()
             yield item
 
-    chain = Chain(parse_header(head), Settings(device="cpu", realtime="sliding", realtime_window=6), ENGINE)
+    chain = Chain(parse_header(head), Settings.of(device="cpu", realtime="sliding", realtime_window=6), ENGINE)
     came = [(sent, image) for image in chain(counted())]
     # frames end on the flag that their last readout carries; the first wait until all lines were there
     assert [when for when, _ in came] == [*[4 * 8] * 4, *(8 * frame for frame in range(5, 15))]

@@ -23,7 +23,9 @@ def engine():
 
 def reconstruct(engine, scan, **settings):
     """Magnitudes ``(frame, y, x)`` and the problems by kind."""
-    chain = Chain(parse_header(scan.header), Settings(method="zero_filled", device="cpu", **settings), lambda: engine)
+    chain = Chain(
+        parse_header(scan.header), Settings.of(method="zero_filled", device="cpu", **settings), lambda: engine
+    )
     images = [item.data[0, 0] for item in chain(scan.items()) if isinstance(item, Image)]
     return np.stack(images), {kind: problem.text for kind, problem in chain.summary.problems.kinds.items()}
 
@@ -91,7 +93,7 @@ def kspace_of(scan, choice="auto"):
             seen.append(cine.kspace)
             raise DataError("enough is known")
 
-    chain = Chain(parse_header(scan.header), Settings(method="zero_filled", center_line=choice), Engine)
+    chain = Chain(parse_header(scan.header), Settings.of(method="zero_filled", center_line=choice), Engine)
     with pytest.raises(DataError, match="enough is known"):
         list(chain(scan.items()))
     return seen[0], set(chain.summary.problems.kinds) - {"reconstruction"}
@@ -132,10 +134,10 @@ def test_readouts_that_do_not_say_it_are_not_believed():
 
 def test_choices_that_are_none():
     with pytest.raises(SettingsError, match="auto, header, readouts or the number of a line, got 'middle'"):
-        Settings(center_line="middle")
+        Settings.of(center_line="middle")
     with pytest.raises(SettingsError, match="center_line"):
         apply(Settings(), {"center_line": "-3"})
-    assert apply(Settings(), {"center_line": 7}).center_line == "7"
+    assert apply(Settings(), {"center_line": 7}).readouts.center_line == "7"
     header = parse_header(header_xml())
     with pytest.raises(SettingsError, match="lines 0 to 15"):
         center_line(header, header.encodings[0], readouts(1).headers[0], Problems(), "16")

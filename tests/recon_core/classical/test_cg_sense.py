@@ -4,7 +4,7 @@ import torch
 
 from recon_core.classical import cg_sense
 from recon_core.classical.cg_sense import CGSense
-from recon_core.options import ReconOptions
+from recon_core.options import CGSenseOptions, ReconOptions
 from recon_core.physics.fourier import ifft
 from recon_core.physics.sense import SenseOperator
 from recon_core.physics.solvers import conjugate_gradient
@@ -30,7 +30,7 @@ def test_golden(golden, phantom_kspace, pattern, weight, iterations):
     mask = golden("case_phantom")[f"mask_{pattern}"].astype(bool)[frames]
     maps = torch.tensor(golden("case_maps_bart")["ecalib_tavg"])
     data = ifft(torch.tensor(phantom_kspace[frames] * mask[:, None, :, None]), (-1,))
-    options = ReconOptions(warm_start=False, regularization=weight, iterations=iterations, tolerance=0.0)
+    options = ReconOptions.of(warm_start=False, regularization=weight, iterations=iterations, tolerance=0.0)
     image = run(CGSense(options), data, maps, torch.tensor(mask))
     assert np.linalg.norm(image.numpy() - expected) < 1e-4 * np.linalg.norm(expected)
 
@@ -51,7 +51,7 @@ def test_recovers_the_image(smooth_maps, disc):
     maps = torch.tensor(smooth_maps(8, 32, 24))
     image = torch.tensor(disc(32, 24)).expand(4, -1, -1)
     data, mask = undersampled(maps, image, step=3)
-    result = run(CGSense(ReconOptions(iterations=100, regularization=0.0, tolerance=1e-6)), data, maps, mask)
+    result = run(CGSense(CGSenseOptions(iterations=100, regularization=0.0, tolerance=1e-6)), data, maps, mask)
     assert (result - image).norm() < 1e-2 * image.norm()
 
 
@@ -59,7 +59,7 @@ def test_frames_do_not_see_each_other(smooth_maps, disc):
     maps = torch.tensor(smooth_maps(4, 16, 12))
     image = torch.tensor(disc(16, 12)) * torch.tensor([1, 5, 0.1])[:, None, None]
     data, mask = undersampled(maps, image, step=3)
-    method = CGSense(ReconOptions(warm_start=False, iterations=5))
+    method = CGSense(CGSenseOptions(warm_start=False, iterations=5))
     together = run(method, data, maps, mask)
     alone = torch.cat([run(method, data[i : i + 1], maps, mask[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(together, alone)
@@ -71,7 +71,7 @@ def test_portions_of_frames_change_nothing(smooth_maps, disc, monkeypatch, per_f
     data, mask = undersampled(maps, torch.tensor(disc(16, 12)).expand(5, -1, -1), step=3)
     if per_frame:
         maps = maps * torch.arange(1, 6)[:, None, None, None] / 5
-    method = CGSense(ReconOptions(warm_start=False, iterations=5, tolerance=0.0))
+    method = CGSense(CGSenseOptions(warm_start=False, iterations=5, tolerance=0.0))
     together = run(method, data, maps, mask)
     monkeypatch.setitem(cg_sense.PORTION_BYTES, "cpu", 2 * 16 * 12 * 8)
     torch.testing.assert_close(run(method, data, maps, mask), together)
@@ -82,7 +82,7 @@ def test_a_frame_without_data_is_zero(smooth_maps, disc):
     data, mask = undersampled(maps, torch.tensor(disc(16, 12)).expand(3, -1, -1), step=2)
     mask[1] = False
     data[1] = 0
-    result = run(CGSense(ReconOptions()), data, maps, mask)
+    result = run(CGSense(CGSenseOptions()), data, maps, mask)
     assert not result[1].any()
     assert result.isfinite().all()
     assert result[0].any()
@@ -93,7 +93,7 @@ def test_any_unit_of_the_data(smooth_maps, disc, scale):
     maps = torch.tensor(smooth_maps(4, 16, 12))
     image = torch.tensor(disc(16, 12)).expand(2, -1, -1)
     data, mask = undersampled(maps, image, step=2)
-    method = CGSense(ReconOptions())
+    method = CGSense(CGSenseOptions())
     torch.testing.assert_close(
         run(method, scale * data, maps, mask) / scale, run(method, data, maps, mask), rtol=1e-3, atol=1e-4
     )

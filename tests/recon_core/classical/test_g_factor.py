@@ -4,12 +4,12 @@ import torch
 from recon_core.classical.cg_sense import CGSense
 from recon_core.classical.g_factor import _relative, replica_g_factor
 from recon_core.classical.grappa import LineGrid, fill_gaps, grappa_weights, hybrid_weights
-from recon_core.options import ReconOptions
+from recon_core.options import CGSenseOptions
 from recon_core.physics.fourier import fft
 from recon_core.physics.sense import SenseOperator
 from tests.recon_core.support import run
 
-METHOD = CGSense(ReconOptions(iterations=60, regularization=0.0, tolerance=1e-5))
+METHOD = CGSense(CGSenseOptions(iterations=60, regularization=0.0, tolerance=1e-5))
 
 
 def converged(hybrid, maps, mask):

@@ -15,7 +15,7 @@ from recon_core.coils.calibration import time_average
 from recon_core.coils.walsh import walsh_maps
 from recon_core.errors import DataError
 from recon_core.metrics.measures import best_scale, nrmse
-from recon_core.options import ReconOptions
+from recon_core.options import GrappaOptions
 from recon_core.physics.fourier import fft, ifft
 from recon_core.simulate.sampling import (
     full_mask,
@@ -108,7 +108,7 @@ def test_accuracy_with_estimated_maps(semi_real, case, limit):
     for data in semi_real(case):
         hybrid, mask = measure(data.kspace, data.mask)
         maps, _ = walsh_maps(*time_average(hybrid, mask))
-        image = run(Grappa(ReconOptions()), hybrid, maps, mask)
+        image = run(Grappa(GrappaOptions()), hybrid, maps, mask)
         shading = torch.linalg.vector_norm(torch.einsum("rc,cyx->ryx", torch.tensor(data.colouring), maps), dim=0)
         image = (image * shading).numpy()
         assert nrmse(image * best_scale(image, data.reference), data.reference) < limit
@@ -150,7 +150,7 @@ def test_other_patterns_name_what_takes_them(text):
 def test_variable_density_is_refused(scan):
     _, hybrid, mask, maps = scan(variable_density_mask(4, 48, 4, 8))
     with pytest.raises(DataError, match="cg_sense"):
-        run(Grappa(ReconOptions()), hybrid, maps, mask)
+        run(Grappa(GrappaOptions()), hybrid, maps, mask)
 
 
 def test_longest_run():
@@ -167,7 +167,7 @@ def test_interleaved(scan, n_y, step, limit):
     assert not notes
     assert (completed - complete).norm() < limit * complete.norm()
     assert torch.equal(completed * mask[:, None, :, None], hybrid)
-    image = run(Grappa(ReconOptions()), hybrid, maps, mask)
+    image = run(Grappa(GrappaOptions()), hybrid, maps, mask)
     torch.testing.assert_close(image, (maps.conj() * ifft(completed, (-2,))).sum(1), rtol=1e-4, atol=1e-4)
 
 
@@ -183,13 +183,13 @@ def test_separate_reference(scan):
     """Frames that all miss the same lines have nothing to learn from; a reference of another intensity has."""
     complete, hybrid, mask, maps = scan(uniform_mask(3, 64, 3))
     with pytest.raises(DataError, match=r"R = 3 needs at least 4 adjacent reference lines .* got 1 "):
-        run(Grappa(ReconOptions()), hybrid, maps, mask)
+        run(Grappa(GrappaOptions()), hybrid, maps, mask)
     measured = torch.zeros(64, dtype=torch.bool)
     measured[16:48] = True
     reference = 7 * complete[0] * measured[:, None]
     completed, _ = grappa(hybrid, mask, reference, measured)
     assert (completed - complete).norm() < 0.05 * complete.norm()
-    image = run(Grappa(ReconOptions()), hybrid, maps, mask, (reference, measured))
+    image = run(Grappa(GrappaOptions()), hybrid, maps, mask, (reference, measured))
     torch.testing.assert_close(image, (maps.conj() * ifft(completed, (-2,))).sum(1), rtol=1e-4, atol=1e-4)
 
 
@@ -218,7 +218,7 @@ def test_an_empty_frame_is_zero_and_noted(scan):
     assert notes == ("grappa: no line was measured in frames 3, which stay empty",)
     assert (completed - complete)[[0, 6]].norm() < 0.05 * complete[[0, 6]].norm()
     nothing = torch.zeros_like(mask)
-    assert not run(Grappa(ReconOptions()), hybrid, maps, nothing).any()
+    assert not run(Grappa(GrappaOptions()), hybrid, maps, nothing).any()
 
 
 def test_frames_of_different_steps(scan):
@@ -294,14 +294,14 @@ def test_every_frame_may_learn_from_its_own_lines(semi_real):
     taken[1] = False
     hybrid, mask = measure(data.kspace[:3] * taken[:, None, :, None], taken)
     maps, _ = walsh_maps(*time_average(hybrid, mask))
-    each = Grappa(ReconOptions(grappa_calibration="frame"))
+    each = Grappa(GrappaOptions(calibration="frame"))
     series = run(each, hybrid, maps, mask)
     for frame in (0, 2):
         this = slice(frame, frame + 1)
-        alone = run(Grappa(ReconOptions()), hybrid[this], maps, mask[this])
+        alone = run(Grappa(GrappaOptions()), hybrid[this], maps, mask[this])
         torch.testing.assert_close(series[this], alone)
     assert not series[1].any()
-    assert not torch.allclose(series[0], run(Grappa(ReconOptions()), hybrid, maps, mask)[0], rtol=1e-3)
+    assert not torch.allclose(series[0], run(Grappa(GrappaOptions()), hybrid, maps, mask)[0], rtol=1e-3)
 
 
 def test_frames_without_reference_lines_cannot_learn_from_their_own(semi_real):
@@ -309,4 +309,4 @@ def test_frames_without_reference_lines_cannot_learn_from_their_own(semi_real):
     hybrid, mask = measure(data.kspace[:4], data.mask[:4])
     maps, _ = walsh_maps(*time_average(hybrid, mask))
     with pytest.raises(DataError, match="cg_sense"):
-        run(Grappa(ReconOptions(grappa_calibration="frame")), hybrid, maps, mask)
+        run(Grappa(GrappaOptions(calibration="frame")), hybrid, maps, mask)

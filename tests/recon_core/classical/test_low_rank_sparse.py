@@ -6,7 +6,7 @@ from recon_core.classical.low_rank_sparse import LowRankSparse, low_rank_sparse
 from recon_core.coils.calibration import time_average
 from recon_core.coils.walsh import walsh_maps
 from recon_core.metrics.measures import best_scale, nrmse
-from recon_core.options import ReconOptions
+from recon_core.options import LowRankSparseOptions
 from recon_core.physics.fourier import ifft
 from recon_core.physics.sense import SenseOperator
 from recon_core.simulate.sampling import interleaved_mask
@@ -47,7 +47,7 @@ def test_accuracy_with_estimated_maps(semi_real, case, limit):
         mask = torch.tensor(data.mask)
         hybrid = ifft(torch.tensor(data.kspace), (-1,))
         maps, _ = walsh_maps(*time_average(hybrid, mask))
-        image = run(LowRankSparse(ReconOptions()), hybrid, maps, mask)
+        image = run(LowRankSparse(LowRankSparseOptions()), hybrid, maps, mask)
         shading = torch.linalg.vector_norm(torch.einsum("rc,cyx->ryx", torch.tensor(data.colouring), maps), dim=0)
         image = (image * shading).numpy()
         assert nrmse(image * best_scale(image, data.reference), data.reference) < limit
@@ -95,21 +95,21 @@ def test_low_rank_is_low_rank_and_sparse_is_sparse(scan):
 )
 def test_any_size(scan, n_frames, n_coils, n_y, n_x):
     image, hybrid, maps, mask = scan(n_frames, n_coils, n_y, n_x, step=1)
-    result = run(LowRankSparse(ReconOptions()), hybrid, maps, mask)
+    result = run(LowRankSparse(LowRankSparseOptions()), hybrid, maps, mask)
     assert result.shape == image.shape
     assert (result - image).norm() < 0.05 * image.norm()
 
 
 def test_undersampled(scan):
     image, hybrid, maps, mask = scan()
-    result = run(LowRankSparse(ReconOptions()), hybrid, maps, mask)
+    result = run(LowRankSparse(LowRankSparseOptions()), hybrid, maps, mask)
     assert (result - image).norm() < 0.05 * image.norm()
 
 
 def test_an_empty_frame_is_zero_and_leaves_the_others_alone(scan):
     image, hybrid, maps, mask = scan(n_frames=9)
     mask[4] = False
-    result = run(LowRankSparse(ReconOptions()), hybrid, maps, mask)
+    result = run(LowRankSparse(LowRankSparseOptions()), hybrid, maps, mask)
     assert not result[4].any()
     others = [frame for frame in range(9) if frame != 4]
     assert (result - image)[others].norm() < 0.05 * image.norm()
@@ -117,14 +117,14 @@ def test_an_empty_frame_is_zero_and_leaves_the_others_alone(scan):
 
 def test_an_empty_slice_is_zero(scan):
     _, hybrid, maps, mask = scan()
-    assert not run(LowRankSparse(ReconOptions()), hybrid, maps, torch.zeros_like(mask)).any()
-    assert not run(LowRankSparse(ReconOptions()), torch.zeros_like(hybrid), maps, mask).any()
+    assert not run(LowRankSparse(LowRankSparseOptions()), hybrid, maps, torch.zeros_like(mask)).any()
+    assert not run(LowRankSparse(LowRankSparseOptions()), torch.zeros_like(hybrid), maps, mask).any()
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_any_unit_of_the_data(scan, scale):
     _, hybrid, maps, mask = scan()
-    method = LowRankSparse(ReconOptions())
+    method = LowRankSparse(LowRankSparseOptions())
     result = run(method, scale * hybrid, maps, mask) / scale
     torch.testing.assert_close(result, run(method, hybrid, maps, mask), rtol=1e-3, atol=1e-4)
 
@@ -133,14 +133,14 @@ def test_values_that_are_not_finite_are_not_hidden(scan):
     _, hybrid, maps, mask = scan()
     hybrid[0, 0, 0, 0] = torch.nan
     with pytest.raises(RuntimeError):
-        run(LowRankSparse(ReconOptions()), hybrid, maps, mask)
+        run(LowRankSparse(LowRankSparseOptions()), hybrid, maps, mask)
 
 
 def test_without_momentum_it_is_the_published_iteration(scan):
     _, hybrid, maps, mask = scan()
     operator = SenseOperator(maps, mask)
     low_rank, sparse, passes = low_rank_sparse(operator, operator.adjoint(hybrid))
-    image = run(LowRankSparse(ReconOptions(low_rank_sparse_momentum=False)), hybrid, maps, mask)
+    image = run(LowRankSparse(LowRankSparseOptions(momentum=False)), hybrid, maps, mask)
     assert 1 < passes <= 51
     torch.testing.assert_close(image, low_rank + sparse)
-    assert not torch.allclose(run(LowRankSparse(ReconOptions()), hybrid, maps, mask), image, rtol=1e-4)
+    assert not torch.allclose(run(LowRankSparse(LowRankSparseOptions()), hybrid, maps, mask), image, rtol=1e-4)

@@ -16,7 +16,8 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from recon_core.ct.alignment import check_alignment, time_average_magnitude
 from recon_core.ct.geometry import AIR, SliceGeometry, load_transform, resample, window
 from recon_core.ct.load import load_volume
-from recon_core.ct.placement import CtSettings, ScanCt
+from recon_core.ct.placement import ScanCt
+from recon_core.ct.settings import CtSettings
 from recon_core.ct.volume import CtVolume
 from recon_core.errors import DataError, ResourceError, SettingsError
 from tests.helpers.parity import run_case
@@ -628,7 +629,8 @@ def test_the_image_to_compare_with():
 
 
 def scan_ct(path, trained_without=True, **changes):
-    return ScanCt(CtSettings(path=path, window=(-400.0, 600.0), **changes), trained_without=trained_without)
+    settings = CtSettings(path="" if path is None else str(path), window_low=-400.0, window_high=600.0, **changes)
+    return ScanCt(settings, trained_without=trained_without)
 
 
 @pytest.fixture
@@ -663,7 +665,7 @@ def test_slices_that_lie_the_same_are_resampled_once(nifti, monkeypatch):
 
 def test_settings_reach_the_resampling(nifti, tmp_path):
     (tmp_path / "m.txt").write_text("1 0 0 0\n0 1 0 0\n0 0 1 -3\n0 0 0 1\n")
-    ct = scan_ct(nifti, frame="table", transform=tmp_path / "m.txt", slab_samples=1)
+    ct = scan_ct(nifti, frame="table", transform=str(tmp_path / "m.txt"), slab_samples=1)
     slice_ = geometry(position=(4.0, -6.0, 1014.0), table_position=(0.0, 0.0, 1000.0))
     expected = np.clip((ramp(points(geometry())) + 400) / 1000, 0, 1)
     np.testing.assert_allclose(ct.place(slice_, "slice 0").image, expected, atol=1e-5)
@@ -702,8 +704,8 @@ def test_no_ct_at_all(tmp_path, make, reason, error, message):
 
 def test_no_transform(nifti, tmp_path):
     with pytest.raises(SettingsError, match=r"^ct_transform: .*absent\.txt"):
-        scan_ct(nifti, transform=tmp_path / "absent.txt")
-    ct = scan_ct(nifti, transform=tmp_path / "absent.txt", policy="fallback")
+        scan_ct(nifti, transform=str(tmp_path / "absent.txt"))
+    ct = scan_ct(nifti, transform=str(tmp_path / "absent.txt"), policy="fallback")
     assert ct.place(geometry(), "slice 0").status == "no_ct:transform"
 
 
@@ -761,8 +763,8 @@ def test_a_fallback_needs_weights_that_can_do_without(nifti):
         ({"policy": "ignore"}, "ct_policy"),
         ({"frame": "scanner"}, "ct_frame"),
         ({"transform_space": "xyz"}, "ct_transform_space"),
-        ({"window": (800.0, -200.0)}, "ct_window"),
-        ({"window": (0.0, float("nan"))}, "ct_window"),
+        ({"window_low": 800.0, "window_high": -200.0}, "ct_window_low must be below ct_window_high"),
+        ({"window_high": float("nan")}, "ct_window_high"),
         ({"slab_samples": 0}, "ct_slab_samples"),
         ({"min_coverage": 1.5}, "ct_min_coverage"),
     ],

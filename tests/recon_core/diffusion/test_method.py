@@ -5,9 +5,10 @@ import torch
 
 from recon_core.diffusion import method as method_module
 from recon_core.diffusion import score_network
-from recon_core.diffusion.method import DSTDM, SamplingOptions
+from recon_core.diffusion.method import DSTDM
 from recon_core.diffusion.warm_start import temporal_sense
 from recon_core.errors import ModelError, SettingsError
+from recon_core.options import DSTDMOptions
 from recon_core.physics.fourier import fft
 from recon_core.simulate.sampling import interleaved_mask
 from tests.bench.published import dstdm as published
@@ -15,7 +16,7 @@ from tests.parity_cases.dstdm import gaussian_score
 from tests.recon_core.diffusion.support import PRIOR, field, moving_lines, scan, tiny, truth
 from tests.recon_core.physics.test_memory import peak_bytes
 
-SHORT = SamplingOptions(steps=2)
+SHORT = DSTDMOptions(steps=2)
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +26,7 @@ def _without_gradients():
 
 
 def sampled(network, data, **options):
-    return network.sample(data, SamplingOptions(**{"steps": 2, **options}))
+    return network.sample(data, DSTDMOptions(**{"steps": 2, **options}))
 
 
 def root_mean_square(image):
@@ -48,7 +49,7 @@ def with_exact_score(network, evaluations=None, prior=PRIOR):
 def test_evaluations_of_the_modes(mode, expected):
     evaluations = []
     data = scan(moving_lines(4, 8, 2), n_x=6)
-    with_exact_score(tiny(), evaluations).sample(data, SamplingOptions(mode=mode))
+    with_exact_score(tiny(), evaluations).sample(data, DSTDMOptions(sampler=mode))
     assert len(evaluations) == expected
     assert evaluations.count((6, 2, 4, 8)) == evaluations.count((8, 2, 4, 6)) == expected // 2
     assert f"{expected // 2 if mode == 'paper' else expected} steps" in data.notes[-1]
@@ -60,8 +61,8 @@ def test_sampling_improves_on_its_first_image():
     data = scan(moving_lines(8, 32, 4), n_x=24, noise=0.02, image=reference)
     network = with_exact_score(tiny())
     errors = {
-        name: root_mean_square(network.sample(data, SamplingOptions(**options)).image - reference)
-        for name, options in (("fast", {}), ("fastest", {"mode": "fastest"}), ("mean", {"samples": 6}))
+        name: root_mean_square(network.sample(data, DSTDMOptions(**options)).image - reference)
+        for name, options in (("fast", {}), ("fastest", {"sampler": "fastest"}), ("mean", {"samples": 6}))
     }
     first = temporal_sense(method_module.DataConsistency(data.maps, data.mask, data.hybrid))
     assert max(errors.values()) < root_mean_square(first - reference)
@@ -72,7 +73,7 @@ def test_sampling_improves_on_its_first_image():
 def test_the_result_agrees_with_the_data_of_one_coil(mode):
     """With one coil the replacement is exact."""
     data = scan(moving_lines(4, 8, 2), n_x=6, n_coils=1)
-    image = sampled(tiny(sigma_max=1.0), data, mode=mode).image
+    image = sampled(tiny(sigma_max=1.0), data, sampler=mode).image
     kspace = fft(data.maps * image[:, None], (-2,))
     measured = data.mask[:, None, :, None].expand_as(kspace)
     torch.testing.assert_close(kspace[measured], data.hybrid[measured], rtol=1e-4, atol=1e-4)
@@ -81,7 +82,7 @@ def test_the_result_agrees_with_the_data_of_one_coil(mode):
 @pytest.mark.parametrize("mode", ["fast", "paper"])
 def test_a_seed_stands_for_an_image(mode):
     network, data = tiny(sigma_max=1.0), scan(moving_lines(4, 8, 2), n_x=6)
-    images = [sampled(network, data, mode=mode, seed=seed).image for seed in (5, 5, 6)]
+    images = [sampled(network, data, sampler=mode, seed=seed).image for seed in (5, 5, 6)]
     assert torch.equal(images[0], images[1])
     assert not torch.allclose(images[0], images[2], atol=1e-4)
 
@@ -124,7 +125,7 @@ def test_several_samples_give_mean_and_deviation():
 
 def test_reconstruct_samples_as_the_network_is_told():
     network, data = tiny(), scan(moving_lines(4, 8, 2), n_x=6)
-    network.sampling = SamplingOptions(mode="fastest", steps=3, seed=2)
+    network.sampling = DSTDMOptions(sampler="fastest", steps=3, seed=2)
     torch.testing.assert_close(network.reconstruct(data), network.sample(data, network.sampling).image)
 
 
@@ -145,7 +146,7 @@ def test_consistency_is_repeated_or_solved(monkeypatch):
         ({"consistency_iterations": 4}, ["solve"] * 3),
         ({"start_noise": 0.4}, ["hard"] * 9),
         ({"start_noise": 0.4, "consistency_repetitions": 1}, ["hard"] * 3),
-        ({"mode": "paper"}, ["hard"] * 3),
+        ({"sampler": "paper"}, ["hard"] * 3),
     ]:
         calls.clear()
         sampled(network, data, **options)
@@ -178,7 +179,7 @@ def test_where_the_maps_are_zero_so_is_the_image(options):
 )
 def test_any_size(mode, n_frames, n_y, n_x, n_coils):
     data = scan(moving_lines(n_frames, n_y, 2), n_x=n_x, n_coils=n_coils)
-    image = sampled(tiny(sigma_max=1.0), data, mode=mode).image
+    image = sampled(tiny(sigma_max=1.0), data, sampler=mode).image
     assert image.shape == (n_frames, n_y, n_x)
     assert image.dtype == torch.complex64
     assert image.isfinite().all()
@@ -221,17 +222,17 @@ def test_start_noise_stays_among_the_levels_that_the_network_knows():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "slow"}, "fast, fastest, paper"),
-        ({"steps": 1}, "2 steps or more"),
-        ({"steps": -2}, "2 steps or more"),
-        ({"samples": 0}, "a sample"),
-        ({"seed": -1}, "seed must not be negative"),
-        ({"start_noise": -0.1}, "start_noise must not be negative"),
+        ({"sampler": "slow"}, "fast, fastest, paper"),
+        ({"steps": 1}, "2 or more"),
+        ({"steps": -2}, "'sampler_steps' must be a whole number from 0"),
+        ({"samples": 0}, "'samples' must be a whole number from 1"),
+        ({"seed": -1}, "'seed' must be a whole number from 0"),
+        ({"start_noise": -0.1}, "'start_noise' must be a number from 0"),
     ],
 )
 def test_options_that_make_no_image(options, message):
     with pytest.raises(SettingsError, match=message):
-        SamplingOptions(**options)
+        DSTDMOptions(**options)
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
@@ -280,12 +281,12 @@ def test_memory_is_predicted(shape, mode):
     n_frames, n_coils, n_y, n_x = shape
     network = tiny(channel_factors=(1, 2, 2), blocks=2)
     data = scan(torch.from_numpy(interleaved_mask(n_frames, n_y, 3)), n_x=n_x, n_coils=n_coils)
-    measured = peak_bytes(lambda: sampled(network, data, mode=mode))
+    measured = peak_bytes(lambda: sampled(network, data, sampler=mode))
     assert measured < network.working_bytes(shape) < 1.5 * measured
 
 
 @pytest.mark.parametrize(
-    "options", [{"mode": "paper", "samples": 2}, {"samples": 2}, {"consistency_iterations": 2, "samples": 2}]
+    "options", [{"sampler": "paper", "samples": 2}, {"samples": 2}, {"consistency_iterations": 2, "samples": 2}]
 )
 @pytest.mark.parametrize("shape", [(12, 8, 64, 48), (5, 10, 96, 90)])
 def test_memory_is_predicted_beside_the_features(shape, options, monkeypatch):
@@ -311,6 +312,6 @@ def test_the_published_code_gives_the_same_image():
         network, kspace, mask, maps, lambda shape: torch.randn(shape, generator=generator), n_steps=3
     )
     assert len(calls) == 12
-    ours = network.sample(data, SamplingOptions(mode="paper", steps=3, seed=3)).image
+    ours = network.sample(data, DSTDMOptions(sampler="paper", steps=3, seed=3)).image
     theirs = torch.complex(theirs[:, 0], theirs[:, 1]).permute(1, 2, 0)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))

@@ -9,7 +9,7 @@ from recon_core.data import CineSlice, HybridSlice
 from recon_core.engine import Engine
 from recon_core.errors import DataError, ModelError
 from recon_core.networks.method import NetworkMethod
-from recon_core.options import ReconOptions
+from recon_core.options import NetworkOptions, ReconOptions
 from recon_core.simulate.sampling import interleaved_mask
 from recon_core.weights.loading import import_weights
 from tests.helpers.networks import NETWORKS, TINY, tiny, write_tiny_weights
@@ -38,7 +38,7 @@ def kspace(n_frames=6, n_coils=3, n_y=20, n_x=16, step=2):
 
 
 def reconstruct(name, values, mask, **options):
-    options = ReconOptions(method=name, fallback="none", outside_range="note", **options)  # nothing was learned
+    options = ReconOptions.of(method=name, fallback="none", outside_range="note", **options)  # nothing was learned
     return Engine("cpu").reconstruct(CineSlice(values, mask), options).image
 
 
@@ -158,4 +158,4 @@ def test_a_checkpoint_of_another_method(name, tmp_path):
 def test_no_weights(name, monkeypatch, tmp_path):
     monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
     with pytest.raises(ModelError, match=f"cinestream import-weights {name}"):
-        NetworkMethod(ReconOptions(method=name))
+        NetworkMethod(name, NetworkOptions())

@@ -7,11 +7,12 @@ import torch
 
 from recon_core.coils.calibration import time_average
 from recon_core.data import HybridSlice
+from recon_core.engine import create_method
 from recon_core.errors import ResourceError
 from recon_core.networks import method as method_module
 from recon_core.networks.base import Network
 from recon_core.networks.method import NetworkMethod, signal_to_noise
-from recon_core.options import ReconOptions
+from recon_core.options import NetworkOptions, ReconOptions
 from recon_core.physics import memory
 from recon_core.physics.sense import SenseOperator
 from recon_core.simulate.sampling import interleaved_mask
@@ -41,7 +42,7 @@ def data(n_frames=6, n_coils=2, n_y=16, n_x=12, scale=1.0):
 
 def run(slice_, **options):
     with torch.inference_mode():
-        return NetworkMethod(ReconOptions(**options))(slice_)
+        return create_method(options["method"], ReconOptions.of(**options))(slice_)
 
 
 def test_it_is_the_network_on_all_frames(weights):
@@ -151,7 +152,7 @@ def test_a_system_that_does_not_tell_its_memory_is_trusted(weights, monkeypatch)
 
 
 def network(method="crunet_mr"):
-    return NetworkMethod(ReconOptions(method=method))
+    return NetworkMethod(method, NetworkOptions())
 
 
 def test_a_scan_unlike_the_training_is_told_and_can_be_run(weights):

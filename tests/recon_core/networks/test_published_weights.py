@@ -51,7 +51,7 @@ def in_phase(image, truth):
 
 def test_they_reconstruct_what_the_authors_network_does(demo):
     truth, mask, official = demo
-    result = Engine("cpu").reconstruct(measured(truth, mask), ReconOptions(method="crnn_mri", fallback="none"))
+    result = Engine("cpu").reconstruct(measured(truth, mask), ReconOptions.of(method="crnn_mri", fallback="none"))
     assert psnr(in_phase(result.image, truth), truth) > official
     assert result.method == "crnn_mri"
     (note,) = [note for note in result.notes if "weights" in note]
@@ -62,7 +62,7 @@ def test_they_reconstruct_what_the_authors_network_does(demo):
 @pytest.mark.parametrize("unit", [1e-6, 1e4])
 def test_the_unit_of_the_data_does_not_matter(demo, unit):
     truth, mask, official = demo
-    options = ReconOptions(method="crnn_mri", fallback="none")
+    options = ReconOptions.of(method="crnn_mri", fallback="none")
     result = Engine("cpu").reconstruct(measured(np.float32(unit) * truth, mask), options)
     assert psnr(in_phase(result.image / unit, truth), truth) > official
 
@@ -70,7 +70,7 @@ def test_the_unit_of_the_data_does_not_matter(demo, unit):
 def test_where_they_do_harm_the_fallback_takes_over_and_says_why(demo):
     truth, _, _ = demo
     constant = uniform_mask(len(truth), truth.shape[1], 4, 24)
-    options = ReconOptions(method="crnn_mri", fallback="cg_sense")
+    options = ReconOptions.of(method="crnn_mri", fallback="cg_sense")
     result = Engine("cpu").reconstruct(measured(truth, constant), options)
     assert result.method == "cg_sense"
     (why,) = [note for note in result.notes if "crnn_mri" in note]
@@ -82,4 +82,4 @@ def test_where_they_do_harm_the_fallback_takes_over_and_says_why(demo):
 def test_without_a_fallback_it_is_an_error(demo):
     truth, mask, _ = demo
     with pytest.raises(ModelError, match="coils 2, trained for 1"):
-        Engine("cpu").reconstruct(measured(truth, mask, 2), ReconOptions(method="crnn_mri", fallback="none"))
+        Engine("cpu").reconstruct(measured(truth, mask, 2), ReconOptions.of(method="crnn_mri", fallback="none"))

@@ -54,9 +54,9 @@ def test_zero_filled_is_none():
 def test_cg_sense_is_the_method_with_ten_iterations():
     data = scan()
     found = with_start(data, "cg_sense")
-    expected = create_method("cg_sense", ReconOptions(method="cg_sense", iterations=10))(data)
+    expected = create_method("cg_sense", ReconOptions.of(method="cg_sense", iterations=10))(data)
     assert torch.equal(found.start, expected)
-    more = create_method("cg_sense", ReconOptions(method="cg_sense", iterations=20))(data)
+    more = create_method("cg_sense", ReconOptions.of(method="cg_sense", iterations=20))(data)
     assert not torch.equal(found.start, more)
     assert found.hybrid is data.hybrid
     assert data.start is None

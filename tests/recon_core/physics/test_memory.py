@@ -7,7 +7,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from recon_core.classical.cg_sense import CGSense
-from recon_core.options import ReconOptions
+from recon_core.options import CGSenseOptions
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.memory import available_bytes, predicted_bytes
 from tests.recon_core.support import run
@@ -34,7 +34,7 @@ def arrays(shape, per_frame, folds, device="cpu"):
 def work(stage, measured, maps, mask):
     if stage == "sense":
         reference = measured[0], mask[0]  # none of the work: the engine has it beforehand
-        return run(CGSense(ReconOptions(iterations=3)), measured, maps, mask, reference)
+        return run(CGSense(CGSenseOptions(iterations=3)), measured, maps, mask, reference)
     image = torch.zeros_like(measured[:, 0])
     consistency = DataConsistency(maps, mask, measured)
     return consistency.hard(image) if stage == "consistency" else consistency.solve(image, 0.1, 3)

@@ -49,7 +49,7 @@ def test_whitened_scans_are_recognised_and_others_are_not(plan):
     made = simulate(ScanPlan(**{"matrix_x": 64, "matrix_y": 48, "frames": 3, "coils": 4, "acs_lines": 8, **plan}))
     found = []
     for whiten in (True, False):
-        settings = Settings(method="zero_filled", whiten=whiten)
+        settings = Settings.of(method="zero_filled", whiten=whiten)
         chain = Chain(parse_header(made.header), settings, StubEngine, watch=lambda one, _: found.append(one.cine))
         list(chain(made.items()))
     whitened, raw = found

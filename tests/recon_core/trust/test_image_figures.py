@@ -8,7 +8,7 @@ import torch
 from recon_core.classical.cg_sense import CGSense
 from recon_core.coils.calibration import time_average
 from recon_core.data import HybridSlice
-from recon_core.options import ReconOptions
+from recon_core.options import CGSenseOptions
 from recon_core.physics.sense import SenseOperator
 from recon_core.trust.image_figures import image_figures
 from recon_core.trust.ranges import Limits
@@ -34,7 +34,7 @@ def scan(smooth_maps):
         noise = 2**0.5 * torch.randn(N_FRAMES, N_COILS, N_Y, N_X, dtype=torch.complex64, generator=generator)
         hybrid = SenseOperator(maps, mask).forward(truth) + noise * mask[:, None, :, None]
         data = HybridSlice(hybrid, mask, maps, *time_average(hybrid, mask), 2.0 if known else None)
-        return data, truth, CGSense(ReconOptions())(data)
+        return data, truth, CGSense(CGSenseOptions())(data)
 
     return measure
 
@@ -72,7 +72,7 @@ def test_what_the_reference_leaves_too_is_nobodys_fault(scan):
     """Wrong coil maps leave much whatever the image."""
     data, _, _ = scan()
     wrong = dataclasses.replace(data, maps=data.maps.roll(1, 0))
-    reference = CGSense(ReconOptions())(wrong)
+    reference = CGSense(CGSenseOptions())(wrong)
     assert image_figures(wrong, reference).residual > 0.3
     assert image_figures(wrong, reference, reference).residual == 0.0
 
@@ -109,7 +109,7 @@ def test_frames_without_a_line_do_not_count(scan):
     mask[2] = False
     hybrid = data.hybrid * mask[:, None, :, None]
     empty = dataclasses.replace(data, mask=mask, hybrid=hybrid)
-    reference = CGSense(ReconOptions())(empty)
+    reference = CGSense(CGSenseOptions())(empty)
     figures = image_figures(empty, truth, reference)
     assert figures.residual < 0.1
     assert figures.change < 0.3
