@@ -1,4 +1,4 @@
-"""What commands print, and the small text files that they read and write."""
+"""What commands print, and the small text files that they read."""
 
 from __future__ import annotations
 
@@ -30,17 +30,3 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ResourceError(f"cannot read {path}: {error}") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file.
-
-    Raises
-    ------
-    ResourceError
-        If it cannot be written.
-    """
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror}") from error

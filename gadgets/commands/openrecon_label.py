@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gadgets.commands.console import read_text, say, write_text
+from gadgets.commands.console import read_text, say
+from recon_core.storage import write_file
 
 if TYPE_CHECKING:
     import argparse
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     label = openrecon.make_label(gpu=options.gpu)
     text = openrecon.encode_label(label) + "\n" if options.base64 else openrecon.label_text(label)
     if options.output:
-        write_text(options.output, text)
+        write_file(options.output, text.encode())
         say(f"label of {openrecon.package_name(label)} in {options.output}")
     else:
         sys.stdout.write(text)

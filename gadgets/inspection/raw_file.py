@@ -7,10 +7,8 @@ them. So the report cannot disagree with what a replay does.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +16,7 @@ from gadgets.chain import Chain
 from gadgets.files.progress import with_progress
 from gadgets.files.raw import open_scan
 from gadgets.gating.gate import Gate
+from gadgets.inspection.report import Fact, Finding, Inspection
 from gadgets.inspection.statistics import Tally
 from gadgets.preparation.readouts import ReadoutGrid
 from gadgets.problems import Problems
@@ -28,7 +27,7 @@ from gadgets.wire.header import parse_header
 from gadgets.wire.messages import AcquisitionFlag
 from gadgets.wire.vendor import DAY, tick_doubt, tick_length
 from recon_core.data import CineSlice, Reconstruction
-from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError
+from recon_core.errors import CinestreamError, DataError, ModelError
 from recon_core.gating.beats import REGULAR
 from recon_core.methods import find_method
 from recon_core.trust.ranges import Sampling
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gadgets.inspection.statistics import Shape
+    from gadgets.inspection.statistics import Shape, WaveformCount
     from gadgets.slices.complete import CompleteSlice
     from gadgets.wire.header import Encoding, ScanHeader
     from recon_core.gating.beats import Rhythm
@@ -49,84 +48,6 @@ _WAVEFORMS = {0: "ECG", 1: "pulse", 2: "respiration", 3: "external", 4: "externa
 _LEARNING = 5  # added to the id while the scanner learns the signal
 _UNANNOUNCED = 1.5  # times the acceleration of the header
 _MOST_LISTED = 12  # values, slices or kinds of readouts that are listed one by one
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One line of the report, for people (`text`) and for machines (`value`, fit for JSON)."""
-
-    name: str
-    text: str
-    value: Any
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What looks wrong, and what to do; `damage` where a replay would lose data or images."""
-
-    text: str
-    damage: bool
-
-
-@dataclass
-class Inspection:
-    """The report on a file.
-
-    Parameters
-    ----------
-    source
-        Name of the file.
-    sections
-        Facts by title.
-    findings
-        What looks wrong, the worst first.
-    """
-
-    source: str
-    sections: dict[str, list[Fact]] = field(default_factory=dict)
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def good(self) -> bool:
-        """Replay would give all images that the scan promises, from undamaged data."""
-        return not any(finding.damage for finding in self.findings)
-
-    def text(self) -> str:
-        """The report for people."""
-        width = max((len(fact.name) for facts in self.sections.values() for fact in facts), default=0)
-        lines = [self.source]
-        for title, facts in self.sections.items():
-            lines += ["", title]
-            for fact in facts:
-                first, *rest = fact.text.splitlines() or [""]
-                lines.append(f"  {fact.name:{width}}  {first}")
-                lines += [f"  {'':{width}}  {line}" for line in rest]
-        lines += ["", "What looks wrong" if self.findings else "Nothing looks wrong"]
-        lines += [f"  {'bad ' if finding.damage else 'note'}  {finding.text}" for finding in self.findings]
-        return "\n".join(lines)
-
-    def json(self) -> str:
-        """The same for machines."""
-        document = {
-            "source": self.source,
-            "good": self.good,
-            **{title: {fact.name: fact.value for fact in facts} for title, facts in self.sections.items()},
-            "findings": [dataclasses.asdict(finding) for finding in self.findings],
-        }
-        return json.dumps(document, indent=1)
-
-    def write_json(self, path: Path) -> None:
-        """Write the report for machines.
-
-        Raises
-        ------
-        ResourceError
-            If the file cannot be written.
-        """
-        try:
-            path.write_text(self.json() + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ResourceError(f"cannot write {path}: {error.strerror}") from error
 
 
 class RecordingEngine:
@@ -262,34 +183,38 @@ def _readout_facts(header: ScanHeader, tally: Tally) -> list[Fact]:
     said = f"the header says {header.receiver_channels}" if header.receiver_channels else "the header does not say"
     text = f"{' and '.join(map(str, coils))} in the readouts, {said}"
     facts.append(Fact("coils", text, {"readouts": coils, "header": header.receiver_channels}))
-    counters = tally.counters()
-    if counters:
-        limits = header.encodings[0].limits
-        rows = []
-        for name, values in counters.items():
-            limit = limits.get("kspace_encoding_step" + name[-2:] if name.startswith("kspace") else name)
-            if len(values) > 1 or values[0] or (limit and limit.maximum):
-                said = f", the header says to {limit.maximum}" if limit else ""
-                rows.append(f"{name} {values[0]} to {values[-1]}, {len(values)} values{said}")
-        values_by = {
-            name: {"least": int(values[0]), "most": int(values[-1]), "values": len(values)}
-            for name, values in counters.items()
-        }
-        facts.append(Fact("counters", "\n".join(rows) or "all 0", values_by))
-        facts.append(_centres(header, counters))
+    facts += _counter_facts(header, tally.counters())
     text = (
         f"{tally.not_finite} with values that are not finite, {tally.zero} all zero; largest value {tally.largest:.3g}"
     )
     facts.append(Fact("values", text, {"not_finite": tally.not_finite, "zero": tally.zero, "largest": tally.largest}))
-    for number, waveform in sorted(tally.waveforms.items()):
-        name = _WAVEFORMS.get(number % _LEARNING if number < 2 * _LEARNING else number, "unknown")
-        name += " (learning phase)" if _LEARNING <= number < 2 * _LEARNING else ""
-        seconds = waveform.samples * waveform.sample_time_us / 1e6
-        text = f"{name}: {waveform.packets} packets of {waveform.channels} channels, {seconds:.1f} s of "
-        text += f"{waveform.sample_time_us:g} us samples, {waveform.triggers} triggers in the last channel"
-        value = {item.name: getattr(waveform, item.name) for item in dataclasses.fields(waveform) if item.repr}
-        facts.append(Fact(f"waveform {number}", text, value))
-    return facts
+    return [*facts, *(_waveform_fact(number, waveform) for number, waveform in sorted(tally.waveforms.items()))]
+
+
+def _counter_facts(header: ScanHeader, counters: dict[str, NDArray[np.intp]]) -> list[Fact]:
+    if not counters:
+        return []
+    limits, rows = header.encodings[0].limits, []
+    for name, values in counters.items():
+        limit = limits.get("kspace_encoding_step" + name[-2:] if name.startswith("kspace") else name)
+        if len(values) > 1 or values[0] or (limit and limit.maximum):
+            said = f", the header says to {limit.maximum}" if limit else ""
+            rows.append(f"{name} {values[0]} to {values[-1]}, {len(values)} values{said}")
+    values_by = {
+        name: {"least": int(values[0]), "most": int(values[-1]), "values": len(values)}
+        for name, values in counters.items()
+    }
+    return [Fact("counters", "\n".join(rows) or "all 0", values_by), _centres(header, counters)]
+
+
+def _waveform_fact(number: int, waveform: WaveformCount) -> Fact:
+    name = _WAVEFORMS.get(number % _LEARNING if number < 2 * _LEARNING else number, "unknown")
+    name += " (learning phase)" if _LEARNING <= number < 2 * _LEARNING else ""
+    seconds = waveform.samples * waveform.sample_time_us / 1e6
+    text = f"{name}: {waveform.packets} packets of {waveform.channels} channels, {seconds:.1f} s of "
+    text += f"{waveform.sample_time_us:g} us samples, {waveform.triggers} triggers in the last channel"
+    value = {item.name: getattr(waveform, item.name) for item in dataclasses.fields(waveform) if item.repr}
+    return Fact(f"waveform {number}", text, value)
 
 
 def _shape_in_words(header: ScanHeader, shape: Shape) -> str:
@@ -374,7 +299,7 @@ def _time_facts(
         kind = "retrospective" if number in gated else _kind(here, _axis(header, settings, here), rhythm)
         text = why if rhythm is None else _rhythm_in_words(rhythm)
         if number in gated:
-            text = gated[number].notes[0]  # which beats, and who told them
+            text = gated[number].notes[0]  # which beats, and where they are from
         rows.append(f"slice {number}: {kind}; {text}")
         rr = [] if rhythm is None else [round(length, 1) for length in rhythm.rr.tolist()]
         values.append({"slice": number, "kind": kind, "rr_ms": rr, "reason": why})
@@ -542,7 +467,7 @@ def _doubts(header: ScanHeader, settings: Settings, tally: Tally, records: NDArr
 
 
 def _unannounced(header: ScanHeader, slices: list[CompleteSlice], samplings: list[Sampling]) -> list[str]:
-    """An acceleration that the header does not tell: no slice looks complete before the scan is over."""
+    """An acceleration that the header does not announce: no slice looks complete before the scan is over."""
     doubts = []
     for number, encoding in enumerate(header.encodings):
         found = [one.acceleration for it, one in zip(slices, samplings, strict=True) if it.key.encoding == number]
