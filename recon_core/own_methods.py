@@ -19,11 +19,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recon_core.errors import ModelError, SettingsError
+from recon_core.errors import CinestreamError, ModelError, SettingsError
 from recon_core.methods import METHODS, OWN_METHODS, MethodInfo, find_method, load_target, method_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    import torch
+
+    from recon_core.data import HybridSlice
+    from recon_core.options import ReconOptions
 
 logger = logging.getLogger("cinestream")
 
@@ -137,7 +142,7 @@ def load_method(name: str) -> Any:  # noqa: ANN401 - a class or a function
     if name not in method_names():
         allow_methods([name])
     info = find_method(name)
-    return load_target(info.network or info.target)
+    return load_target(info.target.method if isinstance(info.target, _Builder) else info.network or info.target)
 
 
 def allowed_by_operator() -> list[str]:
@@ -200,8 +205,8 @@ def _check_name(name: str) -> None:
 def _info(name: str, method: object, where: str) -> MethodInfo:
     """The traits of a method in any of its forms."""
     if isinstance(method, MethodInfo):
-        return method
-    kind = method if isinstance(method, type) else type(method)
+        return method if method.network else dataclasses.replace(method, target=_Builder(name, method.target))
+    kind: type = method if isinstance(method, type) else type(method)
     network: Any = method if _has_base(kind, "recon_core.networks.base", "Network") else ""
     module = _has_base(kind, "torch.nn.modules.module", "Module")
     target: Any = None
@@ -209,21 +214,54 @@ def _info(name: str, method: object, where: str) -> MethodInfo:
         target = "recon_core.networks.method:NetworkMethod"
     elif module:
         hint = "; give the class of the network, derived from recon_core.networks.base.ImageNetwork"
-    elif isinstance(method, type):
-        target = method if any("__call__" in vars(base) for base in method.__mro__) else None
-    elif callable(method):
-        target = functools.partial(_as_it_is, method)
+    elif callable(method) and (not isinstance(method, type) or any("__call__" in vars(base) for base in kind.__mro__)):
+        target = _Builder(name, method)
     if target is None:
         raise ModelError(f"the method {name} ({where}) must be {_FORMS}; got {method!r:.80}{hint if module else ''}")
     summary = (inspect.getdoc(method) or f"of {where}").partition("\n\n")[0].replace("\n", " ").rstrip(".")
     return MethodInfo(target=target, label=name, summary=summary, reference="", network=network)
 
 
-def _as_it_is(method: object, _: object) -> object:
-    """A function of a slice takes no options to be built from."""
-    return method
-
-
 def _has_base(kind: type, module: str, name: str) -> bool:
     """Whether a class derives from another, seen without importing that one."""
     return any((base.__module__, base.__qualname__) == (module, name) for base in kind.__mro__)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Builder:
+    """Builds a method that is no network; whatever goes wrong in it is an error that the fallback takes over from.
+
+    Parameters
+    ----------
+    name
+        Of the method.
+    method
+        A class or, as `MethodInfo.target` has it, a name of what builds it from the options; or a function of a slice.
+    """
+
+    name: str
+    method: Any
+
+    def __call__(self, options: ReconOptions) -> Callable[[HybridSlice], torch.Tensor]:
+        takes_options = isinstance(self.method, type | str)
+        built = self._guarded(load_target(self.method), options) if takes_options else self.method
+        return functools.partial(self._run, built)
+
+    def _run(self, method: Any, data: HybridSlice) -> torch.Tensor:  # noqa: ANN401 - what the user gave
+        image: torch.Tensor = self._guarded(method, data)
+        wanted = (len(data.hybrid), *data.hybrid.shape[2:])
+        if getattr(image, "dtype", None) != data.hybrid.dtype or image.shape != wanted:
+            found = f"{tuple(image.shape)} {image.dtype}" if hasattr(image, "dtype") else type(image).__name__
+            raise ModelError(
+                f"{self.name} must give a tensor (frame, y, x) = {wanted} {data.hybrid.dtype}, got {found}"
+            )
+        return image.to(data.hybrid.device)
+
+    def _guarded(self, call: Any, argument: object) -> Any:  # noqa: ANN401 - what the user gave
+        try:
+            return call(argument)
+        except CinestreamError:
+            raise
+        except Exception as error:
+            logger.debug("%s failed", self.name, exc_info=True)
+            raise ModelError(f"{self.name} failed: {type(error).__name__}: {error}") from error

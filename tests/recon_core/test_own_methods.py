@@ -11,7 +11,7 @@ import torch
 
 from recon_core import reconstruct, register_method
 from recon_core.errors import ModelError, SettingsError
-from recon_core.methods import METHODS, OWN_METHODS, MethodInfo, find_method, load_target, method_names, network_names
+from recon_core.methods import METHODS, OWN_METHODS, MethodInfo, find_method, method_names, network_names
 from recon_core.networks.base import ImageNetwork
 from recon_core.networks.golden import fill
 from recon_core.own_methods import allow_methods, allowed_by_operator, available_methods, load_method
@@ -113,13 +113,40 @@ def test_wrong_names_and_traits():
         register_method("mine", half, linea=True)
 
 
-def test_a_failing_method_goes_to_the_fallback(scan):
-    def fail(data):
-        raise ModelError("out of luck")
+class Unbuilt(Half):
+    def __init__(self, options):
+        raise KeyError("window")
 
-    register_method("mine", fail)
-    with pytest.warns(UserWarning, match="not of mine: cg_sense instead of mine: out of luck"):
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        (lambda data: data.no_such_field, "mine failed: AttributeError: .*no_such_field"),
+        (
+            lambda data: half(data)[0],
+            r"must give a tensor \(frame, y, x\) = \(6, 48, 40\) torch.complex64, got \(48, 40\)",
+        ),
+        (lambda data: half(data).abs(), r"got \(6, 48, 40\) torch.float32"),
+        (lambda data: half(data).numpy(), r"got \(6, 48, 40\) complex64"),
+        (lambda data: None, "got NoneType"),
+        (lambda data: half(data) / 0, "not finite"),
+        (Unbuilt, "mine failed: KeyError: 'window'"),
+        (MethodInfo(target=Unbuilt, label="", summary="", reference=""), "mine failed: KeyError: 'window'"),
+    ],
+)
+def test_a_failing_method_goes_to_the_fallback(scan, method, reason):
+    register_method("mine", method)
+    with pytest.warns(UserWarning, match=f"not of mine: cg_sense instead of mine: .*{reason}"):
         assert reconstruct(scan.kspace, "mine").method == "cg_sense"
+    with pytest.raises(ModelError, match=reason):
+        reconstruct(scan.kspace, "mine", fallback="none")
+
+
+def test_a_name_of_what_builds_it(scan):
+    register_method("mine", MethodInfo(target=f"{__name__}:Half", label="", summary="", reference=""))
+    assert load_method("mine") is Half
+    assert reconstruct(scan.kspace, "mine").method == "mine"
+    assert load_method("cg_sense").__name__ == "CGSense"
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -185,7 +212,7 @@ def test_dataclasses_in_a_file(tmp_path, monkeypatch):
     write(tmp_path, "mine", text)
     monkeypatch.setenv("CINESTREAM_METHODS", str(tmp_path))
     allow_methods(["mine"])
-    assert load_target(find_method("mine").target)(3).options == 3
+    assert load_method("mine")(3).options == 3
 
 
 # --- packages ---------------------------------------------------------------------------------------------------------
