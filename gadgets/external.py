@@ -46,7 +46,7 @@ def reconstruct(connection: Any) -> None:  # noqa: ANN401 - gadgetron.external.C
     Raises
     ------
     SystemExit
-        With status 1 if anything went wrong; the Gadgetron has been told by then.
+        With status 1 if anything went wrong; the Gadgetron has the error message by then.
     """
     begun = ConfigText(_text(connection.raw_bytes.config)), Header(_text(connection.raw_bytes.header))
     gadgetron = connection.socket.socket

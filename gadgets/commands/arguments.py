@@ -133,7 +133,7 @@ def add_export_targets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dicom", type=Path, metavar="DIR", help="write the images as DICOM into this folder")
     text = "one file per frame (classic) or one per series (enhanced, multi-frame) (default: %(default)s)"
     parser.add_argument("--dicom-kind", choices=("classic", "enhanced"), default="classic", help=text)
-    text = "write the images as NIfTI: a file (.nii, .nii.gz), further ones beside it, or a folder"
+    text = "write the images as NIfTI: a file (.nii, .nii.gz), further series as files next to it, or a folder"
     parser.add_argument("--nifti", type=Path, metavar="PATH", help=text)
     text = "write the first series as a film, slices side by side, in real time; needs the package av"
     parser.add_argument("--mp4", type=Path, metavar="FILE", help=text)

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "write a looped GIF of them side by side, and the errors of the last one"
     files.add_argument("--gif", type=Path, metavar="FILE", help=text)
     files.add_argument("--csv", type=Path, metavar="FILE", help="write the scores as CSV")
-    text = "measure DISTS too, with these weights (.safetensors: VGG-16 features.*, alpha, beta; none come along)"
+    text = "measure DISTS too, with these weights (.safetensors: VGG-16 features.*, alpha, beta; not included)"
     files.add_argument("--dists-weights", type=Path, metavar="FILE", help=text)
     files.add_argument("--group", default="", help="HDF5 group of the images (default: dataset)")
 

@@ -1,8 +1,4 @@
-"""Settings and the pipelines that carry them: one typed dataclass, from which everything else is made.
-
-The XML parser, ``--set``, ``--help``, FIRE's JSON parameters and the documentation table all read the fields of
-`Settings`, so a setting is declared once and is known everywhere.
-"""
+"""Pipelines: version-2 Gadgetron documents in XML that carry settings; reading, finding and installing them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The weights that come along: whole, described, and of use."""
+"""The packaged weights: whole, described, and of use."""
 
 import numpy as np
 import pytest

@@ -122,6 +122,12 @@ def test_help_and_version(run):
     assert run("unknown")[0] == 2
 
 
+def test_help_comes_without_heavy_imports():
+    code = "import sys; from gadgets.commands.main import make_parser; make_parser().format_help(); print(*sys.modules)"
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert not {"torch", "h5py", "PIL", "ismrmrd", "jinja2", "nibabel"} & set(outcome.stdout.split())
+
+
 # --- replay -----------------------------------------------------------------------------------------------------------
 
 
