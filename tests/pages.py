@@ -12,7 +12,7 @@ _INTRODUCTION = """\
 In the `<configuration>` of a pipeline (as elements or as Gadgetron properties), with `--set name=value`, or as FIRE
 parameters (underscores may be left out). XML and `--set` also take group and field, such as `gating.frames`. Unknown
 names and wrong types are refused with a list of what there is.
-`cinestream pipelines --settings` prints the same list.
+`cinestream pipelines` prints the same list.
 """
 
 

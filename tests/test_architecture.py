@@ -32,7 +32,6 @@ def test_core_does_not_know_the_stream(graph):
     assert not [(one, other) for one, other in arrows if one.startswith("recon_core") and other.startswith("gadgets")]
 
 
-@pytest.mark.xfail(reason="imports that are being removed", strict=False)
 def test_the_stream_has_few_rooms_and_few_imports_between_them(graph):
     assert len(rooms("gadgets")) <= 20
     assert len(room_imports("gadgets", graph)) <= 90
