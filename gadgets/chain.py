@@ -195,7 +195,7 @@ class Chain:
             elif isinstance(item, Bucket):
                 yield item.waveforms
             for waveform in _waveforms(item):
-                for complete in self._buffers.hear(waveform):
+                for complete in self._buffers.add_waveform(waveform):
                     yield from self._reconstruct(complete)
             if isinstance(item, _RAW):
                 for complete in self._slices(item):
@@ -270,7 +270,7 @@ class Chain:
             shown = complete
             if self._ct and placed is not None and reconstruction.method == settings.method:
                 shown = self._ct.label(complete, placed)
-            images = list(self._images.make(shown, reconstruction, second="preview" if preview else ""))
+            images: list[Image] = list(self._images.make(shown, reconstruction, second="preview" if preview else ""))
             doubtful = bool(reconstruction.doubts) and settings.outside_range == "beside"
             beside = reconstruction.beside if doubtful or "fallback" in settings.finish.extras else None
             for second, other in (("beside", beside), ("zero_filled", reconstruction.zero_filled)):

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 ERROR_GAIN = 5
-_TICK = 0.0025  # s, clock of the time stamps
+# s that a frame of a loop is shown: where the time from frame to frame is not known, and bounds that eyes can follow
+_USUAL_STEP, _SHORTEST_STEP, _LONGEST_STEP = 0.04, 0.02, 0.2
 MOST_LOOP_FRAMES = 240  # a loop of thousands of frames would make a file no browser opens
 GAP = 2  # pixels between the panels of one picture
 _GAP_GRAY = 30
@@ -57,18 +58,9 @@ def moving_column(frames: NDArray[np.floating]) -> tuple[int, int]:
     return int(np.argmax(deviation.max(axis=0))), side
 
 
-def loop_step(stamps: Iterable[Sequence[int]]) -> float:
-    """Time from frame to frame in s for a loop, within 0.02 to 0.2; 0.04 where time stamps do not tell.
-
-    Parameters
-    ----------
-    stamps
-        For every slice the first physiology time stamp of every frame in ticks.
-    """
-    # The median forgives the step back at every heartbeat of a real-time scan.
-    steps = np.concatenate([np.empty(0), *(np.diff(row) for row in stamps)])
-    step = float(np.median(steps)) if len(steps) else 0.0
-    return min(max(step * _TICK, 0.02), 0.2) if step > 0 else 0.04
+def loop_seconds(frame_time: float | None) -> float:
+    """Time in s that a loop shows each frame for, of the time from frame to frame in ms; 0 or None if not known."""
+    return min(max(frame_time / 1000, _SHORTEST_STEP), _LONGEST_STEP) if frame_time else _USUAL_STEP
 
 
 def montage(tiles: Sequence[Pixels], across: int) -> Pixels:

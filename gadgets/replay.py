@@ -16,8 +16,7 @@ from gadgets.files.noise import read_noise
 from gadgets.files.progress import with_progress
 from gadgets.files.raw import open_scan
 from gadgets.images.collection import sort_images
-from gadgets.images.maker import series_kind
-from gadgets.problems import Problems
+from gadgets.images.maker import CineImage
 from gadgets.settings.pipelines import settings_of
 from gadgets.settings.settings import apply
 from gadgets.wire.header import parse_header
@@ -112,7 +111,7 @@ class ScanImages:
     Parameters
     ----------
     slices
-        By series, then by contrast, set, repetition and slice.
+        By series, then by repetition, set, contrast and slice.
     problems
         What went wrong or was noticed.
     seconds
@@ -287,20 +286,19 @@ class _ArrayMaker:
         self.chain = Chain(scan, settings, shared_engine, noise=known)
         self._settings = settings
         self._tick = tick_length(scan.vendor, settings.readouts.stamp_tick)
-        self._doubts = Problems()  # of counters and geometry, each told once
         self._warned: set[str] = set()
 
     def slices(self, items: Iterable[Message]) -> Iterator[SliceImages]:
         """The images among messages, sorted by series, slice and frame."""
-        images: dict[int, list[Image]] = {}
+        images: dict[int, list[CineImage]] = {}
         for item in items:
-            if isinstance(item, Image):
+            if isinstance(item, CineImage):
                 images.setdefault(int(item.header["image_series_index"]), []).append(item)
-        for series in sort_images(images, self._tick, self._doubts) if images else ():
+        for series in sort_images(images, self._tick):
             for loop in series.loops:
-                yield self._slice(series, loop)
+                yield self._slice(series, loop, images[series.number][0].kind)
 
-    def _slice(self, series: Series, loop: Loop) -> SliceImages:
+    def _slice(self, series: Series, loop: Loop, kind: str) -> SliceImages:
         def text(name: str) -> str:
             return " ".join(loop.meta[0].get(name, ()))
 
@@ -308,7 +306,7 @@ class _ArrayMaker:
             image=loop.pixels,
             slice=loop.key.slice,
             series=series.name,
-            kind=series_kind(self._settings, series.number),
+            kind=kind,
             method=text("cinestream_method"),
             units=text("cinestream_units"),
             comment=text("ImageComment"),
@@ -427,9 +425,8 @@ def replay(
             for item in chain(items):
                 if isinstance(item, Image):
                     images.append(item)
-                    kind = series_kind(settings, int(item.header["image_series_index"]))
-                    if collector is not None and kind != "preview":  # which goes ahead of its slice
-                        collector.add_image(item, kind)
+                if collector is not None and isinstance(item, CineImage):
+                    collector.add_image(item)
     return header, chain.summary
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import defaultdict
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from gadgets.files.images import read_images
-from gadgets.images.maker import as_acquired
-from gadgets.pictures import loop_step
-from gadgets.slices.complete import SliceKey, describe
+from gadgets.files.images import read_header, read_images
+from gadgets.images.collection import sort_images, tick_of_images
+from gadgets.pictures import loop_seconds
 from gadgets.wire.attributes import comes_along, read_meta
 from recon_core.errors import DataError, SettingsError
 from recon_core.metrics.scores import SCORES, measure, read_truth, scaled, score_text
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gadgets.wire.messages import Image
+    from gadgets.images import collection
     from recon_core.metrics.scores import Truth
 
 
@@ -97,7 +96,7 @@ def read_series(path: Path, group: str = "dataset", name: str = "") -> list[Seri
         If it holds no images, images that are not two-dimensional, or two images of one frame.
     """
     try:
-        found = read_images(path, group)
+        found, header = read_images(path, group), read_header(path, group)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{path} is no image file as replay writes it: group {group!r} is laid out otherwise"
@@ -110,38 +109,25 @@ def read_series(path: Path, group: str = "dataset", name: str = "") -> list[Seri
     if not found:
         raise DataError(f"{path} holds no image series in group {group!r}; give what replay or a client wrote")
     name = name or str(path)
-    return [
-        _sorted_series(name if len(found) == 1 else f"{name}, series {number}", images)
-        for number, images in sorted(found.items())
-    ]
+    try:
+        several = sort_images(found, tick_of_images(header))
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
+    return [_compared(name if len(found) == 1 else f"{name}, series {one.number}", one) for one in several]
 
 
-def _sorted_series(name: str, images: Sequence[Image]) -> Series:
-    headers = np.array([image.header for image in images])
-    by_repetition = len(np.unique(headers["phase"])) == 1 < len(np.unique(headers["repetition"]))
-    slices: dict[SliceKey, dict[int, Image]] = defaultdict(dict)
-    for image in images:
-        if image.data.shape[:2] != (1, 1):
-            raise DataError(f"{name}: expected two-dimensional images of one channel, got {image.data.shape}")
-        phase, repetition, contrast, number, of_set = (
-            int(image.header[counter]) for counter in ("phase", "repetition", "contrast", "slice", "set")
-        )
-        key = SliceKey(0, 0 if by_repetition else repetition, of_set, contrast, number)
-        frame = repetition if by_repetition else phase
-        if frame in slices[key]:
-            raise DataError(
-                f"{name}: {describe(key)} has two images of frame {frame}; give one reconstruction at a time"
-            )
-        slices[key][frame] = image
-    ordered = [[frames[i] for i in sorted(frames)] for _, frames in sorted(slices.items())]
-    width, height, _ = headers[0]["field_of_view"].tolist()
-    rows, columns = images[0].data.shape[2:]
+def _compared(name: str, series: collection.Series) -> Series:
+    for one in series.loops:
+        twice = [frame for frame, after in itertools.pairwise(one.frames) if frame == after]
+        if twice:
+            text = f"{name}: {one.name} has two images of frame {twice[0]}"
+            raise DataError(f"{text}; give one reconstruction at a time")
     return Series(
         name,
-        tuple(describe(key) for key in sorted(slices)),
-        tuple(np.stack([np.abs(as_acquired(image)).astype(np.float32) for image in frames]) for frames in ordered),
-        width / height if width > 0 and height > 0 else columns / rows,
-        loop_step([[int(image.header["physiology_time_stamp"][0]) for image in frames] for frames in ordered]),
+        tuple(one.name for one in series.loops),
+        tuple(np.abs(one.acquired) for one in series.loops),
+        series.loops[0].aspect,
+        loop_seconds(series.frame_time),
     )
 
 

@@ -10,9 +10,9 @@ from gadgets.export.movie import check_movies, write_mp4
 from gadgets.export.nifti import names_file, write_nifti
 from gadgets.export.places import check_file, check_folder
 from gadgets.export.scan_facts import ScanFacts
+from gadgets.export.series import exportable_series
 from gadgets.files.images import read_header, read_images
-from gadgets.images.collection import sort_images
-from gadgets.wire.vendor import tick_length
+from gadgets.images.collection import tick_of_images
 from recon_core.errors import DataError, HeaderError, ResourceError
 
 if TYPE_CHECKING:
@@ -101,17 +101,18 @@ def export_images(source: Path, group: str, targets: ExportTargets, problems: Pr
     ResourceError
         If something cannot be read or written.
     """
+    text = header or read_header(source, group)
     try:
-        facts = ScanFacts(header or read_header(source, group))
+        facts = ScanFacts(text)
     except HeaderError as error:
         problems.add("header", f"{error}; exam and patient are left out of the exported images", damage=False)
         facts = ScanFacts()
     images = read_images(source, group)
     if not images:
         raise DataError(f"{source} has no images in the group {group!r}; --group names another")
-    # Without a header, Gadgetron's clock.
-    tick = tick_length(facts.text("acquisitionSystemInformation/systemVendor") if facts else "SIEMENS")
-    series = sort_images(images, tick, problems)
+    series = exportable_series(images, tick_of_images(text), problems)
+    if not series:
+        raise DataError("there are no 2-D images to export; look whether --group names the right HDF5 group")
     written = []
     if targets.dicom:
         from gadgets.export.dicom import write_dicom  # pydicom takes a while to import

@@ -1,4 +1,4 @@
-"""When each readout was measured, in milliseconds since the first."""
+"""The clock of the scanner, in milliseconds: when readouts were measured, and how far frames are apart."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gadgets.wire.vendor import DAY
-from recon_core.gating.beats import (
-    TRIGGER_STEP,
-)
+from recon_core.gating.beats import TRIGGER_STEP
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,3 +46,50 @@ def readout_times(
         if np.median([np.ptp(beat) for beat in beats]) > TRIGGER_STEP:
             return None, "are not of the clock of the time since the trigger"
     return time, ""
+
+
+def typical_step(steps: NDArray[np.float64]) -> float:
+    """Typical step from one moment to the next: the mean of the rising ones without those across a gap.
+
+    The mean is finer than the ticks of a clock, which are often about as long as the steps are.
+
+    Parameters
+    ----------
+    steps
+        ``(step,)`` in ms; NaN where one is not known.
+
+    Returns
+    -------
+    float
+        In ms; 0 where not most of the steps rise.
+    """
+    rising = steps[steps > 0]
+    if 2 * len(rising) <= np.count_nonzero(~np.isnan(steps)):
+        return 0.0
+    return float(np.mean(rising[rising < 1.5 * np.median(rising)]))
+
+
+def frame_time(since: NDArray[np.float64], clock: NDArray[np.float64], *, real_time: bool) -> float:
+    """Time from frame to frame of one slice.
+
+    Phases of one heartbeat may be measured in a beat each, so that only their time since the R wave shows how far they
+    are apart. In real time that falls back at every beat, and the clock of the scanner shows it.
+
+    Parameters
+    ----------
+    since
+        ``(frame,)`` time in ms since the R wave, NaN where it is not known.
+    clock
+        ``(frame,)`` ms on the clock of the scanner, NaN where it is not known.
+    real_time
+        The frames show a scan that runs through the beats, not the phases of one heartbeat.
+
+    Returns
+    -------
+    float
+        In ms; 0 where neither shows it.
+    """
+    by_clock = np.diff(clock)
+    by_clock = np.where(by_clock < -DAY / 2, by_clock + DAY, by_clock)
+    best, other = (by_clock, np.diff(since)) if real_time else (np.diff(since), by_clock)
+    return typical_step(best) or typical_step(other)

@@ -8,6 +8,7 @@ import numpy as np
 
 from gadgets.wire.vendor import DAY
 from recon_core.errors import DataError
+from recon_core.gating.beats import SHORTEST_RR
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 # Of Siemens; 1 to 4 are pulse, respiration and external signals, 5 to 9 the same while the scanner learns them.
 _ECG_ID = 0
 _USUAL_SAMPLE, _LONGEST_SAMPLE = 2500.0, 100_000.0  # us
-_SHORTEST_RR = 200.0  # ms, two triggers nearer than that are one
 
 
 class Ecg:
@@ -34,8 +34,8 @@ class Ecg:
         self._triggers: list[float] = []
         self._ends: list[float] = []
 
-    def note(self, waveform: Waveform) -> None:
-        """Take in a waveform; what is no ECG with a trigger channel is passed over."""
+    def add(self, waveform: Waveform) -> None:
+        """Add a waveform; one that is not an ECG with a trigger channel is ignored."""
         header, (channels, samples) = waveform.header, waveform.data.shape
         if int(header["waveform_id"]) != _ECG_ID or channels < 2 or not samples:
             return
@@ -50,8 +50,8 @@ class Ecg:
         self._ends.append(begin + samples * spacing / 1000)
 
     @property
-    def heard(self) -> bool:
-        """An ECG came."""
+    def has_data(self) -> bool:
+        """Whether any ECG came."""
         return bool(self._ends)
 
     def reaches(self, moment: float) -> bool:
@@ -82,7 +82,7 @@ class Ecg:
             raise DataError(f"the trigger channel of the ECG ({len(self._ends)} packets) is silent")
         times = np.unique(_near(np.array(self._triggers), moment))
         # a trigger that lasts from one packet into the next, or a packet that came twice
-        apart = np.diff(times, prepend=-np.inf) >= _SHORTEST_RR
+        apart = np.diff(times, prepend=-np.inf) >= SHORTEST_RR
         return np.asarray(times[apart])
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gadgets.gating.clock import readout_times
+from gadgets.gating.clock import readout_times, typical_step
 from gadgets.gating.ecg import Ecg
 from gadgets.wire.vendor import find_vendor, tick_doubt, tick_length
 from recon_core.errors import DataError
@@ -29,7 +29,7 @@ from recon_core.gating.beats import (
 from recon_core.gating.self_gating import find_triggers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -52,6 +52,51 @@ _VERDICTS = {REGULAR: "regular", REPAIRED: "repaired", REJECTED: "rejected"}
 
 
 @dataclass(frozen=True)
+class Beat:
+    """One beat of a slice that was gated retrospectively.
+
+    Parameters
+    ----------
+    rr
+        RR interval in ms.
+    verdict
+        ``regular``, ``repaired`` (its trigger was missed, or a false one lay in it) or ``rejected``.
+    used
+        Readouts of it are in the frames.
+    """
+
+    rr: float
+    verdict: str
+    used: bool
+
+    def __str__(self) -> str:
+        """In words, as the attributes of the images have it."""
+        return f"{self.rr:.0f} ms {self.verdict}, {'used' if self.used else 'not used'}"
+
+
+@dataclass(frozen=True)
+class Gating:
+    """How the frames of a slice were gated retrospectively.
+
+    Parameters
+    ----------
+    source
+        Where the R waves come from: ``stamps``, ``ecg`` or ``self``.
+    rr
+        RR interval in ms of the cycle that the frames show.
+    beats
+        All beats of the slice; none where the frames show one of several.
+    beat
+        Number of the beat that the frames show alone; None where they show the mean one.
+    """
+
+    source: str
+    rr: float
+    beats: tuple[Beat, ...] = ()
+    beat: int | None = None
+
+
+@dataclass(frozen=True)
 class Gated:
     """The frames of a slice.
 
@@ -65,18 +110,15 @@ class Gated:
         ``(frame,)`` of the acquisition header, with the phase and the time since the R wave that the frame shows.
     notes
         What a reader of the images must know.
-    meta
-        Attributes of the images.
-    beat
-        Number of the beat, where it is only one of several that these frames show; else 0.
+    gating
+        How they were made.
     """
 
     kspace: NDArray[np.complex64]
     mask: NDArray[np.bool_]
     headers: NDArray[np.void]
     notes: tuple[str, ...]
-    meta: Mapping[str, object]
-    beat: int = 0
+    gating: Gating
 
 
 class _Slice(NamedTuple):
@@ -99,7 +141,7 @@ class Gate:
     settings
         Those of gating.
     problems
-        Where to note what is wrong with the time stamps.
+        Where to report what is wrong with the time stamps.
     """
 
     def __init__(self, header: ScanHeader, settings: Settings, problems: Problems) -> None:
@@ -127,25 +169,19 @@ class Gate:
         """The settings ask for retrospective gating, or the header announces it."""
         return self.forced or self._announced > 0
 
-    def note(self, waveform: Waveform) -> None:
-        """Take in a waveform of the stream."""
-        self._ecg.note(waveform)
+    def add_waveform(self, waveform: Waveform) -> None:
+        """Add a waveform of the stream."""
+        self._ecg.add(waveform)
 
-    def waits(self, name: str, headers: NDArray[np.void]) -> bool:
-        """Tell whether the readouts of a slice, all there, can only be gated when more of the ECG has come."""
-        promised = self._ecg_promised or self._ecg.heard or self._sources == ("ecg",)
+    def needs_more_ecg(self, headers: NDArray[np.void]) -> bool:
+        """Whether the readouts of a slice, all there, can only be gated when more of the ECG has come."""
+        promised = self._ecg_promised or self._ecg.has_data or self._sources == ("ecg",)
         if not self.expected or "ecg" not in self._sources or not promised:
             return False
         time, _ = readout_times(headers, None, self._tick)
         if time is None or self._ecg.reaches(float(time[-1])):
             return False
-        if "stamps" not in self._sources:
-            return True
-        try:
-            self.by_stamps(name, headers)
-        except DataError:
-            return True
-        return False
+        return "stamps" not in self._sources or not self._stamps_show_beats(headers)
 
     def __call__(
         self,
@@ -205,16 +241,16 @@ class Gate:
         name, headers, row, data, rows = readouts
         binned = bin_lines(data, row, position, rhythm, frames, rows)
         logger.info("%s: %s", name, _beats_in_words(rhythm, binned, source))
-        verdicts = [
-            f"{length:.0f} ms {_VERDICTS[grade]}, {'used' if used else 'not used'}"
+        beats = tuple(
+            Beat(length, _VERDICTS[grade], used)
             for length, grade, used in zip(rhythm.rr.tolist(), rhythm.grade.tolist(), binned.used.tolist(), strict=True)
-        ]
+        )
         return Gated(
             binned.kspace,
             binned.grade >= 0,
             self._headers(headers, row, position, rhythm, frames, rows // 2),
             tuple(self._notes(name, rhythm, binned, source)),
-            {**_meta(source, rhythm.typical), "cinestream_beats": verdicts},
+            Gating(source, rhythm.typical, beats),
         )
 
     def _beats(
@@ -244,8 +280,7 @@ class Gate:
                 binned.grade >= 0,
                 made,
                 (note,),
-                {**_meta(source, length), "cinestream_beat": number},
-                number,
+                Gating(source, length, beat=number),
             )
 
     def _rhythm(self, readouts: _Slice) -> tuple[Rhythm, str]:
@@ -254,7 +289,7 @@ class Gate:
         for source in self._sources:
             try:
                 if source == "stamps":
-                    rhythm = self.by_stamps(readouts.name, readouts.headers, note=True)
+                    rhythm = self.by_stamps(readouts.headers, readouts.name)
                 elif source == "ecg":
                     rhythm = self._by_ecg(readouts.headers)
                 else:
@@ -272,31 +307,36 @@ class Gate:
         remedy = "set gating to counter to take the counter of the readouts, or stamp_tick if the ticks are others"
         raise DataError(f"{readouts.name} cannot be gated retrospectively; {'; '.join(failed)}; {remedy}")
 
-    def by_stamps(self, name: str, headers: NDArray[np.void], *, note: bool = False) -> Rhythm:
+    def by_stamps(self, headers: NDArray[np.void], report_as: str = "") -> Rhythm:
         """Find the beats by the time since the trigger that every readout carries.
 
         Parameters
         ----------
-        name
-            Of the slice, in words.
         headers
             ``(readout,)`` with the time stamps of acquisition headers, in order of acquisition.
-        note
-            Say where the clock of the scanner cannot be believed.
+        report_as
+            Name of the slice, to report a clock of the scanner that cannot be believed; empty reports nothing.
 
         Raises
         ------
         DataError
             If the stamps are not those of a heart.
         """
-        since, told = (headers["physiology_time_stamp"][:, i].astype(np.float64) * self._tick for i in (0, 1))
+        since, stated = (headers["physiology_time_stamp"][:, i].astype(np.float64) * self._tick for i in (0, 1))
         time, wrong = readout_times(headers, since, self._tick)
-        rhythm = find_rhythm(since, time, self._settings.arrhythmia_tolerance, told if self._sorted else None)
-        if wrong and note and not rhythm.by_time:
-            text = f"the acquisition time stamps of {name} {wrong}"
+        rhythm = find_rhythm(since, time, self._settings.arrhythmia_tolerance, stated if self._sorted else None)
+        if wrong and report_as and not rhythm.by_time:
+            text = f"the acquisition time stamps of {report_as} {wrong}"
             remedy = "RR intervals are taken from the time since the trigger"
             self._problems.add("time stamps", f"{text}; {remedy}", damage=False)
         return rhythm
+
+    def _stamps_show_beats(self, headers: NDArray[np.void]) -> bool:
+        try:
+            self.by_stamps(headers)
+        except DataError:
+            return False
+        return True
 
     def _by_ecg(self, headers: NDArray[np.void]) -> Rhythm:
         """The beats by the R waves of the ECG that came with the readouts."""
@@ -330,7 +370,7 @@ class Gate:
             lines = np.bincount(places, minlength=self._announced)
             return len(lines) != self._announced or bool((lines != lines[0]).any())
         since = headers["physiology_time_stamp"][:, 0]
-        if self._sorted or (since.min() == since.max() and not self._ecg.heard):
+        if self._sorted or (since.min() == since.max() and not self._ecg.has_data):
             return False
         begins = np.flatnonzero(np.diff(frame, prepend=frame[0] + 1) < 0)
         ends = np.maximum.reduceat(frame, begins)
@@ -349,9 +389,7 @@ class Gate:
         steps = steps[steps > 0]
         if not len(steps):
             return _USUAL_FRAMES
-        # the mean, as ticks are about as long as the time between readouts; without the gaps of beats left early
-        spacing = float(np.mean(steps[steps < 1.5 * np.median(steps)]))
-        return int(np.clip(rhythm.typical / spacing, 2, MOST_FRAMES))
+        return int(np.clip(rhythm.typical / typical_step(steps), 2, MOST_FRAMES))
 
     def _headers(
         self,
@@ -403,14 +441,6 @@ def _announced_frames(header: ScanHeader) -> int:
     except (ValueError, OverflowError):
         return 0
     return frames if 1 < frames <= MOST_FRAMES else 0
-
-
-def _meta(source: str, rr: float) -> dict[str, object]:
-    return {
-        "cinestream_gating": "retrospective",
-        "cinestream_gating_source": source,
-        "cinestream_rr_ms": round(rr, 1),
-    }
 
 
 def _beats_in_words(rhythm: Rhythm, binned: Binned, source: str) -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gadgets.gating.clock import readout_times
+from gadgets.gating.clock import frame_time, readout_times
 from recon_core.errors import DataError
-from recon_core.gating.beats import trigger_interval
+from recon_core.gating.beats import LONGEST_RR, trigger_interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# ms since an R wave that are believed: the slowest heart, and a trigger that was missed
-_LONGEST = 8000.0
+# ms since an R wave that are believed: the slowest heart, and one trigger that was missed
+_LONGEST = 2 * LONGEST_RR
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,12 @@ class Heartbeat:
     ----------
     since
         ``(frame,)`` time in ms since the R wave, NaN where it is not known.
+    clock
+        ``(frame,)`` ms on the clock of the scanner.
+    real_time
+        The frames show a scan that runs through the beats, not the phases of one heartbeat.
     rr
         Typical RR interval in ms; 0 where it is not known.
-    frame_time
-        Time in ms from frame to frame; 0 where it is not known.
     doubt
         Why there are no times since the R wave; empty where there are.
     stamped
@@ -37,13 +39,26 @@ class Heartbeat:
     """
 
     since: NDArray[np.float64]
-    rr: float
-    frame_time: float
-    doubt: str
-    stamped: bool
+    clock: NDArray[np.float64]
+    real_time: bool = False
+    rr: float = 0.0
+    doubt: str = ""
+    stamped: bool = True
+
+    @property
+    def frame_time(self) -> float:
+        """Time in ms from frame to frame; 0 where it is not known."""
+        return frame_time(self.since, self.clock, real_time=self.real_time)
+
+    def joined(self, later: Heartbeat) -> Heartbeat:
+        """That of the frames of both, of one slice that comes in windows; the later one knows the RR interval best."""
+        since = np.concatenate([self.since, later.since])
+        return replace(later, since=since, clock=np.concatenate([self.clock, later.clock]), rr=later.rr or self.rr)
 
 
-def find_heartbeat(headers: NDArray[np.void], readouts: NDArray[np.void], tick: float) -> Heartbeat:
+def find_heartbeat(
+    headers: NDArray[np.void], readouts: NDArray[np.void], tick: float, *, real_time: bool = False
+) -> Heartbeat:
     """Turn the time stamps of a slice into times.
 
     Parameters
@@ -55,6 +70,8 @@ def find_heartbeat(headers: NDArray[np.void], readouts: NDArray[np.void], tick: 
         slice in order of acquisition; empty where only those of the frames are known.
     tick
         Length of a tick of the stamps in ms.
+    real_time
+        As in `Heartbeat`.
 
     Returns
     -------
@@ -62,7 +79,7 @@ def find_heartbeat(headers: NDArray[np.void], readouts: NDArray[np.void], tick: 
         The RR interval is the typical time between the triggers that were used, known from two of them on where the
         clock of the scanner is stamped too.
     """
-    since = headers["physiology_time_stamp"][:, 0] * float(tick)
+    since, clock = headers["physiology_time_stamp"][:, 0] * float(tick), headers["acquisition_time_stamp"] * float(tick)
     all_stamps = readouts if len(readouts) else headers
     times = all_stamps["physiology_time_stamp"][:, 0] * float(tick)
     rr, doubt, stamped = 0.0, "", bool(times.any())
@@ -73,19 +90,9 @@ def find_heartbeat(headers: NDArray[np.void], readouts: NDArray[np.void], tick: 
         doubt = f"the time since the R wave is {np.median(times) / 1000:.0f} s: no gating was on"
     elif len(readouts):
         try:
-            clock, _ = readout_times(readouts[believed], times[believed], tick)
-            rr = trigger_interval(times[believed], clock)
+            by_clock, _ = readout_times(readouts[believed], times[believed], tick)
+            rr = trigger_interval(times[believed], by_clock)
         except DataError as error:
             doubt = str(error)
     known = np.where((since <= _LONGEST) & (not doubt), since, np.nan)
-    return Heartbeat(known, rr, _frame_time(known, headers, tick), doubt, stamped)
-
-
-def _frame_time(since: NDArray[np.float64], headers: NDArray[np.void], tick: float) -> float:
-    """From the time since the R wave; where that does not rise or is not known, from the clock of the scanner."""
-    steps = np.diff(since)
-    if len(steps) and (steps > 0).all():
-        return float(steps.mean())  # finer than the ticks
-    clock = np.diff(headers["acquisition_time_stamp"].astype(np.float64))
-    steps = np.concatenate([steps[steps > 0], clock[clock > 0] * tick if (clock > 0).all() else clock[:0]])
-    return float(np.median(steps)) if len(steps) else 0.0
+    return Heartbeat(known, clock, real_time, rr, doubt, stamped)

@@ -1,17 +1,22 @@
-"""Images as ISMRMRD has them, sorted into series, slices and frames, with the times that the writers need."""
+"""Images of a file sorted into series, slices and frames, with their times: for exports and for comparisons."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gadgets.gating.clock import frame_time
 from gadgets.images.geometry import plane_of, slice_step
+from gadgets.slices.complete import SliceKey, describe
 from gadgets.wire.attributes import read_meta
-from gadgets.wire.vendor import DAY
-from recon_core.errors import DataError
+from gadgets.wire.header import read_xml
+from gadgets.wire.vendor import DAY, tick_length
+from recon_core.errors import DataError, HeaderError
+from recon_core.gating.beats import LONGEST_RR, SHORTEST_RR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,20 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gadgets.images.geometry import Plane
-    from gadgets.problems import Problems
     from gadgets.wire.attributes import Meta
     from gadgets.wire.messages import Image
-
-_SHORTEST_RR, _LONGEST_RR = 300.0, 2500.0  # ms
-
-
-class LoopKey(NamedTuple):
-    """Counters that tell loops of a series apart; the repetition is 0 where it counts the frames."""
-
-    contrast: int
-    set: int
-    repetition: int
-    slice: int
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,9 @@ class Loop:
     Parameters
     ----------
     key
-        Which slice.
+        Which slice; images do not say the encoding, which is 0.
+    frames
+        Number of every frame, in order: its phase, or its repetition in real time.
     pixels
         ``(frame, y, x)`` as the images hold them, complex64 or a real type.
     values
@@ -57,13 +52,40 @@ class Loop:
         ``(frame,)`` ms since midnight at which each was measured; None if the images do not know.
     """
 
-    key: LoopKey
+    key: SliceKey
+    frames: tuple[int, ...]
     pixels: NDArray[Any]
     values: NDArray[np.float32]
     planes: tuple[Plane, ...]
     meta: tuple[Meta, ...]
     since_trigger: NDArray[np.float64] | None
     clock: NDArray[np.float64] | None
+
+    @property
+    def name(self) -> str:
+        """Slice and, where they count, contrast, set and repetition."""
+        return describe(self.key)
+
+    @property
+    def acquired(self) -> NDArray[np.float32]:
+        """``(frame, y, x)`` values in the order of the scan, however the images are turned."""
+        flipped = self.meta[0].get("cinestream_orientation") == ("flipped",)
+        return self.values[:, ::-1, ::-1] if flipped else self.values
+
+    @property
+    def aspect(self) -> float:
+        """Width over height of an image in mm."""
+        (columns, rows), (wide, tall) = self.planes[0].matrix, self.planes[0].pixel
+        return columns * wide / (rows * tall)
+
+    def frame_time(self, *, real_time: bool) -> float:
+        """Time from frame to frame in ms: as all images say, else by their time stamps; 0 if they do not show it."""
+        stated = [number_of(one, ["cinestream_frame_time_ms"]) or 0.0 for one in self.meta]
+        if min(stated) > 0:
+            return float(np.median(stated))
+        unknown = np.full(len(self.values), np.nan)
+        since, clock = (unknown if times is None else times for times in (self.since_trigger, self.clock))
+        return frame_time(since, clock, real_time=real_time)
 
 
 @dataclass(frozen=True)
@@ -106,18 +128,15 @@ class Series:
         """Loops that differ in the slice only, in the order of the slices."""
         groups: dict[tuple[int, ...], list[Loop]] = {}
         for loop in self.loops:
-            groups.setdefault(loop.key[:3], []).append(loop)
+            groups.setdefault(loop.key[:-1], []).append(loop)
         return [tuple(group) for group in groups.values()]
 
     @property
     def frame_time(self) -> float | None:
         """Time from frame to frame in ms; None if nothing tells."""
-        times = [loop.clock if self.real_time else loop.since_trigger for loop in self.loops]
-        steps = np.concatenate([np.empty(0), *(np.diff(row) for row in times if row is not None)])
-        # The median forgives single steps: a line that came late, or a day that began.
-        step = float(np.median(steps)) if len(steps) else 0.0
-        if step > 0:
-            return step
+        known = [step for loop in self.loops if (step := loop.frame_time(real_time=self.real_time))]
+        if known:
+            return float(np.median(known))
         rr = self._stated_rr
         return rr / len(self.loops[0].values) if rr and not self.real_time else None
 
@@ -132,7 +151,7 @@ class Series:
             value = float(self.meta.get("cinestream_rr_ms", ("0",))[0])
         except ValueError:
             return None
-        return value if _SHORTEST_RR <= value <= _LONGEST_RR else None
+        return value if SHORTEST_RR <= value <= LONGEST_RR else None
 
     @property
     def _seen_rr(self) -> float | None:
@@ -142,7 +161,7 @@ class Series:
             if loop.clock is not None and loop.since_trigger is not None
         ]
         gaps = np.diff(np.sort(np.concatenate([np.empty(0), *waves])))
-        beats = gaps[(gaps >= _SHORTEST_RR) & (gaps <= _LONGEST_RR)]
+        beats = gaps[(gaps >= SHORTEST_RR) & (gaps <= LONGEST_RR)]
         # A gap of two beats is no RR interval.
         return float(np.median(beats[beats < 1.5 * beats.min()])) if len(beats) else None
 
@@ -150,7 +169,7 @@ class Series:
     def _cycle(self) -> float | None:
         step = None if self.real_time else self.frame_time
         cycle = step * len(self.loops[0].values) if step else 0.0
-        return cycle if _SHORTEST_RR <= cycle <= _LONGEST_RR else None
+        return cycle if SHORTEST_RR <= cycle <= LONGEST_RR else None
 
     @property
     def slice_spacing(self) -> float | None:
@@ -160,7 +179,16 @@ class Series:
         return None if step is None else round(float(np.linalg.norm(step)), 4)
 
 
-def sort_images(images: Mapping[int, Sequence[Image]], tick: float, problems: Problems) -> list[Series]:
+def tick_of_images(header: str) -> float:
+    """Length in ms of a tick of time stamps, by the ISMRMRD header that images come with; without one, Gadgetron's."""
+    vendor = "SIEMENS"
+    if header.strip():
+        with contextlib.suppress(HeaderError):  # whoever needs more of the header reports it
+            vendor = read_xml(header).findtext("acquisitionSystemInformation/systemVendor", "").strip()
+    return tick_length(vendor)
+
+
+def sort_images(images: Mapping[int, Sequence[Image]], tick: float) -> list[Series]:
     """Sort images into series.
 
     Parameters
@@ -169,8 +197,6 @@ def sort_images(images: Mapping[int, Sequence[Image]], tick: float, problems: Pr
         By series index, as `gadgets.files.images.read_images` gives them.
     tick
         Length of a tick of the time stamps in ms.
-    problems
-        Where to note what cannot be exported, or not as it should.
 
     Returns
     -------
@@ -180,55 +206,38 @@ def sort_images(images: Mapping[int, Sequence[Image]], tick: float, problems: Pr
     Raises
     ------
     DataError
-        If there is no image that can be exported.
+        If an image is not two-dimensional, or those of a slice differ in size.
     """
-    found = []
-    for number, members in sorted(images.items()):
-        flat = [image for image in members if image.data.shape[:2] == (1, 1) and image.data.size]
-        others = [image.data.shape for image in members if image.data.shape[:2] != (1, 1) or not image.data.size]
-        if others:
-            text = (
-                f"{len(others)} images of series {number} are not single 2-D images (channel, z, y, x: {others[0]}) "
-                "and are left out; combine coils and send slices one by one"
-            )
-            problems.add(f"shape {number}", text, damage=True)
-        if flat:
-            found.append(_series(number, flat, tick, problems))
-    if not found:
-        raise DataError("there are no 2-D images to export; look whether --group names the right HDF5 group")
-    return found
+    return [_series(number, members, tick) for number, members in sorted(images.items())]
 
 
-def _series(number: int, images: Sequence[Image], tick: float, problems: Problems) -> Series:
+def _series(number: int, images: Sequence[Image], tick: float) -> Series:
+    odd = [image.data.shape for image in images if not image.is_plane]
+    if odd:
+        raise DataError(f"expected two-dimensional images of one channel, got {odd[0]} (channel, z, y, x)")
     counters = {name: {int(image.header[name]) for image in images} for name in ("phase", "repetition")}
     real_time = len(counters["phase"]) == 1 and len(counters["repetition"]) > 1
-    groups: dict[LoopKey, list[Image]] = {}
+    groups: dict[SliceKey, list[Image]] = {}
     for image in images:
-        contrast, set_, repetition, place = (int(image.header[name]) for name in LoopKey._fields)
-        key = LoopKey(contrast, set_, 0 if real_time else repetition, place)
+        counters_of = (int(image.header[name]) for name in ("set", "contrast", "slice"))
+        key = SliceKey(0, 0 if real_time else int(image.header["repetition"]), *counters_of)
         groups.setdefault(key, []).append(image)
     axis = "repetition" if real_time else "phase"
     loops = []
     for key, group in sorted(groups.items()):
         frames = sorted(group, key=lambda image: (int(image.header[axis]), int(image.header["image_index"])))
-        loops.append(_loop(key, frames, tick, problems))
+        loops.append(_loop(key, tuple(int(image.header[axis]) for image in frames), frames, tick))
     kind = int(images[0].header["image_type"])
     return Series(number, tuple(loops), real_time, kind if kind in (1, 2, 3, 4) else 1)
 
 
-def _loop(key: LoopKey, images: Sequence[Image], tick: float, problems: Problems) -> Loop:
+def _loop(key: SliceKey, frames: tuple[int, ...], images: Sequence[Image], tick: float) -> Loop:
+    if len({image.data.shape for image in images}) > 1:
+        raise DataError(f"the images of {describe(key)} differ in size; give one reconstruction at a time")
     pixels = np.stack([image.data[0, 0] for image in images])
     values = np.asarray(np.abs(pixels) if np.iscomplexobj(pixels) else pixels, np.float32)
-    if not np.isfinite(values).all():
-        text = "images hold values that are not finite; they are exported as 0"
-        problems.add("not finite", text, damage=True)
-        values = np.where(np.isfinite(values), values, 0)
     rows, columns = values.shape[1:]
     planes = tuple(plane_of(image.header, (columns, rows)) for image in images)
-    for plane in planes:
-        if plane.doubt:
-            text = f"{plane.doubt}: the exported images do not lie at their place in the patient, and say so"
-            problems.add("geometry", text, damage=False)
     meta = tuple(read_meta(image.attributes) for image in images)
     stamps = [float(image.header["physiology_time_stamp"][0]) * tick for image in images]
     told = [number_of(one, ["cinestream_trigger_time_ms"]) for one in meta]
@@ -236,6 +245,7 @@ def _loop(key: LoopKey, images: Sequence[Image], tick: float, problems: Problems
     clock = np.array([image.header["acquisition_time_stamp"] for image in images], np.float64) * tick
     return Loop(
         key=key,
+        frames=frames,
         pixels=pixels,
         values=values,
         planes=planes,

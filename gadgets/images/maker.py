@@ -6,16 +6,15 @@ One intensity factor holds for all images of a scan, so that frames and slices k
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gadgets.gating.heartbeat import find_heartbeat
 from gadgets.problems import Problems
 from gadgets.slices.complete import describe
-from gadgets.wire.attributes import meta_entries, read_meta, serialize_meta
+from gadgets.wire.attributes import meta_entries, serialize_meta
 from gadgets.wire.messages import IMAGE_HEADER, IMAGE_TYPE_COMPLEX, IMAGE_TYPE_MAGNITUDE, Image
-from gadgets.wire.vendor import tick_length
 from recon_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gadgets.gating.gate import Gating
     from gadgets.gating.heartbeat import Heartbeat
     from gadgets.settings.settings import Settings
     from gadgets.slices.complete import CompleteSlice
@@ -37,7 +37,8 @@ G_FACTOR_SERIES, UNCERTAINTY_SERIES, FUSED_SERIES, DIFFERENCE_SERIES = 20, 21, 2
 SECOND_SERIES = {"preview": 23, "beside": 24, "zero_filled": 26}
 #: From the series of a slice to those of the next, where every slice has its own.
 SLICE_SERIES = 100
-_KINDS = {
+#: What a series holds, by what is added to its index; nothing to name for the images that were asked for.
+SERIES_KINDS = {
     0: "",
     G_FACTOR_SERIES: "g-factor",
     UNCERTAINTY_SERIES: "uncertainty",
@@ -45,7 +46,7 @@ _KINDS = {
     DIFFERENCE_SERIES: "difference",
     **{offset: name.replace("_", "-") for name, offset in SECOND_SERIES.items()},
 }
-_LAST_SERIES = max(_KINDS)
+_LAST_SERIES = max(SERIES_KINDS)
 _G_FACTOR_SCALE = 100.0
 _FUSED_SCALE = 1000.0
 _FUSED_COMMENT = "CT-MR fused, not an MR image"
@@ -67,6 +68,31 @@ _COPIED = (
 #: Ends of the meta attributes that gadgets behind set when they scale an image array.
 _SET_BY_GADGETS = ("WindowCenter", "WindowWidth", "ScaleRatio")
 _COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CineImage(Image):
+    """An image of `ImageMaker`, with facts that its attributes hold as text.
+
+    Parameters
+    ----------
+    kind
+        What it is where it is not one of the images that were asked for, as `SERIES_KINDS` has it.
+    window
+        Width of the display window, which begins at 0.
+    flipped
+        Rows and columns run against their order in the scan.
+    """
+
+    kind: str
+    window: float
+    flipped: bool
+
+    @property
+    def magnitude(self) -> NDArray[np.float32]:
+        """``(y, x)`` magnitudes in the order of the scan."""
+        pixels = np.asarray(np.abs(self.data[0, 0]), np.float32)
+        return pixels[::-1, ::-1] if self.flipped else pixels
 
 
 class _Series(NamedTuple):
@@ -114,12 +140,6 @@ def series_index(settings: Settings, offset: int, slice_number: int) -> int:
     return index
 
 
-def series_kind(settings: Settings, index: int) -> str:
-    """What a series holds: nothing to name for the images that were asked for, else what they are beside those."""
-    behind = index - settings.series.index
-    return _KINDS[behind % SLICE_SERIES if settings.series.by == "slice" else behind]
-
-
 def _slices_of_their_own(settings: Settings) -> int:
     return (_MOST_INDICES - _LAST_SERIES - settings.series.index) // SLICE_SERIES + 1
 
@@ -142,12 +162,11 @@ class ImageMaker:
         self._settings = settings
         self._for_gadgets = settings.images.emit == "image_array"  # they cut, scale and set the window themselves
         self._problems = problems or Problems()
-        self._tick = tick_length(header.vendor, settings.readouts.stamp_tick)
         self._scales: dict[tuple[str, str], float] = {}
         self._levels: dict[tuple[str, str], _Level] = {}
         self._used: dict[int, set[int]] = {}
 
-    def make(self, complete: CompleteSlice, reconstruction: Reconstruction, *, second: str = "") -> Iterator[Image]:
+    def make(self, complete: CompleteSlice, reconstruction: Reconstruction, *, second: str = "") -> Iterator[CineImage]:
         """Turn the frames of a slice into images.
 
         Parameters
@@ -167,7 +186,7 @@ class ImageMaker:
 
         Yields
         ------
-        Image
+        CineImage
             One per frame, in the order of the frames: float32 magnitude or complex64, ``(1, 1, y, x)``; then what else
             there is, each in a series of its own: g-factor, uncertainty, fused image, difference.
         """
@@ -175,9 +194,8 @@ class ImageMaker:
             made, wanted = len(reconstruction.image), len(complete.headers)
             raise DataError(f"{reconstruction.method} made {made} images of {wanted} frames, expected one of each")
         encoding = self._header.encodings[complete.key.encoding]
-        heartbeat = find_heartbeat(complete.headers, complete.stamps, self._tick)
         if not second:
-            self._note_doubts(complete, heartbeat)
+            self._report_doubts(complete)
         frames = self._in_view(reconstruction.image, encoding)
         if reconstruction.units == "snr" and not self._for_gadgets:
             frames = frames * np.float32(_noise_lost(reconstruction.image.shape, encoding))
@@ -187,37 +205,43 @@ class ImageMaker:
         values = frames if self._settings.images.output == "complex" or self._for_gadgets else np.abs(frames)
         values = values * np.float32(level.scale)
         common = self._common_meta(complete, reconstruction, encoding, second)
-        common |= _level_meta(level.scale, *self._window(level))
-        # what was gated knows more of the beats
-        common = {**_heartbeat_meta(heartbeat), **common}
-        yield from self._images(complete, heartbeat, values, SECOND_SERIES.get(second, 0), common)
+        center, width = self._window(level)
+        common |= _level_meta(level.scale, center, width)
+        yield from self._images(complete, values, SECOND_SERIES.get(second, 0), width, common)
         for series in () if second else self._further_series(reconstruction, encoding, level, frames, beside):
             shown = series.images.clip(0) * np.float32(series.scale)
             meta = {**common, **_further_meta(series, common)}
-            yield from self._images(complete, heartbeat, shown, series.offset, meta)
+            yield from self._images(complete, shown, series.offset, series.window, meta)
 
     def _images(
         self,
         complete: CompleteSlice,
-        heartbeat: Heartbeat,
         values: NDArray[Any],
         offset: int,
+        window: float,
         meta: Mapping[str, object],
-    ) -> Iterator[Image]:
+    ) -> Iterator[CineImage]:
         """Images ``(image, y, x)`` of a series, one for each of the first frames."""
         if self._for_gadgets:
             meta = {key: value for key, value in meta.items() if not key.endswith(_SET_BY_GADGETS)}
         common = meta_entries(meta)  # the same text in all of them
-        for i, header in enumerate(self._headers(complete, heartbeat, values.shape, offset)):
+        for i, header in enumerate(self._headers(complete, values.shape, offset)):
             header["data_type"] = 7 if np.iscomplexobj(values) else 5
             # what the image is to become: gadgets behind make magnitudes of complex values
             shown_complex = np.iscomplexobj(values) and self._settings.images.output == "complex"
             header["image_type"] = IMAGE_TYPE_COMPLEX if shown_complex else IMAGE_TYPE_MAGNITUDE
             data = np.ascontiguousarray(values[i, ::-1, ::-1]) if self._flipped else values[i]
-            own = _frame_meta(header, complete.headers[i], int(complete.frames[i]), float(heartbeat.since[i]))
+            own = _frame_meta(header, complete.headers[i], int(complete.frames[i]), float(complete.heartbeat.since[i]))
             attributes = serialize_meta({**common, **meta_entries(own)})
             header["attribute_string_len"] = len(attributes.encode())
-            yield Image(header, data[None, None], attributes)
+            yield CineImage(
+                header,
+                data[None, None],
+                attributes,
+                kind=SERIES_KINDS[offset],
+                window=window,
+                flipped=self._flipped,
+            )
 
     @property
     def _flipped(self) -> bool:
@@ -278,7 +302,8 @@ class ImageMaker:
         width = width or 2 * center or level.bright
         return center or width / 2, width
 
-    def _note_doubts(self, complete: CompleteSlice, heartbeat: Heartbeat) -> None:
+    def _report_doubts(self, complete: CompleteSlice) -> None:
+        heartbeat = complete.heartbeat
         if heartbeat.doubt and heartbeat.stamped:
             text = f"{describe(complete.key)}: {heartbeat.doubt}; its images have no time since the R wave"
             self._problems.add("trigger times", text, damage=False)
@@ -286,9 +311,7 @@ class ImageMaker:
             text = f"{describe(complete.key)} has no series of its own, as image_series_index ends at {_MOST_INDICES}"
             self._problems.add("series", f"{text}; set series_by to scan, or series to 1", damage=False)
 
-    def _headers(
-        self, complete: CompleteSlice, heartbeat: Heartbeat, shape: tuple[int, ...], offset: int
-    ) -> NDArray[np.void]:
+    def _headers(self, complete: CompleteSlice, shape: tuple[int, ...], offset: int) -> NDArray[np.void]:
         """Headers for images of that shape ``(image, y, x)``, one for each of them."""
         encoding = self._header.encodings[complete.key.encoding]
         source = complete.headers[: shape[0]]
@@ -296,7 +319,7 @@ class ImageMaker:
         for name in _COPIED:
             headers[name] = source[name]
         # other writers make trigger times of them
-        headers["physiology_time_stamp"][:, 0][np.isnan(heartbeat.since[: shape[0]])] = 0
+        headers["physiology_time_stamp"][:, 0][np.isnan(complete.heartbeat.since[: shape[0]])] = 0
         for name in _COUNTERS:
             headers[name] = source["idx"][name]
         headers["average"] = 0  # averages are merged
@@ -333,6 +356,7 @@ class ImageMaker:
         measured = np.flatnonzero(complete.cine.mask.any(axis=0))
         sampled = np.arange(columns) if complete.cine.columns is None else np.flatnonzero(complete.cine.columns)
         meta: dict[str, object] = {
+            **_heartbeat_meta(complete.heartbeat),
             "encoding": complete.key.encoding,
             "encoding_FOV": (wide if self._for_gadgets else encoded.field_of_view[0], *encoded.field_of_view[1:]),
             "recon_FOV": encoding.recon.field_of_view,
@@ -354,6 +378,7 @@ class ImageMaker:
             "cinestream_orientation": settings.images.orientation,
             **_name_meta(name),
             **_comment_meta(comment),
+            **_gating_meta(complete.gating),
             **complete.meta,
         }
         if reconstruction.units == "snr":
@@ -371,12 +396,6 @@ def _flip(headers: NDArray[np.void]) -> None:
         step = headers["field_of_view"][:, axis] / size * (size % 2 == 0)
         headers["position"] -= step[:, None] * headers[name]
         headers[name] *= -1
-
-
-def as_acquired(image: Image) -> NDArray[Any]:
-    """The pixels ``(y, x)`` of an image in the order of the scan, however its images are turned."""
-    pixels: NDArray[Any] = image.data[0, 0]
-    return pixels[::-1, ::-1] if read_meta(image.attributes).get("cinestream_orientation") == ("flipped",) else pixels
 
 
 def _name_meta(name: str) -> dict[str, object]:
@@ -417,6 +436,17 @@ def _heartbeat_meta(heartbeat: Heartbeat) -> dict[str, object]:
         meta["cinestream_frame_time_ms"] = round(heartbeat.frame_time, 2)
     if heartbeat.doubt:
         meta["cinestream_no_trigger_time"] = heartbeat.doubt
+    return meta
+
+
+def _gating_meta(gating: Gating | None) -> dict[str, object]:
+    if gating is None:
+        return {}
+    meta: dict[str, object] = {"cinestream_gating": "retrospective", "cinestream_gating_source": gating.source}
+    if gating.beat is None:
+        meta["cinestream_beats"] = gating.beats
+    else:
+        meta["cinestream_beat"] = gating.beat
     return meta
 
 

@@ -197,13 +197,13 @@ def time_facts(
             {"least": physiology.min(axis=0).tolist(), "most": physiology.max(axis=0).tolist(), "tick_ms": tick},
         ),
     ]
-    gated = {complete.key.slice: complete for complete in slices if "cinestream_gating" in complete.meta}
+    gated = {complete.key.slice: complete for complete in slices if complete.gating is not None}
     rows, values = [], []
     for number in np.unique(records["slice"]).tolist():
         here = records[records["slice"] == number]
         rhythm, why, doubts = None, "", Problems()
         try:
-            rhythm = Gate(header, settings, doubts).by_stamps(f"slice {number}", here, note=True)
+            rhythm = Gate(header, settings, doubts).by_stamps(here, f"slice {number}")
             problems.kinds = doubts.kinds | problems.kinds
         except DataError as error:
             why = str(error)

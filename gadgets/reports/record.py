@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gadgets.images.maker import as_acquired
-from gadgets.pictures import (
-    loop_step,
-)
+from gadgets.pictures import loop_seconds
 from gadgets.slices.complete import describe
-from gadgets.wire.attributes import read_meta
 from recon_core.errors import DataError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from gadgets.gating.gate import Beat
+    from gadgets.gating.heartbeat import Heartbeat
+    from gadgets.images.maker import CineImage
     from gadgets.slices.complete import CompleteSlice, SliceKey
-    from gadgets.wire.messages import Image
     from recon_core.data import Reconstruction
 
     Pixels = NDArray[np.uint8]
@@ -49,22 +47,16 @@ class SliceRecord:
         What a reader of the images must know.
     place
         Acquisition header of the first frame: position and directions.
+    heartbeat
+        When in the heartbeat the frames were measured.
     doubts
         What speaks against the images, which were sent all the same.
     noise
         ``(coil, coil)`` complex64 covariance of the receive coils in any unit; None where no noise was measured.
     beats
-        What retrospective gating says of every beat.
+        All beats of a slice that was gated retrospectively.
     images
         One ``(y, x)`` float32 magnitude per frame.
-    stamps
-        Per frame the first physiology time stamp in ticks.
-    triggers
-        Per frame the time in ms since the R wave, as far as it is known.
-    rr, frame_time
-        RR interval and time from frame to frame in ms; 0 where not known.
-    no_trigger
-        Why there are no times since the R wave.
     others
         Sums ``(y, x)`` of other images of the slice, how many, and their brightest shade, by what they are.
     """
@@ -77,21 +69,18 @@ class SliceRecord:
     seconds: float
     notes: tuple[str, ...]
     place: np.void
+    heartbeat: Heartbeat
     doubts: tuple[str, ...] = ()
     noise: NDArray[np.complex64] | None = None
-    beats: tuple[str, ...] = ()
+    beats: tuple[Beat, ...] = ()
     images: list[NDArray[np.float32]] = field(default_factory=list)
-    stamps: list[int] = field(default_factory=list)
-    triggers: list[float] = field(default_factory=list)
-    rr: float = 0.0
-    frame_time: float = 0.0
-    no_trigger: str = ""
     others: dict[str, tuple[NDArray[np.float32], int, float]] = field(default_factory=dict)
 
     def add_window(self, window: SliceRecord) -> None:
         """Take what is known of the next frames of a slice that comes in windows; the latest coil maps are kept."""
         self.mask = np.concatenate([self.mask, window.mask])
         self.maps = window.maps
+        self.heartbeat = self.heartbeat.joined(window.heartbeat)
         self.seconds += window.seconds
         self.notes = tuple(dict.fromkeys((*self.notes, *window.notes)))
 
@@ -99,6 +88,27 @@ class SliceRecord:
     def name(self) -> str:
         """Slice and, where they count, contrast, set and repetition."""
         return describe(self.key)
+
+    @property
+    def rr(self) -> float:
+        """RR interval in ms; 0 where it is not known."""
+        return self.heartbeat.rr
+
+    @property
+    def frame_time(self) -> float:
+        """Time from frame to frame in ms; 0 where it is not known."""
+        return self.heartbeat.frame_time
+
+    @property
+    def triggers(self) -> list[float]:
+        """Times in ms since the R wave, of the frames whose time is known."""
+        since = self.heartbeat.since
+        return [float(time) for time in since[~np.isnan(since)]]
+
+    @property
+    def no_trigger(self) -> str:
+        """Why there are no times since the R wave."""
+        return self.heartbeat.doubt
 
 
 class ReportCollector:
@@ -121,9 +131,10 @@ class ReportCollector:
             seconds=sum(reconstruction.seconds.values()),
             notes=(*complete.notes, *reconstruction.notes),
             place=complete.headers[0],
+            heartbeat=complete.heartbeat,
             doubts=reconstruction.doubts,
             noise=None if colouring is None else colouring @ colouring.conj().T,
-            beats=tuple(complete.meta.get("cinestream_beats", ())),  # type: ignore[arg-type]
+            beats=complete.gating.beats if complete.gating else (),
         )
         same = [known for known in self._slices if complete.running is not None and known.key == complete.key]
         if same:
@@ -133,38 +144,25 @@ class ReportCollector:
             self._watched = record
             self._slices.append(record)
 
-    def add_image(self, image: Image, kind: str = "") -> None:
-        """Add an image to the slice that was watched last.
-
-        Parameters
-        ----------
-        image
-            The image.
-        kind
-            What it is where it is not one of those that were asked for, as `gadgets.images.maker.series_kind` has it.
+    def add_image(self, image: CineImage) -> None:
+        """Add an image to the slice that was watched last; a preview, which goes ahead of its slice, is left out.
 
         Raises
         ------
         DataError
             If no slice was watched before.
         """
+        if image.kind == "preview":
+            return
         record = self._watched
         if record is None:
             raise DataError("an image came before any slice; give `watch` to the chain")
-        pixels = np.abs(as_acquired(image)).astype(np.float32)
-        meta = read_meta(image.attributes)
-        if kind:
-            total, count, _ = record.others.get(kind, (np.zeros_like(pixels), 0, 1.0))
-            width = meta.get("WindowWidth")
-            record.others[kind] = total + pixels, count + 1, float(width[0]) if width else float(pixels.max())
-            return
-        record.images.append(pixels)
-        record.stamps.append(int(image.header["physiology_time_stamp"][0]))
-        record.no_trigger = "".join(meta.get("cinestream_no_trigger_time", ()))
-        record.triggers += map(float, meta.get("cinestream_trigger_time_ms", ()))
-        record.rr, record.frame_time = (
-            float("".join(meta.get(f"cinestream_{name}_ms", ())) or 0) for name in ("rr", "frame_time")
-        )
+        pixels = image.magnitude
+        if image.kind:
+            total, count, _ = record.others.get(image.kind, (np.zeros_like(pixels), 0, 0.0))
+            record.others[image.kind] = total + pixels, count + 1, image.window
+        else:
+            record.images.append(pixels)
 
     @property
     def slices(self) -> list[SliceRecord]:
@@ -177,5 +175,6 @@ class ReportCollector:
 
     @property
     def frame_seconds(self) -> float:
-        """Time from frame to frame in s for a loop: from the time stamps, else 0.04; within 0.02 to 0.2."""
-        return loop_step(record.stamps for record in self.slices)
+        """Time in s that a loop of all slices shows each frame for."""
+        known = [record.frame_time for record in self.slices if record.frame_time]
+        return loop_seconds(float(np.median(known)) if known else None)

@@ -10,7 +10,7 @@ import numpy as np
 
 from gadgets.pictures import ERROR_GAIN, GAP, MOST_LOOP_FRAMES, gray, loop, montage, moving_column, profile, white_level
 from gadgets.reports.page import Figure, embedded, embedded_loop, render
-from gadgets.reports.summary import beats, first_loop, geometry, noise, range_check, verdict
+from gadgets.reports.summary import first_loop, geometry, noise, range_check, verdict
 from gadgets.settings.settings import FIELDS
 from recon_core.errors import DataError
 from recon_core.metrics.scores import measure, scaled
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from gadgets.chain import ScanSummary
     from gadgets.reports.record import ReportCollector, SliceRecord
-    from gadgets.reports.summary import Beat
     from gadgets.settings.settings import Settings
     from gadgets.wire.header import ScanHeader
 
@@ -140,7 +139,6 @@ def write_report(
             SliceView(
                 record,
                 range_check(record, settings),
-                beats(record),
                 scores[i],
                 _slice_figures(
                     record, series[i], None if truth is None else np.abs(truth[i]), panels[i], aspects[i], seconds
@@ -148,7 +146,6 @@ def write_report(
             )
             for i, record in enumerate(slices)
         ],
-        "frame_seconds": seconds,
         "geometry": geometry(slices),
         "noise": noise(slices),
         "stages": _stages(summary.seconds),
@@ -215,7 +212,6 @@ class SliceView:
 
     record: SliceRecord
     range_check: str
-    beats: list[Beat]
     scores: dict[str, float]
     figures: SliceFigures
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 _TILE = 160  # pixels of a slice in the first loop along the longer side, at most
 _MOST_FRAMES = 60  # of the first loop; those of the slices have more
-_BEAT = re.compile(r"(\d+) ms (\w+), (used|not used)")
 
 
 # --- verdict ----------------------------------------------------------------------------------------------------------
@@ -92,20 +90,6 @@ def range_check(record: SliceRecord, settings: Settings) -> str:
     if find_method(record.method).network:
         return "scan like those of its training, image agrees with the data"
     return "none needed"
-
-
-class Beat(NamedTuple):
-    """A heartbeat as the gating saw it: its length in ms, verdict, and whether it was used."""
-
-    length: int
-    verdict: str
-    used: bool
-
-
-def beats(record: SliceRecord) -> list[Beat]:
-    """Beats of a slice in the order of acquisition; empty where nothing is known of them."""
-    found = filter(None, map(_BEAT.fullmatch, record.beats))
-    return [Beat(int(match[1]), match[2], match[3] == "used") for match in found]
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from gadgets.wire.messages import ACQUISITION_HEADER
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
+    from gadgets.gating.gate import Gating
+    from gadgets.gating.heartbeat import Heartbeat
     from recon_core.coils.running_maps import RunningMaps
     from recon_core.data import CineSlice
-
-
-#: Fields of the acquisition header that tell when a readout was.
-STAMPS = ["acquisition_time_stamp", "physiology_time_stamp"]
 
 
 class SliceKey(NamedTuple):
@@ -44,6 +39,8 @@ class CompleteSlice:
         Its k-space.
     headers
         ``(frame,)`` of the acquisition header: for every frame that of the readout nearest to the k-space centre.
+    heartbeat
+        When in the heartbeat the frames were measured.
     frames
         ``(frame,)`` the counter value of every frame.
     lines
@@ -54,9 +51,8 @@ class CompleteSlice:
         ``(virtual coil, coil)`` complex64 that made the coils of the k-space from those of the readouts, or None.
     meta
         Further attributes of the images.
-    stamps
-        ``(readout,)`` with the fields `STAMPS` of the acquisition header, of all readouts in order of acquisition; none
-        where a gate gave the frames times of their own.
+    gating
+        How the frames were made from readouts of many beats; None where they are those of a counter.
     running
         Coil maps of a series whose frames come in windows: `headers`, `frames` and `lines` are then of the frames after
         the context of the k-space. None for a slice that comes as a whole.
@@ -65,12 +61,13 @@ class CompleteSlice:
     key: SliceKey
     cine: CineSlice
     headers: NDArray[np.void]
+    heartbeat: Heartbeat
     frames: NDArray[np.intp]
     lines: NDArray[np.intp]
     notes: tuple[str, ...] = ()
     compression: NDArray[np.complex64] | None = None
     meta: Mapping[str, object] = field(default_factory=dict)
-    stamps: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, ACQUISITION_HEADER)[STAMPS])
+    gating: Gating | None = None
     running: RunningMaps | None = None
 
 

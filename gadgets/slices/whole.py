@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.lib.recfunctions import repack_fields
 
 from gadgets.gating.gate import MOST_FRAMES
-from gadgets.slices.complete import STAMPS, CompleteSlice, SliceKey, describe
+from gadgets.gating.heartbeat import find_heartbeat
+from gadgets.slices.complete import CompleteSlice, SliceKey, describe
 from gadgets.wire.messages import AcquisitionFlag, Readouts, flag_mask
-from gadgets.wire.vendor import center_line
+from gadgets.wire.vendor import center_line, tick_length
 from recon_core.coils.compression import CoilCompression
 from recon_core.data import CineSlice
 from recon_core.errors import DataError
@@ -147,11 +147,12 @@ class _Buffer:
         if self.virtual is not None:
             self.virtual.take(self.parts, row)
 
-    def waits(self, name: str) -> bool:
+    @property
+    def needs_more_ecg(self) -> bool:
         """The gate needs more of the ECG than has come."""
         if self.gate is None or not self.gate.expected:
             return False
-        return self.gate.waits(name, np.concatenate([part.headers for part in self.parts]))
+        return self.gate.needs_more_ecg(np.concatenate([part.headers for part in self.parts]))
 
     @property
     def gated(self) -> bool:
@@ -232,6 +233,7 @@ class SliceBuffers:
         self._header = header
         self._center = settings.readouts.center_line
         self._gate = gate
+        self._tick = tick_length(header.vendor, settings.readouts.stamp_tick)
         self._virtual = (settings.coils.virtual, settings.coils.energy)
         self._problems = problems
         self._time_axis = [frame_counter(encoding, settings.readouts.time_axis) for encoding in header.encodings]
@@ -271,13 +273,13 @@ class SliceBuffers:
         for key in sorted(self._open):
             yield from self._finish(key, wait=False)
 
-    def hear(self, waveform: Waveform) -> Iterator[CompleteSlice]:
-        """Take a waveform of the stream in and yield the slices whose ECG has come with it."""
+    def add_waveform(self, waveform: Waveform) -> Iterator[CompleteSlice]:
+        """Add a waveform of the stream and yield the slices that waited for it."""
         if self._gate is None:
             return
-        self._gate.note(waveform)
+        self._gate.add_waveform(waveform)
         for key, buffer in list(self._waiting.items()):
-            if not buffer.waits(describe(key)):
+            if not buffer.needs_more_ecg:
                 yield from self._assemble(key, self._waiting.pop(key))
 
     @property
@@ -430,7 +432,7 @@ class SliceBuffers:
             self._problems.add(f"stray {beyond[0]}", f"{text}; it is left out", damage=True, count=buffer.count)
             return
         self._sent[key] = buffer.count
-        if wait and buffer.waits(describe(key)):
+        if wait and buffer.needs_more_ecg:
             self._waiting[key] = buffer
             if len(self._waiting) > _MOST_WAITING:
                 first = next(iter(self._waiting))
@@ -447,7 +449,6 @@ class SliceBuffers:
         frame, row = np.concatenate(buffer.frame), np.concatenate(buffer.row)
         data = np.concatenate([part.data for part in buffer.parts])
         headers = np.concatenate([part.headers for part in buffer.parts])
-        stamps = repack_fields(headers[STAMPS])
         buffer.parts.clear()
         try:
             gated = self._gated(key, plan, headers, frame, row, data)
@@ -461,9 +462,10 @@ class SliceBuffers:
             return
         place = np.full(len(buffer.came), -1)
         place[frames] = np.arange(len(frames))
-        kspace, measured, headers = merge(place[frame], row, data, headers, (len(frames), plan.rows))
+        kspace, measured, of_frames = merge(place[frame], row, data, headers, (len(frames), plan.rows))
         lines = np.count_nonzero(measured, axis=1)
         periodic = self._time_axis[key.encoding] == "phase"
+        heartbeat = find_heartbeat(of_frames, headers, self._tick, real_time=not periodic)
         yield CompleteSlice(
             key,
             CineSlice(
@@ -473,12 +475,12 @@ class SliceBuffers:
                 periodic=periodic,
                 noise_share=float(np.mean(1.0 / measured[measured > 0])),
             ),
-            headers,
+            of_frames,
+            heartbeat,
             frames,
             lines,
             tuple(self._missing(key, frames, lines, plan.frames, plan, ended=bool(buffer.flagged[frames[-1]]))),
             compression,
-            stamps=stamps,
         )
 
     def _gated(
@@ -500,21 +502,23 @@ class SliceBuffers:
     ) -> CompleteSlice:
         lines = np.count_nonzero(gated.mask, axis=1)
         frames = np.flatnonzero(lines)
+        headers = gated.headers[frames]
         missing = self._missing(key, frames, lines[frames], len(lines), plan)
         return CompleteSlice(
-            key._replace(repetition=key.repetition + gated.beat),
+            key._replace(repetition=key.repetition + (gated.gating.beat or 0)),
             CineSlice(
                 gated.kspace[frames],
                 gated.mask[frames],
                 self._calibration(key, plan.rows, compression),
                 noise_share=None,
             ),
-            gated.headers[frames],
+            headers,
+            replace(find_heartbeat(headers, headers[:0], self._tick), rr=gated.gating.rr),
             frames,
             lines[frames],
             (*gated.notes, *missing),
             compression,
-            gated.meta,
+            gating=gated.gating,
         )
 
     def _only_complete(self, buffer: _Buffer, plan: SlicePlan, why: str) -> NDArray[np.intp]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gadgets.gating.heartbeat import find_heartbeat
 from gadgets.slices.complete import CompleteSlice, describe
 from gadgets.slices.whole import SliceBuffers, merge
 from gadgets.wire.messages import AcquisitionFlag, flag_mask
@@ -265,10 +266,12 @@ class FrameBuffers(SliceBuffers):
         calibration = self._calibration(key, plan.rows, compression)
         lines = np.count_nonzero(mask[context:], axis=1)
         shown = frames[context:]
+        headers = np.concatenate([frame.header for frame in shown])
         return CompleteSlice(
             key,
             CineSlice(kspace, mask, calibration, context=context, periodic=False),
-            np.concatenate([frame.header for frame in shown]),
+            headers,
+            find_heartbeat(headers, headers[:0], self._tick, real_time=True),
             np.array([frame.number for frame in shown]),
             lines,
             tuple(

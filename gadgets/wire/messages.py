@@ -297,3 +297,8 @@ class Image(Message):
     header: NDArray[np.void]
     data: NDArray[Any]
     attributes: str = ""
+
+    @property
+    def is_plane(self) -> bool:
+        """Whether it is a two-dimensional image of one channel."""
+        return self.data.shape[:2] == (1, 1) and self.data.size > 0

@@ -56,7 +56,8 @@ def encode(message: Message) -> list[Buffer]:
     ProtocolError
         If the message cannot be written: a configuration name of more than 1023 bytes, an image of an unknown type.
     """
-    return _ENCODERS[type(message)](message)
+    kind = next(kind for kind in type(message).__mro__ if kind in _ENCODERS)  # also of a class that adds to a message
+    return _ENCODERS[kind](message)
 
 
 @dataclass

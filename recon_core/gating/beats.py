@@ -23,8 +23,9 @@ REGULAR, REPAIRED, REJECTED, BRIDGED = 0, 1, 2, 3
 SYSTOLE = 0.4
 #: ms by which the time since the trigger falls, or the trigger moves, from one beat to the next; less is no new beat.
 TRIGGER_STEP = 80.0
+#: RR intervals in ms that are believed: 15 to 300 beats per minute.
+SHORTEST_RR, LONGEST_RR = 200.0, 4000.0
 
-_LONGEST, _SHORTEST = 4000.0, 200.0  # ms, RR intervals that are believed
 _UNMEASURED = 0.6  # share of a typical RR without readouts before the next trigger: there may have been others
 _BELIEVED = 0.5  # share of the beats whose RR interval the scanner must tell plausibly
 _WIDE = 3.0  # frames or usual gaps: a line without a readout for that long takes those of poorer beats first
@@ -83,12 +84,12 @@ def time_since(triggers: NDArray[np.float64], time: NDArray[np.float64]) -> NDAr
         raise DataError(f"{len(triggers)} R waves came, expected two or more")
     rr = float(np.median(np.diff(triggers)))
     missing = max(0, int(np.ceil((triggers[0] - time.min()) / rr)))
-    if missing * rr <= _LONGEST:
+    if missing * rr <= LONGEST_RR:
         triggers = np.concatenate([triggers[0] - rr * np.arange(missing, 0, -1), triggers])
     last = np.searchsorted(triggers, time, side="right") - 1
     since = time - triggers[np.maximum(last, 0)]
-    if (last < 0).any() or since.max() > _LONGEST:
-        raise DataError(f"there are readouts without an R wave in the {_LONGEST / 1000:g} s before them")
+    if (last < 0).any() or since.max() > LONGEST_RR:
+        raise DataError(f"there are readouts without an R wave in the {LONGEST_RR / 1000:g} s before them")
     return np.asarray(since)
 
 
@@ -162,7 +163,7 @@ def trigger_interval(since: NDArray[np.float64], time: NDArray[np.float64] | Non
     if time is None or len(last) == 1:
         return 0.0
     typical = float(np.median(np.diff(_triggers(since, time, beat))))
-    if typical > _LONGEST:
+    if typical > LONGEST_RR:
         return 0.0
     _check_interval(typical)
     return typical
@@ -190,7 +191,7 @@ def _beats(
     count = int(beat[-1]) + 1
     last = np.zeros(count)
     np.maximum.at(last, beat, since)
-    if count == 1 and last[0] > _LONGEST:
+    if count == 1 and last[0] > LONGEST_RR:
         raise DataError(f"the time since the trigger never falls and reaches {last[0] / 1000:g} s: no gating was on")
     return beat, last
 
@@ -201,9 +202,9 @@ def _triggers(since: NDArray[np.float64], time: NDArray[np.float64], beat: NDArr
 
 
 def _check_interval(typical: float) -> None:
-    if not _SHORTEST <= typical <= _LONGEST:
+    if not SHORTEST_RR <= typical <= LONGEST_RR:
         raise DataError(
-            f"the typical RR interval is {typical:.0f} ms, expected {_SHORTEST:g} to {_LONGEST:g}; "
+            f"the typical RR interval is {typical:.0f} ms, expected {SHORTEST_RR:g} to {LONGEST_RR:g}; "
             "the length of a tick may be wrong"
         )
 
@@ -213,7 +214,7 @@ def _believed(
 ) -> NDArray[np.float64] | None:
     """RR interval ``(beat,)`` that the scanner tells; None if most are no RR intervals, or end before the readouts."""
     rr = np.array([np.median(told[beat == number]) for number in range(len(last))])
-    plausible = (rr >= _SHORTEST) & (rr <= _LONGEST) & (rr >= last)
+    plausible = (rr >= SHORTEST_RR) & (rr <= LONGEST_RR) & (rr >= last)
     if np.mean(plausible) <= _BELIEVED:
         return None
     return np.where(plausible, rr, np.maximum(last, float(np.median(rr[plausible]))))

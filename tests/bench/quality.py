@@ -17,11 +17,11 @@ import numpy as np
 from gadgets.chain import Chain
 from gadgets.connection.server import SharedEngine
 from gadgets.files.raw import open_scan
+from gadgets.images.maker import CineImage
 from gadgets.reports.record import ReportCollector
 from gadgets.settings.pipelines import list_pipelines
 from gadgets.simulation import ScanPlan, write_simulation
 from gadgets.wire.header import parse_header
-from gadgets.wire.messages import Image
 from recon_core.metrics.scores import score
 
 SCANS = {
@@ -62,7 +62,7 @@ def _score(name: str, path: Path, truth: np.ndarray, pipeline, engine) -> None:
         with open_scan(path) as scan:
             chain = Chain(parse_header(scan.header), pipeline.settings, engine, watch=collector.watch)
             for item in chain(scan.items):
-                if isinstance(item, Image):
+                if isinstance(item, CineImage):
                     collector.add_image(item)
                     did = re.search("<name>cinestream_method</name><value>([^<]*)", item.attributes).group(1)
     got, seconds = score(collector.series(), truth), chain.summary.seconds["slice"] / chain.summary.slices

@@ -12,7 +12,7 @@ from pydicom.uid import UID, EnhancedMRImageStorage, ExplicitVRLittleEndian, MRI
 
 from gadgets.export.dicom import FROM_HEADER, write_dicom
 from gadgets.export.scan_facts import ScanFacts
-from gadgets.images.collection import sort_images
+from gadgets.export.series import exportable_series
 from gadgets.problems import Problems
 from recon_core.errors import ResourceError
 from tests.gadgets.export.support import HEADER, cine, image
@@ -34,7 +34,7 @@ def export(folder, images, header="", kind="classic", problems=None):
     by_series = {}
     for each in images:
         by_series.setdefault(int(each.header["image_series_index"]), []).append(each)
-    series = sort_images(by_series, 2.5, problems)
+    series = exportable_series(by_series, 2.5, problems)
     paths = write_dicom(folder, series, ScanFacts(header), problems, kind=kind, made=MADE)
     assert all(path.parent == folder for path in paths)
     return [pydicom.dcmread(path) for path in paths]

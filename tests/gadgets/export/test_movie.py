@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from gadgets.export.movie import write_mp4
-from gadgets.images.collection import sort_images
+from gadgets.export.series import exportable_series
 from gadgets.problems import Problems
 from recon_core.errors import ResourceError
 from tests.gadgets.export.support import cine, image
 
 
 def series(images):
-    return sort_images({1: images}, 2.5, Problems())[0]
+    return exportable_series({1: images}, 2.5, Problems())[0]
 
 
 def test_the_missing_package_is_named(monkeypatch, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gadgets.export.nifti import write_nifti
-from gadgets.images.collection import sort_images
+from gadgets.export.series import exportable_series
 from gadgets.problems import Problems
 from recon_core.errors import ResourceError, SettingsError
 from tests.gadgets.export.support import cine, image
@@ -18,7 +18,7 @@ def export(target, images, **options):
     for each in images:
         by_series.setdefault(int(each.header["image_series_index"]), []).append(each)
     problems = Problems()
-    return write_nifti(target, sort_images(by_series, 2.5, problems), problems, **options)
+    return write_nifti(target, exportable_series(by_series, 2.5, problems), problems, **options)
 
 
 def test_axes_units_and_time(tmp_path):

@@ -23,7 +23,7 @@ def packet(begin, on=(), *, samples=320, channels=5, waveform_id=0, sample_time=
 def ecg(*packets):
     made = Ecg(TICK)
     for one in packets:
-        made.note(one)
+        made.add(one)
     return made
 
 
@@ -43,21 +43,21 @@ def test_packets_may_come_twice_and_in_any_order():
 
 def test_what_the_scanner_learned_and_other_signals_are_no_ecg():
     made = ecg(*(packet(1000, [40], waveform_id=number) for number in (1, 2, 3, 4, 5, 6, 7, 8, 9)))
-    assert not made.heard
+    assert not made.has_data
     with pytest.raises(DataError, match="no ECG came"):
         made.triggers(0.0)
 
 
 def test_damaged_packets_are_passed_over():
     empty = packet(1000, samples=0)
-    assert not ecg(empty, packet(1000, channels=1), packet(1000, channels=0)).heard
+    assert not ecg(empty, packet(1000, channels=1), packet(1000, channels=0)).has_data
     for wrong in (0.0, np.nan, np.inf, 1e9):
         assert ecg(packet(1000, [40], sample_time=wrong)).triggers(0.0).tolist() == [1100.0]
 
 
 def test_silent_trigger_channel():
     made = ecg(packet(0), packet(800))
-    assert made.heard
+    assert made.has_data
     with pytest.raises(DataError, match="silent"):
         made.triggers(0.0)
 
@@ -73,6 +73,6 @@ def test_midnight():
 def test_how_far_it_came():
     made = ecg()
     assert not made.reaches(0.0)
-    made.note(packet(1000))
+    made.add(packet(1000))
     assert made.reaches(1800.0)
     assert not made.reaches(1801.0)

@@ -123,3 +123,25 @@ def test_a_single_readout():
     assert np.isnan(found.since).all()
     assert found.doubt
     assert found.frame_time == 0
+
+
+def test_the_most_stamps_must_be_believable():
+    """A few believable ones among others, as damage has them, are no gating."""
+    frames, readouts = triggered()
+    frames, readouts = frames.copy(), readouts.copy()
+    absurd = np.arange(len(readouts)) % 5 < 3
+    readouts["physiology_time_stamp"][absurd, 0] = 4304495
+    found = find_heartbeat(frames, readouts, TICK)
+    assert "no gating was on" in found.doubt
+    assert np.isnan(found.since).all()
+    assert found.rr == 0
+
+
+def test_windows_of_a_slice_are_joined():
+    frames, readouts = triggered()
+    whole = find_heartbeat(frames, readouts, TICK)
+    parts = [find_heartbeat(frames[part], frames[:0], TICK) for part in (slice(0, 1), slice(1, 2), slice(2, None))]
+    assert parts[0].frame_time == 0
+    joined = parts[0].joined(parts[1]).joined(parts[2])
+    np.testing.assert_array_equal(joined.since, whole.since)
+    assert joined.frame_time == whole.frame_time

@@ -145,7 +145,8 @@ def test_no_images_make_no_array():
 
 def with_others(items):
     header, own = scan()
-    image = of(Image, through(header, own))[0]
+    made = of(Image, through(header, own))[0]
+    image = Image(made.header, made.data, made.attributes)
     (array, *_) = of(ImageArray, through(header, own, emit="image_array"))
     return [*items[:2], image, array, *items[2:]]
 

@@ -8,13 +8,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from gadgets.gating.heartbeat import find_heartbeat
 from gadgets.images.maker import (
     SECOND_SERIES,
     SLICE_SERIES,
     ImageMaker,
-    as_acquired,
     series_index,
-    series_kind,
     to_recon_space,
 )
 from gadgets.preparation.noise import ScanNoise
@@ -37,7 +36,7 @@ SQUARE = {
 }
 
 
-def complete_slice(frames=3, key=None, notes=(), **fields):
+def complete_slice(frames=3, key=None, notes=(), tick=2.5, **fields):
     """A slice whose k-space does not matter, with headers of which every field differs from frame to frame."""
     key = key or SliceKey(0, 0, 0, 0, 0)
     headers = np.zeros(frames, ACQUISITION_HEADER)
@@ -58,7 +57,8 @@ def complete_slice(frames=3, key=None, notes=(), **fields):
     for name, value in fields.items():
         (headers["idx"] if name in headers["idx"].dtype.names else headers)[name] = value
     cine = CineSlice(np.zeros((frames, 1, 6, 8), np.complex64), np.ones((frames, 6), bool))
-    return CompleteSlice(key, cine, headers, np.arange(frames), np.full(frames, 6), notes)
+    heartbeat = find_heartbeat(headers, headers[:0], tick)
+    return CompleteSlice(key, cine, headers, heartbeat, np.arange(frames), np.full(frames, 6), notes)
 
 
 def reconstruction(image=None, frames=3, seed=0, method="cg_sense", notes=()):
@@ -594,8 +594,7 @@ def test_every_slice_can_have_a_series_of_its_own():
         assert names[0] == f"cg_sense_slice{number}"
         assert names[3] == f"cg_sense_slice{number}_gfactor"
         assert names[-1] == f"cg_sense_zero_filled_slice{number}"
-        kinds = [series_kind(Settings.of(series=4, series_by="slice"), index) for index, _ in found]
-        assert kinds == [""] * 3 + ["g-factor"] + ["uncertainty"] * 3 + ["zero-filled"] * 3
+        assert [image.kind for image in images] == [""] * 3 + ["g-factor"] + ["uncertainty"] * 3 + ["zero-filled"] * 3
 
 
 @given(
@@ -611,7 +610,6 @@ def test_series_never_leave_sixteen_bits_nor_collide(first, slices, by):
     assert all(first <= index <= 65535 for index in indices.values())
     for (_, kind), index in indices.items():
         assert all(other == kind for (_, other), same in indices.items() if same == index)
-        assert series_kind(settings, index) == series_kind(Settings(), 1 + kind)
     if by == "slice" and len(set(slices)) == 2 and first + 26 + SLICE_SERIES * max(slices) <= 65535:
         assert len(set(indices.values())) == 2 * len(kinds)
 
@@ -637,7 +635,7 @@ def test_a_turned_image_shows_every_point_where_it_is(name, u, v):
     (as_it_was,) = images_of(header, block, scale=1.0)
     (turned,) = images_of(header, block, scale=1.0, orientation="flipped")
     np.testing.assert_array_equal(turned.data[0, 0], as_it_was.data[0, 0, ::-1, ::-1])
-    np.testing.assert_array_equal(as_acquired(turned), as_acquired(as_it_was))
+    np.testing.assert_array_equal(turned.magnitude, as_it_was.magnitude)
     row, column = np.unravel_index(np.argmax(turned.data[0, 0]), turned.data.shape[2:])
     truth = POSITION + u * DIRECTIONS[0] + v * DIRECTIONS[1]
     np.testing.assert_allclose(patient_coordinate(turned.header, row, column), truth, atol=0.1)
@@ -892,11 +890,9 @@ def test_special_characters_in_the_protocol_name():
 
 def test_images_tell_when_in_the_heartbeat_they_were_measured():
     stamps = np.array([10, 30, 50])
-    complete = complete_slice(physiology_time_stamp=np.stack([stamps, stamps, stamps], axis=1))
-    xml = header_xml(**SQUARE, before=vendor_xml("SIEMENS"))
-    for settings, tick in (({}, 2.5), ({"stamp_tick": 4.0}, 4.0)):
-        images = list(maker(xml, **settings).make(complete, with_extra()))
-        for image in images:
+    for tick in (2.5, 4.0):
+        complete = complete_slice(tick=tick, physiology_time_stamp=np.stack([stamps, stamps, stamps], axis=1))
+        for image in maker(header_xml(**SQUARE)).make(complete, with_extra()):
             stamp = stamps[int(image.header["phase"])]
             assert image.header["physiology_time_stamp"].tolist() == [stamp] * 3
             assert float(meta_of(image)["cinestream_trigger_time_ms"]) == tick * stamp
@@ -906,9 +902,10 @@ def test_images_tell_when_in_the_heartbeat_they_were_measured():
 
 def test_absurd_stamps_make_no_trigger_times_and_it_is_said_why_once():
     absurd = 4304495 + 12 * np.arange(3)
+    ticks = np.stack([absurd, [1, 2, 3], [4, 5, 6]], axis=1)
     problems = Problems()
     make = ImageMaker(parse_header(header_xml(**SQUARE)), Settings(), problems).make
-    complete = complete_slice(physiology_time_stamp=np.stack([absurd, [1, 2, 3], [4, 5, 6]], axis=1))
+    complete = complete_slice(tick=1.0, physiology_time_stamp=ticks)
     images = [*make(complete, reconstruction()), *make(complete, reconstruction(), second="preview")]
     for i, image in enumerate(images):
         meta = meta_of(image)

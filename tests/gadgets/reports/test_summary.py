@@ -7,11 +7,10 @@ import pytest
 from PIL import Image as Picture
 
 from gadgets.chain import ScanSummary
+from gadgets.gating.gate import Beat
 from gadgets.reports.record import ReportCollector
 from gadgets.settings.settings import Settings
-from gadgets.wire.attributes import meta_entries, serialize_meta
-from gadgets.wire.messages import IMAGE_HEADER, Image
-from tests.gadgets.reports.test_scan import Checker, beating, collect, make
+from tests.gadgets.reports.test_scan import Checker, beating, collect, image, make
 
 
 class Tables(HTMLParser):
@@ -128,9 +127,7 @@ def test_slices_of_another_size_are_left_out_of_the_first_loop(tmp_path):
 
 
 def test_tables_can_be_read_without_seeing_them(tmp_path):
-    tables = Tables(
-        page_of(tmp_path, {"attributes": serialize_meta(meta_entries({"cinestream_rr_ms": 900.0}))}, {}, iterations=7)
-    )
+    tables = Tables(page_of(tmp_path, {"rr": 900.0}, {}, iterations=7))
     assert len(tables.tables) >= 7
     assert all(tables.tables)
     assert set(tables.scopes) == {"col", "row"}
@@ -156,21 +153,19 @@ CHECKS = "How every slice was made"
 
 
 def test_beats_are_counted_and_drawn(tmp_path):
-    beats = ("800 ms regular, used", "500 ms rejected, not used", "810 ms repaired, used", "790 ms regular, used")
-    attributes = [
-        serialize_meta(
-            meta_entries(
-                {"cinestream_rr_ms": 800.0, "cinestream_frame_time_ms": 133.3, "cinestream_trigger_time_ms": 133.3 * i}
-            )
-        )
-        for i in range(6)
-    ]
-    page = page_of(tmp_path, {"beats": beats, "attributes": attributes}, {"attributes": attributes})
+    beats = (
+        Beat(800.4, "regular", used=True),
+        Beat(500, "rejected", used=False),
+        Beat(810, "repaired", used=True),
+        Beat(790, "regular", used=True),
+    )
+    times = {"rr": 800.0, "step": 133.3}
+    page = page_of(tmp_path, {"beats": beats, **times}, times)
     gated, triggered = rows_of(page, "Beats of every slice")
     assert gated == {
         "RR": "800 ms",
         "rate": "75/min",
-        "first and last frame after the R wave": "0 to 666 ms",
+        "first and last frame after the R wave": "250 to 916 ms",
         "frame": "133.3 ms",
         "beats used": "3 of 4",
         "rejected": "1",
@@ -184,8 +179,7 @@ def test_beats_are_counted_and_drawn(tmp_path):
 
 
 def test_why_there_are_no_times_is_told(tmp_path):
-    attributes = serialize_meta(meta_entries({"cinestream_no_trigger_time": "no gating was <on>"}))
-    assert "Not known (no gating was <on>)." in Checker(page_of(tmp_path, {"attributes": attributes})).text
+    assert "Not known (no gating was <on>)." in Checker(page_of(tmp_path, {"doubt": "no gating was <on>"})).text
 
 
 def test_geometry_tells_places_directions_and_distances(tmp_path):
@@ -220,10 +214,8 @@ def test_noise_is_that_of_the_receive_coils(tmp_path):
 def test_other_images_of_a_slice_are_shown(tmp_path):
     collector = ReportCollector()
     collect(collector, beating())
-    window = serialize_meta(meta_entries({"WindowWidth": 300}))
-    for value, kind in ((150.0, "g-factor"), (100.0, "difference"), (200.0, "difference")):
-        image = Image(np.zeros((), IMAGE_HEADER), np.full((1, 1, 24, 32), value, np.float32), window)
-        collector.add_image(image, kind)
+    for value, kind in ((150.0, "g-factor"), (100.0, "difference"), (200.0, "difference"), (70.0, "preview")):
+        collector.add_image(image(np.full((24, 32), value, np.float32), kind, window=300))
     page, _ = make(tmp_path, collector)
     pictures = {
         attributes["alt"]: attributes["src"]
