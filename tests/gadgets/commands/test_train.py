@@ -1,31 +1,18 @@
-import dataclasses
+"""``cinestream train``."""
+
 import io
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image as Picture
 
 from gadgets.commands.train import train
 from gadgets.pictures import GAP
 from gadgets.reports.training import write_curves, write_samples
-from recon_core.data import CineSlice
-from recon_core.engine import Engine
-from recon_core.errors import ModelError, ResourceError, SettingsError
-from recon_core.options import ReconOptions
-from recon_core.simulate.sampling import uniform_mask
-from recon_core.training.coverage import covered
-from recon_core.training.export import export
+from recon_core.errors import ResourceError
 from recon_core.training.library import Library
-from recon_core.training.measurements import measure
-from recon_core.training.series import KINDS, draw_series
-from recon_core.training.survey import Finding
+from recon_core.training.series import KINDS
 from recon_core.training.trainer import Trainer
-from recon_core.trust.ranges import ImageFigures, Limits, Sampling
-from recon_core.weights.loading import load_network
-from recon_core.weights.manifest import find_weights
-from tests.helpers.networks import TINY
-from tests.recon_core.conftest import centred_fft
 from tests.recon_core.training.test_library import write_folder
 from tests.recon_core.training.test_trainer import small_scans, tiny_plan
 
@@ -109,83 +96,39 @@ def test_curves_without_points_and_of_one_point(tmp_path):
     assert (tmp_path / "loss.html").read_text().count("<svg") == 1
 
 
-# --- weights ----------------------------------------------------------------------------------------------------------
+# --- as a command -----------------------------------------------------------------------------------------------------
 
 
-def findings(gains, lines=24):
-    scan = Sampling.of(uniform_mask(4, lines, 2, 8), 8, 24, 40.0)
-    return [Finding(scan, gain, ImageFigures(residual=0.1, change=0.3)) for gain in gains]
+@pytest.mark.slow
+def test_train_draws_samples_trains_in_parts_and_exports(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("recon_core.training.survey._TOLERANCE", 100.0)  # two steps teach nothing
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        "steps: 2\nvalidate_every: 2\nlines: [24, 24]\nframes: [8, 8]\nwidth: 8\nsurvey: 2\n"
+        "network: {cascades: 1, channels: 4}\n"
+    )
+    sheet, folder, weights = tmp_path / "samples.png", tmp_path / "training", tmp_path / "weights"
+    status, out, _ = run("train", "crunet_mr", "--samples", sheet)
+    assert (status, sheet.read_bytes()[:4]) == (0, b"\x89PNG")
+    assert "samples in" in out
+    arguments = ("train", "crunet_mr", "--folder", folder, "--config", plan, "--weights-folder", weights)
+    status, out, _ = run(*arguments, "--minutes", "0")
+    assert status == 0
+    assert "to be continued by the same command" in out
+    status, out, _ = run(*arguments)
+    assert status == 0
+    assert "weights=crunet_mr-small" in out
+    assert (weights / "crunet_mr-small.safetensors").is_file()
+    assert (folder / "curves.html").is_file()
 
 
-def useful(trainer):
-    """Let a network of a few steps pass for a useful one."""
-    return findings((0.5, -0.1), trainer.plan.lines[0])
+def test_train_needs_somewhere_to_keep_its_state(run):
+    status, _, err = run("train", "crunet_mr")
+    assert status == 2
+    assert "--folder" in err
 
 
-def test_exported_weights_say_what_they_are(trained, tmp_path):
-    trainer, _ = trained
-    entry = export(trainer, useful(trainer), tmp_path / "weights", source="trained here")
-    assert (entry.name, entry.method, entry.start) == ("tiny", "crunet_mr", "cg_sense")
-    assert (entry.input_peak, entry.window) == (1, 4)
-    assert entry.range == covered(trainer.plan)
-    assert entry.limits == Limits(residual=0.12, change=0.36)
-    assert entry.metrics["survey"] == {"scans": 2, "of": 2, "median_gain": 0.2, "least_gain": -0.1}
-    assert (entry.training["steps"], entry.training["seed"], entry.training["loss"]) == (4, "0", "decibel")
-    assert entry.training["data"] == "simulated series"
-    assert "CPU" in entry.training["hardware"]
-    assert entry.metrics["validation"] == {kind: values[0] for kind, values in trainer.validate().items()}
-    assert entry.source == "trained here"
-    network = load_network(entry, "cpu")
-    for name, parameter in network.named_parameters():
-        assert torch.equal(parameter, trainer._average.tensors[name])
-    assert export(trainer, useful(trainer), tmp_path / "again", source="trained here").sha256 == entry.sha256
-
-
-def test_exported_weights_reconstruct(trained, tmp_path, monkeypatch):
-    trainer, _ = trained
-    entry = export(trainer, useful(trainer), tmp_path / "weights")
-    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "weights"))
-    found = find_weights("crunet_mr")
-    assert dataclasses.replace(found, file=entry.file) == entry
-
-    scan = measure((3,), draw_series((3,), Library(), frames=4, matrix=(24, 24)), n_coils=4, snr=60)
-    kspace = np.ascontiguousarray(centred_fft(scan.hybrid.numpy(), -1), np.complex64)
-    options = ReconOptions.of(method="crunet_mr", fallback="none", outside_range="note")
-    result = Engine("cpu").reconstruct(CineSlice(kspace, scan.mask.numpy()), options)
-    assert result.method == "crunet_mr"
-    assert any("weights tiny" in note for note in result.notes)
-    assert result.image.shape == (4, 24, 24)
-    assert np.isfinite(result.image).all()
-    assert np.abs(result.image).max() > 0
-
-
-@pytest.mark.parametrize("method", ["unrolled_resnet3d", "dstdm"])
-def test_a_fixed_window_and_the_diffusion_model_are_exported(method, tmp_path):
-    trainer = Trainer(tiny_plan(method, steps=1), Library(), Library(), tmp_path / "training")
-    trainer.run()
-    entry = export(trainer, useful(trainer), tmp_path / "weights")
-    assert entry.window == 4
-    assert load_network(entry, "cpu").config == trainer.network.config
-    assert set(TINY[method]) <= set(entry.config)
-
-
-def test_weights_without_use_are_not_exported(trained, tmp_path):
-    trainer, _ = trained
-    with pytest.raises(ModelError, match="not exported"):
-        export(trainer, findings([-3.0]), tmp_path / "weights")
-    assert not (tmp_path / "weights").exists()
-
-
-def test_a_foreign_file_is_not_replaced(trained, tmp_path):
-    trainer, _ = trained
-    (tmp_path / "weights").mkdir()
-    (tmp_path / "weights" / "tiny.safetensors").write_bytes(b"mine")
-    with pytest.raises(SettingsError, match="exists and is not in"):
-        export(trainer, useful(trainer), tmp_path / "weights")
-    assert (tmp_path / "weights" / "tiny.safetensors").read_bytes() == b"mine"
-
-
-# --- the sheet --------------------------------------------------------------------------------------------------------
+# --- the sheet of samples ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

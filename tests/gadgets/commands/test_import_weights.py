@@ -1,0 +1,44 @@
+"""``cinestream import-weights``."""
+
+import pytest
+import torch
+
+from gadgets.files.images import read_images
+from tests.helpers.networks import tiny
+
+
+def test_imported_weights_make_images(tmp_path, scan, run, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    network = tiny("crunet_mr")
+    tensors = {network.authors_key(key): value for key, value in network.state_dict().items()}
+    torch.save({"state_dict": tensors}, tmp_path / "authors.pth")
+    config = ["--config", "cascades=2", "--config", "channels=4"]
+    facts = ["--range", "acceleration=1:8", "--range", "patterns=constant,full", "--licence", "CC0"]
+    status, out, err = run("import-weights", "crunet_mr", tmp_path / "authors.pth", *config, *facts)
+    assert (status, err) == (0, "")
+    assert str(tmp_path / "data" / "cinestream" / "weights" / "crunet_mr.safetensors") in out
+    _, out, _ = run("methods")
+    assert "weights crunet_mr: acceleration 1 to 8, constant or full pattern (CC0)" in out
+    assert run("replay", scan, "-p", "crunet_mr", "-o", tmp_path / "images.h5")[0] == 0
+    (images,) = read_images(tmp_path / "images.h5").values()
+    assert all("cinestream crunet_mr; weights crunet_mr" in image.attributes for image in images)
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        ([], ["CRUNetMR", "missing"]),
+        (["--config", "colour=red"], ["colour", "channels"]),
+        (["--range", "acceleration=fast"], ["acceleration", "least, most"]),
+        (["--range", "speed=1:2"], ["speed", "acceleration"]),
+        (["--name", "../weights"], ["../weights"]),
+    ],
+    ids=["another network", "config", "range", "unknown range", "name"],
+)
+def test_weights_that_do_not_fit_are_not_imported(options, texts, tmp_path, run, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    torch.save({"weight": torch.ones(3)}, tmp_path / "other.pth")
+    status, _, err = run("import-weights", "crunet_mr", tmp_path / "other.pth", *options)
+    assert status in (1, 2)
+    assert all(text in err for text in texts)
+    assert not (tmp_path / "data").exists()

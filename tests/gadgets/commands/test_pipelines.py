@@ -1,0 +1,34 @@
+"""``cinestream pipelines``: the list, and what is installed."""
+
+import re
+
+from gadgets.settings.pipelines import list_pipelines
+from gadgets.settings.settings import FIELDS
+
+
+def test_pipelines_lists_all_with_what_they_need_and_all_settings(tmp_path, run):
+    (tmp_path / "latin.xml").write_bytes(b"<!--\n  Data: caf\xe9\n--><configuration/>")
+    status, out, _ = run("pipelines", "--pipelines", tmp_path)
+    assert status == 0
+    for name in [*list_pipelines(), "latin", *FIELDS]:
+        assert re.search(rf"^ *{name}\b", out, re.MULTILINE)
+    assert out.count("Data:") == len(list_pipelines()) + 1
+    assert "NAME-connect" in out
+
+
+def test_pipelines_are_installed_into_a_gadgetron(tmp_path, run):
+    inside = tmp_path / "share" / "gadgetron" / "config"
+    inside.mkdir(parents=True)
+    for _ in range(2):  # its own files it may replace
+        status, out, _ = run("pipelines", "--install", tmp_path)
+        assert status == 0
+        assert sorted(out.split()) == sorted(str(path) for path in inside.iterdir())
+    assert {path.stem.removesuffix("-connect") for path in inside.iterdir()} == set(list_pipelines())
+    assert run("pipelines", "--install", tmp_path, "--address", "10.1.2.3", "--port", "9999")[0] == 0
+    assert '<connect address="10.1.2.3" port="9999"/>' in (inside / "cg_sense-connect.xml").read_text(encoding="utf-8")
+    foreign = inside / "cg_sense.xml"
+    foreign.write_text("<gadgetronStreamConfiguration/>", encoding="utf-8")
+    status, _, err = run("pipelines", "--install", tmp_path)
+    assert status == 2
+    assert str(foreign) in err
+    assert foreign.read_text(encoding="utf-8") == "<gadgetronStreamConfiguration/>"

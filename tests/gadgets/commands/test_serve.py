@@ -1,0 +1,102 @@
+"""``cinestream serve``, in one process and with ``send`` as two."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from gadgets.commands.main import main
+from gadgets.connection.server import Server
+from gadgets.files.images import read_images
+from gadgets.files.raw import open_scan, write_scan
+from gadgets.settings.pipelines import list_pipelines
+from gadgets.settings.settings import FIELDS
+from gadgets.wire.messages import Readouts
+from recon_core.methods import METHODS
+from tests.gadgets.commands.conftest import program
+
+
+@pytest.mark.parametrize(
+    ("options", "texts"),
+    [
+        (["--alias", "openrecon=magic"], ["magic", *sorted(list_pipelines())]),
+        (["--alias", "openrecon"], ["openrecon"]),
+        (["--set", "speed=1"], ["speed", *FIELDS]),
+        (["--set", "method=magic"], ["magic", *METHODS]),
+        (["--port", "99999"], ["65535"]),
+        (["--port", "-1"], ["65535"]),
+        (["--queue-gib", "nan"], ["nan"]),
+        (["--queue-gib", "inf"], ["inf"]),
+        (["--grace", "-1"], ["-1"]),
+        (["--pipelines", "/no/such/folder"], ["/no/such/folder"]),
+        (["--ct-folder", "/no/such/folder"], ["/no/such/folder"]),
+    ],
+    ids=lambda value: " ".join(value) if value and value[0].startswith("-") else "",
+)
+def test_serve_refuses_what_would_fail_in_every_scan(options, texts, run):
+    status, _, err = run("serve", "--port", "0", *options)
+    assert status == 2
+    assert all(text in err for text in texts)
+
+
+def test_serve_says_when_the_address_is_not_to_be_had(run):
+    server = Server(port=0)
+    status, _, err = run("serve", "--port", server.address[1])
+    server.stop()
+    assert status == 1
+    assert f"cannot listen on 127.0.0.1 port {server.address[1]}" in err
+    status, _, err = run("serve", "--host", "..")
+    assert status == 1
+    assert "cannot listen on .." in err
+
+
+def test_serve_and_send_as_processes(scan, tmp_path):
+    raw, store = tmp_path / "raw", tmp_path / "store"
+    command = ["serve", "--port", "0", "--save-raw", str(raw), "--alias", "openrecon=zero_filled", "--set", "series=4"]
+    command += ["--noise-store", str(store)]
+    # unbuffered pipes would hide a missing flush
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "gadgets", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as server:
+        watchdog = threading.Timer(60, server.kill)
+        watchdog.start()
+        try:
+            port = re.fullmatch(r"cinestream \S+ listens on 127\.0\.0\.1 port (\d+)\n", server.stdout.readline()).group(
+                1
+            )
+            output = tmp_path / "images.h5"
+            sent = program("send", scan, "-o", output, "--port", port, "-c", "openrecon")
+            assert (sent.returncode, sent.stderr) == (0, "")
+            assert f"3 images in {output}" in sent.stdout
+            noise = tmp_path / "noise.h5"
+            with open_scan(scan) as opened:
+                write_scan(noise, opened.header, [next(item for item in opened.items if isinstance(item, Readouts))])
+            alone = program("send", noise, "-o", tmp_path / "no.h5", "--port", port, "-c", "openrecon")
+            assert (alone.returncode, alone.stderr) == (0, "")
+            assert [path.suffix for path in store.iterdir()] == [".npz"]
+            bad = program("send", scan, "-o", tmp_path / "none.h5", "--port", port, "-c", "magic")
+            assert bad.returncode == 1
+            assert "magic" in bad.stderr
+            assert "openrecon" in bad.stderr or "zero_filled" in bad.stderr
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(30) == 0
+            assert "Traceback" not in server.stderr.read()
+        finally:
+            watchdog.cancel()
+            server.kill()
+    images = read_images(output)
+    assert list(images) == [4]
+    assert "zero_filled" in images[4][0].attributes
+    saved = min(raw.iterdir())
+    assert main(["replay", str(saved), "-o", str(tmp_path / "again.h5"), "-p", "zero_filled", "--set", "series=4"]) == 0
+    again = read_images(tmp_path / "again.h5")[4]
+    assert [image.data.tobytes() for image in again] == [image.data.tobytes() for image in images[4]]
