@@ -33,6 +33,11 @@ def time_average(kspace: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor
     return average / counts.clamp(min=1)[None, :, None], counts > 0
 
 
+def measured_lines(reference: torch.Tensor) -> torch.Tensor:
+    """Lines ``(ky,)`` bool that a reference ``(coil, ky, x)`` holds."""
+    return reference.ne(0).any(-1).any(0)
+
+
 def calibration_lines(measured: torch.Tensor) -> slice:
     """Find the fully sampled centre.
 

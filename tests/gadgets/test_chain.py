@@ -24,6 +24,7 @@ from recon_core.errors import DataError, ModelError
 from recon_core.metrics.measures import best_scale, nrmse
 from recon_core.networks.crunet_mr import CRUNetMR
 from recon_core.options import ReconOptions
+from recon_core.steps import units
 from tests.helpers.builders import encoding_xml, header_xml, readouts, waveform
 from tests.helpers.networks import write_tiny_weights
 from tests.helpers.paths import SHARED, existing
@@ -641,6 +642,18 @@ def test_a_preview_is_out_before_the_method_begins():
     assert {image.header["image_series_index"].item() for image in rest} == {4}
     assert all("<value>_low_rank_sparse</value>" in image.attributes for image in rest)
     assert (chain.summary.slices, chain.summary.images) == (1, 2 * FRAMES)
+
+
+def test_a_preview_measures_no_noise(monkeypatch):
+    measured = []
+    original = units.replica_g_factor
+    monkeypatch.setattr(
+        units, "replica_g_factor", lambda *args, **more: (measured.append(0), original(*args, **more))[1]
+    )
+    run = chain(lambda: Engine("cpu"), method="grappa", preview="cg_sense", g_factor=True)
+    images = list(run([scan(slices=1)]))
+    assert len(images) == 2 * FRAMES + 1
+    assert len(measured) == 1
 
 
 def test_the_preview_stays_when_the_method_fails():

@@ -549,7 +549,7 @@ def test_the_fallback_is_computed_once(engine, heart, network, monkeypatch, poli
     calls = []
     reconstruct = CGSense.__call__
     monkeypatch.setattr(
-        "recon_core.engine.NetworkMethod.__call__", lambda self, data: 2 * torch.ones_like(data.hybrid[:, 0])
+        "recon_core.networks.method.NetworkMethod.__call__", lambda self, data: 2 * torch.ones_like(data.hybrid[:, 0])
     )
     monkeypatch.setattr(CGSense, "__call__", lambda self, data: (calls.append(0), reconstruct(self, data))[1])
     engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range=policy))
@@ -569,11 +569,31 @@ def test_a_doubtful_image_takes_its_further_images_along(engine, heart, network,
         data.extra["uncertainty"] = torch.ones_like(data.hybrid[:, 0].real)
         return torch.zeros_like(data.hybrid[:, 0])
 
-    monkeypatch.setattr("recon_core.engine.NetworkMethod.__call__", spoil)
+    monkeypatch.setattr("recon_core.networks.method.NetworkMethod.__call__", spoil)
     assert engine.reconstruct(heart, ReconOptions.of(method="crunet_mr")).extra == {}
     kept = engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range="beside"))
     assert list(kept.extra) == ["uncertainty"]
     assert kept.beside.extra == {}
+
+
+def test_further_images_are_of_the_frames_after_the_context(engine, heart, network, monkeypatch):
+    network(lambda image: image)
+
+    def numbered(self, data):
+        numbers = torch.arange(1.0, 1 + len(data.hybrid))[:, None, None].expand(data.hybrid[:, 0].shape)
+        data.extra.update(uncertainty=numbers, fused=numbers[0])
+        return numbers.to(torch.complex64)
+
+    monkeypatch.setattr("recon_core.networks.method.NetworkMethod.__call__", numbered)
+    whole = engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range="note"))
+    part = engine.reconstruct(
+        dataclasses.replace(heart, context=5), ReconOptions.of(method="crunet_mr", outside_range="note")
+    )
+    assert len(whole.image) == 8
+    np.testing.assert_array_equal(part.image, whole.image[5:])
+    np.testing.assert_array_equal(part.extra["uncertainty"], whole.extra["uncertainty"][5:])
+    np.testing.assert_array_equal(part.extra["uncertainty"], part.image.real)
+    np.testing.assert_array_equal(part.extra["fused"], whole.extra["fused"])
 
 
 def test_the_network_is_warmed_and_kept_whatever_it_makes_of_noise(engine, heart, network):
@@ -763,10 +783,10 @@ def test_nothing_but_zeros(engine, make_slice, method, maps, whitened):
 
 
 def test_a_slice_that_does_not_fit_is_refused(engine, make_slice, monkeypatch):
-    monkeypatch.setattr("recon_core.engine.available_bytes", lambda device: 100_000)
+    monkeypatch.setattr("recon_core.steps.load.available_bytes", lambda device: 100_000)
     with pytest.raises(ResourceError, match=r"4 x 5 x 24 x 18 .* needs 0.0 GiB .* on cpu; compress the coils"):
         engine.reconstruct(make_slice()[0], ReconOptions())
-    monkeypatch.setattr("recon_core.engine.available_bytes", lambda device: None)
+    monkeypatch.setattr("recon_core.steps.load.available_bytes", lambda device: None)
     assert engine.reconstruct(make_slice()[0], ReconOptions()).image.any()
 
 

@@ -14,7 +14,6 @@ SOURCES = sorted(path for folder in ("recon_core", "gadgets") for path in (ROOT 
 # Comparisons with words that are no choice of a method, though a method bears the same name.
 ALLOWED = {
     ("recon_core/networks/start.py", "start == 'zero_filled'"): "the image that a network starts from",
-    ("recon_core/engine.py", "'zero_filled' in options.finish.extras"): "the further series of that name",
 }
 
 

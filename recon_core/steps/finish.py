@@ -1,0 +1,66 @@
+"""Third step: images of the wanted frames, with k-space completed and filtered where that is asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from recon_core.classical.partial_fourier import complete, measured_span, partial_extents
+from recon_core.methods import find_method
+from recon_core.physics.kspace_filter import filter_image
+from recon_core.steps.device import to_device
+from recon_core.steps.work import Outcome, Outcomes
+
+if TYPE_CHECKING:
+    from recon_core.steps.work import Work
+
+
+def finish(work: Work, outcomes: Outcomes) -> Outcomes:
+    """Leave out the context, complete the k-space of one side, and filter.
+
+    Parameters
+    ----------
+    work
+        The slice.
+    outcomes
+        Images of all frames of `Work.data`.
+
+    Returns
+    -------
+    Outcomes
+        Images of the frames after the context.
+    """
+    context = len(work.data.mask) - len(work.cine.mask) + work.cine.context
+
+    def finished(outcome: Outcome) -> Outcome:
+        return _completed(work, _without_context(outcome, context))
+
+    main, *others = outcomes
+    return Outcomes(finished(main), *(None if one is None else finished(one) for one in others))
+
+
+def _without_context(outcome: Outcome, context: int) -> Outcome:
+    """Leave out the first frames, which only helped, also of the further images that have frames."""
+    if not context:
+        return outcome
+    frames = outcome.image.shape
+    extra = {name: image[context:] if image.shape == frames else image for name, image in outcome.extra.items()}
+    return outcome._replace(image=outcome.image[context:], extra=extra)
+
+
+def _completed(work: Work, outcome: Outcome) -> Outcome:
+    """Complete the k-space of the images of a classical method, and filter that of any."""
+    image, options, device = outcome.image, work.options.finish, outcome.image.device
+    mask = to_device(work.cine.mask, device)
+    columns = None if work.cine.columns is None else to_device(work.cine.columns, device)
+    if options.partial_fourier != "off":
+        extents = partial_extents(mask, columns)
+        if not find_method(outcome.method).network:
+            image, notes = complete(image, extents, options.partial_fourier)
+            outcome.notes.extend(notes)
+        elif extents:
+            asked = f"partial_fourier={options.partial_fourier}"
+            outcome.notes.append(f"{asked} is for classical methods, not {outcome.method}")
+    if options.kspace_filter:
+        readout = (0, image.shape[-1] - 1) if columns is None else measured_span(columns)
+        image = filter_image(image, options.kspace_filter, measured_span(mask.any(0)), readout)
+    return outcome._replace(image=image)

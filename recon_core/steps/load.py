@@ -1,0 +1,91 @@
+"""First step: the slice on the device, transformed along the readout, with its coil maps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from recon_core.coils.calibration import measured_lines, time_average
+from recon_core.coils.estimate import estimate_maps
+from recon_core.data import HybridSlice
+from recon_core.errors import ResourceError
+from recon_core.methods import find_method
+from recon_core.physics.fourier import ifft
+from recon_core.physics.memory import available_bytes, predicted_bytes
+from recon_core.steps.device import to_device
+
+if TYPE_CHECKING:
+    import torch
+
+    from recon_core.data import CineSlice
+    from recon_core.options import ReconOptions
+
+
+def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> HybridSlice:
+    """Bring a slice to the device, transform it along the readout and estimate its coil maps.
+
+    Parameters
+    ----------
+    cine
+        The slice.
+    options
+        Method, and how coil maps are estimated.
+    device
+        Where to compute.
+
+    Returns
+    -------
+    HybridSlice
+        Without the frames of the context where the method takes each frame on its own.
+
+    Raises
+    ------
+    ModelError
+        If the method is unknown.
+    ResourceError
+        If the slice does not fit into the memory that is free.
+    """
+    framewise = find_method(options.method).framewise
+    _check_memory(cine.kspace.shape, device)
+    mask, kspace = to_device(cine.mask, device), to_device(cine.kspace, device)
+    # from frame to frame: then the context is nothing but a part of the average, and is transformed as that
+    first = cine.context if framewise else 0
+    hybrid = ifft(kspace[first:], (-1,))
+    if cine.calibration is not None:
+        reference = ifft(to_device(cine.calibration, device), (-1,))
+        measured = measured_lines(reference)
+    elif first:
+        average, measured = time_average(kspace, mask)
+        reference = ifft(average, (-1,))
+    else:
+        reference, measured = time_average(hybrid, mask)
+    if cine.maps is None:
+        maps, notes = estimate_maps(reference, measured, options.maps)
+    else:
+        maps, notes = to_device(cine.maps, device), ()
+    return HybridSlice(
+        hybrid,
+        mask[first:],
+        maps,
+        reference,
+        measured,
+        # whitening gives real and imaginary part unit variance each
+        noise_variance=None if cine.colouring is None and not cine.whitened else 2.0,
+        notes=list(notes),
+        ct=None if cine.ct is None else to_device(cine.ct, device),
+        ct_cover=None if cine.ct_cover is None else to_device(cine.ct_cover, device),
+        periodic=cine.periodic,
+    )
+
+
+def _check_memory(shape: tuple[int, ...], device: torch.device) -> None:
+    """Refuse a slice that would take the machine down: a scan too large, or a forged matrix size."""
+    n_frames, n_coils, n_y, n_x = shape
+    # the data as they came, transformed along the readout, and once more in between
+    needed = 3 * 8 * n_frames * n_coils * n_y * n_x
+    needed += predicted_bytes("sense", (n_frames, n_coils, n_y, n_x), device=device.type)
+    free = available_bytes(device)
+    if free is not None and needed > free:
+        raise ResourceError(
+            f"a slice of {' x '.join(map(str, shape))} (frame x coil x ky x kx) needs {needed / 2**30:.1f} GiB and "
+            f"{free / 2**30:.1f} GiB are free on {device.type}; compress the coils (virtual_coils) or free memory"
+        )

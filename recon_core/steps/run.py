@@ -1,0 +1,126 @@
+"""Second step: the chosen method, the fallback where it is needed or asked for, and the zero-filled image."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING
+
+from recon_core.errors import CinestreamError, ModelError
+from recon_core.methods import REFERENCE_METHOD
+from recon_core.networks.method import NetworkMethod
+from recon_core.steps.work import Outcome, Outcomes, check_finite
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from recon_core.options import ReconOptions
+    from recon_core.steps.work import Work
+
+
+def run(work: Work) -> Outcomes:
+    """Make the images of a slice, and the further ones that the options ask for.
+
+    Parameters
+    ----------
+    work
+        The slice.
+
+    Returns
+    -------
+    Outcomes
+        Images of all frames of `Work.data`.
+
+    Raises
+    ------
+    CinestreamError
+        If the method fails and there is no fallback, or that fails too.
+    """
+    main, beside = _with_fallback(work)
+    name, zero_filled = "zero_filled", None
+    if name in work.options.finish.extras and main.method != name:
+        zero_filled = _unless_it_fails(main, name, lambda: _attempt(work, name))
+    return Outcomes(main, beside, zero_filled)
+
+
+def _with_fallback(work: Work) -> tuple[Outcome, Outcome | None]:
+    """Run the method; where it cannot do the scan or its image is doubtful, the fallback as well or instead.
+
+    Returns
+    -------
+    tuple
+        The images to send, and those of the fallback to send beside them or to compare them with, or None.
+    """
+    options = work.options
+    has_fallback = options.fallback not in ("none", options.method)
+
+    @functools.cache  # to compare with and to send
+    def fallback() -> Outcome:
+        return _attempt(work, options.fallback)
+
+    try:
+        main = _judged(work, fallback)
+    except CinestreamError as error:
+        if not has_fallback:
+            raise
+        note = f"{options.fallback} instead of {options.method}: {error}"
+        return fallback()._replace(notes=[note, *fallback().notes]), None
+    if not has_fallback:
+        return main, None
+    if main.doubts and options.outside_range == "beside":
+        main.notes.append(f"{options.fallback} is beside it")
+        note = f"{options.fallback} beside {options.method}: {'; '.join(main.doubts)}"
+        return main, fallback()._replace(notes=[note, *fallback().notes])
+    if not options.finish.extras & {"fallback", "difference"}:
+        return main, None
+    return main, _unless_it_fails(main, options.fallback, fallback)
+
+
+def _judged(work: Work, fallback: Callable[[], Outcome]) -> Outcome:
+    """Run the method, and note what speaks against the images of a network.
+
+    Raises
+    ------
+    ModelError
+        If something does and such a scan is to go to the fallback, or if the method fails.
+    """
+    options = work.options
+    method = work.build(options.method, options)
+    if not isinstance(method, NetworkMethod):
+        return _attempt(work, options.method)
+    before = _accept(method.unlike_training(work.data), options)
+    outcome = _attempt(work, options.method)
+    reference = fallback().image if options.fallback == REFERENCE_METHOD else None
+    after = _accept(method.doubts(work.data, outcome.image, reference), options)
+    doubts = tuple(reason for reason in (before, after) if reason)
+    outcome.notes.extend(doubts)
+    return outcome._replace(doubts=doubts)
+
+
+def _accept(reason: str, options: ReconOptions) -> str:
+    """Hand a reason for doubt on, unless it is to send the scan to the fallback.
+
+    Raises
+    ------
+    ModelError
+        If it is.
+    """
+    if reason and options.outside_range == "fallback":
+        raise ModelError(f"{reason}; outside_range=note sends the image all the same")
+    return reason
+
+
+def _attempt(work: Work, name: str) -> Outcome:
+    """Run a method, apart from whatever another one noted."""
+    own = dataclasses.replace(work.data, notes=[], extra={})
+    image = check_finite(name, work.build(name, work.options)(own), work.cine)
+    return Outcome(name, image, own.notes, own.extra)
+
+
+def _unless_it_fails(main: Outcome, name: str, make: Callable[[], Outcome]) -> Outcome | None:
+    """Make another image of a slice; a failure is noted and does not discard the main one."""
+    try:
+        return make()
+    except CinestreamError as error:
+        main.notes.append(f"no images of {name} beside it: {error}")
+        return None

@@ -1,0 +1,96 @@
+"""What the steps hand on: the slice with its options, and the images that methods made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from recon_core.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from recon_core.data import CineSlice, HybridSlice
+    from recon_core.options import ReconOptions
+
+    Method = Callable[[HybridSlice], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A slice that is being reconstructed.
+
+    Parameters
+    ----------
+    cine
+        As it came.
+    data
+        The same on the device, with coil maps.
+    options
+        How it is reconstructed.
+    build
+        Gives the method of a name, built from options.
+    """
+
+    cine: CineSlice
+    data: HybridSlice
+    options: ReconOptions
+    build: Callable[[str, ReconOptions], Method]
+
+
+class Outcome(NamedTuple):
+    """The images that a method made of a slice.
+
+    Parameters
+    ----------
+    method
+        Name of the method.
+    image
+        ``(frame, y, x)`` complex64 on the device.
+    notes
+        What the method had to do differently; later steps add to them.
+    extra
+        Other images of the method, by name.
+    doubts
+        What speaks against the images.
+    """
+
+    method: str
+    image: torch.Tensor
+    notes: list[str]
+    extra: dict[str, torch.Tensor]
+    doubts: tuple[str, ...] = ()
+
+
+class Outcomes(NamedTuple):
+    """The images to send, those of the fallback to send or to compare with, and the zero-filled ones if asked for."""
+
+    main: Outcome
+    beside: Outcome | None = None
+    zero_filled: Outcome | None = None
+
+
+def check_finite(method: str, image: torch.Tensor, cine: CineSlice) -> torch.Tensor:
+    """Hand an image ``(frame, y, x)`` on.
+
+    Raises
+    ------
+    ModelError
+        If it has values that are not finite.
+    """
+    good = image.isfinite().all(-1).all(-1)
+    if not bool(good.all()):
+        frames = torch.nonzero(~good).flatten().tolist()
+        raise ModelError(f"{method} gave values that are not finite in frames {frames}; {finiteness(cine)}")
+    return image
+
+
+def finiteness(cine: CineSlice) -> str:
+    """Say whether the input is the reason for what failed."""
+    for name, array in (("k-space", cine.kspace), ("calibration", cine.calibration)):
+        if array is not None and not np.isfinite(array).all():
+            return f"the {name} is not finite itself"
+    return "the k-space is finite"
