@@ -37,11 +37,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from gadgets.preparation.noise_statistics import KnownNoise
-    from gadgets.preparation.noise_store import NoiseStore
+    from gadgets.preparation.noise import NoiseSources
     from gadgets.slices.complete import CompleteSlice, SliceKey
     from gadgets.wire.header import ScanHeader
     from gadgets.wire.messages import Message
+    from recon_core.ct.placement import PlacedCt
     from recon_core.data import CineSlice, Reconstruction
     from recon_core.options import ReconOptions
 
@@ -110,9 +110,7 @@ class Chain:
     watch
         Called with every slice and its reconstruction, for a report; may be None.
     noise
-        Noise of another file, which goes before that of the scan; may be None.
-    noise_store
-        Where noise of other measurements is found, and that of this one is kept; may be None.
+        Noise from outside of the scan; may be None.
     to_gadgetron
         Gadgets come behind; others take images only, whatever the settings say.
 
@@ -133,8 +131,7 @@ class Chain:
         engine: Callable[[], Reconstructor],
         problems: Problems | None = None,
         watch: Callable[[CompleteSlice, Reconstruction], None] | None = None,
-        noise: KnownNoise | None = None,
-        noise_store: NoiseStore | None = None,
+        noise: NoiseSources | None = None,
         *,
         to_gadgetron: bool = False,
     ) -> None:
@@ -154,7 +151,7 @@ class Chain:
         self._watch = watch
         problems = self.summary.problems
         whiten = settings.whitening.enabled and not settings.whitening.done
-        self._noise = ScanNoise(header, problems, whiten=whiten, given=noise, store=noise_store)
+        self._noise = ScanNoise(header, problems, whiten=whiten, sources=noise)
         self._preparation = Preparation(header, problems, self._noise, settings.readouts.oversampling)
         self._buffers = _buffers(header, settings, problems)
         self._images = ImageMaker(header, settings, problems)
@@ -245,37 +242,18 @@ class Chain:
         return images if settings.images.emit == "images" else [*join_series(images)]
 
     def _single_images(self, complete: CompleteSlice, settings: Settings, *, preview: bool) -> list[Image]:
-        """Reconstruct a slice to one image for every frame, and what else there is."""
+        """Reconstruct a slice to one image for every frame, and the further images."""
         try:
             engine = self._engine()
             begin = time.perf_counter()
-            colouring = self._preparation.colouring
-            if colouring is not None and complete.compression is not None:
-                colouring = colouring @ complete.compression.conj().T
-            columns = self._preparation.columns(complete.key.encoding)
-            whitened = settings.whitening.done and self._is_whitened(complete)
-            cine = dataclasses.replace(complete.cine, colouring=colouring, columns=columns, whitened=whitened)
-            if not (self._noise.scaled or whitened):
-                cine = dataclasses.replace(cine, noise_share=None)
-            if complete.running is not None:
-                maps = complete.running.maps(lambda source: engine.coil_maps(source, settings), cine.calibration)
-                cine = dataclasses.replace(cine, maps=maps)
-                complete = dataclasses.replace(complete, notes=(*complete.notes, *complete.running.notes))
             placed = self._ct.place(complete) if self._ct and not preview else None
-            if placed is not None:
-                cine = dataclasses.replace(cine, ct=placed.image, ct_cover=placed.cover)
-            meta = {**complete.meta, "cinestream_noise": self._noise.used}
-            complete = dataclasses.replace(complete, cine=cine, meta=meta)
-            reconstruction = engine.reconstruct(cine, settings)
+            complete = self._assembled(complete, settings, engine, placed)
+            reconstruction = engine.reconstruct(complete.cine, settings)
             shown = complete
             if self._ct and placed is not None and reconstruction.method == settings.method:
                 shown = self._ct.label(complete, placed)
             images: list[Image] = list(self._images.make(shown, reconstruction, second="preview" if preview else ""))
-            doubtful = bool(reconstruction.doubts) and settings.outside_range == "beside"
-            beside = reconstruction.beside if doubtful or "fallback" in settings.finish.extras else None
-            for second, other in (("beside", beside), ("zero_filled", reconstruction.zero_filled)):
-                if other is not None:
-                    images += self._images.make(complete, other, second=second)
+            images += self._further_images(complete, reconstruction, settings)
         except CinestreamError as error:
             self._note_failure(complete, str(error))
             return []
@@ -283,29 +261,57 @@ class Chain:
             logger.exception("unexpected error")
             self._note_failure(complete, f"unexpected error: {type(error).__name__}: {error}")
             return []
-        for stage, seconds in {**reconstruction.seconds, "slice": time.perf_counter() - begin}.items():
-            self.summary.seconds[stage] = self.summary.seconds.get(stage, 0.0) + seconds
-        self.summary.images += len(images)
-        # the windows of a series in real time are many, and alike
-        news = self._methods.get(complete.key) != reconstruction.method
-        logger.log(
-            logging.INFO if news else logging.DEBUG,
-            "%s: %d frames with %s in %.2f s",
-            describe(complete.key),
-            len(images),
-            reconstruction.method,
-            time.perf_counter() - begin,
-        )
-        as_asked = reconstruction.method == settings.method and not doubtful
-        for note in reconstruction.notes:
-            level = logging.INFO if as_asked else logging.WARNING
-            logger.log(level if news else logging.DEBUG, "%s: %s", describe(complete.key), note)
+        self._count(complete, reconstruction, settings, len(images), time.perf_counter() - begin)
         if not preview:
             self._methods[complete.key] = reconstruction.method
             self.summary.slices = len(self._methods)
             if self._watch is not None:
                 self._watch(shown, reconstruction)
         return images
+
+    def _assembled(
+        self, complete: CompleteSlice, settings: Settings, engine: Reconstructor, placed: PlacedCt | None
+    ) -> CompleteSlice:
+        """Give a slice its receiver, its coil maps where it is a window of a series, and its CT."""
+        whitened = settings.whitening.done and self._is_whitened(complete)
+        receiver = self._preparation.receiver(complete.key.encoding, complete.compression, whitened=whitened)
+        maps, notes = complete.cine.maps, complete.notes
+        if complete.running is not None:
+            maps = complete.running.maps(lambda source: engine.coil_maps(source, settings), complete.cine.calibration)
+            notes = (*notes, *complete.running.notes)
+        ct = None if placed is None else placed.on_grid
+        return dataclasses.replace(
+            complete,
+            cine=dataclasses.replace(complete.cine, receiver=receiver, maps=maps, ct=ct),
+            notes=notes,
+            meta={**complete.meta, "cinestream_noise": self._noise.used},
+        )
+
+    def _further_images(
+        self, complete: CompleteSlice, reconstruction: Reconstruction, settings: Settings
+    ) -> Iterator[Image]:
+        """Images of the fallback beside doubtful ones or where they are asked for, and the zero-filled ones."""
+        if reconstruction.beside and (_is_doubtful(reconstruction, settings) or "fallback" in settings.finish.extras):
+            yield from self._images.make(complete, reconstruction.beside, second="beside")
+        if reconstruction.zero_filled:
+            yield from self._images.make(complete, reconstruction.zero_filled, second="zero_filled")
+
+    def _count(
+        self, complete: CompleteSlice, reconstruction: Reconstruction, settings: Settings, images: int, seconds: float
+    ) -> None:
+        """Add a slice to the summary and the log."""
+        for stage, part in {**reconstruction.seconds, "slice": seconds}.items():
+            self.summary.seconds[stage] = self.summary.seconds.get(stage, 0.0) + part
+        self.summary.images += images
+        # the windows of a series in real time are many, and alike
+        news = self._methods.get(complete.key) != reconstruction.method
+        name, level = describe(complete.key), logging.INFO if news else logging.DEBUG
+        logger.log(level, "%s: %d frames with %s in %.2f s", name, images, reconstruction.method, seconds)
+        as_asked = reconstruction.method == settings.method and not _is_doubtful(reconstruction, settings)
+        if news and not as_asked:
+            level = logging.WARNING
+        for note in reconstruction.notes:
+            logger.log(level, "%s: %s", name, note)
 
     def _is_whitened(self, complete: CompleteSlice) -> bool:
         """Check whether it can be true: without noise readouts NoiseAdjust hands the scan on as it came."""
@@ -338,6 +344,11 @@ class Chain:
             text = f"{absent} of the slices that the header promises never came ({describe(first[0])} first)"
             remedy = "the scan ended early, or the header's limits are too large"
             problems.add("absent slices", f"{text}; {remedy}", damage=True)
+
+
+def _is_doubtful(reconstruction: Reconstruction, settings: Settings) -> bool:
+    """Whether the images are doubtful and those of the fallback are to be sent beside them."""
+    return bool(reconstruction.doubts) and settings.outside_range == "beside"
 
 
 def _waveforms(item: Message) -> tuple[Waveform, ...]:

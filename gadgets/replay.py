@@ -17,6 +17,7 @@ from gadgets.files.progress import with_progress
 from gadgets.files.raw import open_scan
 from gadgets.images.collection import sort_images
 from gadgets.images.maker import CineImage
+from gadgets.preparation.noise import NoiseSources
 from gadgets.settings.pipelines import settings_of
 from gadgets.settings.settings import apply
 from gadgets.wire.header import parse_header
@@ -283,7 +284,7 @@ class _ArrayMaker:
     def __init__(self, header: str, settings: Settings, noise: str | Path | None) -> None:
         scan = parse_header(header)
         known = None if noise is None else read_noise(Path(noise))
-        self.chain = Chain(scan, settings, shared_engine, noise=known)
+        self.chain = Chain(scan, settings, shared_engine, noise=NoiseSources(known))
         self._settings = settings
         self._tick = tick_length(scan.vendor, settings.readouts.stamp_tick)
         self._warned: set[str] = set()
@@ -419,7 +420,7 @@ def replay(
     with open_scan(source, group) as scan:
         header = parse_header(scan.header)
         watch = collector.watch if collector else None
-        chain = Chain(header, settings, engine, watch=watch, noise=noise, noise_store=noise_store)
+        chain = Chain(header, settings, engine, watch=watch, noise=NoiseSources(noise, noise_store))
         with ImageFile(output, group, header=scan.header, overwrite=overwrite) as images:
             items = with_progress(_flushing(scan.items, images), scan.readouts, "reconstructing")
             for item in chain(items):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recon_core.data import CineSlice
+from recon_core.data import CineSlice, CtImage, Receiver
 from recon_core.errors import DataError, ReconstructionWarning, SettingsError
 from recon_core.methods import method_names
 from recon_core.options import ReconOptions
@@ -186,10 +186,8 @@ def _slice(
         np.ascontiguousarray(data),
         lines,
         calibration=separate,
-        colouring=colouring,
-        ct=None if ct is None else _ct(ct, plane),
-        columns=None if columns.all() else columns,
-        whitened=whitened,
+        receiver=Receiver(colouring, None if columns.all() else columns, whitened=whitened),
+        ct=None if ct is None else CtImage(_ct(ct, plane)),
         maps=None if maps is None else _unit_norm(maps),
         periodic=periodic,
     )

@@ -15,6 +15,77 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Receiver:
+    """What is known of the coils of a slice and of their noise.
+
+    Parameters
+    ----------
+    colouring
+        ``(receive coil, coil)`` complex64, the inverse of the noise whitening: its product with the coils of the
+        k-space gives those of the receiver, in any unit. With it the image is weighted as the root sum of squares of
+        the receive coils; None leaves it as coil maps of unit norm give it.
+    columns
+        ``(kx,)`` bool, True where the readouts were measured: not so on one side of an asymmetric echo. None is
+        everywhere.
+    whitened
+        True where the noise has unit standard deviation though no `colouring` says how it was whitened.
+    scaled
+        Whether whitened data are in units of the noise; not so where it was measured without dwell times.
+    """
+
+    colouring: NDArray[np.complex64] | None = None
+    columns: NDArray[np.bool_] | None = None
+    whitened: bool = False
+    scaled: bool = True
+
+    @property
+    def is_white(self) -> bool:
+        """Whether the noise of the coils is white, as far as anything is known of it."""
+        return self.colouring is not None or self.whitened
+
+    def check(self, coils: int, columns: int) -> None:
+        """Refuse arrays that do not belong to k-space of so many coils and columns.
+
+        Raises
+        ------
+        DataError
+            If axes disagree.
+        """
+        if self.colouring is not None and (self.colouring.ndim != 2 or self.colouring.shape[1] != coils):
+            raise DataError(f"colouring must be (receive coil, coil) = (any, {coils}), got {self.colouring.shape}")
+        if self.columns is not None and self.columns.shape != (columns,):
+            raise DataError(f"columns must be (kx,) = {(columns,)}, got {self.columns.shape}")
+
+
+@dataclass(frozen=True)
+class CtImage:
+    """CT of a slice on the grid of its image.
+
+    Parameters
+    ----------
+    image
+        ``(y, x)`` float32 in [0, 1].
+    cover
+        ``(y, x)`` bool, True where `image` holds CT; None is everywhere.
+    """
+
+    image: NDArray[np.float32]
+    cover: NDArray[np.bool_] | None = None
+
+    def check(self, shape: tuple[int, int]) -> None:
+        """Refuse arrays that are not of a shape ``(y, x)``.
+
+        Raises
+        ------
+        DataError
+            If they are not.
+        """
+        for name, plane in (("ct", self.image), ("ct_cover", self.cover)):
+            if plane is not None and plane.shape != shape:
+                raise DataError(f"{name} must be (y, x) = {shape}, got {plane.shape}")
+
+
+@dataclass(frozen=True)
 class CineSlice:
     """All k-space of one slice, prepared: noise-whitened, readout oversampling removed, lines in place.
 
@@ -28,19 +99,10 @@ class CineSlice:
     calibration
         ``(coil, ky, kx)`` complex64 lines for the coil maps when they are not part of `kspace` (a separate reference
         scan), zero where nothing was measured; None lets the maps come from `kspace` itself.
-    colouring
-        ``(receive coil, coil)`` complex64, the inverse of the noise whitening: its product with the coils of `kspace`
-        gives those of the receiver, in any unit. With it the image is weighted as the root sum of squares of the
-        receive coils; None leaves it as coil maps of unit norm give it.
+    receiver
+        The coils and their noise.
     ct
-        ``(y, x)`` float32 in [0, 1]: CT of the same slice on the grid of the image, for methods that take one.
-    ct_cover
-        ``(y, x)`` bool, True where `ct` holds CT; None is everywhere.
-    columns
-        ``(kx,)`` bool, True where the readouts were measured: not so on one side of an asymmetric echo. None is
-        everywhere.
-    whitened
-        True where the noise has unit standard deviation though no `colouring` says how it was whitened.
+        CT of the same slice, for methods that take one.
     maps
         ``(coil, y, x)`` complex64 coil maps to use; None estimates them from the reference or from `kspace`.
     context
@@ -49,18 +111,14 @@ class CineSlice:
         The frames are those of a cycle, the first following on the last; not so in real time.
     noise_share
         Variance of the noise of a line over that of a single readout, mean over the measured lines: 1 over the number
-        of averages. None where it is not known: lines were interpolated between readouts, or the noise was measured
-        without dwell times.
+        of averages. None where it is not known, because lines were interpolated between readouts.
     """
 
     kspace: NDArray[np.complex64]
     mask: NDArray[np.bool_]
     calibration: NDArray[np.complex64] | None = None
-    colouring: NDArray[np.complex64] | None = None
-    ct: NDArray[np.float32] | None = None
-    ct_cover: NDArray[np.bool_] | None = None
-    columns: NDArray[np.bool_] | None = None
-    whitened: bool = False
+    receiver: Receiver = Receiver()
+    ct: CtImage | None = None
     maps: NDArray[np.complex64] | None = None
     context: int = 0
     periodic: bool = True
@@ -89,13 +147,9 @@ class CineSlice:
                 raise DataError(f"{name} must be {axes} = {(coils, ny, nx)}, got {array.shape}")
         if not 0 <= self.context < max(1, frames):
             raise DataError(f"context must leave frames to reconstruct, got {self.context} of {frames} frames")
-        if self.colouring is not None and (self.colouring.ndim != 2 or self.colouring.shape[1] != coils):
-            raise DataError(f"colouring must be (receive coil, coil) = (any, {coils}), got {self.colouring.shape}")
-        for name, plane in (("ct", self.ct), ("ct_cover", self.ct_cover)):
-            if plane is not None and plane.shape != (ny, nx):
-                raise DataError(f"{name} must be (y, x) = {(ny, nx)}, got {plane.shape}")
-        if self.columns is not None and self.columns.shape != (nx,):
-            raise DataError(f"columns must be (kx,) = {(nx,)}, got {self.columns.shape}")
+        self.receiver.check(coils, nx)
+        if self.ct is not None:
+            self.ct.check((ny, nx))
 
 
 @dataclass(frozen=True)
@@ -107,7 +161,7 @@ class Reconstruction:
     image
         ``(frame, y, x)`` complex64 of the frames after the context, same field of view as the k-space, in the units of
         the k-space (centred orthonormal FFT, coil maps of unit norm), times the shading of the receive coils, about
-        one, where the slice has a `colouring`; or in those of `units`.
+        one, where the slice has a `Receiver.colouring`; or in those of `units`.
     maps
         ``(coil, y, x)`` complex64 coil maps that were used.
     method

@@ -24,6 +24,7 @@ from gadgets.chain import Chain
 from gadgets.connection.queue import MessageQueue
 from gadgets.connection.spool import Spool
 from gadgets.ct import confine
+from gadgets.preparation.noise import NoiseSources
 from gadgets.problems import Problems
 from gadgets.settings.checks import check_weights
 from gadgets.settings.fire import parse_json_parameters
@@ -239,8 +240,9 @@ class Session:
         warm_up = threading.Thread(target=self._warm_up, args=[settings], name="cinestream-warm-up", daemon=True)
         warm_up.start()
         settings = self._adjust(settings, problems)
-        settings, store = apply(settings, self._options.overrides), self._options.noise_store
-        chain = Chain(header, settings, self._engine, problems, noise_store=store, to_gadgetron=self._to_gadgetron)
+        settings = apply(settings, self._options.overrides)
+        noise = NoiseSources(store=self._options.noise_store)
+        chain = Chain(header, settings, self._engine, problems, noise=noise, to_gadgetron=self._to_gadgetron)
         for item in chain(self._items()):
             # the stock client dies of anything but images and text
             if self._to_gadgetron or not isinstance(item, Waveform):

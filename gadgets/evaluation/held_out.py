@@ -19,7 +19,7 @@ from torch.nn import functional
 from recon_core.ct.geometry import SliceGeometry, resample, window
 from recon_core.ct.settings import CtSettings
 from recon_core.ct.volume import CtVolume
-from recon_core.data import CineSlice
+from recon_core.data import CineSlice, Receiver
 from recon_core.errors import ResourceError
 from recon_core.metrics.measures import dynamic_region
 from recon_core.physics.fourier import fft, ifft
@@ -103,8 +103,8 @@ class LoadedScan:
     frame_seconds
         Time from frame to frame for a loop.
     placed
-        Brings a CT to the grid of every slice, as `CineSlice.ct` and `CineSlice.ct_cover`, from as many mm towards
-        larger x as it is to lie off; None where there is no CT.
+        Brings a CT to the grid of every slice, as image and cover of a `CtImage`, from as many mm towards larger x
+        as it is to lie off; None where there is no CT.
     """
 
     truth: NDArray[np.complex64]
@@ -280,7 +280,7 @@ def _scan(
             acs_lines=condition.acs_lines,
             seed=seed,
         )
-        return [CineSlice(noisy * mask[:, None, :, None], mask, colouring=colouring.astype(np.complex64))]
+        return [CineSlice(noisy * mask[:, None, :, None], mask, receiver=Receiver(colouring.astype(np.complex64)))]
 
     ct = _ct(np.random.default_rng([SEED, *number, 1]), torch.from_numpy(frames[:1]), field_of_view)
     aspect = field_of_view[1] / field_of_view[0]

@@ -26,6 +26,7 @@ from gadgets.slices.whole import SliceBuffers
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import Readouts
 from recon_core.ct.alignment import check_alignment, time_average_magnitude
+from recon_core.data import CtImage
 from recon_core.engine import Engine
 from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError, SettingsError
 from recon_core.methods import find_method, method_names
@@ -325,7 +326,7 @@ def _read_scan(path: Path, truth: Path) -> LoadedScan:
         runs = (run for item in scan.items if isinstance(item, Readouts) for run in preparation(item))
         complete = [*(one for run in runs for one in buffers.add(run)), *buffers.flush()]
     complete.sort(key=lambda one: one.key)
-    slices = [replace(one.cine, colouring=preparation.colouring) for one in complete]
+    slices = [replace(one.cine, receiver=preparation.receiver(one.key.encoding)) for one in complete]
     x, y, _ = header.encodings[0].recon.field_of_view
     n_frames, n_rows, n_columns = reference.shape[1:]
     aspect = x / y if x > 0 and y > 0 else n_columns / n_rows
@@ -484,7 +485,7 @@ def _with_ct(slices: Sequence[CineSlice], loaded: LoadedScan, off: float) -> tup
     suspect = any(
         check_alignment(ct, time_average_magnitude(one.kspace, one.mask), cover).suspect for one, (ct, cover) in pairs
     )
-    return [replace(one, ct=ct, ct_cover=cover) for one, (ct, cover) in pairs], suspect
+    return [replace(one, ct=CtImage(ct, cover)) for one, (ct, cover) in pairs], suspect
 
 
 def _named(entry: WeightsEntry | None) -> str:

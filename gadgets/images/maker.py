@@ -354,7 +354,8 @@ class ImageMaker:
         comment = "; ".join([f"cinestream {reconstruction.method}", *units, *complete.notes, *reconstruction.notes])
         rows, columns = complete.cine.kspace.shape[2:]
         measured = np.flatnonzero(complete.cine.mask.any(axis=0))
-        sampled = np.arange(columns) if complete.cine.columns is None else np.flatnonzero(complete.cine.columns)
+        held = complete.cine.receiver.columns
+        sampled = np.arange(columns) if held is None else np.flatnonzero(held)
         meta: dict[str, object] = {
             **_heartbeat_meta(complete.heartbeat),
             "encoding": complete.key.encoding,

@@ -26,7 +26,7 @@ class RecordingEngine:
     def reconstruct(self, cine_slice: CineSlice, options: ReconOptions) -> Reconstruction:
         """Record the slice and give an image of ones."""
         frames, self.coils, lines, samples = cine_slice.kspace.shape
-        self.whitened = cine_slice.colouring is not None
+        self.whitened = cine_slice.receiver.colouring is not None
         self.samplings.append(Sampling.of(cine_slice.mask, self.coils, samples))
         image = np.ones((frames, lines, samples), np.complex64)
         return Reconstruction(image, np.ones((1, lines, samples), np.complex64), options.method)

@@ -6,6 +6,7 @@ The source that was used is logged and stored with every image.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gadgets.preparation.noise_statistics import KnownNoise, NoiseStatistics
@@ -25,6 +26,22 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cinestream")
 
 
+@dataclass(frozen=True)
+class NoiseSources:
+    """Noise from outside of a scan.
+
+    Parameters
+    ----------
+    given
+        Noise of a file that the user names, used instead of the scan's own; or None.
+    store
+        Where noise of other measurements is kept, and that of this one will be; or None.
+    """
+
+    given: KnownNoise | None = None
+    store: NoiseStore | None = None
+
+
 class ScanNoise:
     """Chooses the noise of one scan.
 
@@ -36,26 +53,19 @@ class ScanNoise:
         Where to note why there is no whitening although there could be.
     whiten
         Use the noise at all.
-    given
-        Noise that goes before the scan's own, or None.
-    store
-        Where noise of other measurements is kept, and that of this one will be; or None.
+    sources
+        Noise from outside of the scan.
     """
 
     def __init__(
-        self,
-        header: ScanHeader,
-        problems: Problems,
-        *,
-        whiten: bool,
-        given: KnownNoise | None = None,
-        store: NoiseStore | None = None,
+        self, header: ScanHeader, problems: Problems, *, whiten: bool, sources: NoiseSources | None = None
     ) -> None:
         self._header = header
         self._problems = problems
         self._whiten = whiten
-        self._given = given
-        self._store = store
+        sources = sources or NoiseSources()
+        self._given = sources.given
+        self._store = sources.store
         self._own = NoiseStatistics(header.coil_labels)
         #: What was used, for the images: the origin, then the figures of it.
         self.used: tuple[str, ...] = ("none",)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gadgets.wire.messages import AcquisitionFlag, Readouts, flag_mask
+from recon_core.data import Receiver
 from recon_core.errors import HeaderError
 
 if TYPE_CHECKING:
@@ -105,6 +106,26 @@ class Preparation:
     def colouring(self) -> NDArray[np.complex64] | None:
         """Inverse of the whitening matrix ``(receive coil, coil)``; None without whitening."""
         return None if self._whitening is None else np.asarray(np.linalg.inv(self._whitening), np.complex64)
+
+    def receiver(
+        self, encoding: int, compression: NDArray[np.complex64] | None = None, *, whitened: bool = False
+    ) -> Receiver:
+        """What is known of the coils of the prepared readouts of an encoding.
+
+        Parameters
+        ----------
+        encoding
+            Number of the encoding.
+        compression
+            ``(virtual coil, coil)`` complex64 that made the coils of the slice from those of the readouts, or None.
+        whitened
+            The readouts came whitened.
+        """
+        colouring = self.colouring
+        if colouring is not None and compression is not None:
+            colouring = colouring @ compression.conj().T
+        scaled = self._noise.scaled or whitened
+        return Receiver(colouring, self.columns(encoding), whitened=whitened, scaled=scaled)
 
     def columns(self, encoding: int) -> NDArray[np.bool_] | None:
         """Columns ``(kx,)`` of the prepared readouts of an encoding that most of them measured; None for all."""

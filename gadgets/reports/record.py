@@ -120,14 +120,14 @@ class ReportCollector:
 
     def watch(self, complete: CompleteSlice, reconstruction: Reconstruction) -> None:
         """Take note of a slice; `gadgets.chain.Chain` calls it before the images of that slice."""
-        maps, colouring = reconstruction.maps, complete.cine.colouring
+        maps, colouring = reconstruction.maps, complete.cine.receiver.colouring
         step = max(1, max(maps.shape[1:]) // _MAP_SIDE)
         record = SliceRecord(
             key=complete.key,
             method=reconstruction.method,
             mask=complete.cine.mask[complete.cine.context :],
             maps=np.abs(maps[:, ::step, ::step]),
-            whitened=colouring is not None or complete.cine.whitened,
+            whitened=complete.cine.receiver.is_white,
             seconds=sum(reconstruction.seconds.values()),
             notes=(*complete.notes, *reconstruction.notes),
             place=complete.headers[0],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from recon_core.ct.alignment import check_alignment
 from recon_core.ct.geometry import Transform, load_transform, resample, window
 from recon_core.ct.load import load_volume
+from recon_core.data import CtImage
 from recon_core.errors import CinestreamError, DataError, ResourceError, SettingsError
 
 if TYPE_CHECKING:
@@ -51,6 +52,11 @@ class PlacedCt:
     cover: NDArray[np.bool_] | None = None
     coverage: float = 0.0
     message: str = ""
+
+    @property
+    def on_grid(self) -> CtImage | None:
+        """The CT for the method; None where there is none."""
+        return None if self.image is None else CtImage(self.image, self.cover)
 
 
 class _Refused(NamedTuple):

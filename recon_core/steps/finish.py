@@ -51,7 +51,7 @@ def _completed(work: Work, outcome: Outcome) -> Outcome:
     """Complete the k-space of the images of a classical method, and filter that of any."""
     image, options, device = outcome.image, work.options.finish, outcome.image.device
     mask = to_device(work.cine.mask, device)
-    columns = None if work.cine.columns is None else to_device(work.cine.columns, device)
+    columns = None if work.cine.receiver.columns is None else to_device(work.cine.receiver.columns, device)
     if options.partial_fourier != "off":
         extents = partial_extents(mask, columns)
         if not find_method(outcome.method).network:

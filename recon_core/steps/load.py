@@ -62,6 +62,8 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
         maps, notes = estimate_maps(reference, measured, options.maps)
     else:
         maps, notes = to_device(cine.maps, device), ()
+    planes = (None, None) if cine.ct is None else (cine.ct.image, cine.ct.cover)
+    ct, cover = (None if plane is None else to_device(plane, device) for plane in planes)
     return HybridSlice(
         hybrid,
         mask[first:],
@@ -69,10 +71,10 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
         reference,
         measured,
         # whitening gives real and imaginary part unit variance each
-        noise_variance=None if cine.colouring is None and not cine.whitened else 2.0,
+        noise_variance=2.0 if cine.receiver.is_white else None,
         notes=list(notes),
-        ct=None if cine.ct is None else to_device(cine.ct, device),
-        ct_cover=None if cine.ct_cover is None else to_device(cine.ct_cover, device),
+        ct=ct,
+        ct_cover=cover,
         periodic=cine.periodic,
     )
 

@@ -51,7 +51,7 @@ def find_units(work: Work, main: Outcome) -> Units:
     options = work.options.finish
     g_factor = _g_factor(work, main) if options.g_factor else None
     per_noise = _per_noise(work, main, g_factor) if options.units == "snr" else None
-    return Units(_receive_intensity(work.data.maps, work.cine.colouring), per_noise, g_factor)
+    return Units(_receive_intensity(work.data.maps, work.cine.receiver.colouring), per_noise, g_factor)
 
 
 def _receive_intensity(maps: torch.Tensor, colouring_matrix: NDArray[np.complex64] | None) -> torch.Tensor:
@@ -87,7 +87,8 @@ def _per_noise(work: Work, main: Outcome, g_factor: NDArray[np.float32] | None) 
         spread = to_device(np.asarray(known), data.maps.device) / sampled.sqrt()
         if bool((data.mask != data.mask[:1]).any()):
             main.notes.append("the g-factor in the SNR units is that of the first frame's lines")
-    columns = 1.0 if work.cine.columns is None else float(np.mean(work.cine.columns))
+    measured = work.cine.receiver.columns
+    columns = 1.0 if measured is None else float(np.mean(measured))
     deviation = spread * torch.linalg.vector_norm(data.maps, dim=0) * (share * columns) ** 0.5
     # an empty frame, and a pixel that no coil sees, has neither noise nor signal
     good = deviation.isfinite() & (deviation > 0)
@@ -98,9 +99,9 @@ def _why_noise_is_unknown(work: Work, method: str) -> str:
     """Why the noise in the images of a method is not known; empty where it is."""
     if not find_method(method).linear:
         return f"the noise in an image of {method} is not known"
-    if work.cine.colouring is None and not work.cine.whitened:
+    if not work.cine.receiver.is_white:
         return "no noise was measured"
-    if work.cine.noise_share is None:
+    if work.cine.noise_share is None or not work.cine.receiver.scaled:
         return "the noise of a line is not known (lines interpolated between readouts, or no dwell times)"
     if work.options.finish.partial_fourier != "off" or work.options.finish.kspace_filter:
         return "partial_fourier and kspace_filter change the noise"

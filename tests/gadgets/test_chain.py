@@ -2,7 +2,6 @@ import dataclasses
 import itertools
 import logging
 import re
-from types import SimpleNamespace
 
 import h5py
 import ismrmrd
@@ -18,6 +17,7 @@ from gadgets.simulation import ScanPlan, simulate
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import AcquisitionFlag, Image, Text, Waveform
 from gadgets.wire.source import EndOfStreamError
+from recon_core.ct.placement import PlacedCt
 from recon_core.data import Reconstruction
 from recon_core.engine import Engine, create_method
 from recon_core.errors import DataError, ModelError
@@ -214,10 +214,10 @@ def test_the_slice_carries_the_colouring_of_the_noise():
     list(chain(engine)([noise(), scan()]))
     matrix = whitening(noise().data, 1.0, 0.793)
     for cine in engine.slices:
-        np.testing.assert_allclose(cine.colouring @ matrix, np.eye(COILS), atol=1e-4)
+        np.testing.assert_allclose(cine.receiver.colouring @ matrix, np.eye(COILS), atol=1e-4)
     engine = PlainEngine()
     list(chain(engine)([scan()]))
-    assert [cine.colouring for cine in engine.slices] == [None] * SLICES
+    assert [cine.receiver.colouring for cine in engine.slices] == [None] * SLICES
 
 
 def test_waveforms_are_handed_through_in_their_place():
@@ -450,8 +450,8 @@ def test_the_colouring_goes_with_the_virtual_coils(many_coils):
     """Back at the receiver the virtual coils give what its coils gave, and the shading of the image is the same."""
     whole, expected = reconstructed(many_coils, method="zero_filled")
     few, images = reconstructed(many_coils, method="zero_filled", virtual_coils=12)
-    assert few.cine.colouring.shape == (24, 12)
-    received, back = (np.tensordot(s.cine.colouring, s.cine.kspace, (1, 1)) for s in (whole, few))
+    assert few.cine.receiver.colouring.shape == (24, 12)
+    received, back = (np.tensordot(s.cine.receiver.colouring, s.cine.kspace, (1, 1)) for s in (whole, few))
     assert np.linalg.norm(back - received) < 0.06 * np.linalg.norm(received)
     bright = expected.mean(0) > 0.2 * expected.max()
     weighting = images.mean(0)[bright] / expected.mean(0)[bright]
@@ -562,7 +562,7 @@ def test_the_images_of_the_fallback_beside_do_not_claim_a_ct():
 
     class Ct:
         def place(self, complete):
-            return SimpleNamespace(image=np.zeros(complete.cine.kspace.shape[2:], np.float32), cover=None)
+            return PlacedCt("ok", np.zeros(complete.cine.kspace.shape[2:], np.float32))
 
         def label(self, complete, placed):
             return dataclasses.replace(complete, meta={"ct_status": "ok"})

@@ -148,12 +148,12 @@ def test_pixels_of_the_ct_lie_where_those_of_the_slices_do(raw, ramp, engine, tm
     dx, dy = PLAN.field_of_view_x / PLAN.matrix_x, PLAN.field_of_view_y / PLAN.matrix_y
     for position, cine in zip(PLAN.positions, slices, strict=True):
         n_y, n_x = cine.kspace.shape[2:]
-        assert cine.ct.shape == cine.ct_cover.shape == (n_y, n_x) == (48, 48)  # oversampled lines are still there
-        assert cine.ct_cover.all()
+        assert cine.ct.image.shape == cine.ct.cover.shape == (n_y, n_x) == (48, 48)  # oversampled lines are still there
+        assert cine.ct.cover.all()
         for row, column in ((24, 24), (0, 0), (0, 47), (47, 0), (13, 38)):
             point = position + (column - n_x // 2) * dx * read + (row - n_y // 2) * dy * phase
-            assert 0 < cine.ct[row, column] < 1
-            assert cine.ct[row, column] == pytest.approx((hu_at(point) + 200) / 1000, abs=1e-5)
+            assert 0 < cine.ct.image[row, column] < 1
+            assert cine.ct.image[row, column] == pytest.approx((hu_at(point) + 200) / 1000, abs=1e-5)
     assert {meta["ct_hash"] for meta in metas(images)} == {file_digest(ramp)}
 
 
@@ -166,7 +166,7 @@ def test_window_and_transform_are_those_of_the_settings(raw, ramp, engine, tmp_p
     settings |= {"ct_window_low": -1000.0, "ct_window_high": 1000.0, "ct_slab_samples": 1}
     images, _, slices = run(raw, tmp_path, engine, ct_path=str(ramp), **settings)
     expected = (hu_at(PLAN.positions[0] + shift[:3, 3]) + 1000) / 2000
-    assert slices[0].ct[24, 24] == pytest.approx(expected, abs=1e-5)
+    assert slices[0].ct.image[24, 24] == pytest.approx(expected, abs=1e-5)
     assert {meta["ct_transform_hash"] for meta in metas(images)} == {file_digest(tmp_path / "shift.txt")}
 
 
@@ -279,7 +279,7 @@ def test_with_the_policy_fallback_no_ct_is_told_and_done_without(name, raw, engi
     path, status, _ = bad(name, tmp_path)
     images, summary, slices = run(raw, tmp_path, engine, ct_path=path, ct_policy="fallback", emit_fused=True)
     assert {series: len(each) for series, each in images.items()} == {1: 4}  # nothing was fused
-    assert all(cine.ct is None and cine.ct_cover is None for cine in slices)
+    assert all(cine.ct is None for cine in slices)
     for meta in metas(images):
         assert meta["ct_status"] == status
         assert float(meta["ct_coverage"]) == 0

@@ -11,7 +11,7 @@ import torch
 
 import recon_core
 from recon_core import ReconstructionWarning, reconstruct
-from recon_core.data import CineSlice
+from recon_core.data import CineSlice, Receiver
 from recon_core.engine import Engine
 from recon_core.errors import DataError, ModelError, SettingsError
 from recon_core.options import ReconOptions
@@ -55,7 +55,7 @@ def test_other_methods(scan, method):
 def test_noise_covariance_whitens(scan):
     root = np.linalg.cholesky(scan.noise_covariance.astype(np.complex128) / 2)
     whitened = np.einsum("ij,fjyx->fiyx", np.linalg.inv(root), scan.kspace).astype(np.complex64)
-    cine = CineSlice(whitened, scan.mask, colouring=root.astype(np.complex64))
+    cine = CineSlice(whitened, scan.mask, receiver=Receiver(root.astype(np.complex64)))
     expected = Engine().reconstruct(cine, ReconOptions())
     result = reconstruct(scan.kspace, noise_covariance=scan.noise_covariance)
     np.testing.assert_allclose(result.image, expected.image, rtol=1e-4, atol=1e-4 * np.abs(expected.image).max())
@@ -77,7 +77,7 @@ def test_whitened_data(scan):
     root = np.linalg.cholesky(scan.noise_covariance.astype(np.complex128) / 2)
     kspace = np.einsum("ij,fjyx->fiyx", np.linalg.inv(root), scan.kspace).astype(np.complex64)
     result = reconstruct(kspace, whitened=True)
-    expected = Engine().reconstruct(CineSlice(kspace, scan.mask, whitened=True), ReconOptions())
+    expected = Engine().reconstruct(CineSlice(kspace, scan.mask, receiver=Receiver(whitened=True)), ReconOptions())
     np.testing.assert_array_equal(result.image, expected.image)
     assert result.notes == (FOUND, *expected.notes)
 
@@ -153,7 +153,7 @@ def test_columns_that_were_not_measured(scan):
     result = reconstruct(kspace, "zero_filled", partial_fourier="pocs")
     assert any("9 of 40 columns" in note for note in result.notes)
     columns = np.arange(COLUMNS) >= 9
-    cine = CineSlice(kspace, scan.mask, columns=columns)
+    cine = CineSlice(kspace, scan.mask, receiver=Receiver(columns=columns))
     expected = Engine().reconstruct(cine, ReconOptions.of(method="zero_filled", partial_fourier="pocs"))
     np.testing.assert_array_equal(result.image, expected.image)
 

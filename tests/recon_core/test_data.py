@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from recon_core.data import CineSlice
+from recon_core.data import CineSlice, CtImage, Receiver
 from recon_core.errors import DataError
 
 KSPACE = np.zeros((2, 3, 8, 6), np.complex64)
@@ -10,8 +10,8 @@ MASK = np.zeros((2, 8), bool)
 
 def test_what_belongs_together_is_accepted():
     calibration = np.zeros((3, 8, 6), np.complex64)
-    CineSlice(KSPACE, MASK, calibration=calibration, colouring=np.zeros((5, 3), np.complex64))
-    CineSlice(KSPACE, MASK, columns=np.ones(6, bool))
+    CineSlice(KSPACE, MASK, calibration=calibration, receiver=Receiver(np.zeros((5, 3), np.complex64)))
+    CineSlice(KSPACE, MASK, receiver=Receiver(columns=np.ones(6, bool)))
     CineSlice(KSPACE, MASK, maps=calibration, context=1, periodic=False)
 
 
@@ -22,9 +22,11 @@ def test_what_belongs_together_is_accepted():
         ({"kspace": KSPACE.astype(np.complex128)}, "k-space must be"),
         ({"mask": MASK[:1]}, "mask must be"),
         ({"calibration": np.zeros((3, 8, 7), np.complex64)}, "calibration must be"),
-        ({"colouring": np.zeros((3, 4), np.complex64)}, "colouring must be"),
-        ({"colouring": np.zeros(3, np.complex64)}, "colouring must be"),
-        ({"columns": np.ones(8, bool)}, "columns must be"),
+        ({"receiver": Receiver(np.zeros((3, 4), np.complex64))}, "colouring must be"),
+        ({"receiver": Receiver(np.zeros(3, np.complex64))}, "colouring must be"),
+        ({"receiver": Receiver(columns=np.ones(8, bool))}, "columns must be"),
+        ({"ct": CtImage(np.zeros((6, 8), np.float32))}, "ct must be"),
+        ({"ct": CtImage(np.zeros((8, 6), np.float32), np.ones((6, 8), bool))}, "ct_cover must be"),
         ({"maps": np.zeros((3, 6, 8), np.complex64)}, "maps must be"),
         ({"context": 2}, "context must leave frames"),
         ({"context": -1}, "context must leave frames"),

@@ -13,7 +13,7 @@ from recon_core.classical.cg_sense import CGSense
 from recon_core.classical.grappa import Grappa
 from recon_core.classical.zero_filled import ZeroFilled
 from recon_core.coils.calibration import time_average
-from recon_core.data import CineSlice, HybridSlice
+from recon_core.data import CineSlice, HybridSlice, Receiver
 from recon_core.engine import Engine, create_method
 from recon_core.errors import DataError, ModelError, ResourceError, SettingsError
 from recon_core.methods import METHODS
@@ -23,6 +23,9 @@ from recon_core.options import CGSenseOptions, ReconOptions, apply, option
 from recon_core.physics.fourier import fft, ifft
 from recon_core.trust.ranges import TrainingRange
 from tests.helpers.networks import write_tiny_weights
+
+# Five coils that were whitened, and were white before.
+WHITE = Receiver(np.eye(5, dtype=np.complex64))
 
 
 @pytest.fixture
@@ -76,7 +79,7 @@ def test_accuracy_with_estimated_maps(engine, semi_real, method, case):
         "low_rank_sparse": {"mini": 0.047, "scd201": 0.09, "scd301": 0.069},
     }[method][case]
     for data in semi_real(case):
-        cine_slice = CineSlice(data.kspace, data.mask, colouring=data.colouring)
+        cine_slice = CineSlice(data.kspace, data.mask, receiver=Receiver(data.colouring))
         result = engine.reconstruct(cine_slice, ReconOptions.of(method=method))
         assert result.method == method
         assert error(result, data) < limit
@@ -85,7 +88,7 @@ def test_accuracy_with_estimated_maps(engine, semi_real, method, case):
 @pytest.mark.parametrize("case", SEMI_REAL)
 def test_the_signal_prior_is_worth_its_while_on_real_anatomy(engine, semi_real, case):
     for data in semi_real(case):
-        cine_slice = CineSlice(data.kspace, data.mask, colouring=data.colouring)
+        cine_slice = CineSlice(data.kspace, data.mask, receiver=Receiver(data.colouring))
         with_prior, without = (
             error(engine.reconstruct(cine_slice, ReconOptions.of(signal_prior=prior)), data) for prior in (True, False)
         )
@@ -97,7 +100,9 @@ def test_receive_intensity_is_what_the_reference_has(engine, semi_real):
     (data,) = semi_real("mini")
     errors = []
     for colouring in (None, data.colouring, 100 * data.colouring):
-        image = engine.reconstruct(CineSlice(data.kspace, data.mask, colouring=colouring), ReconOptions()).image
+        image = engine.reconstruct(
+            CineSlice(data.kspace, data.mask, receiver=Receiver(colouring)), ReconOptions()
+        ).image
         errors.append(nrmse(image * best_scale(image, data.reference), data.reference))
     assert errors[0] > 1.5 * errors[1]
     assert errors[2] == pytest.approx(errors[1], abs=1e-4)
@@ -105,7 +110,7 @@ def test_receive_intensity_is_what_the_reference_has(engine, semi_real):
 
 def test_colouring_of_unwhitened_data_changes_nothing(engine, make_slice):
     plain, _ = make_slice()
-    coloured, _ = make_slice(colouring=3 * np.eye(5, dtype=np.complex64))
+    coloured, _ = make_slice(receiver=Receiver(3 * np.eye(5, dtype=np.complex64)))
     options = ReconOptions.of(signal_prior=False)
     images = [engine.reconstruct(data, options).image for data in (plain, coloured)]
     np.testing.assert_allclose(images[0], images[1], rtol=1e-4, atol=1e-6)
@@ -298,7 +303,7 @@ def test_warm(engine, monkeypatch, shape):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 def test_gpu_agrees_with_cpu(make_slice):
-    cine_slice, _ = make_slice(colouring=np.eye(5, dtype=np.complex64))
+    cine_slice, _ = make_slice(receiver=WHITE)
     images = [Engine(device).reconstruct(cine_slice, ReconOptions()).image for device in ("cpu", "cuda")]
     np.testing.assert_allclose(images[0], images[1], rtol=1e-3, atol=1e-4)
 
@@ -377,7 +382,7 @@ def test_an_error_nobody_foresaw_is_not_hidden_by_the_fallback(engine, make_slic
 @pytest.fixture
 def heart(make_slice):
     """A pulsing disc with noise that was measured."""
-    return make_slice(8, 5, 32, 28, acs_lines=8, pulse=0.5, snr=40, colouring=np.eye(5, dtype=np.complex64))[0]
+    return make_slice(8, 5, 32, 28, acs_lines=8, pulse=0.5, snr=40, receiver=WHITE)[0]
 
 
 @pytest.fixture
@@ -441,7 +446,7 @@ def test_a_bad_image_is_replaced_by_that_of_the_fallback(engine, heart, network,
 @pytest.mark.parametrize("change", GOOD_IMAGES.values(), ids=GOOD_IMAGES)
 def test_a_good_image_is_never_replaced(engine, heart, network, change, fallback, whitened):
     network(change)
-    cine_slice = heart if whitened else dataclasses.replace(heart, colouring=None)
+    cine_slice = heart if whitened else dataclasses.replace(heart, receiver=Receiver())
     result = engine.reconstruct(cine_slice, ReconOptions.of(method="crunet_mr", fallback=fallback))
     assert result.method == "crunet_mr"
     assert not any("the image of" in note for note in result.notes)
@@ -626,7 +631,7 @@ def test_grappa_learns_from_a_separate_reference(engine, make_slice):
 
 def test_the_signal_prior_keeps_noise_down(engine, make_slice):
     more = {"n_frames": 6, "n_coils": 6, "n_y": 48, "n_x": 40, "step": 3, "snr": 20.0}
-    whitened, image = make_slice(**more, colouring=np.eye(6, dtype=np.complex64))
+    whitened, image = make_slice(**more, receiver=Receiver(np.eye(6, dtype=np.complex64)))
     with_prior, without = (
         nrmse(engine.reconstruct(whitened, ReconOptions.of(signal_prior=prior)).image, image) for prior in (True, False)
     )
@@ -635,7 +640,7 @@ def test_the_signal_prior_keeps_noise_down(engine, make_slice):
 
 def test_the_signal_prior_needs_whitened_data(engine, make_slice):
     unknown, _ = make_slice(n_y=48, n_x=40, snr=20.0)
-    whitened = dataclasses.replace(unknown, colouring=np.eye(5, dtype=np.complex64))
+    whitened = dataclasses.replace(unknown, receiver=WHITE)
     images = {
         (name, prior): engine.reconstruct(data, ReconOptions.of(signal_prior=prior)).image
         for name, data in (("unknown", unknown), ("whitened", whitened))
@@ -646,7 +651,9 @@ def test_the_signal_prior_needs_whitened_data(engine, make_slice):
 
 
 def test_a_warm_start_saves_iterations(engine, make_slice):
-    cine_slice, image = make_slice(8, 6, 48, 40, step=4, pulse=0.3, snr=50.0, colouring=np.eye(6, dtype=np.complex64))
+    cine_slice, image = make_slice(
+        8, 6, 48, 40, step=4, pulse=0.3, snr=50.0, receiver=Receiver(np.eye(6, dtype=np.complex64))
+    )
 
     def remaining(warm_start, iterations):
         options = ReconOptions.of(warm_start=warm_start, iterations=iterations)
@@ -774,8 +781,8 @@ def test_values_that_are_not_finite_are_an_error_that_says_so(engine, make_slice
 @pytest.mark.parametrize("method", CLASSICAL)
 def test_nothing_but_zeros(engine, make_slice, method, maps, whitened):
     cine_slice, _ = make_slice(acs_lines=12)
-    colouring = np.eye(5, dtype=np.complex64) if whitened else None
-    silent = dataclasses.replace(cine_slice, kspace=0 * cine_slice.kspace, colouring=colouring)
+    receiver = WHITE if whitened else Receiver()
+    silent = dataclasses.replace(cine_slice, kspace=0 * cine_slice.kspace, receiver=receiver)
     result = engine.reconstruct(silent, ReconOptions.of(method=method, maps=maps, g_factor=True))
     assert result.method == method
     assert not result.image.any()
@@ -799,7 +806,7 @@ def cut_slice(data, first_line=0, first_column=0):
     mask[:, :first_line] = False
     columns = np.arange(data.kspace.shape[3]) >= first_column
     kspace = data.kspace * mask[:, None, :, None] * columns
-    return dataclasses.replace(data, kspace=kspace, mask=mask, columns=columns)
+    return dataclasses.replace(data, kspace=kspace, mask=mask, receiver=Receiver(columns=columns))
 
 
 @pytest.mark.parametrize("how", ["pocs", "homodyne"])
@@ -862,7 +869,7 @@ def in_units(engine, data, **options):
 
 def test_units_of_the_noise_are_those_of_whitened_data_with_all_lines(engine, make_slice):
     plain, _ = make_slice(step=1)
-    data = dataclasses.replace(plain, colouring=np.eye(5, dtype=np.complex64))
+    data = dataclasses.replace(plain, receiver=WHITE)
     assert data.mask.all()
     expected = engine.reconstruct(plain, ReconOptions.of(method="zero_filled"))
     result = in_units(engine, data)
@@ -872,7 +879,7 @@ def test_units_of_the_noise_are_those_of_whitened_data_with_all_lines(engine, ma
     averaged = in_units(engine, dataclasses.replace(data, noise_share=0.25))
     np.testing.assert_allclose(averaged.image, 2 * result.image, rtol=1e-4, atol=1e-6)
     columns = np.arange(data.kspace.shape[3]) % 2 == 0
-    narrow = in_units(engine, dataclasses.replace(data, columns=columns))
+    narrow = in_units(engine, dataclasses.replace(data, receiver=dataclasses.replace(WHITE, columns=columns)))
     np.testing.assert_allclose(narrow.image, result.image / np.sqrt(columns.mean()), rtol=1e-4, atol=1e-6)
 
 
@@ -883,7 +890,7 @@ def test_a_frame_with_fewer_lines_has_less_noise_and_an_empty_one_none(engine, m
     mask[1] = False
     data = dataclasses.replace(plain, kspace=plain.kspace * mask[:, None, :, None], mask=mask)
     relative = engine.reconstruct(data, ReconOptions.of(method="zero_filled")).image
-    image = in_units(engine, dataclasses.replace(data, colouring=np.eye(5, dtype=np.complex64))).image
+    image = in_units(engine, dataclasses.replace(data, receiver=WHITE)).image
     np.testing.assert_allclose(image[0], relative[0] / np.sqrt(mask[0].mean()), rtol=1e-4, atol=1e-6)
     assert not image[1].any()
 
@@ -893,13 +900,14 @@ def test_a_frame_with_fewer_lines_has_less_noise_and_an_empty_one_none(engine, m
     [
         ({"method": "low_rank_sparse"}, {}, "low_rank_sparse is not known"),
         ({"kspace_filter": 0.5}, {}, "kspace_filter change the noise"),
-        ({}, {"colouring": None}, "no noise was measured"),
+        ({}, {"receiver": Receiver()}, "no noise was measured"),
         ({}, {"noise_share": None}, "noise of a line is not known"),
+        ({}, {"receiver": dataclasses.replace(WHITE, scaled=False)}, "noise of a line is not known"),
     ],
 )
 def test_units_of_noise_that_is_not_known_are_relative(engine, make_slice, options, changes, why):
     plain, _ = make_slice()
-    data = dataclasses.replace(plain, **{"colouring": np.eye(5, dtype=np.complex64), **changes})
+    data = dataclasses.replace(plain, **{"receiver": WHITE, **changes})
     result = in_units(engine, data, **options)
     assert result.units == "relative"
     assert why in " ".join(result.notes)

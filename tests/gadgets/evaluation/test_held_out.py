@@ -162,12 +162,13 @@ def test_noise_is_white_and_as_strong_as_said(data, full, monkeypatch):
     loaded = found.load()
     (cine,) = loaded.measured("full")
     # in the receive coils: their noise has a deviation of one on average
-    signal = np.einsum("rv,fvyx->fryx", cine.colouring, cine.kspace - noise.kspace)
+    signal = np.einsum("rv,fvyx->fryx", cine.receiver.colouring, cine.kspace - noise.kspace)
     coils = ifft(torch.from_numpy(signal), (-2, -1)).numpy()
     seen, truth = np.sqrt((np.abs(coils) ** 2).sum(1)), np.abs(loaded.truth[0])
     np.testing.assert_allclose(seen * best_scale(seen, truth), truth, atol=0.02 * truth.max())
     assert np.quantile(seen[:, dynamic_region(truth)], 0.9) == pytest.approx(7.0, rel=0.02)
-    assert np.mean(np.diag(cine.colouring @ cine.colouring.conj().T).real) == pytest.approx(1.0, rel=1e-3)
+    colouring = cine.receiver.colouring
+    assert np.mean(np.diag(colouring @ colouring.conj().T).real) == pytest.approx(1.0, rel=1e-3)
 
 
 def test_the_patient_is_what_was_seen(data):

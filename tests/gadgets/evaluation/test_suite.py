@@ -299,8 +299,8 @@ def test_a_variant_reaches_the_engine_on_the_scans_that_it_is_for(monkeypatch):
         if one.method in ("atlf_net/ct", "atlf_net/ct_shifted"):
             seed = {"subject": 0, "first": 1, "last": 2}[one.scan]
             ct, cover = tiny_ct(beating(8, (48, 32), seed).astype(np.complex64), 8 if "shifted" in one.method else 0)
-            np.testing.assert_array_equal(cine.ct, ct)
-            np.testing.assert_array_equal(cine.ct_cover, cover)
+            np.testing.assert_array_equal(cine.ct.image, ct)
+            np.testing.assert_array_equal(cine.ct.cover, cover)
         else:
             assert cine.ct is None
 

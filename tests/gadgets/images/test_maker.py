@@ -25,7 +25,7 @@ from gadgets.slices.whole import SliceBuffers
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import ACQUISITION_HEADER, IMAGE_HEADER
 from gadgets.wire.writer import encode
-from recon_core.data import CineSlice, Reconstruction
+from recon_core.data import CineSlice, Receiver, Reconstruction
 from tests.helpers.builders import encoding_xml, header_xml, readouts
 
 SQUARE = {
@@ -839,7 +839,7 @@ def test_meta_has_the_keys_of_gadgetron_and_fire():
 
 def test_meta_says_which_columns_of_an_asymmetric_echo_were_measured():
     complete = complete_slice()
-    cine = dataclasses.replace(complete.cine, columns=np.arange(8) >= 2)
+    cine = dataclasses.replace(complete.cine, receiver=Receiver(columns=np.arange(8) >= 2))
     image, *_ = maker().make(dataclasses.replace(complete, cine=cine), reconstruction())
     assert [int(v) for v in meta_of(image)["sampling_limits_RO"]] == [2, 4, 7]
 

@@ -156,8 +156,8 @@ def test_an_asymmetric_echo_leaves_only_ripples_beyond_its_end():
     items = list(made.items())
     (got,) = through(made.header, buffers(made.header, items))[0].values()
     (wanted,) = through(made.header, items)[0].values()
-    np.testing.assert_array_equal(got.cine.columns, wanted.cine.columns)
-    measured = got.cine.columns
+    np.testing.assert_array_equal(got.cine.receiver.columns, wanted.cine.receiver.columns)
+    measured = got.cine.receiver.columns
     assert 0.7 * len(measured) < measured.sum() < 0.8 * len(measured)
     assert not got.cine.kspace[..., ~measured].any(), "BucketToBuffer copies what was measured"
     difference = np.abs(got.cine.kspace - wanted.cine.kspace)[..., measured]
@@ -234,7 +234,7 @@ def test_images_of_cg_sense_whitened_in_front(engine):
     readouts = through(header, noise_first, engine, **settings)[1]
     slices, images, problems = through(header, buffers(header, items), engine, **settings)
     assert not list(problems)
-    assert all(one.cine.whitened for one in slices.values())
+    assert all(one.cine.receiver.whitened for one in slices.values())
     assert_same_images(images, readouts)
     shaded = through(header, items, engine, method="cg_sense", scale=1.0)[1]
     values, own = (np.stack([image.data[0, 0] for image in series]) for series in (images, shaded))
@@ -249,7 +249,7 @@ def test_nothing_is_whitened_twice():
     header, items = scan("every 2nd line with embedded reference")
     (one,) = through(header, items, whitened=True)[0].values()
     (plain,) = through(header, items, whiten=False)[0].values()
-    assert one.cine.colouring is None
+    assert one.cine.receiver.colouring is None
     np.testing.assert_array_equal(one.cine.kspace, plain.cine.kspace)
 
 
@@ -260,7 +260,7 @@ def test_a_scan_that_was_not_whitened_after_all_is_noticed(engine):
     weak = [dataclasses.replace(item, data=item.data * np.float32(1e-6)) for item in items]
     slices, images, problems = through(header, buffers(header, weak), engine, **settings)
     assert len(images) == 4
-    assert not any(one.cine.whitened for one in slices.values())
+    assert not any(one.cine.receiver.whitened for one in slices.values())
     (problem,) = problems
     assert "should be whitened already" in problem.text
     assert not problem.damage

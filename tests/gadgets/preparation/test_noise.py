@@ -9,7 +9,7 @@ from gadgets.connection.session import SessionOptions
 from gadgets.files.images import read_images
 from gadgets.files.noise import read_noise
 from gadgets.files.raw import write_scan
-from gadgets.preparation.noise import ScanNoise
+from gadgets.preparation.noise import NoiseSources, ScanNoise
 from gadgets.preparation.noise_statistics import NoiseStatistics
 from gadgets.preparation.noise_store import NoiseStore
 from gadgets.problems import Problems
@@ -59,7 +59,7 @@ def apart():
 def reconstruct(engine, scan, settings=FAST, **sources):
     """Images and problems."""
     header, items = scan
-    chain = Chain(parse_header(header), settings, lambda: engine, **sources)
+    chain = Chain(parse_header(header), settings, lambda: engine, noise=NoiseSources(**sources))
     return [item for item in chain(iter(items)) if isinstance(item, Image)], chain.summary.problems
 
 
@@ -84,10 +84,10 @@ def assert_alike(images, expected):
 def test_noise_of_another_measurement_is_found_in_the_store(engine, together, apart, tmp_path):
     expected, _ = reconstruct(engine, together)
     noise, scan = apart
-    images, problems = reconstruct(engine, noise, noise_store=NoiseStore(tmp_path))
+    images, problems = reconstruct(engine, noise, store=NoiseStore(tmp_path))
     assert images == []
     assert list(problems) == []
-    images, problems = reconstruct(engine, scan, noise_store=NoiseStore(tmp_path))
+    images, problems = reconstruct(engine, scan, store=NoiseStore(tmp_path))
     assert list(problems) == []
     assert_alike(images, expected)
     origin, samples, factor, condition = said(images[0])
@@ -145,13 +145,13 @@ def test_files_and_groups(engine, together, apart, tmp_path):
     (header, noise), scan = apart
     write_scan(tmp_path / "noise.h5", header, noise, group="dataset_1")
     given = read_noise(tmp_path / "noise.h5", "dataset_1")
-    images, problems = reconstruct(engine, scan, noise=given)
+    images, problems = reconstruct(engine, scan, given=given)
     assert list(problems) == []
     assert_alike(images, expected)
     assert said(images[0])[0] == "file noise.h5, group dataset_1"
     louder = Readouts(noise[0].headers, 2 * noise[0].data)
     write_scan(tmp_path / "louder.h5", header, [louder])
-    images, _ = reconstruct(engine, together, noise=read_noise(tmp_path / "louder.h5"))
+    images, _ = reconstruct(engine, together, given=read_noise(tmp_path / "louder.h5"))
     assert said(images[0])[0] == "file louder.h5, group dataset"
 
 
@@ -193,7 +193,7 @@ def test_dependencies_in_the_header():
 @pytest.mark.parametrize("with_store", [False, True])
 def test_noise_that_is_not_known_is_told_and_the_images_come(engine, apart, tmp_path, with_store):
     store = NoiseStore(tmp_path) if with_store else None
-    images, problems = reconstruct(engine, apart[1], noise_store=store)
+    images, problems = reconstruct(engine, apart[1], store=store)
     (problem,) = problems
     assert not problem.damage
     assert (str(tmp_path) if with_store else "no noise store") in problem.text
@@ -214,18 +214,18 @@ def test_noise_alone_without_a_store_is_told(engine, apart):
 def test_noise_alone_without_a_name_is_told(engine, apart, tmp_path):
     (header, noise), _ = apart
     nameless = re.sub("<measurementID>.*?</measurementID>", "", header)
-    _, problems = reconstruct(engine, (nameless, noise), noise_store=NoiseStore(tmp_path))
+    _, problems = reconstruct(engine, (nameless, noise), store=NoiseStore(tmp_path))
     assert "no measurementID" in str(*problems)
 
 
 def test_a_scan_without_any_readout_is_an_error_as_ever(engine, apart, tmp_path):
     with pytest.raises(DataError, match="no image readouts"):
-        reconstruct(engine, (apart[0][0], []), noise_store=NoiseStore(tmp_path))
+        reconstruct(engine, (apart[0][0], []), store=NoiseStore(tmp_path))
 
 
 def test_a_store_that_cannot_be_written_is_told(engine, apart, tmp_path):
     (tmp_path / "file").touch()
-    _, problems = reconstruct(engine, apart[0], noise_store=NoiseStore(tmp_path / "file"))
+    _, problems = reconstruct(engine, apart[0], store=NoiseStore(tmp_path / "file"))
     assert "cannot be written" in str(*problems)
 
 
@@ -243,11 +243,11 @@ def labelled(header, labels):
 def test_noise_of_other_coils_is_not_used(engine, apart, tmp_path):
     (header, noise), scan = apart
     store = NoiseStore(tmp_path)
-    reconstruct(engine, (header, [Readouts(noise[0].headers, noise[0].data[:, :3])]), noise_store=store)
-    images, problems = reconstruct(engine, scan, noise_store=store)
+    reconstruct(engine, (header, [Readouts(noise[0].headers, noise[0].data[:, :3])]), store=store)
+    images, problems = reconstruct(engine, scan, store=store)
     assert "3 coils, the image readouts 4" in str(*problems)
-    reconstruct(engine, (labelled(header, "ABCD"), noise), noise_store=store)
-    images, problems = reconstruct(engine, (labelled(scan[0], "ABCX"), scan[1]), noise_store=store)
+    reconstruct(engine, (labelled(header, "ABCD"), noise), store=store)
+    images, problems = reconstruct(engine, (labelled(scan[0], "ABCX"), scan[1]), store=store)
     assert "other coils than the images (D, X)" in str(*problems)
     assert said(images[0]) == ["none"]
 
@@ -257,8 +257,8 @@ def test_coils_in_another_order_are_sorted_by_their_names(engine, together, apar
     store, order = NoiseStore(tmp_path), [2, 0, 3, 1]
     labels = np.array(list("ABCD"))
     shuffled = Readouts(noise[0].headers, noise[0].data[:, order])
-    reconstruct(engine, (labelled(header, labels[order]), [shuffled]), noise_store=store)
-    images, problems = reconstruct(engine, (labelled(scan[0], labels), scan[1]), noise_store=store)
+    reconstruct(engine, (labelled(header, labels[order]), [shuffled]), store=store)
+    images, problems = reconstruct(engine, (labelled(scan[0], labels), scan[1]), store=store)
     assert list(problems) == []
     assert_alike(images, reconstruct(engine, together)[0])
 
@@ -270,7 +270,7 @@ def test_noise_of_the_stream_goes_before_that_of_the_store(tmp_path):
     )
     store, problems = NoiseStore(tmp_path), Problems()
     store.put("1", statistics(seed=2))
-    noise = ScanNoise(parse_header(header_xml(before=inner)), problems, whiten=True, store=store)
+    noise = ScanNoise(parse_header(header_xml(before=inner)), problems, whiten=True, sources=NoiseSources(store=store))
     noise.add(readouts(40, 2, 16, seed=1, flags=NOISE))
     assert noise.whitening(2, 5.0) is not None
     assert noise.used[0] == "stream"

@@ -16,7 +16,7 @@ from gadgets.slices.complete import CompleteSlice, SliceKey
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import ACQUISITION_HEADER, IMAGE_HEADER
 from recon_core.coils.running_maps import RunningMaps
-from recon_core.data import CineSlice, Reconstruction
+from recon_core.data import CineSlice, Receiver, Reconstruction
 from recon_core.errors import DataError, ResourceError, SettingsError
 from recon_core.metrics.scores import score
 
@@ -66,7 +66,7 @@ def collect(
     cine = CineSlice(
         np.zeros((n_frames, 3, n_rows, n_columns), np.complex64),
         mask,
-        colouring=(np.eye(3, dtype=np.complex64) if colouring is None else colouring) if whitened else None,
+        receiver=Receiver((np.eye(3, dtype=np.complex64) if colouring is None else colouring) if whitened else None),
     )
     key = SliceKey(0, 0, 0, contrast, number)
     headers = np.zeros(n_frames, ACQUISITION_HEADER)

@@ -382,7 +382,7 @@ def test_later_windows_are_the_frames_alone_with_the_running_maps(simulated):
     images(items, head, watch=lambda *both: seen.append(both), realtime="fixed", realtime_window=6)
     assert [len(result.image) for _, result in seen] == [6, 6, 2]
     complete, result = seen[1]
-    cine = CineSlice(complete.cine.kspace, complete.cine.mask, colouring=complete.cine.colouring, maps=result.maps)
+    cine = CineSlice(complete.cine.kspace, complete.cine.mask, receiver=complete.cine.receiver, maps=result.maps)
     alone = ENGINE().reconstruct(cine, Settings.of(iterations=5, device="cpu"))
     np.testing.assert_allclose(result.image, alone.image, rtol=1e-4, atol=1e-4 * np.abs(alone.image).max())
 

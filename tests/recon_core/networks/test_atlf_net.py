@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 from recon_core.coils.calibration import time_average
-from recon_core.data import CineSlice, HybridSlice
+from recon_core.data import CineSlice, CtImage, HybridSlice
 from recon_core.errors import DataError, ModelError
 from recon_core.networks import atlf_net
 from recon_core.networks.atlf_layers import (
@@ -466,7 +466,7 @@ def test_a_ct_on_another_grid_is_refused():
     with pytest.raises(DataError, match="ct_cover must be"):
         slice_of(hybrid, mask, maps, ct=ct, ct_cover=ct[1:] > 0)
     kspace, lines = np.zeros((1, 1, 4, 6), np.complex64), np.zeros((1, 4), bool)
-    CineSlice(kspace, lines, ct=np.zeros((4, 6), np.float32), ct_cover=np.ones((4, 6), bool))
+    CineSlice(kspace, lines, ct=CtImage(np.zeros((4, 6), np.float32), np.ones((4, 6), bool)))
     for name in ("ct", "ct_cover"):
         with pytest.raises(DataError, match=f"{name} must be"):
             CineSlice(kspace, lines, **{name: np.zeros((6, 4), np.float32)})
