@@ -9,6 +9,7 @@ from gadgets.commands.arguments import add_pipeline_folders, port, settings_help
 from gadgets.commands.console import say
 from gadgets.connection.server import DEFAULT_HOST, DEFAULT_PORT
 from gadgets.settings.pipelines import install_pipelines, list_pipelines
+from recon_core.errors import SettingsError
 
 if TYPE_CHECKING:
     import argparse
@@ -31,17 +32,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "passes scans on to a resident server instead of starting a process for each"
     )
     parser.add_argument("--install", type=Path, metavar="DIR", help=text)
-    text = "where NAME-connect finds the server (default: %(default)s)"
-    parser.add_argument("--address", default=DEFAULT_HOST, metavar="HOST", help=text)
-    parser.add_argument("--port", type=port, default=DEFAULT_PORT, help="its port (default: %(default)s)")
+    text = f"where NAME-connect finds the server (default: {DEFAULT_HOST})"
+    parser.add_argument("--address", metavar="HOST", help=text)
+    parser.add_argument("--port", type=port, help=f"its port (default: {DEFAULT_PORT})")
 
 
 def run(options: argparse.Namespace) -> int:
     """List or install them."""
     if options.install:
-        for path in install_pipelines(options.install, options.address, options.port):
+        number = DEFAULT_PORT if options.port is None else options.port
+        for path in install_pipelines(options.install, options.address or DEFAULT_HOST, number):
             say(str(path))
         return 0
+    if options.address is not None or options.port is not None:
+        raise SettingsError("--address and --port say where NAME-connect finds the server; give --install DIR too")
     for found in list_pipelines(options.pipelines).values():
         comment = "\n    ".join(found.comment.splitlines()[1:] or [found.comment])
         say(f"{found.name}\n    {comment}\n")

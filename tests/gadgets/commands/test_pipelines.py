@@ -2,6 +2,8 @@
 
 import re
 
+import pytest
+
 from gadgets.settings.pipelines import list_pipelines
 from gadgets.settings.settings import FIELDS
 
@@ -32,3 +34,15 @@ def test_pipelines_are_installed_into_a_gadgetron(tmp_path, run):
     assert status == 2
     assert str(foreign) in err
     assert foreign.read_text(encoding="utf-8") == "<gadgetronStreamConfiguration/>"
+
+
+@pytest.mark.parametrize("options", [["--address", "10.1.2.3"], ["--port", "9999"]])
+def test_a_server_without_a_folder_to_install_into_is_refused(options, run):
+    status, _, err = run("pipelines", *options)
+    assert (status, "--install DIR" in err) == (2, True)
+
+
+def test_a_server_that_cannot_be_is_refused_before_anything_is_written(tmp_path, run):
+    for options in (["--port", "0"], ["--address", "a b"]):
+        assert run("pipelines", "--install", tmp_path, *options)[0] == 2
+    assert list(tmp_path.iterdir()) == []
