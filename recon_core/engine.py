@@ -62,7 +62,7 @@ def _arguments(name: str, options: ReconOptions) -> tuple[object, ...]:
     if find_method(name).network:
         return name, options.network, own, implementation
     if name not in METHODS:
-        return (options,)  # a method of one's own may use any
+        return (options if own is None else own,)  # a method of the user's own without options may use any
     return (implementation,) if own is None else (own, implementation)
 
 

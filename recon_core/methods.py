@@ -64,6 +64,9 @@ class MethodInfo:
         The method amplifies the noise of a linear image, by a g-factor that can be measured.
     takes_ct
         It can use a CT of the same anatomy.
+    options
+        Class of the options of a method of the user's own, derived from `recon_core.options.Options`; None for one
+        without. Those of the methods of cinestream are groups of `recon_core.options.ReconOptions`.
     training
         How its network is trained.
     """
@@ -77,6 +80,7 @@ class MethodInfo:
     linear: bool = False
     g_factor: bool = False
     takes_ct: bool = False
+    options: Any = None  # mypy does not take a class of dataclasses for hashable
     training: TrainingInfo = field(default_factory=TrainingInfo)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from recon_core.errors import SettingsError
-from recon_core.methods import method_names
+from recon_core.methods import OWN_METHODS, find_method, method_names
 from recon_core.values import Allowed
 
 if TYPE_CHECKING:
@@ -199,10 +199,24 @@ def find_option(kind: OptionsClass, name: str) -> Option:
     """
     known = options_of(kind)
     found = known.get(name) or next((one for one in known.values() if one.path == name), None)
+    if found is None and issubclass(kind, ReconOptions) and name.partition(".")[0] in OWN_METHODS:
+        return _own_option(name)
     if found is None:
         near = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {near[0]!r}? The" if near else "the"
         raise SettingsError(f"unknown setting {name!r}; {hint} settings are {', '.join(known)}")
+    return found
+
+
+def _own_option(name: str) -> Option:
+    """Find an option of a method of the user's own, ``method.field``."""
+    method, _, field_name = name.partition(".")
+    group_kind: OptionsClass = find_method(method).options
+    own = () if group_kind is None else own_options(group_kind, method, method)
+    found = next((one for one in own if one.field == field_name), None)
+    if found is None:
+        there = f"has the options {', '.join(one.field for one in own)}" if own else "has no options"
+        raise SettingsError(f"unknown setting {name!r}; {method} {there}")
     return found
 
 
@@ -225,9 +239,14 @@ def apply(options: _Some, values: Mapping[str, object]) -> _Some:
     for name, value in values.items():
         found = find_option(type(options), name)
         changes.setdefault(found.group, {})[found.field] = found.read(value)
-    own = changes.pop("", {})
-    groups = {name: dataclasses.replace(getattr(options, name), **changed) for name, changed in changes.items()}
-    return dataclasses.replace(options, **own, **groups)
+    fields: dict[str, Any] = changes.pop("", {})
+    for name, changed in changes.items():
+        if isinstance(options, ReconOptions) and name in OWN_METHODS:
+            own = dataclasses.replace(cast("Options", options.of_method(name)), **changed)
+            fields["own"] = tuple({**dict(fields.get("own", options.own)), name: own}.items())
+        else:
+            fields[name] = dataclasses.replace(getattr(options, name), **changed)
+    return dataclasses.replace(options, **fields)
 
 
 # --- the groups -------------------------------------------------------------------------------------------------------
@@ -465,6 +484,8 @@ class ReconOptions(Options):
     maps: MapOptions = group(MapOptions, "Coil maps")
     finish: FinishOptions = group(FinishOptions, "Finishing the images")
     compute: ComputeOptions = group(ComputeOptions, "Computing")
+    #: Options of methods of the user's own, by the name of the method; of others than these the defaults hold.
+    own: tuple[tuple[str, Options], ...] = ()
 
     def of_method(self, name: str) -> Options | None:
         """The group of a method; None for one that has no options of its own."""
@@ -474,4 +495,7 @@ class ReconOptions(Options):
             "grappa": self.grappa,
             "low_rank_sparse": self.low_rank_sparse,
         }
-        return groups.get(name)
+        if name in groups or name not in OWN_METHODS:
+            return groups.get(name)
+        kind = find_method(name).options
+        return dict(self.own).get(name) or (kind() if kind else None)

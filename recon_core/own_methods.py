@@ -57,9 +57,11 @@ def register_method(name: str, method: object, **traits: Any) -> None:  # noqa: 
     name
         Under which it can be chosen from then on.
     method
-        A class that is built from `recon_core.options.ReconOptions` and called with a `recon_core.data.HybridSlice`; a
-        function of a `HybridSlice`; a subclass of `recon_core.networks.base.Network`, which has weights; or a
-        `recon_core.methods.MethodInfo`. What is called gives the image ``(frame, y, x)`` complex64.
+        A class that is built from its options and called with a `recon_core.data.HybridSlice`; a function of a
+        `HybridSlice`; a subclass of `recon_core.networks.base.Network`, which has weights; or a
+        `recon_core.methods.MethodInfo`. What is called gives the image ``(frame, y, x)`` complex64. The options are
+        those of the class ``Options`` that a class may have, derived from `recon_core.options.Options`; without it all
+        `recon_core.options.ReconOptions`.
     **traits
         Fields of `recon_core.methods.MethodInfo`, such as ``summary`` or ``framewise``.
 
@@ -218,8 +220,16 @@ def _info(name: str, method: object, where: str) -> MethodInfo:
         target = _Builder(name, method)
     if target is None:
         raise ModelError(f"the method {name} ({where}) must be {_FORMS}; got {method!r:.80}{hint if module else ''}")
+    options = getattr(method, "Options", None)
     summary = (inspect.getdoc(method) or f"of {where}").partition("\n\n")[0].replace("\n", " ").rstrip(".")
-    return MethodInfo(target=target, label=name, summary=summary, reference="", network=network)
+    return MethodInfo(
+        target=target,
+        label=name,
+        summary=summary,
+        reference="",
+        network=network,
+        options=options if isinstance(options, type) and _has_base(options, "recon_core.options", "Options") else None,
+    )
 
 
 def _has_base(kind: type, module: str, name: str) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from gadgets.commands.console import say
 from recon_core.errors import ModelError
 from recon_core.methods import find_method, method_names
+from recon_core.options import own_options
 from recon_core.own_methods import allow_methods
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ def run(_: argparse.Namespace) -> int:
             say(f"{name}\n    cannot be used: {error}")
             continue
         say("\n    ".join(filter(None, (name, info.summary, info.reference))))
+        for one in own_options(info.options, name) if info.options else ():
+            say(f"    {one.path} ({one.kind}, default {one.default_text}): {one.help}")
         if info.network:
             for line in _weights_of(name):
                 say(f"    {line}")

@@ -104,6 +104,24 @@ def test_pipeline_file(raw, expected, run, tmp_path):
     np.testing.assert_array_equal(pixels(read_images(tmp_path / "images.h5")[1]), expected)
 
 
+def test_options_of_the_method(raw, expected, run, tmp_path):
+    text = pipeline(NAME).replace("</method>", f"</method><{NAME}.reach>1</{NAME}.reach>")
+    (tmp_path / "mine.xml").write_text(text, encoding="utf-8")
+    doors = [
+        ["-p", tmp_path / "mine.xml"],
+        ["-p", "cg_sense", "--set", f"method={NAME}", "--set", f"{NAME}.reach=1"],
+    ]
+    images = []
+    for number, door in enumerate(doors):
+        assert run("replay", raw, *door, "-o", tmp_path / f"{number}.h5")[0] == 0
+        images.append(pixels(read_images(tmp_path / f"{number}.h5")[1]))
+    np.testing.assert_array_equal(images[0], images[1])
+    assert not np.array_equal(images[0], expected)
+    status, _, err = run("replay", raw, "-p", NAME, "--set", f"{NAME}.size=1", "-o", tmp_path / "none.h5")
+    assert status == 2
+    assert "Traceback" not in err
+
+
 def test_stream(simulated, expected):
     header, items = simulated
     images = [cine.image for cine in reconstruct_stream(items, "cg_sense", header=header, method=NAME)]
@@ -188,7 +206,7 @@ def test_methods_are_listed(run, tmp_path, monkeypatch):
     status, out, _ = run("methods")
     assert status == 0
     summary = "A sliding window over the frames, as wide as each line needs it; lines that no frame has stay empty"
-    assert f"\n{NAME}\n    {summary}\n" in out
+    assert f"\n{NAME}\n    {summary}\n    {NAME}.reach (int, default 0): how many frames away" in out
     assert "\nsmall_unrolled\n    Cascades of a residual 3-D convolutional denoiser" in out
     assert "cinestream import-weights small_unrolled FILE brings some" in out
 

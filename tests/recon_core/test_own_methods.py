@@ -14,6 +14,7 @@ from recon_core.errors import ModelError, SettingsError
 from recon_core.methods import METHODS, OWN_METHODS, MethodInfo, find_method, method_names, network_names
 from recon_core.networks.base import ImageNetwork
 from recon_core.networks.golden import fill
+from recon_core.options import Options, ReconOptions, apply, option
 from recon_core.own_methods import allow_methods, allowed_by_operator, available_methods, load_method
 from recon_core.simulate.kspace import simulate_cine
 from recon_core.weights.loading import import_weights
@@ -149,6 +150,65 @@ def test_a_name_of_what_builds_it(scan):
     assert load_method("cg_sense").__name__ == "CGSense"
 
 
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GainOptions(Options):
+    """Options of a gain."""
+
+    gain: float = option(2.0, "factor on the image", minimum=0.0, maximum=10.0)
+    kind: str = option("plain", "which", choices=("plain", "other"))
+
+
+class Gain(Half):
+    """A gain."""
+
+    Options = GainOptions
+
+    def __call__(self, data):
+        return half(data) * self.options.gain
+
+
+def test_a_method_gets_its_own_options(scan):
+    register_method("gain", Gain)
+    images = [reconstruct(scan.kspace, "gain", **values).image for values in ({}, {"gain.gain": "4"}, {})]
+    np.testing.assert_allclose(images[1], 2 * images[0], rtol=1e-5)
+    np.testing.assert_array_equal(images[2], images[0])
+
+
+def test_options_are_kept_from_change_to_change():
+    register_method("gain", Gain)
+    options = apply(ReconOptions.of(method="gain", **{"gain.gain": 3}), {"gain.kind": "other", "iterations": 3})
+    assert options.of_method("gain") == GainOptions(gain=3.0, kind="other")
+    assert options.cg_sense.iterations == 3
+    assert hash(options)
+    assert ReconOptions().of_method("gain") == GainOptions()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"gain.gain": 11}, "setting 'gain' must be a number from 0 to 10"),
+        ({"gain.kind": "third"}, "setting 'kind' must be one of plain, other"),
+        ({"gain.size": 11}, "unknown setting 'gain.size'; gain has the options gain, kind"),
+        ({"gain": 11}, "unknown setting 'gain'"),
+        ({"half.size": 11}, "unknown setting 'half.size'; half has no options"),
+        ({"absent.size": 11}, r"unknown setting 'absent\.size'"),
+    ],
+)
+def test_wrong_options(values, message):
+    register_method("gain", Gain)
+    register_method("half", half)
+    with pytest.raises(SettingsError, match=message):
+        ReconOptions.of(**values)
+
+
+def test_options_of_another_kind_are_none_of_ours():
+    register_method("mine", type("Mine", (Half,), {"Options": dict}))
+    assert find_method("mine").options is None
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -173,6 +233,15 @@ def test_view_sharing_takes_the_nearest_line(examples):
         for frame, source in enumerate(nearest):
             wanted = [whole[source]] + ([whole[1]] if (periodic, frame) == (True, 3) else [])
             assert any(np.allclose(images[periodic][frame], one, atol=1e-4) for one in wanted)
+
+
+def test_view_sharing_reaches_as_far_as_it_is_told(examples):
+    complete = simulate_cine(6, (48, 40), 4, sampling="full", snr=0)
+    mask = np.zeros((6, 48), bool)
+    mask[0] = True
+    result = reconstruct(complete.kspace, "view_sharing", mask=mask, **{"view_sharing.reach": 1})
+    assert [bool(image.any()) for image in result.image] == [True, True, False, False, False, True]
+    assert "144 lines are in no frame near enough" in result.notes
 
 
 def test_nothing_is_imported_before_it_is_used(tmp_path, monkeypatch):

@@ -477,7 +477,7 @@ def test_install_into_a_plain_folder(tmp_path):
     twins = {f"{name}-connect": PACKAGED[name].through_server(*SERVER).text for name in ALONE}
     expected = {name: pipeline.text for name, pipeline in PACKAGED.items()} | twins
     assert {path.stem: path.read_text(encoding="utf-8") for path in written} == expected
-    assert set(written) == set(folder.iterdir())
+    assert written == sorted(folder.iterdir())
 
 
 def test_install_into_a_gadgetron_home(tmp_path):
