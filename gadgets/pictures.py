@@ -154,7 +154,7 @@ def _padded(pixels: Pixels, shape: tuple[int, int]) -> Pixels:
 def still(
     truth: NDArray[np.floating], columns: Sequence[tuple[str, NDArray[np.floating], str]], caption: str, aspect: float
 ) -> Picture.Image:
-    """Draw series beside their truth as one picture: the part that moves, at the moment when it is furthest from rest.
+    """Draw series next to their truth as one picture: the part that moves, at the moment when it is furthest from rest.
 
     From top to bottom: images, their errors, temporal profiles along the dashed line, their errors.
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from recon_core.errors import ReconstructionWarning as ReconstructionWarning
     from recon_core.own_methods import register_method as register_method
 
-# OpenMP threads that wait spin, unless told otherwise before torch is imported. On a machine that does anything else at
+# OpenMP threads that wait spin, unless this is set before torch is imported. On a machine that does anything else at
 # the same time (a Gadgetron, another scan) they then fight for the cores: measured 8 times slower with two busy cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -15,7 +15,7 @@ from recon_core.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Method with whose images those of networks are compared, as the limits of their weights were.
+#: Images of networks are compared with those of this method, as the limits of their weights were.
 REFERENCE_METHOD = "cg_sense"
 
 

@@ -59,7 +59,7 @@ def xdg_folder(variable: str, usual: str, remedy: str) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write beside `path`, which takes its place at the end, so that no reader ever sees half of it.
+    """Give a file to write next to `path` that replaces it at the end, so that no reader ever sees half of it.
 
     Raises
     ------

@@ -48,12 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(published sampler, on one scan of each part), atlf_net/ct (with a CT), atlf_net/ct_shifted (8 mm off)"
     )
     suite.add_argument("--methods", default="", metavar="A,B", help=text)
-    text = "folder with scd_cine (Sunnybrook Cardiac Data as npz), whose held-out patient joins, and semi_real_cine"
+    text = "folder with scd_cine (Sunnybrook Cardiac Data as npz; the held-out patient is used) and semi_real_cine"
     suite.add_argument("--data", type=folder, metavar="DIR", help=text)
     suite.add_argument("--quick", action="store_true", help="one scan of each part, and only the samplings with R = 8")
     text = "keep every number here; a later call computes only what is missing"
     suite.add_argument("--json", type=Path, metavar="FILE", help=text)
-    suite.add_argument("--fresh", action="store_true", help="begin the file of --json anew")
+    suite.add_argument("--fresh", action="store_true", help="start the file of --json again")
     text = "draw a still figure: truth and methods, their errors, temporal profiles (PNG)"
     suite.add_argument("--picture", type=Path, metavar="FILE", help=text)
 
@@ -85,7 +85,7 @@ def _evaluate_suite(options: argparse.Namespace) -> int:
         if not path.absolute().parent.is_dir():  # better known now than in an hour
             raise ResourceError(f"cannot write {path}: there is no folder {path.absolute().parent}")
     if options.fresh and not options.json:
-        raise SettingsError("--fresh begins the file of --json anew; give that too")
+        raise SettingsError("--fresh starts the file of --json again; give that too")
     outcome = run_suite(
         [name for name in options.methods.split(",") if name],
         data=options.data,

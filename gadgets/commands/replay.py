@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
     text = "truth of the scan, to measure the error: .npz with 'image' or 'reference' (slice, frame, y, x)"
     parser.add_argument("--truth", type=Path, metavar="FILE", help=text)
-    text = "raw file whose noise readouts whiten the coils, instead of those of the scan"
+    text = "raw file with noise readouts to whiten the coils, instead of those of the scan"
     parser.add_argument("--noise", metavar="FILE[:GROUP]", help=text)
     add_noise_store(parser, "none is used without")
     add_export_targets(parser)

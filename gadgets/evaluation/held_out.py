@@ -1,7 +1,7 @@
-"""Scans for the evaluation that no training may see: simulated subjects with seeds of their own, and one patient.
+"""Scans for the evaluation that no training may use: simulated subjects with separate seeds, and one patient.
 
 Everything is drawn finer than it is measured, so that a reconstruction never meets the grid on which the object was
-made. What is measured is as a stream hands it on: noise-whitened, with the coils' colouring beside it.
+made. Measured data are as in a stream: noise-whitened, with the colouring of the coils.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """How a variant does beside its method.
+    """Scores of a variant minus those of its method.
 
     Parameters
     ----------
@@ -293,7 +293,7 @@ def choose_methods(names: Sequence[str] = ()) -> tuple[Methods, list[str]]:
 
 
 def semi_real_scans(folder: Path) -> list[HeldOutScan]:
-    """List the semi-real scans of a folder: every raw file that has its reference beside it.
+    """List the semi-real scans of a folder: every raw file with a reference next to it.
 
     Parameters
     ----------
@@ -360,7 +360,7 @@ def run_suite(
         JSON file that is brought up to date after every cell; what an earlier run with the same facts left in it is not
         computed again.
     fresh
-        Begin that file anew.
+        Start that file again.
     images
         Keep the images of one scan of each part, which are computed again for that.
 
@@ -445,7 +445,7 @@ def _evaluate(
     """Reconstruct and measure; gives no images where the method cannot do the scan."""
     name = method_of(method)
     variant = VARIANTS.get(method, Variant())
-    # As in a stream, but that a doubtful image is shown beside what would be sent instead of it.
+    # As in a stream, except that a doubtful image is kept in addition to what would be sent instead.
     options = (
         ReconOptions.of(method=name, weights=entry.name, outside_range="beside")
         if entry
@@ -522,7 +522,7 @@ def _read_cells(path: Path, facts: Facts) -> dict[Key, Cell]:
     other = [f"{name} {theirs.get(name)}, now {value}" for name, value in facts.items() if theirs.get(name) != value]
     if other:
         raise SettingsError(
-            f"{path} has results of a run with {'; '.join(other)}; choose another file, or --fresh to begin it anew"
+            f"{path} has results of a run with {'; '.join(other)}; choose another file, or --fresh to start it again"
         )
     return {cell.key: cell for cell in cells}
 

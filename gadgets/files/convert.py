@@ -1,6 +1,6 @@
 """K-space files of other layouts as ISMRMRD scans, slice by slice.
 
-What such a file does not say is assumed, and every assumption is told: field of view, slice thickness, heart rate.
+What such a file lacks is assumed, and every assumption is reported: field of view, slice thickness, heart rate.
 Lines that hold nothing but zeros were not measured and are not written.
 """
 
@@ -46,7 +46,7 @@ class ConvertOptions:
     Parameters
     ----------
     field_of_view
-        Of the image in mm along x (readout) and y; None takes it from the file or what lies beside it.
+        Of the image in mm along x (readout) and y; None takes it from the file or the one next to it.
     slice_thickness
         In mm; None as `field_of_view`.
     rr
@@ -149,7 +149,7 @@ class _Grid:
         """Find the centre from the first slice, all frames together.
 
         Images change their phase slowly, so that k-space is nearly Hermitian about its centre and its convolution with
-        itself has its peak at twice the centre. The sample of most energy may lie beside it. A centre that is found
+        itself has its peak at twice the centre. The sample of most energy may lie next to it. A centre that is found
         near the middle of the array lies there: what is left is no more than a ramp of the phase.
         """
         average = kspace.sum(axis=0) / np.maximum(measured.sum(axis=0), 1)[:, None]
@@ -232,12 +232,12 @@ def _spaces(source: Path, scan: ForeignScan, grid: _Grid, options: ConvertOption
     info = read_info(source)
     lines, samples = grid.encoded
     if scan.header:
-        told = parse_header(scan.header).encodings[0]
-        wide, narrow = told.encoded.field_of_view, told.recon.field_of_view
+        space = parse_header(scan.header).encodings[0]
+        wide, narrow = space.encoded.field_of_view, space.recon.field_of_view
         fov: tuple[float, ...] | None = narrow[:2] if min(wide[:2]) > 0 else None
         oversampling = wide[0] / narrow[0] if fov else _OVERSAMPLING
         beyond = wide[1] / narrow[1] if fov else 1.0
-        recon, thickness = told.recon.matrix[:2], narrow[2]
+        recon, thickness = space.recon.matrix[:2], narrow[2]
     else:
         fov = (info["FOVx"], info["FOVy"]) if info.get("FOVx", 0) > 0 and info.get("FOVy", 0) > 0 else None
         thickness = info.get("SliceThickness", 0.0)

@@ -38,9 +38,9 @@ def with_fields(rows: NDArray[np.void], dtype: np.dtype[Any]) -> NDArray[np.void
 
 
 class OutputFile(io.FileIO):
-    """A file for HDF5 to write to, whose library crashes the process once it is told that a write failed.
+    """A file for HDF5 to write to; its library crashes the process after an error of a write.
 
-    After a failed write the rest stays in memory, where HDF5 finds it again, until `check` tells of it.
+    After a failed write the rest stays in memory, where HDF5 finds it again, until `check` reports it.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ class OutputFile(io.FileIO):
         return count
 
     def truncate(self, size: int | None = None) -> int:
-        """Set the size; a failure is told by `check`."""
+        """Set the size; `check` reports a failure."""
         try:
             return super().truncate(size)
         except OSError as error:

@@ -149,7 +149,7 @@ def read_mask(path: Path, frames: int, lines: int, samples: int) -> NDArray[np.b
 
 
 def read_info(path: Path) -> dict[str, float]:
-    """Read the parameters beside a CMRxRecon file: ``cine_sax_info.csv`` for ``cine_sax.mat``.
+    """Read the parameters next to a CMRxRecon file: ``cine_sax_info.csv`` for ``cine_sax.mat``.
 
     Parameters
     ----------
@@ -161,13 +161,13 @@ def read_info(path: Path) -> dict[str, float]:
     dict
         Numbers by name without units; empty where there is no such file.
     """
-    beside = path.with_name(f"{path.stem}_info.csv")
+    table = path.with_name(f"{path.stem}_info.csv")
     try:
-        text = beside.read_text(encoding="utf-8-sig")
+        text = table.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:
-        raise ResourceError(f"cannot read {beside}: {error}") from error
+        raise ResourceError(f"cannot read {table}: {error}") from error
     values = {}
     for name, value, *_ in (row for row in csv.reader(text.splitlines()) if len(row) > 1):
         try:
@@ -220,19 +220,19 @@ def _of_matlab(path: Path, arrays: Mapping[str, _Array]) -> ForeignScan:
 def _of_fastmri(path: Path, file: Any, node: Any) -> ForeignScan:  # noqa: ANN401 - h5py's objects
     """``(slice, coil, kx, ky)``; PromptMR's cine has ``frame * slices + slice`` on the first axis."""
     sizes = tuple(node.shape)
-    told = tuple(int(value) for value in np.ravel(node.attrs.get("shape", file.attrs.get("shape", ()))))
+    stored = tuple(int(value) for value in np.ravel(node.attrs.get("shape", file.attrs.get("shape", ()))))
     xml = file["ismrmrd_header"][()] if "ismrmrd_header" in file else b""
     header = xml.decode("utf-8", "replace") if isinstance(xml, bytes) else str(xml)
-    if len(sizes) not in (3, 4) or not (header or len(told) == 5):
+    if len(sizes) not in (3, 4) or not (header or len(stored) == 5):
         raise DataError(
             f"{path} has a complex kspace of {_times(sizes)}; expected (slice, coil, readout, phase) with an "
             "ismrmrd_header, or with the attribute shape = (frame, slice, coil, ky, kx)"
         )
-    frames, slices = told[:2] if len(told) == 5 else (1, sizes[0])
+    frames, slices = stored[:2] if len(stored) == 5 else (1, sizes[0])
     coils = sizes[1] if len(sizes) == 4 else 1
     samples, lines = sizes[-2:]
-    if frames * slices != sizes[0] or (len(told) == 5 and told[2:] != (coils, lines, samples)):
-        raise DataError(f"{path} has a kspace of {_times(sizes)}, but its attribute shape says {_times(told)}")
+    if frames * slices != sizes[0] or (len(stored) == 5 and stored[2:] != (coils, lines, samples)):
+        raise DataError(f"{path} has a kspace of {_times(sizes)}, but its attribute shape says {_times(stored)}")
 
     def read(first: int, end: int) -> NDArray[np.complex64]:
         planes = [

@@ -62,7 +62,7 @@ def write_samples(path: Path, data: Path | None, *, seed: int = 0) -> None:
 _COLUMNS = ("frame 1", "frame 9", "profile over time", "phase", "second contrast", "lines over time")
 _SAMPLES = 4  # of a kind
 _SIDE = 128  # pixels of a tile
-_HEAD, _MARGIN = 22, 64  # pixels above and beside the tiles, for their names
+_HEAD, _MARGIN = 22, 64  # pixels above and left of the tiles, for their names
 _FRAMES = 16
 
 

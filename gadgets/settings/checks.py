@@ -49,11 +49,11 @@ def unmet_extras(settings: Settings) -> str:
     str
         Empty if they do; else which will not come, and why.
     """
-    beside, reasons = sorted(settings.finish.extras & {"fallback", "difference"}), []
-    if beside and settings.fallback == "none":
-        reasons.append(f"{' and '.join(beside)} (there is no fallback)")
-    elif beside and settings.fallback == settings.method:
-        reasons.append(f"{' and '.join(beside)} (the fallback is {settings.method} itself)")
+    of_fallback, reasons = sorted(settings.finish.extras & {"fallback", "difference"}), []
+    if of_fallback and settings.fallback == "none":
+        reasons.append(f"{' and '.join(of_fallback)} (there is no fallback)")
+    elif of_fallback and settings.fallback == settings.method:
+        reasons.append(f"{' and '.join(of_fallback)} (the fallback is {settings.method} itself)")
     if settings.method in settings.finish.extras:
         reasons.append(f"{settings.method} (the images are {settings.method.replace('_', '-')} themselves)")
     return f"extra_series asks for what cannot be: {', '.join(reasons)}" if reasons else ""
@@ -77,6 +77,6 @@ def check_units(settings: Settings) -> None:
     if changed or not find_method(settings.method).linear:
         asked, linear = " with ".join([settings.method, *changed]), ", ".join(method_names(lambda info: info.linear))
         raise SettingsError(
-            f"units=snr needs images whose noise is known, those of {linear} without partial_fourier, "
+            f"units=snr needs images with known noise, those of {linear} without partial_fourier, "
             f"kspace_filter and differences; not so of {asked}"
         )

@@ -31,7 +31,7 @@ def parse_configuration(text: str) -> Settings | None:
     ----------
     text
         A whole version-2 pipeline, or the ``<configuration>`` element that a Gadgetron hands to its external peer, or
-        (from a Gadgetron whose pipeline has none) nothing.
+        (from a Gadgetron with a pipeline that has none) nothing.
 
     Returns
     -------

@@ -82,7 +82,7 @@ class GatingSettings(Options):
     )
     arrhythmia_tolerance: float = option(
         0.25,
-        "beats whose RR interval differs by more than this share from the typical one are rejected",
+        "reject beats with an RR interval that differs by more than this share from the typical one",
         minimum=0.01,
         maximum=1.0,
     )

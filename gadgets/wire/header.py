@@ -178,7 +178,7 @@ def without_version(text: str) -> str:
 
 
 def read_xml(text: str) -> Element:
-    """Read the XML of an ISMRMRD header into elements whose names have no namespace.
+    """Read the XML of an ISMRMRD header into elements without namespaces in their names.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """Messages from bytes: what follows an id, and runs of readouts as one block.
 
-A message is a little-endian uint16 id and a body whose length follows from the body itself, so an unknown id makes the
+A message is a little-endian uint16 id and a body that contains its own length, so an unknown id makes the
 rest of a stream unreadable.
 
 Readouts arrive by the thousand and all alike. `Reader` hands out runs of equally shaped readouts as one `Readouts`

@@ -129,7 +129,7 @@ class Source:
         dimensions = self.u8()
         self.check(dimensions, _MOST_DIMENSIONS, "array dimensions")
         shape = tuple(self.u8() for _ in range(dimensions))
-        # A zero beside a huge extent makes an empty array that NumPy cannot hold either.
+        # A zero next to a huge extent makes an empty array that NumPy cannot hold either.
         self.check(
             math.prod(max(1, extent) for extent in shape) * dtype.itemsize,
             self.limits.container_bytes,

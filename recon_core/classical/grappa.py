@@ -83,10 +83,10 @@ def line_grid(measured: torch.Tensor) -> LineGrid | None:
     regular = [line for line in lines if line % step == offset]
     extra = [line for line in lines if line % step != offset]
     complete = len(regular) == (regular[-1] - regular[0]) // step + 1
-    # A single line beside the grid is no block: where a regular line is lost, the grid seems coarser than it is.
+    # A single line off the grid is no block: where a regular line is lost, the grid seems coarser than it is.
     around = slice(max(extra[0] - 1, 0), extra[-1] + 2) if extra else slice(0)
     one_block = not extra or (bool(measured[extra[0] : extra[-1] + 1].all()) and int(measured[around].sum()) > 1)
-    # Two lines far apart in a random pattern are no grid, nor is one line beside a block.
+    # Two lines far apart in a random pattern are no grid, nor is one line next to a block.
     if not (complete and one_block and len(regular) > 2):
         raise DataError(
             f"grappa needs every R-th line and at most one block of reference lines, but the {len(lines)} lines of a "
@@ -98,7 +98,7 @@ def line_grid(measured: torch.Tensor) -> LineGrid | None:
 def grappa_weights(block: torch.Tensor, step: int, *, lines_each_side: int = 2) -> torch.Tensor:
     """Learn how the lines of a gap follow from the regular lines around it.
 
-    Solves W = (A^H A + mu)^-1 A^H B with mu = 0.01 ||A^H A||_F / columns, over all positions whose sources lie in the
+    Solves W = (A^H A + mu)^-1 A^H B with mu = 0.01 ||A^H A||_F / columns, over all positions with sources within the
     block: sources are all coils, `lines_each_side` regular lines on each side of the gap, and five samples along kx.
 
     Parameters

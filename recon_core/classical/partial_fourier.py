@@ -1,6 +1,6 @@
 """Partial Fourier and asymmetric echoes: what was not measured on one side of k-space, from the other side.
 
-The image of an object whose phase varies slowly is a real image times that phase, and the k-space of a real image is
+The image of an object with slowly varying phase is a real image times that phase, and the k-space of a real image is
 conjugate symmetric. The phase is read off the part around the centre of which both sides were measured.
 
 POCS: Haacke, Lindskog, Lin, J Magn Reson 1991, doi:10.1016/0022-2364(91)90253-P. Homodyne: Noll, Nishimura, Macovski,
@@ -123,7 +123,7 @@ def partial_extents(mask: torch.Tensor, columns: torch.Tensor | None = None) -> 
     n_lines = mask.shape[1]
     if _lopsided(mask.any(0)):
         low, high = measured_span(mask.any(0))
-        # Frames whose lines are shifted begin and end at lines of their own; one without lines has nothing to complete.
+        # Frames with shifted lines begin and end at different lines; one without lines has nothing to complete.
         line = torch.arange(n_lines, device=mask.device)
         first = torch.where(mask, line, n_lines).amin(1)
         last = torch.where(mask, line, -1).amax(1)
@@ -153,8 +153,8 @@ def pocs(image: torch.Tensor, extents: dict[int, Extent], *, iterations: int = _
     Returns
     -------
     torch.Tensor
-        ``(frame, y, x)`` complex64; its k-space is that of `image` but for samples that were not measured and whose
-        mirror images were.
+        ``(frame, y, x)`` complex64; its k-space is that of `image` except for samples that were not measured but
+        have a measured mirror image.
 
     Notes
     -----

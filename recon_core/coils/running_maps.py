@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Measurements of a line over which it is averaged: enough against noise and breathing, few enough to follow a patient
 # who moves.
 _MEMORY = 64
-# Frames after which settled maps are made anew; until then with every doubling of the average.
+# Frames between updates of settled maps; until then with every doubling of the average.
 _REFRESH = 256
 
 

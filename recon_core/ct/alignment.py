@@ -1,4 +1,4 @@
-"""Whether a CT lies where the MR is, told from the edges of both."""
+"""Whether a CT is aligned with the MR, from the edges of both."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _STEPS = {"fast": 20, "fastest": 10, "paper": 100}
 # From a first image this bad or worse, one replacement of the measured samples per step is not enough.
 _POOR_START, _REPETITIONS = 0.2, 3
-# Images that a step and the average over samples hold beside features and operator; measured.
+# Images that a step and the average over samples hold in addition to features and operator; measured.
 _IMAGES = 11
 
 

@@ -42,7 +42,7 @@ class ScoreConfig:
         that the network always sees and predicts numbers about one; what to train with (Karras et al., NeurIPS 2022,
         doi:10.48550/arXiv.2206.00364).
     data_deviation
-        ``edm``: standard deviation of real or imaginary part of the images, whose peak is about one.
+        ``edm``: standard deviation of real or imaginary part of the images, which have a peak of about one.
     sigma_min, sigma_max
         Noise levels that it was trained for, standard deviation of real or imaginary part.
     """

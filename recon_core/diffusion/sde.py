@@ -38,7 +38,7 @@ class VarianceExploding:
         return self.sigma(time) * math.sqrt(2 * math.log(self.sigma_max / self.sigma_min))
 
     def perturb(self, clean: torch.Tensor, time: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """What becomes of images ``(slice, ...)`` until a time ``(slice,)``, with standard normal noise."""
+        """Images ``(slice, ...)`` at a time ``(slice,)`` of the process, with standard normal noise."""
         return clean + self.sigma(time).reshape(-1, *[1] * (clean.ndim - 1)) * noise
 
     def levels(self, n_levels: int) -> torch.Tensor:
@@ -53,7 +53,7 @@ class Schedule:
     Parameters
     ----------
     labels
-        ``(step,)``: noise level that the network is told.
+        ``(step,)``: noise level, as input of the network.
     gains
         ``(step,)``: the step goes along the score by the square of the gain, and adds as much noise.
     """

@@ -107,8 +107,8 @@ class CRNNMRI(ImageNetwork):
     Published for images of one coil. With several the data consistency is a gradient step in the image that they share,
     see `recon_core.physics.consistency.DataConsistency.hard`; with one coil it is the published replacement.
 
-    The published weights need a sampling that changes from frame to frame, phase encoding along y, and an image whose
-    peak is about one; with the same lines in every frame they do harm.
+    The published weights need a sampling that changes from frame to frame, phase encoding along y, and an image with
+    a peak of about one; with the same lines in every frame they do harm.
 
     A state of zeros is not convolved, and the layers after the recurrence over the frames go through the frames in
     portions that stay in the cache. Input and state are convolved separately: together they must first be copied to one

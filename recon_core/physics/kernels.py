@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Kernels(Protocol):
-    """What the encoding needs beside the Fourier transform.
+    """What the encoding needs apart from the Fourier transform.
 
     Axes: `maps` ``(set, coil, x, y)``, `image` ``(set, frame, x, y)``, `lines` ``(set, frame, coil, x, y or ky)``, each
     set of maps being that of its frames; `lines` is contiguous, the others may be views.

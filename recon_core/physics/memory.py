@@ -1,4 +1,4 @@
-"""How much memory a stage takes, told before it is taken, so that the work can be cut to what there is."""
+"""Prediction of the memory of a stage, so that the work can be divided to fit."""
 
 from __future__ import annotations
 

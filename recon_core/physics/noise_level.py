@@ -34,9 +34,9 @@ def noise_deviation(kspace: NDArray[np.complex64], mask: NDArray[np.bool_]) -> f
     frame, row = np.nonzero(mask)
     if not row.size:
         return math.nan
-    above, beside = (np.abs(np.arange(size) - size // 2) for size in kspace.shape[2:])
-    outer = above[row] >= np.quantile(above[row], _OUTER)
-    columns = beside >= np.quantile(beside, _OUTER)
+    off_line, off_column = (np.abs(np.arange(size) - size // 2) for size in kspace.shape[2:])
+    outer = off_line[row] >= np.quantile(off_line[row], _OUTER)
+    columns = off_column >= np.quantile(off_column, _OUTER)
     corners = np.abs(kspace[frame[outer], :, row[outer]][:, :, columns])
     corners = corners[corners > 0]  # an asymmetric echo leaves columns out
     return float(np.median(corners)) / math.sqrt(2 * math.log(2)) if corners.size else math.nan

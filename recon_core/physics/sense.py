@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # Coil images in work at a time. On the CPU they should stay in the cache of one core, and their memory be used again
-# rather than fetched anew each time (measured: 2x faster than 8 MB); on the GPU they should be enough to fill it.
+# rather than fetched again each time (measured: 2x faster than 8 MB); on the GPU they should be enough to fill it.
 WORKSPACE_BYTES = {"cpu": 1 << 20, "cuda": 128 << 20}
 _MOST_BYTES = 1 << 30
 # Regular undersampling by R folds R pixels onto each other; that is cheaper than transforms up to about this R.
@@ -376,7 +376,7 @@ def _period(mask: torch.Tensor) -> int:
 
 
 class _Linear(torch.autograd.Function):
-    """A linear map whose derivative is its adjoint."""
+    """A linear map with its adjoint as derivative."""
 
     @staticmethod
     def forward(

@@ -60,7 +60,7 @@ def import_weights(
     Parameters
     ----------
     method
-        The method whose network it is for.
+        The method of the network.
     path
         The checkpoint, as for `read_checkpoint`.
     name

@@ -60,7 +60,7 @@ class ImportReport:
     unexpected
         Names that the network does not know.
     unused
-        Names that the authors' networks carry along without use, and parts of a trainer beside the network.
+        Names that the authors' networks hold without use, and parts of a trainer in addition to the network.
     misshapen
         Tensors of another shape.
     unequal
@@ -265,7 +265,7 @@ def _usual_names(method: str) -> tuple[tuple[str, ...], ...]:
 
 
 def _resembling(apart_from: type[Network], tensors: Tensors) -> str:
-    """The method whose network has most of the names, if any has half of them."""
+    """The method with the network that has most of the names, if any has half of them."""
     best, most = "", len(tensors) / 2
     for method in network_names():
         try:

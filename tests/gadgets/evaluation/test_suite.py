@@ -659,7 +659,7 @@ def test_the_help_names_the_variants(capsys):
         ),
         (["images.h5"], "expected image files and --truth FILE, or --suite standard"),
         ([], "expected image files and --truth FILE, or --suite standard"),
-        (["--suite", "standard", "--fresh"], "--fresh begins the file of --json anew"),
+        (["--suite", "standard", "--fresh"], "--fresh starts the file of --json again"),
         (["--suite", "standard", "--methods", "magic"], "no method 'magic'"),
         (["--suite", "best"], "invalid choice: 'best'"),
         (["--suite", "standard", "--data", "/no/such/folder"], "there is no folder '/no/such/folder'"),
