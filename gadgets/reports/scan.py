@@ -10,7 +10,7 @@ import numpy as np
 
 from gadgets.pictures import ERROR_GAIN, GAP, MOST_LOOP_FRAMES, gray, loop, montage, moving_column, profile, white_level
 from gadgets.reports.page import Figure, embedded, embedded_loop, render
-from gadgets.reports.summary import first_loop, geometry, noise, range_check, verdict
+from gadgets.reports.summary import coordinates, direction, first_loop, noise, range_check, verdict
 from gadgets.settings.settings import FIELDS
 from recon_core.errors import DataError
 from recon_core.metrics.scores import measure, scaled
@@ -146,7 +146,8 @@ def write_report(
             )
             for i, record in enumerate(slices)
         ],
-        "geometry": geometry(slices),
+        "coordinates": coordinates,
+        "direction": direction,
         "noise": noise(slices),
         "stages": _stages(summary.seconds),
         "setting_groups": _settings_by_change(settings),
@@ -184,26 +185,14 @@ def _settings_by_change(settings: Settings) -> list[list[tuple[str, str, str, st
 
 @dataclass(frozen=True)
 class SliceFigures:
-    """Pictures of a slice.
-
-    Parameters
-    ----------
-    rows
-        Rows of them; the last one has the profiles.
-    column, side
-        Where the profiles were taken, and the side of the part that moves most, in pixels.
-    others
-        Other images of the slice.
-    mask, maps
-        The sampling mask and the coil maps.
-    """
+    """Pictures of a slice."""
 
     rows: list[list[Figure]]
-    column: int
-    side: int
-    others: list[Figure]
-    mask: str
-    maps: Figure
+    column: int  # where the profiles were taken
+    side: int  # pixels of the part that moves most
+    others: list[Figure]  # other images of the slice
+    mask: str  # the sampling mask
+    maps: Figure  # of the coils
 
 
 @dataclass(frozen=True)

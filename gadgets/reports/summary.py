@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -92,46 +91,12 @@ def range_check(record: SliceRecord, settings: Settings) -> str:
     return "none needed"
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a slice lies in the patient; `apart` is the distance from the one before in mm."""
-
-    name: str
-    position: str
-    rows: str
-    columns: str
-    normal: str
-    apart: float | None
-    table: str
-
-
-def geometry(slices: Sequence[SliceRecord]) -> list[Place]:
-    """Where the slices lie in the patient."""
-    places: list[Place] = []
-    before = None
-    for record in slices:
-        place = record.place
-        position, normal = (place[name].astype(np.float64) for name in ("position", "slice_dir"))
-        places.append(
-            Place(
-                name=record.name,
-                position=_place(position),
-                rows=_direction(place["read_dir"]),
-                columns=_direction(place["phase_dir"]),
-                normal=_direction(normal),
-                apart=None if before is None else float((position - before) @ normal),
-                table=_place(place["patient_table_position"]),
-            )
-        )
-        before = position
-    return places
-
-
-def _place(position: NDArray[np.floating]) -> str:
+def coordinates(position: NDArray[np.floating]) -> str:
+    """Place in the patient in mm."""
     return ", ".join(f"{value:.1f}" for value in (position.astype(np.float64) + 0.0).tolist())
 
 
-def _direction(vector: NDArray[np.floating]) -> str:
+def direction(vector: NDArray[np.floating]) -> str:
     """The patient's side that a direction points to most, and by how much it is tilted from it."""
     axis = int(np.argmax(np.abs(vector)))
     length = float(np.linalg.norm(vector))
@@ -142,27 +107,14 @@ def _direction(vector: NDArray[np.floating]) -> str:
     return f"to the {side[axis][int(vector[axis] > 0)]}" + (f", {tilt:.0f}° off" if tilt >= 0.5 else "")
 
 
-@dataclass(frozen=True)
-class Noise:
-    """Noise of the receive coils: its correlation, how much its level differs, the most and the mean of what is shared.
+class Noise(NamedTuple):
+    """Noise of the receive coils."""
 
-    Parameters
-    ----------
-    picture
-        Correlation of every two coils.
-    levels
-        The noisiest coil over the quietest.
-    largest, mean
-        Correlation of two coils.
-    coils
-        The two with the largest.
-    """
-
-    picture: Figure
-    levels: float
-    largest: float
-    mean: float
-    coils: tuple[int, int]
+    picture: Figure  # correlation of every two coils
+    levels: float  # the noisiest coil over the quietest
+    largest: float  # correlation of two coils
+    coils: tuple[int, int]  # the two with the largest
+    mean: float  # correlation of two coils
 
 
 def noise(slices: Sequence[SliceRecord]) -> Noise | None:
@@ -180,6 +132,6 @@ def noise(slices: Sequence[SliceRecord]) -> Noise | None:
         Figure(embedded([matrix]), 1.0, (f"Noise correlation of {n_coils} receive coils, white is 1",)),
         levels=float(level.max() / level.min()),
         largest=float(others.max()),
-        mean=float(others.sum() / (n_coils * (n_coils - 1))),
         coils=divmod(int(np.argmax(others)), n_coils),
+        mean=float(others.sum() / (n_coils * (n_coils - 1))),
     )
