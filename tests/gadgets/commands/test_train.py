@@ -1,6 +1,8 @@
 """``cinestream train``."""
 
 import io
+import itertools
+import re
 
 import numpy as np
 import pytest
@@ -86,7 +88,9 @@ def test_the_curves_have_the_points_and_other_methods(trained, tmp_path):
 def test_curves_without_points_and_of_one_point(tmp_path):
     trainer = Trainer(tiny_plan(steps=1), Library(), Library(), tmp_path)
     write_curves(tmp_path / "none.html", trainer)
-    assert "<svg" not in (tmp_path / "none.html").read_text()
+    page = (tmp_path / "none.html").read_text()
+    assert "<svg" not in page
+    assert "No curves yet" in page
     trainer.run()
     write_curves(tmp_path / "one.html", trainer)
     assert (tmp_path / "one.html").read_text().count("<svg") == 3
@@ -94,6 +98,15 @@ def test_curves_without_points_and_of_one_point(tmp_path):
     diffusion.run()
     write_curves(tmp_path / "loss.html", diffusion)
     assert (tmp_path / "loss.html").read_text().count("<svg") == 1
+
+
+def test_names_of_curves_do_not_cover_each_other(trained, tmp_path):
+    page = (tmp_path / "training" / "curves.html").read_text(encoding="utf-8")
+    for plot in page.split("<svg ")[1:]:
+        heights = [float(y) for y in re.findall(r'<text x="506" y="([\d.]+)"', plot)]
+        assert len(heights) in (1, len(KINDS) * 4)
+        assert all(after - before >= 10.9 for before, after in itertools.pairwise(heights))
+        assert all(0 < height <= 264 for height in heights)
 
 
 # --- as a command -----------------------------------------------------------------------------------------------------

@@ -133,6 +133,12 @@ def test_tables_can_be_read_without_seeing_them(tmp_path):
     assert set(tables.scopes) == {"col", "row"}
 
 
+def test_wide_tables_scroll_by_themselves(tmp_path):
+    page = page_of(tmp_path, {}, {})
+    assert page.count("<table") == page.count('<div class="wide"><table') > 0
+    assert ".wide { overflow-x: auto; }" in page
+
+
 def test_every_slice_says_what_the_range_check_said(tmp_path):
     replaced = "cg_sense instead of crunet_mr: the scan has R = 20"
     slices = [
