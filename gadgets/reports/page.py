@@ -93,24 +93,12 @@ def _upper_first(text: str) -> str:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture to show.
+    """A picture to show."""
 
-    Parameters
-    ----------
-    uri
-        The embedded image.
-    aspect
-        Width over height.
-    captions
-        Stand side by side below it.
-    line
-        Where a dashed line from top to bottom stands, in percent of the width; None for no line.
-    """
-
-    uri: str
-    aspect: float
-    captions: tuple[str, ...]
-    line: float | None = None
+    uri: str  # with the image in it
+    aspect: float  # width over height
+    captions: tuple[str, ...]  # side by side below it
+    line: float | None = None  # where a dashed line from top to bottom stands, in percent of the width
 
 
 def embedded(pictures: Sequence[Pixels], duration: int = 0) -> str:
@@ -125,49 +113,15 @@ def embedded_loop(panels: Sequence[Pixels], frame_seconds: float, across: int = 
     return embedded(pictures, round(frame_seconds * 1000))
 
 
-@dataclass(frozen=True)
-class Group:
-    """Truth and some series as columns of two pictures: loops over their errors, profiles over theirs.
+class Comparison(NamedTuple):
+    """Series next to their truth, in groups of not more columns than fit on a page."""
 
-    Parameters
-    ----------
-    names
-        Of the columns.
-    loop, profiles
-        The pictures, each with two rows.
-    width
-        Percent of the width of the page.
-    aspect
-        Width over height of an image, and so of a tile of the loop.
-    line
-        Where the profiles were taken, in percent of the loop's width.
-    """
-
-    names: tuple[str, ...]
-    loop: Figure
-    profiles: Figure
-    width: float
-    aspect: float
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Series next to their truth.
-
-    Parameters
-    ----------
-    groups
-        Not more columns each than fit on a page.
-    column, side
-        Where the profiles were taken, and the side of the part that moves most, in pixels.
-    n_frames
-        Of the series; the loops may have fewer.
-    """
-
-    groups: tuple[Group, ...]
-    column: int
-    side: int
-    n_frames: int
+    groups: list[tuple[list[str], Figure, Figure]]  # names of the columns, loops over errors, profiles over theirs
+    most: int  # columns of a group
+    aspect: float  # width over height of an image
+    column: int  # where the profiles were taken
+    side: int  # pixels of the part that moves most
+    n_frames: int  # of the series; loops may have fewer
 
 
 def comparison(
@@ -189,40 +143,26 @@ def comparison(
         Time from frame to frame for the loops.
     """
     column, side = moving_column(truth)
-    most = math.ceil(len(images) / math.ceil(len(images) / _MOST_ACROSS))
-    groups = [
-        _group(images[begin : begin + most], truth, window, column, most + 1, aspect, seconds)
-        for begin in range(0, len(images), most)
-    ]
-    return Comparison(tuple(groups), column, side, len(truth))
-
-
-def _group(
-    images: Sequence[Named],
-    truth: NDArray[np.floating],
-    window: float,
-    column: int,
-    places: int,
-    aspect: float,
-    seconds: float,
-) -> Group:
-    """Columns that fill as much of the page's width as they need of the `places` for columns."""
-    region = gray(np.where(dynamic_region(truth), truth, truth / 4), window)
-    shown = [gray(frames, window) for frames in (truth, *(frames for _, frames in images))]
-    errors = [gray(np.abs(frames - truth), window / ERROR_GAIN) for _, frames in images]
-    across = len(shown)
-    tiles = [panel[:MOST_LOOP_FRAMES] for panel in (*shown, region, *errors)]
     n_frames, n_rows, n_columns = truth.shape
-    repeats = math.ceil(n_rows / n_frames)
-    lines = [profile(panel, column).repeat(repeats, axis=1) for panel in (*shown, np.zeros_like(region), *errors)]
-    width = across * (n_columns + GAP) - GAP
-    loop = Figure(
-        embedded_loop(tiles, seconds, across),
-        aspect * width / n_columns / 2,
-        ("Cine loops and their errors",),
-        100 * (column + 0.5) / width,
-    )
-    profiles = Figure(
-        embedded([montage(lines, across)]), across * _PROFILE_ASPECT / 2, ("Temporal profiles and their errors",)
-    )
-    return Group(("Truth", *(name for name, _ in images)), loop, profiles, 100 * across / places, aspect)
+    region = gray(np.where(dynamic_region(truth), truth, truth / 4), window)
+    most = math.ceil(len(images) / math.ceil(len(images) / _MOST_ACROSS))
+    groups = []
+    for begin in range(0, len(images), most):
+        names, series = zip(("Truth", truth), *images[begin : begin + most], strict=True)
+        shown = [gray(frames, window) for frames in series]
+        errors = [gray(np.abs(frames - truth), window / ERROR_GAIN) for frames in series[1:]]
+        tiles = [panel[:MOST_LOOP_FRAMES] for panel in (*shown, region, *errors)]
+        panels = [profile(panel, column) for panel in (*shown, np.zeros_like(region), *errors)]
+        lines = [panel.repeat(math.ceil(n_rows / n_frames), axis=1) for panel in panels]
+        across = len(names)
+        width = across + (across - 1) * GAP / n_columns  # in images
+        loops = Figure(
+            embedded_loop(tiles, seconds, across),
+            aspect * width / 2,
+            ("Cine loops and their errors",),
+            100 * (column + 0.5) / n_columns / width,
+        )
+        aspect_of_lines = across * _PROFILE_ASPECT / 2
+        profiles = Figure(embedded([montage(lines, across)]), aspect_of_lines, ("Temporal profiles and their errors",))
+        groups.append((list(names), loops, profiles))
+    return Comparison(groups, most + 1, aspect, column, side, n_frames)

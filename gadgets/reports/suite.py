@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from gadgets.evaluation.suite import Outcome, Row, Shown
-    from gadgets.reports.page import Comparison
+    from gadgets.evaluation.suite import Outcome, Row
 
 
 _MOST_NETWORKS = 4  # in the figure
@@ -86,7 +85,10 @@ def _part(part: str, rows: Sequence[Row], outcome: Outcome) -> dict[str, object]
         "columns": {name: _score_title(name) for name in SCORE_FORMS if any(name in row.median for row in rows)},
         "conditions": groups,
         "shown": shown and f"{shown.scan}, {_title(shown.condition, 'as sampled')}",
-        "pictures": shown and _pictures(shown),
+        "pictures": shown
+        and comparison(
+            list(shown.images.items()), shown.truth, white_level([shown.truth]), shown.aspect, shown.frame_seconds
+        ),
     }
 
 
@@ -96,11 +98,6 @@ def _score_title(name: str) -> str:
 
 def _title(condition: str, otherwise: str) -> str:
     return CONDITIONS[condition].title if condition in CONDITIONS else otherwise
-
-
-def _pictures(shown: Shown) -> Comparison:
-    window = white_level([shown.truth])
-    return comparison(list(shown.images.items()), shown.truth, window, shown.aspect, shown.frame_seconds)
 
 
 def _best_of(row: Row, rows: Sequence[Row]) -> set[str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image as Picture
@@ -85,63 +84,57 @@ def write_curves(path: Path, trainer: Trainer) -> None:
     plots = []
     if points:
         minutes = [point.seconds / 60 for point in points]
-        plots.append(_plot("Loss, mean since the last point", minutes, {"loss": [point.loss for point in points]}, {}))
+        plots.append(_plot("Loss, mean since the last point", minutes, {"loss": [point.loss for point in points]}))
         if points[-1].psnr:
             references = {method: trainer.compare(method) for method in _BASELINES}
             for index, title in enumerate(("PSNR of the held-out scans in dB", "PSNR of their dynamic region in dB")):
                 lines = {str(kind): [point.psnr[kind][index] for point in points] for kind in KINDS}
-                levels = {
-                    (method, str(kind)): values[kind][index] for method, values in references.items() for kind in KINDS
-                }
-                plots.append(_plot(title, minutes, lines, levels))
+                for method, values in references.items():
+                    lines |= {f"{method}, {kind}": [values[kind][index]] * len(points) for kind in KINDS}
+                plots.append(_plot(title, minutes, lines))
     write_file(path, render("training.html", plan=plan, summary=find_method(plan.method).summary, plots=plots))
 
 
-@dataclass(frozen=True)
-class Curve:
-    """A line of a plot: its name, which colour it has, places ``(x, y)`` in pixels, and how low its name stands."""
+class Curve(NamedTuple):
+    """A line of a plot."""
 
     name: str
     colour: int
-    places: list[tuple[float, float]]
-    label_y: float
+    places: list[tuple[float, float]]  # x and y in pixels
+    label_y: float  # of its name, in pixels
     dashed: bool
 
 
-@dataclass(frozen=True)
-class Plot:
-    """Curves over minutes: all of them, and for both ends of the y axis a value and its place in pixels."""
+class Plot(NamedTuple):
+    """Curves over minutes, and both ends of the y axis."""
 
     title: str
     curves: list[Curve]
-    axis: list[tuple[float, float]]
+    low: float
+    high: float
     minutes: float
 
 
-def _plot(
-    title: str, minutes: Sequence[float], lines: Mapping[str, list[float]], levels: Mapping[tuple[str, str], float]
-) -> Plot:
-    """Place lines, and for each the levels of other methods, in a plot."""
+def _plot(title: str, minutes: Sequence[float], lines: Mapping[str, list[float]]) -> Plot:
+    """Place lines in a plot; those of other methods are named METHOD, LINE and have the colour of that line."""
     left, right, top, bottom = _PLOT
-    every = [value for line in lines.values() for value in line] + list(levels.values())
-    low, high = min(every), max(every)
-    span, end = max(high - low, 1e-6), max(minutes[-1], 1e-6)
-
-    def place(minute: float, value: float) -> tuple[float, float]:
-        return left + minute / end * (right - left), bottom - (value - low) / span * (bottom - top)
-
-    colours = list(lines)
-    found = [
-        (name, name, [place(*point) for point in zip(minutes, values, strict=True)]) for name, values in lines.items()
-    ]
-    found += [(f"{method}, {kind}", kind, [place(0, v), place(end, v)]) for (method, kind), v in levels.items()]
-    found.sort(key=lambda one: one[2][-1][1])
-    heights = _apart([places[-1][1] for *_, places in found], bottom)
+    low, high = min(map(min, lines.values())), max(map(max, lines.values()))
+    across, down = (right - left) / max(minutes[-1], 1e-6), (bottom - top) / max(high - low, 1e-6)
+    places = {
+        name: [
+            (left + across * minute, bottom - down * (value - low))
+            for minute, value in zip(minutes, values, strict=True)
+        ]
+        for name, values in lines.items()
+    }
+    names = sorted(lines, key=lambda name: places[name][-1][1])
+    heights = _apart([places[name][-1][1] for name in names], bottom)
+    own = [name for name in lines if ", " not in name]
     curves = [
-        Curve(name, colours.index(kind), places, height, dashed=name != kind)
-        for (name, kind, places), height in zip(found, heights, strict=True)
+        Curve(name, own.index(name.rpartition(", ")[2]), places[name], height, dashed=name not in own)
+        for name, height in zip(names, heights, strict=True)
     ]
-    return Plot(title, curves, [(value, place(0, value)[1]) for value in (low, high)], end)
+    return Plot(title, curves, low, high, minutes[-1])
 
 
 def _apart(heights: Sequence[float], lowest: float) -> list[float]:
