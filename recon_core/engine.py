@@ -23,6 +23,7 @@ from recon_core.steps.package import package
 from recon_core.steps.run import run
 from recon_core.steps.units import find_units
 from recon_core.steps.work import Work, finiteness
+from recon_core.weights.manifest import find_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +67,9 @@ def _arguments(name: str, options: ReconOptions) -> tuple[object, ...]:
     return (implementation,) if own is None else (own, implementation)
 
 
-def _create(info: MethodInfo, arguments: tuple[object, ...]) -> Method:
+def _create(info: MethodInfo, arguments: tuple[object, ...], weights: str = "") -> Method:
+    """Build a method; `weights` is what the manifest has of them, so that a change of it makes another method."""
+    del weights
     return cast("Method", load_target(info.target)(*arguments))
 
 
@@ -208,4 +211,6 @@ class Engine:
         return dataclasses.replace(result, seconds=seconds)
 
     def _build(self, name: str, options: ReconOptions) -> Method:
-        return self._method(find_method(name), _arguments(name, options))
+        info = find_method(name)
+        weights = repr(find_weights(name, options.network.weights)) if info.network else ""
+        return self._method(info, _arguments(name, options), weights)

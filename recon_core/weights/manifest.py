@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
@@ -161,7 +162,7 @@ def find_weights(method: str, name: str = "") -> WeightsEntry:
         usable = (entry for entry in made.values() if isinstance(entry, WeightsEntry))
         chosen = made.get(method) or next(usable, None) or next(iter(made.values()), None)
     if isinstance(chosen, _Broken):
-        raise chosen.error
+        raise chosen.error.with_traceback(None)  # it is kept, and would grow with each time
     if chosen is None:
         raise ModelError(_nothing(method, name, list(made), broken))
     if chosen.method != method:
@@ -200,10 +201,26 @@ class _Broken:
 
 
 def _search() -> tuple[dict[str, WeightsEntry | _Broken], list[str]]:
-    """Entries by name, and what is wrong with whole manifests."""
+    """Entries by name, and what is wrong with whole manifests; parsed again only where something has changed."""
+    return _read_all(tuple((folder, _state(folder)) for folder in _folders()), method_names())
+
+
+def _state(folder: Path) -> tuple[object, ...]:
+    """The manifest of a folder as it is, and the names of its files."""
+    try:
+        return (folder / MANIFEST).read_bytes(), *sorted(folder.iterdir())
+    except OSError as error:
+        return (str(error),)
+
+
+@functools.lru_cache(maxsize=4)
+def _read_all(
+    folders: tuple[tuple[Path, tuple[object, ...]], ...], _: tuple[str, ...]
+) -> tuple[dict[str, WeightsEntry | _Broken], list[str]]:
+    """Read the manifests of folders; `_` holds the methods that entries may be of."""
     found: dict[str, WeightsEntry | _Broken] = {}
     problems = []
-    for folder in _folders():
+    for folder, _content in folders:
         try:
             manifest = read_manifest(folder / MANIFEST)
         except ModelError as error:

@@ -13,12 +13,12 @@ from recon_core import reconstruct, register_method
 from recon_core.errors import ModelError, SettingsError
 from recon_core.methods import METHODS, OWN_METHODS, MethodInfo, find_method, method_names, network_names
 from recon_core.networks.base import ImageNetwork
-from recon_core.networks.golden import fill
+from recon_core.networks.golden import fill, fill_value
 from recon_core.options import Options, ReconOptions, apply, option
 from recon_core.own_methods import allow_methods, allowed_by_operator, available_methods, load_method
 from recon_core.simulate.kspace import simulate_cine
-from recon_core.weights.loading import import_weights
-from recon_core.weights.manifest import find_weights
+from recon_core.weights.loading import import_weights, write_weights
+from recon_core.weights.manifest import WeightsFacts, find_weights
 from tests.helpers.paths import REPOSITORY
 
 EXAMPLES = REPOSITORY / "docs" / "examples"
@@ -366,10 +366,21 @@ def test_a_network_has_weights_and_a_range(examples, scan, tmp_path, monkeypatch
     assert any(note.startswith("weights small_unrolled (sha256") for note in result.notes)
 
 
-def test_a_network_of_a_notebook(scan, tmp_path, monkeypatch):
-    from recon_core.weights.loading import write_weights
-    from recon_core.weights.manifest import WeightsFacts
+@pytest.mark.filterwarnings("ignore:the images of small_unrolled are doubtful")
+def test_weights_that_were_replaced_are_used(scan, tmp_path, monkeypatch):
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("CINESTREAM_METHODS", str(EXAMPLES))
+    kind = load_method("small_unrolled")
+    images = []
+    for gain in (0.1, 0.2):
+        network = kind(kind.Config(cascades=1, channels=2))
+        fill(network, lambda key, shape, gain=gain: fill_value(key, shape, gain))
+        write_weights(network, WeightsFacts(method="small_unrolled"), "small_unrolled", tmp_path)
+        images.append(reconstruct(scan.kspace, "small_unrolled", outside_range="note").image)
+    assert not np.allclose(*images)
 
+
+def test_a_network_of_a_notebook(scan, tmp_path, monkeypatch):
     @dataclasses.dataclass(frozen=True)
     class Config:
         factor: float = 1.0

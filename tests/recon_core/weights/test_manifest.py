@@ -60,6 +60,20 @@ def change(folder, name, **fields):
     path.write_text(yaml.safe_dump(document))
 
 
+def test_manifests_are_parsed_again_only_after_a_change(home, monkeypatch):
+    write(home)
+    first = find_weights("crnn_mri")
+    monkeypatch.setattr("yaml.safe_load", lambda _: pytest.fail("parsed again"))
+    assert find_weights("crnn_mri") == first
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_DATA_HOME", str(home.parents[1]))
+    change(home, "crnn_mri", notes="other")
+    assert find_weights("crnn_mri").notes == "other"
+    first.file.unlink()
+    with pytest.raises(ModelError, match="there is no file"):
+        find_weights("crnn_mri")
+
+
 def test_an_entry_comes_back_as_it_was(home):
     written = write(
         home,
