@@ -23,9 +23,8 @@ from gadgets.preparation.readouts import Preparation
 from gadgets.problems import Problems
 from gadgets.settings.checks import check_units, check_weights, unmet_extras
 from gadgets.settings.settings import Settings, apply
+from gadgets.slices.buffers import SliceBuffers
 from gadgets.slices.complete import describe
-from gadgets.slices.whole import SliceBuffers
-from gadgets.slices.windows import FrameBuffers
 from gadgets.wire.containers import Bucket, ImageArray, ReconData
 from gadgets.wire.messages import Image, Readouts, Text, Waveform
 from recon_core.errors import CinestreamError, DataError, ProtocolError, SettingsError
@@ -359,14 +358,13 @@ def _waveforms(item: Message) -> tuple[Waveform, ...]:
 
 def _buffers(header: ScanHeader, settings: Settings, problems: Problems) -> SliceBuffers:
     """Whole slices, or windows of frames in real time."""
-    if settings.realtime.mode != "off":
-        if settings.gating.mode == "retrospective":
-            raise SettingsError(
-                f"realtime={settings.realtime.mode} sends frames as they are measured, gating=retrospective makes them "
-                "from all beats; set one of them to off or counter"
-            )
-        return FrameBuffers(header, problems, settings)
-    gate = None if settings.gating.mode == "counter" else Gate(header, settings, problems)
+    real_time = settings.realtime.mode != "off"
+    if real_time and settings.gating.mode == "retrospective":
+        raise SettingsError(
+            f"realtime={settings.realtime.mode} sends frames as they are measured, gating=retrospective makes them "
+            "from all beats; set one of them to off or counter"
+        )
+    gate = None if real_time or settings.gating.mode == "counter" else Gate(header, settings, problems)
     return SliceBuffers(header, problems, settings, gate)
 
 

@@ -22,7 +22,7 @@ from gadgets.preparation.noise import ScanNoise
 from gadgets.preparation.readouts import Preparation
 from gadgets.problems import Problems
 from gadgets.settings.settings import Settings
-from gadgets.slices.whole import SliceBuffers
+from gadgets.slices.buffers import SliceBuffers
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import Readouts
 from recon_core.ct.alignment import check_alignment, time_average_magnitude

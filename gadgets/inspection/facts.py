@@ -12,8 +12,8 @@ from gadgets.gating.gate import Gate
 from gadgets.inspection.report import Fact
 from gadgets.preparation.readouts import ReadoutGrid
 from gadgets.problems import Problems
+from gadgets.slices.buffers import frame_counter
 from gadgets.slices.complete import describe
-from gadgets.slices.whole import frame_counter
 from gadgets.wire.messages import AcquisitionFlag
 from gadgets.wire.vendor import DAY, tick_length
 from recon_core.errors import DataError, ModelError

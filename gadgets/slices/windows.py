@@ -9,14 +9,14 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from gadgets.gating.heartbeat import find_heartbeat
 from gadgets.slices.complete import CompleteSlice, describe
-from gadgets.slices.whole import SliceBuffers, merge
-from gadgets.wire.messages import AcquisitionFlag, flag_mask
+from gadgets.slices.shared import LAST, merge
+from gadgets.wire.messages import AcquisitionFlag
 from recon_core.coils.running_maps import RunningMaps
 from recon_core.data import CineSlice
 
@@ -25,18 +25,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from gadgets.problems import Problems
-    from gadgets.settings.settings import Settings
+    from gadgets.settings.settings import RealtimeSettings
     from gadgets.slices.complete import SliceKey
-    from gadgets.slices.whole import SlicePlan, VirtualCoils
-    from gadgets.wire.header import ScanHeader
-    from gadgets.wire.messages import Readouts
+    from gadgets.slices.shared import SlicePlan, SortingContext, VirtualCoils
+    from gadgets.wire.messages import Readouts, Waveform
 
-_LAST = flag_mask(AcquisitionFlag.LAST_IN_SLICE, AcquisitionFlag.LAST_IN_MEASUREMENT)
 _COUNTERS = 1 << 16  # values of a counter; that of an endless scan begins anew
 _FEWEST_FRAMES = 8  # of a window whose size nobody said
 _RECENT = 16  # counters of frames that have left, by which late readouts are known
-_REFERENCE_LINES = 4  # how often a line of the reference is kept at most
+#: How often a line of the reference is kept at most.
+REFERENCE_REPEATS = 4
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,7 @@ class _Frame:
 class _Running:
     """One slice: its last complete frames, and the one that is being measured."""
 
+    plan: SlicePlan
     window: deque[_Frame]
     virtual: VirtualCoils | None
     recent: deque[int] = field(default_factory=lambda: deque(maxlen=_RECENT))  # counters of complete frames
@@ -91,8 +90,8 @@ class _Running:
         return len(np.unique(np.concatenate(self.row))) if self.row else 0
 
 
-class FrameBuffers(SliceBuffers):
-    """Sorts the prepared readouts of one scan into frames and gives them out in windows.
+class FrameWindows:
+    """Sorts the readouts of every slice into frames and gives them out in windows.
 
     A frame is complete when the next one of its slice begins, when it has every line that the header promises, on its
     LAST_IN_SLICE flag or when another slice begins if it has as many lines as the acceleration leaves, or with the last
@@ -101,45 +100,50 @@ class FrameBuffers(SliceBuffers):
 
     Parameters
     ----------
-    header
-        The scan's header.
-    problems
-        Where to note what is left out or missing.
+    context
+        What is known of the scan.
     settings
-        Those of real time, and what `SliceBuffers` takes of them.
+        Those of real time.
     """
 
-    _most_frames = _COUNTERS
+    most_frames: ClassVar[int] = _COUNTERS
 
-    def __init__(self, header: ScanHeader, problems: Problems, settings: Settings) -> None:
-        super().__init__(header, problems, settings)
-        self._sliding = settings.realtime.mode == "sliding"
-        self._size = settings.realtime.window  # of a window, or 0
-        self._count = settings.realtime.lines_per_frame  # readouts of a frame, or 0
+    def __init__(self, context: SortingContext, settings: RealtimeSettings) -> None:
+        self._context = context
+        self._problems = context.problems
+        self._sliding = settings.mode == "sliding"
+        self._size = settings.window  # of a window, or 0
+        self._count = settings.lines_per_frame  # readouts of a frame, or 0
         self._running: dict[SliceKey, _Running] = {}
-        for encoding, name in itertools.product(header.encodings, ("segment", "average")):
+        self._latest: SliceKey | None = None
+        self.sent: dict[SliceKey, int] = {}
+        for encoding, name in itertools.product(context.header.encodings, ("segment", "average")):
             if encoding.count(name) > 1:
                 text = f"the header promises {encoding.count(name)} {name}s; in real time only frames that are measured"
-                problems.add("not real time", f"{text} one after the other come out complete", damage=False)
+                self._problems.add("not real time", f"{text} one after the other come out complete", damage=False)
+
+    def add_waveform(self, waveform: Waveform) -> Iterator[CompleteSlice]:  # noqa: ARG002 - of every strategy
+        """Ignore a waveform: frames wait for none."""
+        return iter(())
 
     def flush(self) -> Iterator[CompleteSlice]:
         """Yield what is left at the end of the scan: frames that were cut short, and the rest of every window."""
         for key in sorted(self._running):
             yield from self._end(key)
 
-    def _add_run(
+    def take(
         self, key: SliceKey, readouts: Readouts, row: NDArray[np.intp], time: NDArray[np.intp], plan: SlicePlan
     ) -> Iterator[CompleteSlice]:
         """Take consecutive readouts of one slice, one frame after the other."""
         yield from self._take_turns(key)
-        if key in self._sent:
-            self._note_late(describe(key), readouts)
+        if key in self.sent:
+            self._context.report_late(describe(key), readouts)
             return
         if key not in self._running:
             yield from self._end_before(key)
-            size = self._size or max(_FEWEST_FRAMES, self._header.encodings[key.encoding].acceleration)
-            virtual = self._virtual_coils(plan, readouts.data.shape[1])
-            self._running[key] = _Running(deque(maxlen=size), virtual)
+            size = self._size or max(_FEWEST_FRAMES, plan.acceleration)
+            virtual = self._context.virtual_coils(plan, readouts.data.shape[1])
+            self._running[key] = _Running(plan, deque(maxlen=size), virtual)
         running = self._running[key]
         begin = 0
         while begin < len(readouts):
@@ -161,7 +165,7 @@ class FrameBuffers(SliceBuffers):
         """How many of the next readouts may be taken at once: up to where their frame may be complete."""
         if self._count:
             return min(self._count - running.came, len(time))
-        over = np.flatnonzero((flags & _LAST) != 0)
+        over = np.flatnonzero((flags & LAST) != 0)
         other = np.flatnonzero(time != time[0])
         came = running.came if time[0] == running.counter else 0
         ends = [len(time), *(over[:1] + 1), *other[:1], plan.lines * plan.averages - 1 - came]
@@ -169,11 +173,11 @@ class FrameBuffers(SliceBuffers):
 
     def _belongs(self, key: SliceKey, counter: int, readouts: Readouts) -> bool:
         """Whether readouts belong to the frame that is being measured or to a new one; if not, that is noted."""
-        running, plan = self._running[key], self._plans[key.encoding]
+        running, plan = self._running[key], self._running[key].plan
         if self._count or (running.parts and counter == running.counter):
             return True
         if counter in running.recent:
-            self._note_late(f"frame {counter} of {describe(key)}", readouts)
+            self._context.report_late(f"frame {counter} of {describe(key)}", readouts)
             return False
         follows = not running.recent or counter == (running.recent[-1] + 1) % _COUNTERS
         if plan.limited and counter >= plan.frames and not follows:
@@ -196,7 +200,7 @@ class FrameBuffers(SliceBuffers):
         """Where slices take turns frame by frame, the next slice tells that a frame is over."""
         before = None if self._latest in (None, key) else self._running.get(self._latest)
         if before is not None and self._latest is not None and before.parts and not self._count:
-            if not before.was_left and before.lines >= self._plans[self._latest.encoding].fewest_lines:
+            if not before.was_left and before.lines >= before.plan.fewest_lines:
                 yield from self._close(self._latest)
             else:
                 before.was_left = True
@@ -205,7 +209,7 @@ class FrameBuffers(SliceBuffers):
     def _finish_complete(self) -> Iterator[CompleteSlice]:
         """At the last readout of the measurement: every window leaves, and frames that have all their lines with it."""
         for key, running in sorted(self._running.items()):
-            if running.parts and running.lines >= self._plans[key.encoding].fewest_lines:
+            if running.parts and running.lines >= running.plan.fewest_lines:
                 yield from self._close(key)
             if running.new:
                 yield self._window(key)
@@ -217,12 +221,12 @@ class FrameBuffers(SliceBuffers):
 
     def _end(self, key: SliceKey) -> Iterator[CompleteSlice]:
         """A slice is over: give out what it has left."""
-        running, plan = self._running[key], self._plans[key.encoding]
+        running, plan = self._running[key], self._running[key].plan
         if running.parts:
             yield from self._close(key)
         if running.new:
             yield self._window(key)
-        self._sent[key] = running.frames
+        self.sent[key] = running.frames
         del self._running[key]
         if plan.limited and not self._count and running.frames < plan.frames:
             text = f"{describe(key)} has {running.frames} of the {plan.frames} frames that the header promises"
@@ -230,7 +234,7 @@ class FrameBuffers(SliceBuffers):
 
     def _close(self, key: SliceKey) -> Iterator[CompleteSlice]:
         """The frame that is being measured is over; give the window out if it is time."""
-        running, plan = self._running[key], self._plans[key.encoding]
+        running, plan = self._running[key], self._running[key].plan
         if running.virtual is not None:
             running.virtual.learn(running.parts)
         row = np.concatenate(running.row)
@@ -239,7 +243,7 @@ class FrameBuffers(SliceBuffers):
         kspace, measured, headers = merge(np.zeros_like(row), row, data, headers, (1, plan.rows))
         mask = measured > 0
         if self._count:
-            headers["idx"][self._time_axis[key.encoding]] = running.counter
+            headers["idx"][plan.time_axis] = running.counter
         lines = int(np.count_nonzero(mask))
         if lines < plan.fewest_lines:
             text = f"frame {running.counter} of {describe(key)} has {lines} lines, expected at least "
@@ -254,7 +258,7 @@ class FrameBuffers(SliceBuffers):
 
     def _window(self, key: SliceKey) -> CompleteSlice:
         """Bring the frames of the window together, those that were not sent yet being the last."""
-        running, plan = self._running[key], self._plans[key.encoding]
+        running, plan = self._running[key], self._running[key].plan
         frames = list(running.window)
         context, running.new = len(frames) - running.new, 0
         coils, _, columns = frames[0].lines.shape
@@ -263,7 +267,7 @@ class FrameBuffers(SliceBuffers):
             target[:, frame.mask] = frame.lines
         mask = np.stack([frame.mask for frame in frames])
         compression = running.virtual.matrix if running.virtual is not None else None
-        calibration = self._calibration(key, plan.rows, compression)
+        calibration = self._context.reference.kspace(key, plan.rows, compression)
         lines = np.count_nonzero(mask[context:], axis=1)
         shown = frames[context:]
         headers = np.concatenate([frame.header for frame in shown])
@@ -271,7 +275,7 @@ class FrameBuffers(SliceBuffers):
             key,
             CineSlice(kspace, mask, calibration, context=context, periodic=False),
             headers,
-            find_heartbeat(headers, headers[:0], self._tick, real_time=True),
+            find_heartbeat(headers, headers[:0], self._context.tick, real_time=True),
             np.array([frame.number for frame in shown]),
             lines,
             tuple(
@@ -282,11 +286,3 @@ class FrameBuffers(SliceBuffers):
             compression,
             running=running.maps,
         )
-
-    def _keep_reference(self, readouts: Readouts, row: NDArray[np.intp], encoding: int) -> None:
-        """As for whole slices; of reference lines that go on and on, the last ones are kept."""
-        super()._keep_reference(readouts, row, encoding)
-        most = _REFERENCE_LINES * self._plans[encoding].rows
-        for parts in self._reference.values():
-            while sum(len(lines) for lines, _ in parts[1:]) >= most:
-                parts.pop(0)

@@ -1,7 +1,7 @@
 """The gadgets that a Gadgetron 4.7.2 has before and behind a reconstruction, as far as a 2-D Cartesian scan meets them.
 
 Written from the description of what they do, one readout after another, and apart from
-`gadgets.preparation.readouts` and `gadgets.slices.whole`, so that an error there cannot cancel out. What they do wrong
+`gadgets.preparation.readouts` and `gadgets.slices`, so that an error there cannot cancel out. What they do wrong
 they do wrong here too.
 """
 

@@ -20,8 +20,8 @@ from gadgets.preparation.noise import ScanNoise
 from gadgets.preparation.readouts import Preparation
 from gadgets.problems import Problems
 from gadgets.settings.settings import FIELDS, Settings
+from gadgets.slices.buffers import SliceBuffers
 from gadgets.slices.complete import CompleteSlice, SliceKey
-from gadgets.slices.whole import SliceBuffers
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import ACQUISITION_HEADER, IMAGE_HEADER
 from gadgets.wire.writer import encode

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from gadgets.problems import Problems
 from gadgets.settings.settings import Settings
+from gadgets.slices.buffers import SliceBuffers
 from gadgets.slices.complete import SliceKey, describe
-from gadgets.slices.whole import SliceBuffers
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import AcquisitionFlag, Readouts
 from tests.helpers.builders import encoding_xml, header_xml, readouts

@@ -13,7 +13,7 @@ from gadgets.chain import Chain
 from gadgets.problems import Problems
 from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
-from gadgets.slices.windows import FrameBuffers
+from gadgets.slices.buffers import SliceBuffers
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import AcquisitionFlag, Image, Readouts
 from gadgets.wire.source import EndOfStreamError
@@ -50,7 +50,7 @@ def scan(frames, *, first=0, step=STEP, axis="repetition", seed=0, **fields):
 def feed(block, head=None, cuts=None, **options):
     """Send a block, readout by readout or cut as asked; gives (readouts sent, window), problems."""
     problems = Problems()
-    buffers = FrameBuffers(head or header(), problems, Settings.of(**{"time_axis": "repetition", **options}))
+    buffers = SliceBuffers(head or header(), problems, Settings.of(**{"time_axis": "repetition", **options}))
     edges = range(len(block) + 1) if cuts is None else [0, *sorted(cuts), len(block)]
     left = []
     for begin, end in itertools.pairwise(edges):
@@ -142,7 +142,7 @@ def test_how_the_stream_is_cut_changes_nothing(cuts, mode, lines, flagged):
 @pytest.mark.parametrize("mode", ["sliding", "fixed"])
 def test_memory_is_that_of_a_window_and_a_frame(mode):
     problems = Problems()
-    buffers = FrameBuffers(header(), problems, Settings.of(realtime=mode, realtime_window=4, time_axis="repetition"))
+    buffers = SliceBuffers(header(), problems, Settings.of(realtime=mode, realtime_window=4, time_axis="repetition"))
     frame_bytes = scan(1).data.nbytes + scan(1).headers.nbytes
     alive, sizes = deque(maxlen=20), np.zeros(600)
     tracemalloc.start()

@@ -1,0 +1,275 @@
+"""What whole slices and windows of frames have in common: plan, virtual coils, reference lines, readouts to k-space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import numpy as np
+
+from gadgets.gating.gate import MOST_FRAMES
+from gadgets.wire.messages import AcquisitionFlag, Readouts, flag_mask
+from recon_core.coils.compression import CoilCompression
+from recon_core.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from gadgets.problems import Problems
+    from gadgets.slices.complete import CompleteSlice, SliceKey
+    from gadgets.wire.header import Encoding, ScanHeader
+    from gadgets.wire.messages import Waveform
+
+#: Flags with which a slice may be over.
+LAST = flag_mask(AcquisitionFlag.LAST_IN_SLICE, AcquisitionFlag.LAST_IN_MEASUREMENT)
+_MOST_AVERAGES = 64
+
+
+class SliceStrategy(Protocol):
+    """When readouts that belong to one slice leave, and as what."""
+
+    most_frames: ClassVar[int]
+    """Values of the counter of the frames that are believed."""
+
+    @property
+    def sent(self) -> Mapping[SliceKey, int]:
+        """Slices that have left, and how many readouts or frames of each."""
+
+    def take(
+        self, key: SliceKey, readouts: Readouts, row: NDArray[np.intp], time: NDArray[np.intp], plan: SlicePlan
+    ) -> Iterator[CompleteSlice]:
+        """Take consecutive readouts of one slice, with their rows of k-space and counters of frames ``(readout,)``."""
+
+    def add_waveform(self, waveform: Waveform) -> Iterator[CompleteSlice]:
+        """Add a waveform of the stream and yield what waited for it."""
+
+    def flush(self) -> Iterator[CompleteSlice]:
+        """Yield what is left at the end of the scan, complete or not."""
+
+
+class SlicePlan:
+    """What the header promises of every slice of one encoding."""
+
+    def __init__(self, encoding: Encoding, time_axis: str, center: int) -> None:
+        self.time_axis = time_axis
+        self.acceleration = encoding.acceleration
+        limit = encoding.limits.get("kspace_encoding_step_1")
+        self.rows = encoding.encoded.matrix[1]
+        self.offset = self.rows // 2 - center
+        first, last = (limit.minimum, limit.maximum) if limit else (0, self.rows - 1)
+        self.first = max(0, first + self.offset)
+        self.last = min(self.rows - 1, last + self.offset)
+        self.lines_in_header = (first, last)
+        self.frames = min(encoding.count(time_axis), MOST_FRAMES)
+        self.limited = time_axis in encoding.limits
+        self.averages = min(encoding.count("average"), _MOST_AVERAGES)
+        self.segmented = encoding.count("segment") > 1
+        self.lines = max(0, self.last - self.first + 1)
+        self.fewest_lines = max(1, self.lines // encoding.acceleration)
+        self.fewest_readouts = self.frames * self.lines * self.averages
+
+
+class VirtualCoils:
+    """Coil compression of one slice while it is buffered.
+
+    The virtual coils are learned as soon as the k-space centre and a frame's worth of lines are there; from then on
+    only they are kept. What they are does not depend on how the stream was cut into runs.
+
+    Parameters
+    ----------
+    coils
+        Virtual coils to keep; 0 keeps as many as `energy` asks for.
+    energy
+        Share of the signal energy to keep.
+    center
+        Row of the k-space centre.
+    fewest
+        Readouts to learn from at least.
+    """
+
+    def __init__(self, coils: int, energy: float, center: int, fewest: int) -> None:
+        self._coils = coils or None
+        self._energy = energy
+        self._center = center
+        self._fewest = fewest
+        self._count = 0
+        self._center_at: int | None = None
+        self.matrix: NDArray[np.complex64] | None = None
+
+    def take(self, parts: list[Readouts], row: NDArray[np.intp]) -> None:
+        """See to the last of the parts, whose lines are `row`; all of them change when the coils are learned."""
+        if self.matrix is not None:
+            parts[-1] = _compressed(parts[-1], self.matrix)
+            return
+        hits = np.flatnonzero(row == self._center)
+        if self._center_at is None and len(hits):
+            self._center_at = self._count + int(hits[0])
+        self._count += len(row)
+        if self._center_at is not None and self._count >= max(self._fewest, self._center_at + 1):
+            self.learn(parts, max(self._fewest, self._center_at + 1))
+
+    def learn(self, parts: list[Readouts], count: int | None = None) -> None:
+        """Learn the virtual coils from the first `count` readouts and bring all parts to them."""
+        if self.matrix is not None:
+            return
+        data = np.concatenate([part.data for part in parts])
+        compression = CoilCompression(data.shape[1])
+        compression.add(data[:count])
+        try:
+            matrix = compression.matrix(coils=self._coils, energy=self._energy)
+        except DataError:  # nothing but zeros: keep the coils as they are
+            matrix = np.eye(data.shape[1], dtype=np.complex64)
+        self.matrix = matrix
+        parts[:] = [_compressed(part, matrix) for part in parts]
+
+
+def _compressed(readouts: Readouts, matrix: NDArray[np.complex64]) -> Readouts:
+    return Readouts(readouts.headers, np.matmul(matrix, readouts.data))
+
+
+class ReferenceLines:
+    """Lines that were measured for the coil maps alone, by encoding and slice.
+
+    Parameters
+    ----------
+    repeats
+        How often a line is kept about, the last ones of a scan that measures them on and on; 0 keeps all.
+    """
+
+    def __init__(self, repeats: int = 0) -> None:
+        self._repeats = repeats
+        self._parts: dict[tuple[int, int], list[tuple[NDArray[np.intp], Readouts]]] = {}
+
+    def add(self, readouts: Readouts, row: NDArray[np.intp], encoding: int, rows: int) -> None:
+        """Add readouts of one encoding with their rows ``(readout,)`` of `rows` in all."""
+        slices = readouts.headers["idx"]["slice"]
+        for number in np.unique(slices).tolist():
+            same = np.asarray(slices == number)
+            parts = self._parts.setdefault((encoding, number), [])
+            parts.append((row[same], readouts[same]))
+            while self._repeats and sum(len(lines) for lines, _ in parts[1:]) >= self._repeats * rows:
+                parts.pop(0)
+
+    def kspace(
+        self, key: SliceKey, rows: int, compression: NDArray[np.complex64] | None
+    ) -> NDArray[np.complex64] | None:
+        """K-space ``(coil, ky, kx)`` of a slice in the coils that `compression` makes; None without such lines."""
+        parts = self._parts.get((key.encoding, key.slice))
+        if not parts:
+            return None
+        row = np.concatenate([lines for lines, _ in parts])
+        data = np.concatenate([readouts.data for _, readouts in parts])
+        if compression is not None:
+            data = np.matmul(compression, data)
+        kspace, _ = _accumulate(np.zeros_like(row), row, data, (1, rows))
+        return np.asarray(kspace[0], np.complex64)
+
+
+@dataclass(frozen=True)
+class SortingContext:
+    """What a strategy knows of the scan.
+
+    Parameters
+    ----------
+    header
+        The scan's header.
+    problems
+        Where to report what is left out or missing.
+    tick
+        Length of a tick of the time stamps in ms.
+    coils
+        Virtual coils to keep, or 0.
+    coil_energy
+        Share of the signal energy that the virtual coils keep, where their number is 0.
+    reference
+        Reference lines of all slices.
+    """
+
+    header: ScanHeader
+    problems: Problems
+    tick: float
+    coils: int
+    coil_energy: float
+    reference: ReferenceLines = field(default_factory=ReferenceLines)
+
+    def virtual_coils(self, plan: SlicePlan, n_coils: int) -> VirtualCoils | None:
+        """Coil compression for a new slice; None where all coils are kept."""
+        fewer = self.coils < n_coils if self.coils else self.coil_energy < 1
+        return VirtualCoils(self.coils, self.coil_energy, plan.rows // 2, plan.fewest_lines) if fewer else None
+
+    def report_late(self, what: str, readouts: Readouts) -> None:
+        """Report readouts of a slice or frame that has left."""
+        text = f"{first_name(readouts)} belongs to {what}, which was complete already; it is left out"
+        remedy = "Check the limits of averages, phases and repetitions in the header"
+        self.problems.add("late", f"{text}. {remedy}", damage=True, count=len(readouts))
+
+
+def merge(
+    frame: NDArray[np.intp],
+    row: NDArray[np.intp],
+    data: NDArray[np.complex64],
+    headers: NDArray[np.void],
+    shape: tuple[int, int],
+) -> tuple[NDArray[np.complex64], NDArray[np.intp], NDArray[np.void]]:
+    """Put readouts in their places; averages are averaged, and what was measured again replaces what was before.
+
+    Parameters
+    ----------
+    frame, row
+        ``(readout,)`` the place of each; a negative frame leaves it out.
+    data
+        ``(readout, coil, kx)`` complex64.
+    headers
+        ``(readout,)`` acquisition headers.
+    shape
+        Frames and rows.
+
+    Returns
+    -------
+    tuple
+        K-space ``(frame, coil, ky, kx)`` complex64, ``(frame, ky)`` how often each line was measured, and ``(frame,)``
+        the header of the readout nearest to the k-space centre.
+    """
+    used = _latest_of_each(frame, row, headers["idx"]["average"].astype(np.intp))
+    frame, row = frame[used], row[used]
+    kspace, measured = _accumulate(frame, row, data[used], shape)
+    return kspace, measured, headers[used][_nearest_to_center(frame, row, shape[0], shape[1] // 2)]
+
+
+def _latest_of_each(frame: NDArray[np.intp], row: NDArray[np.intp], average: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Readouts to use: of several with the same frame, line and average the last, which replaced a rejected one."""
+    positions = np.stack([frame, row, average], axis=1)[::-1]
+    _, first = np.unique(positions, axis=0, return_index=True)
+    latest = np.sort(len(frame) - 1 - first)
+    return latest[frame[latest] >= 0]
+
+
+def _accumulate(
+    frame: NDArray[np.intp], row: NDArray[np.intp], data: NDArray[np.complex64], shape: tuple[int, int]
+) -> tuple[NDArray[np.complex64], NDArray[np.intp]]:
+    """Sum readouts of equal position and divide by their number: ``(frame, coil, ky, kx)``, counts ``(frame, ky)``."""
+    frames, rows = shape
+    kspace = np.zeros((frames, data.shape[1], rows, data.shape[2]), np.complex64)
+    counts = np.zeros(shape, np.intp)
+    np.add.at(counts, (frame, row), 1)
+    if counts.max(initial=0) <= 1:
+        kspace[frame, :, row] = data
+        return kspace, counts
+    for f, r, line in zip(frame, row, data, strict=True):
+        kspace[f, :, r] += line
+    kspace /= np.maximum(counts, 1).astype(np.float32)[:, None, :, None]
+    return kspace, counts
+
+
+def _nearest_to_center(frame: NDArray[np.intp], row: NDArray[np.intp], frames: int, center: int) -> NDArray[np.intp]:
+    """Index of the readout of every frame whose line is nearest to the centre; of equals the first."""
+    order = np.lexsort((np.arange(len(row)), np.abs(row - center), frame))
+    return order[np.searchsorted(frame[order], np.arange(frames))]
+
+
+def first_name(readouts: Readouts, which: NDArray[np.bool_] | None = None) -> str:
+    """Name the first readout, or the first of `which`, in a sentence."""
+    counters = readouts.headers["scan_counter"]
+    return f"readout {int(counters[0] if which is None else counters[which][0])}"
