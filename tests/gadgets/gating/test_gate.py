@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from gadgets.chain import Chain
+from gadgets.gating.gate import Gate
+from gadgets.problems import Problems
 from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
 from gadgets.wire.header import parse_header
@@ -12,6 +14,7 @@ from gadgets.wire.messages import Image, Readouts, Waveform
 from recon_core.data import Reconstruction
 from recon_core.errors import DataError
 from recon_core.metrics.measures import best_scale, nrmse
+from tests.helpers.builders import header_xml, readouts
 
 PLAN = {
     "matrix_x": 40,
@@ -590,3 +593,22 @@ def test_wrong_tick_is_found():
     header, block, _ = scan_of()
     with pytest.raises(DataError, match="length of a tick"):
         chain(header, [block], gating="retrospective", stamp_tick=0.2)
+
+
+def test_a_gap_in_every_beat_does_not_change_the_number_of_frames():
+    """Two lines a beat in turn, 20 ms apart, and nothing for 200 ms in the middle."""
+    visit = np.array([i for i in range(40) if not 10 <= i < 20])
+    since = np.tile((20 * visit[:, None] + [0, 10]).ravel(), 4)
+    beat, line = np.repeat(np.arange(4), 60), np.tile([0, 1], 120)
+    stamps = np.rint((800 * beat + since) / 2.5).astype(np.int64)
+    block = readouts(
+        240,
+        acquisition_time_stamp=17_000_000 + stamps,
+        physiology_time_stamp=np.stack([stamps % 320, 0 * beat, 0 * beat], axis=1),
+    )
+    vendor = "<acquisitionSystemInformation><systemVendor>SIEMENS</systemVendor></acquisitionSystemInformation>"
+    gate = Gate(parse_header(header_xml(before=vendor)), Settings.of(gating="retrospective"), Problems())
+    (gated,) = gate("slice 0", block.headers, np.tile(np.repeat(visit, 2), 4), 2 * beat + line, block.data, (0, 8))
+    assert len(gated.kspace) == 40
+    assert gated.gating.rr == pytest.approx(800)
+    assert [str(one) for one in gated.gating.beats] == ["800 ms regular, used"] * 4

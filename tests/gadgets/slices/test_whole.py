@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gadgets.gating.gate import Gate
 from gadgets.problems import Problems
 from gadgets.settings.settings import Settings
 from gadgets.slices.buffers import SliceBuffers
@@ -844,3 +845,33 @@ def test_a_separate_reference_is_brought_to_the_virtual_coils():
     [done] = compressed(block, header(phase=2, extra=parallel(2, "separate")), coil_energy=0.999)
     expected = np.einsum("vc,ycx->vyx", done.compression, reference.data)
     np.testing.assert_allclose(done.cine.calibration, expected, atol=1e-5)
+
+
+# --- gating -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "gated"), [("auto", False), ("retrospective", True)])
+def test_repetitions_that_are_the_frames_are_gated_only_where_that_is_asked_for(mode, gated):
+    """The protocol of a scan in real time may still announce the frames of retrospective gating."""
+    long = "<userParameterLong><name>RetroGatedImages</name><value>6</value></userParameterLong>"
+    limits = {"repetition": (0, 3, 0), "kspace_encoding_step_1": (0, LINES - 1, LINES // 2)}
+    space = (COLUMNS, LINES, 1)
+    encoding = encoding_xml(encoded=space, recon=space, limits=limits)
+    head = parse_header(header_xml(encoding, before=SIEMENS, after=f"<userParameters>{long}</userParameters>"))
+    time = 40 * np.arange(4 * LINES)  # ticks; eight readouts in a beat of 800 ms
+    block = scan(
+        line_by_line(4, LINES),
+        "repetition",
+        "kspace_encode_step_1",
+        acquisition_time_stamp=17_000_000 + time,
+        physiology_time_stamp=np.stack([time % 320, 0 * time, 0 * time], axis=1),
+    )
+    problems, settings = Problems(), Settings.of(gating=mode)
+    buffers = SliceBuffers(head, problems, settings, Gate(head, settings, problems))
+    early = list(buffers.add(block))
+    (complete,) = early or buffers.flush()
+    assert (complete.gating is not None) is gated
+    assert bool(early) is not gated
+    assert len(complete.frames) == (6 if gated else 4)
+    assert complete.heartbeat.real_time is not gated
+    assert not problems.damage
