@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from recon_core.errors import SettingsError
@@ -197,107 +199,24 @@ def _choices(method: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-#: As published: optimiser, loss and schedule of each paper. Steps are theirs too, far beyond a CPU.
-PUBLISHED: dict[str, dict[str, Any]] = {
-    # Lyu et al., PMC12754836
-    "crunet_mr": {
-        "loss": "crunet", "rate": 3e-4, "betas": (0.9, 0.999), "weight_decay": 0.01, "clip": 0.0,
-        "schedule": "cosine", "floor": 1 / 3, "steps": 144_000, "warm_up": 10_000, "precision": "float32",
-        "start": "zero_filled",
-    },
-    # trained for comparison in the same paper, in the same way
-    "unet3d_mr": {
-        "loss": "crunet", "rate": 3e-4, "betas": (0.9, 0.999), "weight_decay": 0.01, "clip": 0.0,
-        "schedule": "cosine", "floor": 1 / 3, "steps": 144_000, "warm_up": 10_000, "precision": "float32",
-        "start": "zero_filled",
-    },
-    # Qin et al., doi:10.1109/TMI.2018.2863670, and its published demonstration
-    "crnn_mri": {
-        "loss": "squared", "rate": 1e-3, "betas": (0.5, 0.999), "clip": 0.0, "schedule": "constant", "warm_up": 0,
-        "steps": 100_000, "frames": (30, 30), "precision": "float32",
-        "start": "zero_filled",
-    },
-    # Kofler et al., doi:10.1002/mp.14809; schedule of the published script
-    "cinenet": {
-        "loss": "similarity_of_frames", "rate": 1e-4, "betas": (0.9, 0.999), "clip": 0.0, "schedule": "step",
-        "floor": 0.01, "step_at": 140 / 150, "warm_up": 0, "steps": 150_000, "precision": "float32",
-        "start": "zero_filled",
-    },
-    # Xin et al., doi:10.48550/arXiv.2309.13839
-    "promptmr": {
-        "loss": "similarity_of_series", "rate": 2e-4, "betas": (0.9, 0.999), "weight_decay": 0.01, "clip": 0.01,
-        "schedule": "step", "floor": 0.1, "step_at": 11 / 12, "warm_up": 0, "steps": 200_000, "precision": "float32",
-        "start": "zero_filled",
-    },
-    # Wang et al., doi:10.1016/j.compbiomed.2024.109133; 0.95 per epoch over 50 epochs
-    "cst_net": {
-        "loss": "squared", "rate": 1e-3, "betas": (0.9, 0.999), "clip": 0.0, "schedule": "decay", "floor": 0.95**50,
-        "warm_up": 0, "steps": 50_000, "precision": "float32",
-        "start": "zero_filled",
-    },
-    "dual_unet_resnet3d": {
-        "loss": "squared_magnitude", "rate": 1e-4, "betas": (0.9, 0.999), "weight_decay": 1e-4, "decoupled": False,
-        "clip": 0.0, "schedule": "cosine", "floor": 0.0, "warm_up": 5_000, "steps": 100_000, "precision": "float32",
-        "start": "zero_filled", "frames": (20, 20),
-    },
-    "unrolled_resnet3d": {
-        "loss": "squared_magnitude", "rate": 1e-4, "betas": (0.9, 0.999), "weight_decay": 1e-4, "decoupled": False,
-        "clip": 0.0, "schedule": "cosine", "floor": 0.0, "warm_up": 5_000, "steps": 100_000, "precision": "float32",
-        "start": "zero_filled", "frames": (20, 20),
-    },
-    # defaults of ISTA-Net+, doi:10.1109/CVPR.2018.00196, where its layers come from
-    "atlf_net": {
-        "loss": "squared", "rate": 1e-4, "betas": (0.9, 0.999), "clip": 0.01, "schedule": "cosine", "floor": 0.0,
-        "warm_up": 0, "steps": 200_000, "precision": "float32",
-        "start": "zero_filled",
-    },
-    # Wang et al., doi:10.1109/TCI.2025.3598421
-    "dstdm": {
-        "loss": "denoising", "rate": 2e-4, "betas": (0.9, 0.999), "clip": 1.0, "schedule": "constant",
-        "warm_up": 5_000, "steps": 149_550, "average": 0.999, "precision": "float32",
-        "start": "zero_filled",
-    },
-}  # fmt: skip
-
-#: For a few hours of two CPU cores: narrow networks, each still of its own kind.
-SHORT: dict[str, dict[str, Any]] = {
-    "crunet_mr": {"network": {"cascades": 5, "channels": 16}},
-    "unet3d_mr": {"network": {"cascades": 5, "channels": 16}},
-    "crnn_mri": {"network": {"iterations": 5, "channels": 24, "shared_weights": False}},
-    # the image passes by the recurrent denoiser; with a U-Net short trainings got no further than their start
-    "cinenet": {"network": {"cascades": 5, "channels": 24, "dynamic_type": "CRNN", "constant_steps": False}},
-    "promptmr": {
-        "network": {
-            "cascades": 5, "adjacent_frames": 5, "features": 16, "feature_dim": (24, 32, 40),
-            "prompt_dim": (8, 16, 24), "encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1, 1),
-            "bottleneck_blocks": 1, "learnable_prompt": True, "learned_maps": False, "keeps_mean": False,
-        },
-        "zeroed": ("cascades.*.model.unet.conv_last.*",),
-    },
-    "cst_net": {
-        "network": {"layout": "planar", "channels": 12},
-        "zeroed": ("stages.*.fusion.weight", "stages.*.conv4_x.*"), "passing": ("embedding.weight", "end.weight"),
-    },
-    "dual_unet_resnet3d": {
-        # a channel for every frame, each with weights of its own: with few frames there is less to learn
-        "network": {"frames": 4, "features": 16, "residual": True, "dropout": 0.0}, "frozen_norm": 0.0,
-        "zeroed": ("unet_*.conv.*",),
-    },
-    "unrolled_resnet3d": {
-        "network": {"frames": 4, "features": 16, "fusion": "none", "residual": True, "dropout": 0.0},
-        "frozen_norm": 0.0, "zeroed": ("cascades.*.unet_*.conv.*",),
-    },
-    "atlf_net": {
-        "network": {"base": 16, "rank": 2, "channels": 16, "phases": 5, "ct_dropout": True},
-        "zeroed": ("phases.*.block.conv_G.*",),
-    },
-    "dstdm": {
-        "network": {"channels": 32, "channel_factors": (1, 2, 2), "blocks": 1, "parametrisation": "edm"},
-        "loss": "denoising", "survey": 40,  # sampling takes long
-    },
-}  # fmt: skip
-
+#: Files in ``presets/``, with the fields of a plan for every network, as ``--config`` takes them.
 PRESETS = ("short", "published")
+
+
+@functools.cache
+def presets(name: str) -> dict[str, dict[str, Any]]:
+    """Read a preset: what each network has instead of the defaults of `TrainingPlan`.
+
+    Parameters
+    ----------
+    name
+        One of `PRESETS`.
+    """
+    import yaml
+
+    text = (resources.files("recon_core.training") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
+    found: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return found
 
 
 def preset_plan(method: str, preset: str = "short", **changes: Any) -> TrainingPlan:  # noqa: ANN401 - fields of many types
@@ -319,17 +238,16 @@ def preset_plan(method: str, preset: str = "short", **changes: Any) -> TrainingP
     """
     if preset not in PRESETS:
         raise SettingsError(f"preset must be one of {', '.join(PRESETS)}, got {preset!r}")
-    short = preset == "short"
     if not isinstance(changes.get("network", {}), dict):
         raise SettingsError(f"network must map the fields of the network to values, got {changes['network']!r}")
-    values = dict((SHORT if short else PUBLISHED).get(method, {}))
-    values |= {"name": f"{method}-small" if short else method}
+    values = {"name": f"{method}-small" if preset == "short" else method, **presets(preset).get(method, {})}
     known = {field.name for field in dataclasses.fields(TrainingPlan)}
-    for name, value in changes.items():
+    for name in changes:
         if name not in known:
             raise SettingsError(f"a training plan has {', '.join(sorted(known))}; it has no {name!r}")
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return TrainingPlan(**{"method": method, **values})
+    values = {"method": method, **values, **changes}
+    pairs: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return TrainingPlan(**pairs)
 
 
 def read_plan(path: Path, method: str) -> TrainingPlan:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recon_core.errors import SettingsError
-from recon_core.training.plan import PRESETS, PUBLISHED, SHORT, TrainingPlan, preset_plan, read_plan
+from recon_core.training.plan import PRESETS, TrainingPlan, preset_plan, presets, read_plan
 from recon_core.weights.config import build_network, parse_config
 from tests.helpers.networks import NETWORKS
 from tests.helpers.paths import SHARED, needs
@@ -36,16 +36,16 @@ def test_the_published_preset_is_the_published_network(method):
 
 
 def test_every_network_has_both_presets():
-    assert set(SHORT) == set(PUBLISHED) == set(NETWORKS)
     known = {field.name for field in dataclasses.fields(TrainingPlan)}
-    for presets in (SHORT, PUBLISHED):
-        assert all(set(values) <= known for values in presets.values())
+    for name in PRESETS:
+        assert set(presets(name)) == set(NETWORKS)
+        assert all(set(values) <= known for values in presets(name).values())
 
 
 def test_changes_win_and_lists_become_pairs():
     plan = preset_plan("crunet_mr", name="mine", frames=[4, 6], rate=1, network={"cascades": 2})
     assert (plan.name, plan.frames, plan.rate, plan.network) == ("mine", (4, 6), 1, {"cascades": 2})
-    assert SHORT["crunet_mr"]["network"] != plan.network
+    assert presets("short")["crunet_mr"]["network"] != plan.network
 
 
 # --- schedules --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from recon_core.training.library import Library
 from recon_core.training.losses import LOSSES
 from recon_core.training.measurements import measure
 from recon_core.training.objectives import image_objective
-from recon_core.training.plan import SHORT, TrainingPlan
+from recon_core.training.plan import TrainingPlan, presets
 from recon_core.training.series import KINDS, draw_series
 from recon_core.training.trainer import Trainer, reconstruct_series, scores
 from recon_core.weights.config import build_network
@@ -342,8 +342,8 @@ def test_layers_that_begin_at_zero_leave_the_start_alone(tmp_path):
 
 
 def test_cst_net_begins_with_its_start_made_consistent(tmp_path):
-    short = SHORT["cst_net"]
-    trainer = trainer_of(tmp_path, "cst_net", zeroed=short["zeroed"], passing=short["passing"])
+    short = presets("short")["cst_net"]
+    trainer = trainer_of(tmp_path, "cst_net", zeroed=tuple(short["zeroed"]), passing=tuple(short["passing"]))
     scan = trainer._measured(0)
     data = with_start(scan.slice(), "cg_sense")
     consistency = DataConsistency(data.maps, data.mask, data.hybrid)
