@@ -31,7 +31,7 @@ from recon_core.engine import Engine
 from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError, SettingsError
 from recon_core.methods import find_method, method_names
 from recon_core.metrics.scores import SCORES, measure, read_truth, scaled
-from recon_core.options import ReconOptions
+from recon_core.options import ReconOptions, apply
 from recon_core.storage import replacing
 from recon_core.weights.manifest import find_weights
 
@@ -451,7 +451,7 @@ def _evaluate(
         if entry
         else ReconOptions(method=name, fallback="none")
     )
-    options = replace(options, **variant.options)
+    options = apply(options, variant.options)
     slices = loaded.measured(condition)
     cell = Cell(
         *(scan.part, scan.name, condition, method),
