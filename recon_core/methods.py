@@ -86,7 +86,7 @@ class MethodInfo:
 
 def _network(where: str, label: str, summary: str, reference: str, **traits: Any) -> MethodInfo:  # noqa: ANN401 - of several types
     return MethodInfo(
-        target="recon_core.networks.method:NetworkMethod",
+        target="recon_core.inference.method:NetworkMethod",
         label=label,
         summary=summary,
         reference=reference,

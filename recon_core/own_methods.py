@@ -213,7 +213,7 @@ def _info(name: str, method: object, where: str) -> MethodInfo:
     module = _has_base(kind, "torch.nn.modules.module", "Module")
     target: Any = None
     if isinstance(network, type):
-        target = "recon_core.networks.method:NetworkMethod"
+        target = "recon_core.inference.method:NetworkMethod"
     elif module:
         hint = "; give the class of the network, derived from recon_core.networks.base.ImageNetwork"
     elif callable(method) and (not isinstance(method, type) or any("__call__" in vars(base) for base in kind.__mro__)):

@@ -1,1 +1,1 @@
-"""The networks, one architecture per file, and the method that runs them."""
+"""The networks, one architecture per file."""

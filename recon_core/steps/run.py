@@ -7,8 +7,8 @@ import functools
 from typing import TYPE_CHECKING
 
 from recon_core.errors import CinestreamError, ModelError
+from recon_core.inference.method import NetworkMethod
 from recon_core.methods import REFERENCE_METHOD
-from recon_core.networks.method import NetworkMethod
 from recon_core.steps.work import Outcome, Outcomes, check_finite
 
 if TYPE_CHECKING:

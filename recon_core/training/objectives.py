@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional
 
 from recon_core.diffusion.loss import denoising_loss, draw_times
+from recon_core.inference.start import with_start
 from recon_core.methods import find_method, load_target
-from recon_core.networks.start import with_start
 from recon_core.physics.consistency import DataConsistency
 from recon_core.training.losses import LOSSES, structural_similarity
 

@@ -16,8 +16,8 @@ import torch
 
 from recon_core.engine import create_method
 from recon_core.errors import ModelError
+from recon_core.inference.method import signal_to_noise
 from recon_core.methods import REFERENCE_METHOD
-from recon_core.networks.method import signal_to_noise
 from recon_core.options import ReconOptions
 from recon_core.training.trainer import draw_scan, place_of_crop, reconstruct_series, scores
 from recon_core.trust.image_figures import image_figures

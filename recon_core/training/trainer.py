@@ -16,11 +16,11 @@ from torch.nn import functional
 from recon_core.diffusion.loss import ExponentialAverage
 from recon_core.engine import create_method
 from recon_core.errors import DataError, ResourceError, SettingsError
+from recon_core.inference.method import precision_of_convolutions
+from recon_core.inference.start import with_start
+from recon_core.inference.windows import over_windows
 from recon_core.methods import find_method
 from recon_core.metrics.measures import best_scale, dynamic_region, psnr
-from recon_core.networks.method import precision_of_convolutions
-from recon_core.networks.start import with_start
-from recon_core.networks.windows import over_windows
 from recon_core.options import ReconOptions
 from recon_core.simulate.sampling import uniform_mask
 from recon_core.storage import replacing

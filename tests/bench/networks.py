@@ -22,14 +22,14 @@ import torch
 
 from recon_core.coils.calibration import time_average
 from recon_core.data import HybridSlice
-from recon_core.networks import method
+from recon_core.inference import method
+from recon_core.inference.method import precision_of_convolutions
 from recon_core.networks.cinenet import CineNet, CineNetConfig
 from recon_core.networks.crnn_mri import CRNNMRI
 from recon_core.networks.crunet_mr import CRUNetMR
 from recon_core.networks.cst_net import CSTNet
 from recon_core.networks.dual_unet_resnet3d import DualUNetResNet3D, DualUNetResNet3DConfig
 from recon_core.networks.golden import fill
-from recon_core.networks.method import precision_of_convolutions
 from recon_core.networks.promptmr import PromptMR
 from recon_core.networks.unet3d_mr import UNet3DMR
 from recon_core.options import DSTDMOptions, NetworkOptions

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from recon_core.inference.windows import over_windows
 from recon_core.networks.cst_net import CSTNet, CSTNetConfig, normalise, pack
-from recon_core.networks.windows import over_windows
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft, ifft
 from tests.helpers import parity

@@ -554,7 +554,7 @@ def test_the_fallback_is_computed_once(engine, heart, network, monkeypatch, poli
     calls = []
     reconstruct = CGSense.__call__
     monkeypatch.setattr(
-        "recon_core.networks.method.NetworkMethod.__call__", lambda self, data: 2 * torch.ones_like(data.hybrid[:, 0])
+        "recon_core.inference.method.NetworkMethod.__call__", lambda self, data: 2 * torch.ones_like(data.hybrid[:, 0])
     )
     monkeypatch.setattr(CGSense, "__call__", lambda self, data: (calls.append(0), reconstruct(self, data))[1])
     engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range=policy))
@@ -574,7 +574,7 @@ def test_a_doubtful_image_takes_its_further_images_along(engine, heart, network,
         data.extra["uncertainty"] = torch.ones_like(data.hybrid[:, 0].real)
         return torch.zeros_like(data.hybrid[:, 0])
 
-    monkeypatch.setattr("recon_core.networks.method.NetworkMethod.__call__", spoil)
+    monkeypatch.setattr("recon_core.inference.method.NetworkMethod.__call__", spoil)
     assert engine.reconstruct(heart, ReconOptions.of(method="crunet_mr")).extra == {}
     kept = engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range="beside"))
     assert list(kept.extra) == ["uncertainty"]
@@ -589,7 +589,7 @@ def test_further_images_are_of_the_frames_after_the_context(engine, heart, netwo
         data.extra.update(uncertainty=numbers, fused=numbers[0])
         return numbers.to(torch.complex64)
 
-    monkeypatch.setattr("recon_core.networks.method.NetworkMethod.__call__", numbered)
+    monkeypatch.setattr("recon_core.inference.method.NetworkMethod.__call__", numbered)
     whole = engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range="note"))
     part = engine.reconstruct(
         dataclasses.replace(heart, context=5), ReconOptions.of(method="crunet_mr", outside_range="note")

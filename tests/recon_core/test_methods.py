@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for folder in ("recon_core", "gadgets") for path in (ROOT / folder).rglob("*.py"))
 # Comparisons with words that are no choice of a method, though a method bears the same name.
 ALLOWED = {
-    ("recon_core/networks/start.py", "start == 'zero_filled'"): "the image that a network starts from",
+    ("recon_core/inference/start.py", "start == 'zero_filled'"): "the image that a network starts from",
 }
 
 

@@ -8,7 +8,7 @@ from recon_core.coils.calibration import time_average
 from recon_core.data import CineSlice, HybridSlice
 from recon_core.engine import Engine
 from recon_core.errors import DataError, ModelError
-from recon_core.networks.method import NetworkMethod
+from recon_core.inference.method import NetworkMethod
 from recon_core.options import NetworkOptions, ReconOptions
 from recon_core.simulate.sampling import interleaved_mask
 from recon_core.weights.loading import import_weights

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from recon_core.engine import create_method
 from recon_core.errors import ModelError
+from recon_core.inference.start import with_start
 from recon_core.networks.base import ImageNetwork
-from recon_core.networks.start import with_start
 from recon_core.options import ReconOptions
 from recon_core.training.coverage import covered
 from recon_core.training.library import Library

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from recon_core.errors import DataError, ResourceError, SettingsError
+from recon_core.inference.start import with_start
 from recon_core.networks.cst_net import normalise
-from recon_core.networks.start import with_start
 from recon_core.physics.consistency import DataConsistency
 from recon_core.simulate.sampling import interleaved_mask
 from recon_core.training import trainer as module

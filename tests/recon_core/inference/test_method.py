@@ -9,9 +9,9 @@ from recon_core.coils.calibration import time_average
 from recon_core.data import HybridSlice
 from recon_core.engine import create_method
 from recon_core.errors import ResourceError
-from recon_core.networks import method as method_module
+from recon_core.inference import method as method_module
+from recon_core.inference.method import NetworkMethod, signal_to_noise
 from recon_core.networks.base import Network
-from recon_core.networks.method import NetworkMethod, signal_to_noise
 from recon_core.options import NetworkOptions, ReconOptions
 from recon_core.physics import memory
 from recon_core.physics.sense import SenseOperator

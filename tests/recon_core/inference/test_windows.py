@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recon_core.networks.windows import over_windows
+from recon_core.inference.windows import over_windows
 
 CPU = torch.device("cpu")
 

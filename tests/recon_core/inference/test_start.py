@@ -5,8 +5,8 @@ import torch
 
 from recon_core.engine import create_method
 from recon_core.errors import SettingsError
+from recon_core.inference.start import with_start
 from recon_core.networks.cst_net import normalise
-from recon_core.networks.start import with_start
 from recon_core.options import ReconOptions
 from recon_core.physics.consistency import DataConsistency
 from recon_core.simulate.sampling import interleaved_mask

@@ -10,8 +10,8 @@ import torch
 
 from recon_core.coils.calibration import time_average
 from recon_core.errors import ResourceError
-from recon_core.networks.start import with_start
-from recon_core.networks.windows import over_windows
+from recon_core.inference.start import with_start
+from recon_core.inference.windows import over_windows
 from recon_core.physics.fourier import ifft
 from recon_core.physics.memory import available_bytes
 from recon_core.trust.image_figures import image_figures

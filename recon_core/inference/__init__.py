@@ -1,0 +1,1 @@
+"""A trained network on a slice: the image to start from, windows of frames, precision, range and limits."""
