@@ -240,8 +240,8 @@ def _loop(key: SliceKey, frames: tuple[int, ...], images: Sequence[Image], tick:
     planes = tuple(plane_of(image.header, (columns, rows)) for image in images)
     meta = tuple(read_meta(image.attributes) for image in images)
     stamps = [float(image.header["physiology_time_stamp"][0]) * tick for image in images]
-    told = [number_of(one, ["cinestream_trigger_time_ms"]) for one in meta]
-    since = np.array([stamp if time is None else time for stamp, time in zip(stamps, told, strict=True)])
+    stated = [number_of(one, ["cinestream_trigger_time_ms"]) for one in meta]
+    since = np.array([stamp if time is None else time for stamp, time in zip(stamps, stated, strict=True)])
     clock = np.array([image.header["acquisition_time_stamp"] for image in images], np.float64) * tick
     return Loop(
         key=key,

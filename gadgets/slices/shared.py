@@ -99,7 +99,7 @@ class VirtualCoils:
         self.matrix: NDArray[np.complex64] | None = None
 
     def take(self, parts: list[Readouts], row: NDArray[np.intp]) -> None:
-        """See to the last of the parts, whose lines are `row`; all of them change when the coils are learned."""
+        """Compress the last of the parts, of lines `row`; all of them change when the coils are learned."""
         if self.matrix is not None:
             parts[-1] = _compressed(parts[-1], self.matrix)
             return

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gadgets.wire.messages import Readouts, Waveform
 
 _COUNTERS = 1 << 16  # values of a counter; that of an endless scan begins anew
-_FEWEST_FRAMES = 8  # of a window whose size nobody said
+_FEWEST_FRAMES = 8  # of a window whose size is not set
 _RECENT = 16  # counters of frames that have left, by which late readouts are known
 #: How often a line of the reference is kept at most.
 REFERENCE_REPEATS = 4
