@@ -36,6 +36,8 @@ class Allowed:
         A whole number from zero is allowed as well as one of the choices; it stays a text.
     minimum, maximum
         Limits of a number, or of each number of a tuple; None where there is none.
+    finite
+        Whether an infinite number is refused.
     """
 
     kind: Any
@@ -44,6 +46,7 @@ class Allowed:
     or_line: bool = False
     minimum: float | None = None
     maximum: float | None = None
+    finite: bool = True
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -107,7 +110,11 @@ class Allowed:
         low = -math.inf if self.minimum is None else self.minimum
         high = math.inf if self.maximum is None else self.maximum
         found = value if isinstance(value, tuple) else (value,)
-        return all(low <= one <= high for one in found if isinstance(one, int | float) and not isinstance(one, bool))
+        return all(
+            low <= one <= high and (math.isfinite(one) or not self.finite)
+            for one in found
+            if isinstance(one, int | float) and not isinstance(one, bool)
+        )
 
     def _chosen(self, what: str, text: str) -> str:
         """Some of the choices in their order and without repetition."""
@@ -191,6 +198,6 @@ def _as_it_is(kind: Any, value: object) -> Any:  # noqa: ANN401 - one of _PLAIN
 
 
 def _number(kind: Any, number: float) -> int | float:  # noqa: ANN401 - int or float
-    if not math.isfinite(number) or (kind is int and number != int(number)):
+    if kind is int and (not math.isfinite(number) or number != int(number)):
         raise ValueError("no such number")
     return int(number) if kind is int else number

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from typing import TYPE_CHECKING, Any, Literal
 
 from recon_core.errors import ModelError, SettingsError
 from recon_core.methods import find_method, load_target, method_names, network_names
+from recon_core.values import Allowed
 from recon_core.weights.checkpoint import first_line
 
 if TYPE_CHECKING:
@@ -67,11 +67,7 @@ def parse_config(method: str, config: Mapping[str, object]) -> Any:  # noqa: ANN
     for name, value in config.items():
         if name not in names:
             raise SettingsError(f"the network of {method} has no field {name!r}; it has {', '.join(names)}")
-        try:
-            values[name] = _convert(hints[name], value)
-        except (ValueError, OverflowError) as error:
-            wanted = _describe(hints[name])
-            raise SettingsError(f"field {name!r} of the network of {method} must be {wanted}, got {value!r}") from error
+        values[name] = Allowed(hints[name], finite=False).read(f"field {name!r} of the network of {method}", value)
     try:
         return kind(**values)
     except (TypeError, ValueError) as error:
@@ -90,37 +86,3 @@ def instantiate(method: str, config: Any) -> Network:  # noqa: ANN401 - each net
         return network_class(method)(config)
     except (TypeError, ValueError, ArithmeticError, LookupError, RuntimeError, MemoryError) as error:
         raise SettingsError(f"the network of {method} cannot be built with {config}: {first_line(error)}") from error
-
-
-_PLAIN: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-
-
-def _describe(kind: Any) -> str:  # noqa: ANN401 - whatever annotates a field
-    if typing.get_origin(kind) is Literal:
-        return f"one of {', '.join(map(str, typing.get_args(kind)))}"
-    if typing.get_origin(kind) is tuple:
-        return f"numbers with commas between them ({kind})"
-    return _PLAIN.get(kind, str(kind))
-
-
-def _convert(kind: Any, value: object) -> object:  # noqa: ANN401 - whatever annotates a field
-    """Turn a value of a manifest or the command line into the type of its field; ValueError where it is none."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    text = str(value).strip()
-    if origin is tuple:
-        parts = list(value) if isinstance(value, list | tuple) else text.strip("()[] ,").split(",")
-        kinds = inner[:1] * len(parts) if inner[-1:] == (...,) else inner
-        return tuple(_convert(each, part) for each, part in zip(kinds, parts, strict=True))
-    if isinstance(value, list | tuple | dict):
-        raise ValueError("one value is expected")
-    if origin in (typing.Union, types.UnionType):
-        if type(None) in inner and text.lower() == "none":
-            return None
-        return _convert(next(each for each in inner if each is not type(None)), value)
-    if origin is Literal or kind is bool:
-        choices = _BOOLEANS if kind is bool else {str(choice): choice for choice in inner}
-        if (text.lower() if kind is bool else text) not in choices:
-            raise ValueError("no such choice")
-        return choices[text.lower() if kind is bool else text]
-    return kind(text) if kind in _PLAIN else value

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gadgets.commands.arguments import settings_help
 from gadgets.settings.fire import parse_json_parameters
 from gadgets.settings.pipelines import (
     MODULE,
@@ -18,7 +19,15 @@ from gadgets.settings.pipelines import (
     list_pipelines,
     parse_configuration,
 )
-from gadgets.settings.settings import FIELDS, Settings, apply, find_setting, grouped_settings, parse_assignments
+from gadgets.settings.settings import (
+    FIELDS,
+    GatingSettings,
+    Settings,
+    apply,
+    find_setting,
+    grouped_settings,
+    parse_assignments,
+)
 from recon_core.errors import ResourceError, SettingsError
 from recon_core.methods import METHODS
 
@@ -143,6 +152,67 @@ def test_assignments():
     }
     with pytest.raises(SettingsError, match="key=value, got 'iterations'"):
         parse_assignments(["iterations"])
+
+
+# names in the XML of users: they must stay
+FLAT = [
+    "method", "fallback", "weights", "outside_range", "extra_series", "window", "precision", "sampler",
+    "sampler_steps", "seed", "samples", "consistency_repetitions", "consistency_iterations", "start_noise",
+    "iterations", "signal_prior", "regularization", "tolerance", "warm_start", "grappa_calibration",
+    "low_rank_weight", "sparse_weight", "low_rank_sparse_iterations", "low_rank_sparse_momentum", "maps",
+    "map_neighbourhood", "map_refinements", "map_kernel", "map_calibration", "map_threshold", "map_crop",
+    "map_soft", "partial_fourier", "kspace_filter", "g_factor", "units", "device", "implementation", "whiten",
+    "whitened", "time_axis", "gating", "gated_frames", "arrhythmia_tolerance", "rr_stretch", "trigger_source",
+    "gated_output", "stamp_tick", "center_line", "oversampling", "realtime", "realtime_window", "lines_per_frame",
+    "virtual_coils", "coil_energy", "output", "scale", "emit", "forward", "window_center", "window_width",
+    "orientation", "series", "series_by", "description", "preview", "ct_path", "ct_transform",
+    "ct_transform_space", "ct_frame", "ct_window_low", "ct_window_high", "ct_slab_samples", "ct_min_coverage",
+    "ct_policy", "emit_fused",
+]  # fmt: skip
+
+
+def other_value(setting):
+    """A value that is not the default."""
+    allowed = setting.allowed
+    if allowed.names:
+        return next(name for name in allowed.names if name != setting.default)
+    if isinstance(setting.default, bool):
+        return not setting.default
+    if isinstance(setting.default, str):
+        return "some"
+    return allowed.maximum if allowed.maximum not in (None, setting.default) else setting.default / 2 or 3
+
+
+def test_every_flat_name_stays_a_setting():
+    assert len(FLAT) == 76
+    assert set(FLAT) <= set(FIELDS)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_flat_and_dotted_names_set_the_same(name):
+    setting = FIELDS[name]
+    value = other_value(setting)
+    if name == "ct_window_low":
+        value = -300.0  # below ct_window_high
+    changed = apply(Settings(), {name: str(value)})
+    assert setting.of(changed) == value != setting.of(Settings())
+    assert changed == apply(Settings(), parse_assignments([f"{setting.path}={value}"]))
+    assert changed == parse_configuration(f"<configuration><{setting.path}>{value}</{setting.path}></configuration>")
+    assert find_setting(setting.path) is setting
+
+
+def test_groups_are_checked_when_they_are_made():
+    with pytest.raises(SettingsError, match="'gated_frames' must be a whole number from 0 to 4096"):
+        GatingSettings(frames=-1)
+    with pytest.raises(SettingsError, match="'gated_frames' must be a whole number"):
+        GatingSettings(frames="8")
+
+
+def test_help_lists_the_settings_under_headings():
+    text = settings_help()
+    gating = text[text.index("\nRetrospective gating:\n") : text.index("\nReal time:\n")]
+    assert "  gated_frames  (int, default 0)\n      frames of the cycle;" in gating
+    assert all(f"\n{heading}:\n" in text for heading, _ in grouped_settings())
 
 
 def test_described_settings_are_all_of_them():
@@ -477,7 +547,7 @@ def test_install_into_a_plain_folder(tmp_path):
     twins = {f"{name}-connect": PACKAGED[name].through_server(*SERVER).text for name in ALONE}
     expected = {name: pipeline.text for name, pipeline in PACKAGED.items()} | twins
     assert {path.stem: path.read_text(encoding="utf-8") for path in written} == expected
-    assert written == sorted(folder.iterdir())
+    assert sorted(written) == sorted(folder.iterdir())
 
 
 def test_install_into_a_gadgetron_home(tmp_path):
