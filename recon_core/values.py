@@ -96,7 +96,8 @@ class Allowed:
         except (ValueError, OverflowError) as error:
             raise SettingsError(f"{what} must be {self.describe()}, got {value!r}{_hint(value, from_text)}") from error
         if not within:
-            raise SettingsError(f"{what} must be {self.describe()}; got {value!r}")
+            stop = ";" if self.names else ","
+            raise SettingsError(f"{what} must be {self.describe()}{stop} got {value!r}")
         if self.several:
             return self._chosen(what, str(converted))
         return converted

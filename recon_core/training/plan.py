@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from recon_core.errors import SettingsError
 from recon_core.methods import find_method, network_names
+from recon_core.values import Allowed
 from recon_core.weights.manifest import STARTS, check_name
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ Precision = Literal["float32", "bfloat16"]
 
 # What a value must be at least, and at most.
 _WHOLE = {"steps": 1, "width": 1, "crops": 1, "validate_every": 1, "survey": 1, "warm_up": 0, "seed": 0}
-_NUMBERS = {
-    **dict.fromkeys(("rate", "weight_decay", "clip"), math.inf),
+_NUMBERS: dict[str, float | None] = {
+    **dict.fromkeys(("rate", "weight_decay", "clip"), None),
     **dict.fromkeys(("floor", "step_at", "frozen_norm", "average"), 1.0),
 }
 _LEAST = {"frames": 1, "lines": 24}  # a mask may have a central block of 24 lines
@@ -124,14 +125,9 @@ class TrainingPlan:
             raise SettingsError(f"name must be a text, got {self.name!r}")
         check_name(self.name)
         for name, least in _WHOLE.items():
-            value = getattr(self, name)
-            if not _are(int, value) or value < least:
-                raise SettingsError(f"{name} must be a whole number from {least}, got {value!r}")
+            Allowed(int, minimum=least).check(name, getattr(self, name))
         for name, most in _NUMBERS.items():
-            value = getattr(self, name)
-            if not _are((int, float), value) or not 0 <= value <= most:
-                hint = "; YAML takes 1e-3 for a text, and 1.0e-3 for a number" if isinstance(value, str) else ""
-                raise SettingsError(f"{name} must be a number from 0{_up_to(most)}, got {value!r}{hint}")
+            Allowed(float, minimum=0, maximum=most).check(name, getattr(self, name))
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if not _is_pair(int, value) or not least <= value[0] <= value[1]:
@@ -140,8 +136,7 @@ class TrainingPlan:
             raise SettingsError(f"betas must be two numbers from 0 to below 1, got {self.betas!r}")
         if self.rate == 0 or self.average == 1:
             raise SettingsError(f"rate must be above 0 and average below 1, got {self.rate} and {self.average}")
-        if not isinstance(self.decoupled, bool):
-            raise SettingsError(f"decoupled must be true or false, got {self.decoupled!r}")
+        Allowed(bool).check("decoupled", self.decoupled)
         for name in ("zeroed", "passing"):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(pattern, str) for pattern in value):
@@ -180,10 +175,6 @@ def _are(kind: type | tuple[type, ...], *values: object) -> bool:
 
 def _is_pair(kind: type | tuple[type, ...], value: object) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and _are(kind, *value)
-
-
-def _up_to(most: float) -> str:
-    return "" if math.isinf(most) else f" to {most:g}"
 
 
 def _choices(method: str) -> dict[str, tuple[str, ...]]:

@@ -33,9 +33,9 @@ def test_texts_become_values(kind, value, expected):
     ("allowed", "value", "message"),
     [
         (Allowed(bool), "maybe", "x must be true or false, got 'maybe'"),
-        (Allowed(int, minimum=1, maximum=9), "0", "x must be a whole number from 1 to 9; got '0'"),
-        (Allowed(float, minimum=0), -1, "x must be a number from 0; got -1"),
-        (Allowed(float), math.nan, "x must be a number; got nan"),
+        (Allowed(int, minimum=1, maximum=9), "0", "x must be a whole number from 1 to 9, got '0'"),
+        (Allowed(float, minimum=0), -1, "x must be a number from 0, got -1"),
+        (Allowed(float), math.nan, "x must be a number, got nan"),
         (Allowed(str, choices=("a", "b")), "c", "x must be one of a, b; got 'c'"),
         (Allowed(str, choices=lambda: ("a", "b")), "c", "x must be one of a, b; got 'c'"),
         (Allowed(str, choices=("none", "a"), several=True), "none,a", "x is none or something, not both"),
