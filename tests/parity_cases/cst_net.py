@@ -4,10 +4,10 @@ import numpy as np
 import torch
 
 from recon_core.inference.windows import over_windows
+from recon_core.networks import golden
 from recon_core.networks.cst_net import CSTNet, CSTNetConfig, normalise, pack
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft, ifft
-from tests.helpers import parity
 
 
 def run(arrays, config):
@@ -42,16 +42,16 @@ def build(config):
 
 def fill_all(network):
     """Give parameters and buffers the numbers that belong to their authors' names."""
-    parity.fill(network, value)
+    golden.fill(network, value)
     for key, buffer in network.named_buffers():
         if buffer.is_floating_point():
-            numbers = 0.1 * parity.normal(network.authors_key(key), tuple(buffer.shape))
+            numbers = 0.1 * golden.normal(network.authors_key(key), tuple(buffer.shape))
             buffer.copy_(torch.from_numpy(1 + abs(numbers) if key.endswith("running_var") else numbers))
 
 
 def value(key, shape):
     """The numbers of an authors' parameter."""
-    numbers = parity.fill_value(key, shape, 0.7)
+    numbers = golden.fill_value(key, shape, 0.7)
     return 1 + numbers if len(shape) == 1 and "norm" in key and key.endswith("weight") else numbers
 
 

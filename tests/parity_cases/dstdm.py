@@ -8,9 +8,9 @@ from recon_core.diffusion.method import DSTDM
 from recon_core.diffusion.samplers import from_slices, reverse_diffusion, to_slices
 from recon_core.diffusion.score_network import ScoreConfig
 from recon_core.diffusion.sde import SHORTEST_TIME, Schedule, VarianceExploding
+from recon_core.networks import golden
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import ifft
-from tests.helpers import parity
 
 
 def run(arrays, config):
@@ -33,17 +33,17 @@ def n_features(arrays, config, usual=128):
 
 def build(channels):
     network = DSTDM(ScoreConfig(channels=channels)).eval()
-    parity.fill(network, value)
+    golden.fill(network, value)
     return network
 
 
 def value(key, shape):
     """The numbers that the authors' parameter `key` is filled with."""
     if key.endswith("NIN_0.W"):
-        return parity.normal(key, shape) / np.float32(np.sqrt(shape[1]))
+        return golden.normal(key, shape) / np.float32(np.sqrt(shape[1]))
     if key.endswith("weight") and len(shape) == 1:
-        return 1 + parity.fill_value(key, shape)
-    return parity.fill_value(key, shape)
+        return 1 + golden.fill_value(key, shape)
+    return golden.fill_value(key, shape)
 
 
 # --- network ----------------------------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from recon_core.metrics.measures import block_psnr, block_ssim
+from recon_core.networks import golden
 from recon_core.networks.dual_unet_resnet3d import DualUNetResNet3D, DualUNetResNet3DConfig
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft
-from tests.helpers import parity
 from tests.helpers.published_masks import kt_focuss_mask, quadratic_density_mask
 
 GAIN = 1.6
@@ -19,12 +19,12 @@ MASKS = {"vd": (quadratic_density_mask, "c"), "cm": (kt_focuss_mask, "n")}
 def value(key, shape):
     """The numbers that a parameter or buffer of the authors is filled with."""
     if key.endswith(("running_mean", ".bias")):
-        return parity.fill_value(key, shape)
+        return golden.fill_value(key, shape)
     if key.endswith("running_var"):
-        return 1 + np.abs(parity.fill_value(key, shape))
+        return 1 + np.abs(golden.fill_value(key, shape))
     if key.endswith(".lam") or len(shape) == 1:
-        return 1 + parity.fill_value(key, shape)
-    return parity.fill_value(key, shape, GAIN)
+        return 1 + golden.fill_value(key, shape)
+    return golden.fill_value(key, shape, GAIN)
 
 
 def fill(network):

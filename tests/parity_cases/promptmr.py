@@ -5,9 +5,9 @@ import zlib
 import numpy as np
 import torch
 
+from recon_core.networks import golden
 from recon_core.networks.promptmr import PromptMR, PromptMRConfig, central_lines, from_lines
 from recon_core.physics.fourier import fft, ifft
-from tests.helpers import parity
 
 
 def settings(config):
@@ -37,11 +37,11 @@ def value(key, shape):
         return np.random.default_rng(zlib.crc32(key.encode())).random(shape).astype(np.float32)
     if key.endswith(".body.1.weight"):
         own = key.endswith("enc_level1.encoder.0.body.1.weight")
-        return 0.25 + parity.fill_value(key if own else "prelu_shared", shape)
+        return 0.25 + golden.fill_value(key if own else "prelu_shared", shape)
     if key.endswith("dc_weight"):
-        return 1 + parity.fill_value(key, shape)
+        return 1 + golden.fill_value(key, shape)
     last_of_cascade = key.startswith("cascades.") and key.endswith("conv_last.weight")
-    return parity.fill_value(key, shape, 0.3 if last_of_cascade else 1.0)
+    return golden.fill_value(key, shape, 0.3 if last_of_cascade else 1.0)
 
 
 def published_count(mask):
@@ -53,7 +53,7 @@ def published_count(mask):
 
 def run(arrays, config):
     network = PromptMR(settings(config)).eval()
-    parity.fill(network, value)
+    golden.fill(network, value)
     n_frames = config["num_adj_slices"]
     mask = arrays["mask"].astype(bool)
     hybrid = ifft(torch.from_numpy(arrays["kspace"]), (-2,)).unflatten(1, (n_frames, -1)).mT

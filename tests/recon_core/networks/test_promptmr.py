@@ -9,6 +9,7 @@ from torch import nn
 from recon_core.coils.calibration import time_average
 from recon_core.data import HybridSlice
 from recon_core.errors import DataError, ModelError
+from recon_core.networks import golden
 from recon_core.networks.promptmr import PromptMR, PromptMRConfig, central_lines
 from recon_core.physics.fourier import fft, ifft
 from tests.bench.published import promptmr as published
@@ -53,7 +54,7 @@ def keys():
 
 def filled(config=SMALL):
     network = PromptMR(config).eval()
-    parity.fill(network, value)
+    golden.fill(network, value)
     return network
 
 
