@@ -6,11 +6,13 @@ import contextlib
 import logging
 import os
 import socket
-import threading
 from typing import TYPE_CHECKING
 
+from gadgets.connection.drain import Drain
+from gadgets.connection.handshake import Dialect
+from gadgets.connection.questions import OWN_VERSION, UNKNOWN
 from gadgets.connection.server import DEFAULT_HOST, DEFAULT_PORT
-from gadgets.wire.messages import Close, ConfigText, Error, Header, Query, Response, Text
+from gadgets.wire.messages import Close, Error, Query, Response
 from gadgets.wire.reader import Reader
 from gadgets.wire.writer import Writer
 from recon_core.errors import ProtocolError
@@ -18,14 +20,13 @@ from recon_core.errors import ProtocolError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from gadgets.wire.messages import Message
+    from gadgets.wire.messages import ConfigText, Header, Message
 
 
 logger = logging.getLogger("cinestream")
 
 SERVER_VARIABLE = "CINESTREAM_SERVER"
 _PROBE_SECONDS = 1.0
-_SILENCE_SECONDS = 10.0  # how long a Gadgetron may take for its CLOSE after ours
 
 
 def resident_server() -> socket.socket | None:
@@ -40,9 +41,9 @@ def resident_server() -> socket.socket | None:
     server = None
     try:
         server = socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS)
-        Writer.of_socket(server).send(Query(1, "cinestream::version"))
+        Writer.of_socket(server).send(Query(1, OWN_VERSION))
         answer = Reader(server.recv_into, chunk_bytes=4096).read()
-        if isinstance(answer, Response) and answer.text != "Unknown query":
+        if isinstance(answer, Response) and answer.text != UNKNOWN:
             server.settimeout(None)
             logger.info("passing the scan on to the resident server %s", where)
             return server
@@ -54,52 +55,61 @@ def resident_server() -> socket.socket | None:
 
 
 def relay(gadgetron: socket.socket, server: socket.socket, begun: Sequence[ConfigText | Header]) -> bool:
-    """Pass the scan on as its bytes come, and the server's messages back one by one."""
-    to_gadgetron, good = Writer.of_socket(gadgetron), True
+    """Pass a scan on to the resident server, and its images back.
+
+    Parameters
+    ----------
+    gadgetron
+        Connection of the external node; its bytes are passed on as they come.
+    server
+        From `resident_server`; it is closed at the end.
+    begun
+        Configuration and header, which were read from the Gadgetron already.
+
+    Returns
+    -------
+    bool
+        True if the server sent no error and the Gadgetron took everything.
+    """
+
+    def pass_on(block: memoryview) -> None:
+        with contextlib.suppress(OSError):  # the answers show that the server is gone
+            server.sendall(block)
+
+    def end_scan() -> None:
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_WR)  # a Gadgetron that is gone must not leave the server waiting
+
+    drain = Drain(gadgetron, deliver=lambda *_: None, tee=pass_on, ended=end_scan)
     with server:
-        pump = threading.Thread(target=_pump, args=(gadgetron, server, begun), name="cinestream-pump", daemon=True)
-        pump.start()
+        with contextlib.suppress(OSError):
+            for message in begun:
+                Writer.of_socket(server).send(message)
+        drain.start()
         try:
-            for message in _answers(server):
-                good = good and not isinstance(message, Error | Text)
-                # the server speaks to what it takes for a client; a Gadgetron knows errors only
-                to_gadgetron.send(Error(message.text) if isinstance(message, Text) else message)
-            to_gadgetron.send(Close())
+            return _pass_back(server, gadgetron)
         except OSError as error:
             logger.warning("the Gadgetron is gone (%s); nothing more can be sent to it", error)
             return False
-        pump.join(_SILENCE_SECONDS)
+        finally:
+            drain.finish()
+
+
+def _pass_back(server: socket.socket, gadgetron: socket.socket) -> bool:
+    """Send the server's messages to the Gadgetron, in the form that it takes, and CLOSE; tell whether all was well."""
+    writer, good = Writer.of_socket(gadgetron), True
+    for message in _answers(server):
+        form = Dialect.GADGETRON.translate(message)
+        if form is not None:
+            writer.send(form)
+        good = good and not isinstance(form, Error)
+    writer.send(Close())
     return good
 
 
 def _answers(server: socket.socket) -> Iterator[Message]:
-    """What the server says up to its CLOSE; if it ends before, that is said last."""
+    """Messages of the server up to its CLOSE; an error, if its stream ends before."""
     try:
         yield from Reader.of_socket(server)
     except (OSError, ProtocolError):
         yield Error("the resident cinestream server ended within the scan; see its log, and replay the raw data")
-
-
-def _pump(gadgetron: socket.socket, server: socket.socket, begun: Sequence[ConfigText | Header]) -> None:
-    """Pass on all bytes up to CLOSE; take them in to the end even when the server is gone."""
-
-    def receive(buffer: memoryview) -> int:
-        count = gadgetron.recv_into(buffer)
-        with contextlib.suppress(OSError):
-            server.sendall(buffer[:count])
-        return count
-
-    with contextlib.suppress(OSError):
-        to_server = Writer.of_socket(server)
-        for start in begun:
-            to_server.send(start)
-    with contextlib.suppress(OSError):
-        reader, scratch = Reader(receive), memoryview(bytearray(1 << 16))
-        try:
-            while not isinstance(reader.read(), Close):
-                pass
-        except ProtocolError:
-            while receive(scratch):  # out of step, or gone; the server finds that itself and says so
-                pass
-    with contextlib.suppress(OSError):
-        server.shutdown(socket.SHUT_WR)  # a Gadgetron that is gone must not leave the server waiting

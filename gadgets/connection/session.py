@@ -1,39 +1,43 @@
-"""One connection: handshake, the reconstruction of one scan, and errors told the way the peer understands them.
+"""One connection: the reconstruction of one scan, its images and its problems sent the way the peer understands them.
 
-Three doors lead here. A client (the stock Gadgetron client, FIRE and OpenRecon, `cinestream send`) names a pipeline or
-sends one whole. A Gadgetron's ``<connect>`` sends the bare ``<configuration>`` of its external node. A Gadgetron's
-``<execute>`` starts a process of ours that took configuration and header already. The first message tells them apart.
-
-A thread of its own drains the socket from the first byte to the last, whatever the reconstruction is doing, so that the
-sender is never held up and its CLOSE is always seen.
+`gadgets.connection.handshake` says what each message calls for; a `Session` does it. A `Drain` reads the socket
+meanwhile, from the first byte to the last.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import socket
 import threading
-from collections import deque
 from dataclasses import dataclass, field
-from importlib import metadata
 from typing import TYPE_CHECKING
 
-from gadgets import __version__
 from gadgets.chain import Chain
+from gadgets.connection.drain import Drain
+from gadgets.connection.handshake import (
+    Adjust,
+    Answer,
+    Configure,
+    Deliver,
+    Dialect,
+    Finish,
+    Handshake,
+    Note,
+    Refuse,
+    Scan,
+)
+from gadgets.connection.questions import answer
 from gadgets.connection.queue import MessageQueue
 from gadgets.connection.spool import Spool
 from gadgets.ct import confine
 from gadgets.preparation.noise import NoiseSources
 from gadgets.problems import Problems
 from gadgets.settings.checks import check_weights
-from gadgets.settings.fire import parse_json_parameters
-from gadgets.settings.pipelines import find_pipeline, is_pipeline, list_pipelines, parse_configuration
+from gadgets.settings.pipelines import find_pipeline, parse_configuration
 from gadgets.settings.settings import Settings, apply
 from gadgets.wire.header import parse_header
-from gadgets.wire.messages import Close, ConfigFile, ConfigText, Error, Header, Query, Response, Text, Waveform
-from gadgets.wire.reader import Reader
-from gadgets.wire.source import EndOfStreamError
 from gadgets.wire.writer import Writer
 from recon_core.errors import CinestreamError, ProtocolError, SettingsError
 
@@ -41,10 +45,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from gadgets.connection.handshake import Action
     from gadgets.preparation.noise_store import NoiseStore
     from gadgets.problems import Problem
+    from gadgets.settings.fire import JsonParameters
     from gadgets.wire.header import ScanHeader
-    from gadgets.wire.messages import Message
+    from gadgets.wire.messages import ConfigText, Header, Message
     from recon_core.engine import Engine
 
 
@@ -53,12 +59,11 @@ logger = logging.getLogger("cinestream")
 _GIB = 1 << 30
 # What stock clients send a noise measurement with: any pipeline keeps its noise, and makes no images of it.
 _ALIASES = {"default_measurement_dependencies": "cg_sense"}
-_SILENCE_SECONDS = 10.0  # after our CLOSE: a peer that sends nothing for so long has nothing more to say
 
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """What the operator decides for every session.
+    """What the operator decides for every session, and the settings that follow from it.
 
     Parameters
     ----------
@@ -85,6 +90,49 @@ class SessionOptions:
     queue_bytes: int = 4 * _GIB
     ct_folders: tuple[Path, ...] = ()
     noise_store: NoiseStore | None = None
+
+    def configure(self, wanted: Configure) -> Settings:
+        """Settings of the pipeline that a peer wants.
+
+        Raises
+        ------
+        CinestreamError
+            If there is no such pipeline, it is broken, names files that a peer may not name, or its weights are missing
+            and there is no fallback.
+        """
+        if wanted.name is not None:
+            settings = self._by_name(wanted.name)
+        else:
+            settings = confine(parse_configuration(wanted.document) or Settings(), Settings(), self.ct_folders)
+        check_weights(self.override(settings))
+        return settings
+
+    def adjust(self, settings: Settings, parameters: JsonParameters, problems: Problems) -> Settings:
+        """Change settings as JSON parameters say; those that do not fit are noted and change nothing.
+
+        Raises
+        ------
+        SettingsError
+            If they name a pipeline that there is not.
+        """
+        if parameters.pipeline:
+            settings = self._by_name(parameters.pipeline)
+        try:
+            settings = confine(apply(settings, parameters.settings), settings, self.ct_folders)
+        except SettingsError as error:
+            problems.add("parameter", f"{error}; the pipeline's own settings are kept", damage=False)
+        if parameters.unknown:
+            names = ", ".join(parameters.unknown)
+            problems.add("parameters", f"parameters that are no settings are not used: {names}", damage=False)
+        return settings
+
+    def override(self, settings: Settings) -> Settings:
+        """Put the operator's settings over those of the scan."""
+        return apply(settings, self.overrides)
+
+    def _by_name(self, name: str) -> Settings:
+        alias = {**_ALIASES, **self.aliases}.get(name.removesuffix(".xml"), name)
+        return find_pipeline(alias, self.pipelines).settings
 
 
 class _PeerGoneError(Exception):
@@ -116,12 +164,10 @@ class Session:
         self._connection = connection
         self._engine = engine
         self._options = options or SessionOptions()
-        self._pushed_back: deque[Message] = deque(begun or ())
-        self._to_gadgetron = begun is not None
+        self._begun = begun or ()
+        self._handshake = Handshake(Dialect.GADGETRON if begun else Dialect.CLIENT)
         self._queue = MessageQueue(self._options.queue_bytes)
         self._writer = Writer.of_socket(connection)
-        self._received = 0
-        self._spool: Spool | None = None
 
     def run(self) -> bool:
         """Serve the connection.
@@ -129,241 +175,141 @@ class Session:
         Returns
         -------
         bool
-            True if every image that the scan promised was made and sent. Errors are told to the peer and logged, never
-            raised.
+            True if every image that the scan promised was made and sent. Errors are reported to the peer and logged,
+            never raised.
         """
         with contextlib.suppress(OSError):
             self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a host may lose power
-        drain = threading.Thread(target=self._drain, name="cinestream-drain", daemon=True)
-        with Spool.into(self._options.save_raw) as self._spool:
-            if self._spool is not None:
-                for message in self._pushed_back:
-                    self._spool.write_message(message)
+        with Spool.into(self._options.save_raw) as spool:
+            drain = Drain(self._connection, self._queue.put, tee=spool.write if spool else None)
+            if spool is not None:
+                for message in self._begun:
+                    spool.write_message(message)
             drain.start()
             try:
-                return self._serve()
+                return self._serve(drain, spool)
             finally:
                 self._queue.abandon()
-                self._wait_for(drain)
+                drain.finish()
 
-    def _wait_for(self, drain: threading.Thread) -> None:
-        """Let the peer finish sending: unread data would reset the connection and lose what we told it."""
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_WR)  # who waits for the end of our stream need not wait longer
-        received = -1
-        while drain.is_alive() and self._received != received:
-            received = self._received
-            drain.join(_SILENCE_SECONDS)
-        with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
-        drain.join()
-
-    def _drain(self) -> None:
-        """Take everything from the socket, as fast as it comes, to the very end."""
-        reader, before = Reader(self._receive), 0
+    def _serve(self, drain: Drain, spool: Spool | None) -> bool:
+        problems = Problems(listener=self._report)
         try:
-            while True:
-                message = reader.read()
-                self._queue.put(message, reader.bytes_read - before)
-                before = reader.bytes_read
-                if isinstance(message, Close):
-                    return
-        except EndOfStreamError as error:
-            self._queue.put(error)
-            return
-        except ProtocolError as error:
-            self._queue.put(error)
-        except Exception as error:
-            logger.exception("unexpected error")
-            self._queue.put(ProtocolError(f"unexpected error in reading: {type(error).__name__}: {error}"))
-        with contextlib.suppress(OSError):
-            # Out of step with the peer: nothing can be understood any more, but the peer must be able to finish.
-            scratch = memoryview(bytearray(1 << 20))
-            while self._receive(scratch):
-                pass
-
-    def _receive(self, buffer: memoryview) -> int:
-        try:
-            count = self._connection.recv_into(buffer)
-        except OSError:
-            return 0
-        if self._spool is not None:
-            self._spool.write(buffer[:count])
-        self._received += count
-        return count
-
-    def _serve(self) -> bool:
-        problems = Problems(listener=self._tell)
-        try:
-            handshake = self._handshake()
-            if handshake is not None:
-                self._reconstruct(*handshake, problems)
-            elif self._spool is not None:
-                self._spool.discard()
+            scanned = self._scan(problems)
         except _PeerGoneError as error:
             logger.warning("the peer is gone (%s); nothing more can be sent to it", error)
             return False
         except CinestreamError as error:
-            if self._left_without_a_word():
+            if not drain.received and not self._begun:  # as health checks do
+                logger.info("the peer closed the connection without a request")
+                if spool is not None:
+                    spool.discard()
                 return True
             problems.add("failure", str(error), damage=True)
         except Exception as error:
             logger.exception("unexpected error")
             problems.add("failure", f"unexpected error: {type(error).__name__}: {error}", damage=True)
-        self._check_spool(problems)
+        else:
+            if spool is not None and not scanned:
+                spool.discard()
+        self._check_spool(spool, problems)
         try:
-            self._finish(problems)
+            for message in self._handshake.dialect.conclude(problems):
+                self._send(message)
         except _PeerGoneError as error:
-            logger.warning("the peer is gone (%s) and did not hear the end", error)
+            logger.warning("the peer is gone (%s) and did not get the end", error)
             return False
         return not problems.damage
 
-    def _left_without_a_word(self) -> bool:
-        """Whether the peer only looked if somebody listens, as health checks do; that is no scan and no error."""
-        if self._received or self._to_gadgetron:
-            return False
-        logger.info("the peer left without a word")
-        if self._spool is not None:
-            self._spool.discard()
-        return True
-
-    def _check_spool(self, problems: Problems) -> None:
+    def _check_spool(self, spool: Spool | None, problems: Problems) -> None:
         folder = self._options.save_raw
-        if folder is not None and self._spool is None:
+        if folder is not None and spool is None:
             text = f"the raw stream could not be saved: no file can be made in {folder}; free space or choose another"
             problems.add("raw", text, damage=True)
-        elif self._spool is not None and self._spool.problem:
-            problems.add("raw", self._spool.problem, damage=True)
+        elif spool is not None and spool.problem:
+            problems.add("raw", spool.problem, damage=True)
 
-    def _reconstruct(self, settings: Settings, header: ScanHeader, problems: Problems) -> None:
-        warm_up = threading.Thread(target=self._warm_up, args=[settings], name="cinestream-warm-up", daemon=True)
-        warm_up.start()
-        settings = self._adjust(settings, problems)
-        settings = apply(settings, self._options.overrides)
-        noise = NoiseSources(store=self._options.noise_store)
-        chain = Chain(header, settings, self._engine, problems, noise=noise, to_gadgetron=self._to_gadgetron)
-        for item in chain(self._items()):
-            # the stock client dies of anything but images and text
-            if self._to_gadgetron or not isinstance(item, Waveform):
-                self._send(item)
+    def _scan(self, problems: Problems) -> bool:
+        """Do what the peer asks for; tell whether that was a scan, rather than questions only."""
+        settings, header = Settings(), None
+        actions = self._actions()
+        for action in actions:
+            if isinstance(action, Configure):
+                settings = self._options.configure(action)
+            elif isinstance(action, Scan):
+                header = parse_header(action.header)
+                self._warm_up(settings)
+            elif isinstance(action, Adjust):
+                settings = self._options.adjust(settings, action.parameters, problems)
+            elif header is not None:  # the first data, or the end of a scan without any
+                items = (step.message for step in itertools.chain([action], actions) if isinstance(step, Deliver))
+                self._reconstruct(header, settings, items, problems)
+                break
+        return header is not None
+
+    def _reconstruct(
+        self, header: ScanHeader, settings: Settings, items: Iterator[Message], problems: Problems
+    ) -> None:
+        dialect = self._handshake.dialect
+        chain = Chain(
+            header,
+            self._options.override(settings),
+            self._engine,
+            problems,
+            noise=NoiseSources(store=self._options.noise_store),
+            to_gadgetron=dialect is Dialect.GADGETRON,
+        )
+        for item in chain(items):
+            form = dialect.translate(item)
+            if form is not None:
+                self._send(form)
 
     def _warm_up(self, settings: Settings) -> None:
         """Import what is heavy and read weights while readouts come in; if that fails, the first slice will say so."""
-        with contextlib.suppress(Exception):
-            self._engine().prepare(apply(settings, self._options.overrides))
 
-    # --- handshake ----------------------------------------------------------------------------------------------------
+        def prepare() -> None:
+            with contextlib.suppress(Exception):
+                self._engine().prepare(self._options.override(settings))
 
-    def _handshake(self) -> tuple[Settings, ScanHeader] | None:
-        """Take configuration and header; None if the peer only asked something and left again."""
-        settings: Settings | None = None
-        while True:
-            message = self._next()
-            if isinstance(message, Text):
-                logger.info("text from the peer: %s", message.text)
-            elif isinstance(message, ConfigFile | ConfigText) and settings is None:
-                settings = self._configure(message)
-                check_weights(apply(settings, self._options.overrides))
-            elif isinstance(message, Header) and settings is not None:
-                return settings, parse_header(message.text)
-            elif isinstance(message, Close):
-                return None
-            else:
-                wanted = "a configuration" if settings is None else "the scan header"
-                raise ProtocolError(f"expected {wanted} next, got {type(message).__name__}")
-
-    def _configure(self, message: ConfigFile | ConfigText) -> Settings:
-        if isinstance(message, ConfigFile):
-            return self._by_name(message.name)
-        text = message.text.strip()
-        if text and not text.startswith("<") and not self._to_gadgetron:
-            return self._by_name(text)  # FIRE may send the bare name as text
-        self._to_gadgetron = self._to_gadgetron or not is_pipeline(text)
-        return confine(parse_configuration(text) or Settings(), Settings(), self._options.ct_folders)
-
-    def _by_name(self, name: str) -> Settings:
-        alias = {**_ALIASES, **self._options.aliases}.get(name.removesuffix(".xml"), name)
-        return find_pipeline(alias, self._options.pipelines).settings
-
-    def _adjust(self, settings: Settings, problems: Problems) -> Settings:
-        """Apply FIRE's JSON parameters, which come as text between header and data. Other text changes nothing."""
-        while isinstance(message := self._next(), Text):
-            parameters = parse_json_parameters(message.text)
-            if parameters is None:
-                logger.info("text from the peer: %s", message.text)
-                continue
-            if parameters.pipeline:
-                settings = self._by_name(parameters.pipeline)
-            try:
-                settings = confine(apply(settings, parameters.settings), settings, self._options.ct_folders)
-            except SettingsError as error:
-                problems.add("parameter", f"{error}; the pipeline's own settings are kept", damage=False)
-            if parameters.unknown:
-                names = ", ".join(parameters.unknown)
-                problems.add("parameters", f"parameters that are no settings are not used: {names}", damage=False)
-        self._pushed_back.append(message)
-        return settings
+        threading.Thread(target=prepare, name="cinestream-warm-up", daemon=True).start()
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
-    def _next(self) -> Message:
-        """The next message of the peer; its questions are answered on the way, wherever they come.
+    def _actions(self) -> Iterator[Action]:
+        """What the messages of the peer call for, up to its CLOSE; questions are answered and texts logged on the way.
 
         Raises
         ------
         ProtocolError
-            If the stream broke.
+            If the stream broke, or a message came that must not.
         """
-        while True:
-            item = self._pushed_back.popleft() if self._pushed_back else self._queue.get()
-            if isinstance(item, ProtocolError):
-                raise item
-            if not isinstance(item, Query):
-                return item
-            self._send(Response(item.correlation, _answer(item.text)))
+        for message in self._messages():
+            action = self._handshake.receive(message)
+            if isinstance(action, Answer):
+                self._send(answer(action.query))
+            elif isinstance(action, Note):
+                logger.info("text from the peer: %s", action.text)
+            elif isinstance(action, Refuse):
+                raise ProtocolError(action.reason)
+            else:
+                yield action
+                if isinstance(action, Finish):
+                    return
 
-    def _items(self) -> Iterator[Message]:
-        while not isinstance(message := self._next(), Close):
-            yield message
+    def _messages(self) -> Iterator[Message]:
+        yield from self._begun
+        while not isinstance(item := self._queue.get(), ProtocolError):
+            yield item
+        raise item
 
-    def _tell(self, problem: Problem) -> None:
-        """Tell a client of a problem at once; a Gadgetron takes an error for the end, so it hears of it last."""
-        if not self._to_gadgetron:
-            with contextlib.suppress(_PeerGoneError):
-                self._send(Text(_line(problem)))
-
-    def _finish(self, problems: Problems) -> None:
-        """Say how the scan went, and close."""
-        if self._to_gadgetron:
-            if problems.damage:
-                self._send(Error("\n".join(str(problem) for problem in problems.damage)))
-        else:
-            for problem in problems:
-                if problem.count > 1:
-                    self._send(Text(_line(problem)))
-        self._send(Close())
+    def _report(self, problem: Problem) -> None:
+        with contextlib.suppress(_PeerGoneError):
+            for message in self._handshake.dialect.report(problem):
+                self._send(message)
 
     def _send(self, message: Message) -> None:
         try:
             self._writer.send(message)
         except OSError as error:
             raise _PeerGoneError(str(error)) from error
-
-
-def _line(problem: Problem) -> str:
-    """FIRE's form of a log line: the level, padded to eight characters, and the text."""
-    return f"{'ERROR' if problem.damage else 'WARNING':<8}{problem}"
-
-
-_ANSWERS: dict[str, Callable[[], str]] = {
-    "cinestream::version": lambda: __version__,
-    "gadgetron::version": lambda: f"cinestream {__version__}",
-    "gadgetron::info": lambda: f"cinestream {__version__}; pipelines: {', '.join(list_pipelines())}",
-    "ismrmrd::version": lambda: metadata.version("ismrmrd"),
-}
-
-
-def _answer(question: str) -> str:
-    answer = _ANSWERS.get(question)
-    return answer() if answer else "Unknown query"

@@ -34,7 +34,7 @@ from gadgets.wire.messages import (
 
 CONFIG, HEADER, CLOSE, ERROR, ACQUISITION, IMAGE, IMAGE_ARRAY, WAVEFORM = 2, 3, 4, 8, 1008, 1022, 1024, 1026
 NO_INT16 = {number: dtype for number, dtype in IMAGE_DTYPES.items() if number != 2}
-PATIENCE = 20.0  # s without anything from the peer; only a hanging peer ever uses it up
+PATIENCE = 60.0  # s without anything from the peer; only a hanging peer ever uses it up
 EMPTY_CONFIGURATION = '<?xml version="1.0"?>\n'  # what a Gadgetron sends for a node without <configuration>
 
 

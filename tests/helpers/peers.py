@@ -35,7 +35,7 @@ from recon_core.data import Reconstruction
 from recon_core.errors import ProtocolError
 
 FILES = Path("/proc/self/fd")
-PATIENCE = 20.0  # seconds until a peer that hears nothing gives up; no good run waits that long
+PATIENCE = 60.0  # seconds until a peer that hears nothing gives up; no good run waits that long
 BARE = '<?xml version="1.0"?>\n<configuration><method>zero_filled</method></configuration>\n'
 CONFIGURATIONS = {"client": ConfigFile("zero_filled"), "gadgetron": ConfigText(BARE)}
 DOORS = tuple(CONFIGURATIONS)

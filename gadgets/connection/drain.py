@@ -1,0 +1,117 @@
+"""Reading of a connection to its end by a thread of its own, whatever happens to what it carries.
+
+The sender is never held up by the reconstruction, and its CLOSE is always seen. Closing a socket with unread data would
+reset the connection and lose what was sent to the peer last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from gadgets.wire.messages import Close
+from gadgets.wire.reader import Reader
+from gadgets.wire.source import EndOfStreamError
+from recon_core.errors import ProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gadgets.wire.messages import Message
+
+logger = logging.getLogger("cinestream")
+
+_SILENCE_SECONDS = 10.0  # after our CLOSE: a peer that sends nothing for so long has nothing more to say
+_SCRATCH_BYTES = 1 << 20
+
+
+class Drain:
+    """Reads messages from a socket up to CLOSE.
+
+    Parameters
+    ----------
+    connection
+        The connected socket.
+    deliver
+        Takes every message and its bytes; also the error that ends the stream, if one does.
+    tee
+        Takes every block of bytes as it came, before its messages.
+    ended
+        Called once nothing more will be read.
+
+    Attributes
+    ----------
+    received : int
+        Bytes so far.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        deliver: Callable[[Message | ProtocolError, int], None],
+        tee: Callable[[memoryview], None] | None = None,
+        ended: Callable[[], None] | None = None,
+    ) -> None:
+        self.received = 0
+        self._connection = connection
+        self._deliver = deliver
+        self._tee = tee
+        self._ended = ended
+        self._thread = threading.Thread(target=self._run, name="cinestream-drain", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait until the peer has sent everything, or nothing for a while; call it when nothing more will be sent."""
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)  # who waits for the end of our stream need not wait longer
+        received = -1
+        while self._thread.is_alive() and self.received != received:
+            received = self.received
+            self._thread.join(_SILENCE_SECONDS)
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+
+    def _run(self) -> None:
+        self._read_messages()
+        if self._ended is not None:
+            self._ended()
+
+    def _read_messages(self) -> None:
+        reader, before = Reader(self._receive), 0
+        try:
+            while True:
+                message = reader.read()
+                self._deliver(message, reader.bytes_read - before)
+                before = reader.bytes_read
+                if isinstance(message, Close):
+                    return
+        except EndOfStreamError as error:
+            self._deliver(error, 0)
+            return
+        except ProtocolError as error:
+            self._deliver(error, 0)
+        except Exception as error:
+            logger.exception("unexpected error")
+            self._deliver(ProtocolError(f"unexpected error in reading: {type(error).__name__}: {error}"), 0)
+        # Out of step with the peer: nothing can be understood any more, but the peer must be able to finish.
+        scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        with contextlib.suppress(OSError):
+            while self._receive(scratch):
+                pass
+
+    def _receive(self, buffer: memoryview) -> int:
+        try:
+            count = self._connection.recv_into(buffer)
+        except OSError:
+            return 0
+        if self._tee is not None:
+            self._tee(buffer[:count])
+        self.received += count
+        return count

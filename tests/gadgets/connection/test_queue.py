@@ -1,0 +1,61 @@
+import threading
+
+from gadgets.connection.queue import MessageQueue
+from gadgets.wire.messages import Close, Text
+from recon_core.errors import ProtocolError
+from tests.helpers.builders import readouts
+
+
+def in_background(function, *arguments):
+    thread = threading.Thread(target=function, args=arguments, daemon=True)  # one that waits for ever must not hang us
+    thread.start()
+    return thread
+
+
+def test_queue_keeps_order_and_counts_bytes():
+    queue = MessageQueue(10**6)
+    items = [readouts(3, 2, 8), Text("a"), ProtocolError("b"), Close()]
+    for item in items:
+        queue.put(item)
+    assert [queue.get() for _ in items] == items
+    assert queue._bytes == 0
+
+
+def test_queue_holds_up_beyond_its_limit():
+    block = readouts(10, 4, 64)
+    queue = MessageQueue(3 * block.data.nbytes)
+    thread = in_background(lambda: [queue.put(block, block.data.nbytes) for _ in range(5)])
+    thread.join(0.3)
+    assert thread.is_alive()
+    assert len(queue._items) == 2
+    for _ in range(5):
+        assert queue.get() is block
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_queue_lets_one_oversized_item_in():
+    """Without this rule a message larger than the limit would wait for ever."""
+    queue = MessageQueue(1)
+    thread = in_background(queue.put, readouts(10, 4, 64), 10**6)
+    thread.join(10)
+    assert not thread.is_alive()
+    thread = in_background(queue.put, Close())
+    thread.join(0.2)
+    assert thread.is_alive()
+    queue.get()
+    thread.join(10)
+    assert queue.get() == Close()
+
+
+def test_abandoned_queue_holds_nothing_and_nobody_up():
+    queue = MessageQueue(1000)
+    queue.put(Text("first"))
+    thread = in_background(queue.put, Text("second"), 1000)
+    queue.abandon()
+    thread.join(10)
+    assert not thread.is_alive()
+    for _ in range(100):
+        queue.put(readouts(10, 4, 64), 10**6)
+    assert not queue._items
+    assert queue._bytes == 0
