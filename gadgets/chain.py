@@ -20,7 +20,7 @@ from gadgets.images.maker import ImageMaker
 from gadgets.preparation.gathered import readouts_of_bucket, readouts_of_buffers
 from gadgets.preparation.noise import ScanNoise
 from gadgets.preparation.readouts import Preparation
-from gadgets.problems import Problems
+from gadgets.problems import Kind, Problems
 from gadgets.settings.checks import check_units, check_weights, unmet_extras
 from gadgets.settings.settings import Settings, apply
 from gadgets.slices.buffers import SliceBuffers
@@ -140,10 +140,10 @@ class Chain:
         check_units(settings)
         absent = check_weights(settings)
         if absent:
-            self.summary.problems.add("weights", absent, damage=False)
+            self.summary.problems.add(Kind.WEIGHTS, absent, damage=False)
         unmet = unmet_extras(settings)
         if unmet:
-            self.summary.problems.add("extra series", unmet, damage=False)
+            self.summary.problems.add(Kind.EXTRA_SERIES, unmet, damage=False)
         self._header = header
         self._settings = settings
         self._engine = engine
@@ -200,7 +200,7 @@ class Chain:
                 logger.info("text from the sender: %s", item.text)
             elif not isinstance(item, handed_on):
                 text = f"{type(item).__name__} messages are not used; this pipeline works from readouts"
-                self.summary.problems.add("message", text, damage=False)
+                self.summary.problems.add(Kind.MESSAGE, text, damage=False)
         for complete in self._buffers.flush():
             yield from self._reconstruct(complete)
         self._check_completeness()
@@ -221,7 +221,7 @@ class Chain:
         try:
             return next(source, None)
         except ProtocolError as error:
-            self.summary.problems.add("stream", f"{error}. What came before is reconstructed", damage=True)
+            self.summary.problems.add(Kind.STREAM, f"{error}. What came before is reconstructed", damage=True)
             return None
 
     def _reconstruct(self, complete: CompleteSlice) -> Iterator[Sequence[Image | ImageArray]]:
@@ -319,12 +319,12 @@ class Chain:
             return True
         found = f"its standard deviation is near {noise_deviation(cine.kspace, cine.mask):.2g} instead of 1"
         text = f"the noise should be whitened already, but {found}; it is taken as unknown"
-        self.summary.problems.add("whitened", f"{text}. The scan may have come without noise readouts", damage=False)
+        self.summary.problems.add(Kind.WHITENED, f"{text}. The scan may have come without noise readouts", damage=False)
         return False
 
     def _note_failure(self, complete: CompleteSlice, why: str) -> None:
         text = f"{describe(complete.key)} could not be reconstructed: {why}"
-        self.summary.problems.add("reconstruction", text, damage=True)
+        self.summary.problems.add(Kind.RECONSTRUCTION, text, damage=True)
 
     def _check_completeness(self) -> None:
         problems = self.summary.problems
@@ -342,7 +342,7 @@ class Chain:
         if absent:
             text = f"{absent} of the slices that the header promises never came ({describe(first[0])} first)"
             remedy = "the scan ended early, or the header's limits are too large"
-            problems.add("absent slices", f"{text}; {remedy}", damage=True)
+            problems.add(Kind.ABSENT_SLICES, f"{text}; {remedy}", damage=True)
 
 
 def _is_doubtful(reconstruction: Reconstruction, settings: Settings) -> bool:
@@ -375,5 +375,5 @@ def _for_others(settings: Settings, problems: Problems) -> Settings:
     asked = [f"{name}={value}" for name, value in wanted.items() if value != plain[name]]
     if asked:
         named = " and ".join(asked)
-        problems.add("downstream", f"{named} is for the gadgets of a Gadgetron; images are sent here", damage=False)
+        problems.add(Kind.DOWNSTREAM, f"{named} is for the gadgets of a Gadgetron; images are sent here", damage=False)
     return apply(settings, plain)

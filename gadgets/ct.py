@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
+from gadgets.problems import Kind
 from gadgets.slices.complete import describe
 from recon_core.errors import ModelError, SettingsError
 from recon_core.methods import find_method
@@ -112,7 +113,7 @@ def load_ct(header: ScanHeader, settings: Settings, problems: Problems) -> Slice
 
     ct = ScanCt(settings.ct, trained_without=bool(config.get("ct_dropout", False)))
     if ct.problem and settings.ct.path:
-        problems.add("ct", ct.problem, damage=False)
+        problems.add(Kind.CT, ct.problem, damage=False)
     elif ct.problem:
         logger.warning("%s", ct.problem)  # as the operator wants it: nothing to tell the sender of in every scan
     return SliceCt(ct, header, problems)
@@ -150,7 +151,7 @@ class SliceCt:
         geometry = slice_geometry(complete, self._header.encodings[complete.key.encoding])
         placed = self._ct.place(geometry, describe(complete.key), time_average_magnitude(cine.kspace, cine.mask))
         if placed.message:
-            self._problems.add("ct slice", placed.message, damage=False)
+            self._problems.add(Kind.CT_SLICE, placed.message, damage=False)
         return placed
 
     def label(self, complete: CompleteSlice, placed: PlacedCt) -> CompleteSlice:

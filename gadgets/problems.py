@@ -1,9 +1,10 @@
-"""What went wrong or was noticed during a scan, counted by kind, so that a thousand bad readouts make one sentence."""
+"""Problems of a scan, counted by kind, so that a thousand bad readouts make one sentence."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from enum import Enum, unique
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,9 +13,78 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cinestream")
 
 
+@unique
+class Kind(str, Enum):
+    """Kinds of problems; cases of one kind are counted together."""
+
+    # the stream
+    STREAM = "stream"
+    MESSAGE = "message"
+    FAILURE = "failure"
+    RAW_STREAM = "raw stream"
+    PARAMETER = "parameter"
+    UNKNOWN_PARAMETERS = "unknown parameters"
+    WEIGHTS = "weights"
+    EXTRA_SERIES = "extra series"
+    DOWNSTREAM = "downstream"
+    # readouts
+    EMPTY_READOUT = "empty"
+    VALUES = "values"
+    ENCODING = "encoding"
+    COILS = "coils"
+    SAMPLES = "samples"
+    OVERSAMPLING = "oversampling"
+    # buffers of a Gadgetron
+    BUFFER = "buffer"
+    EMPTY_BUFFER = "empty buffer"
+    REFERENCE_BUFFER = "reference buffer"
+    BUFFER_COLUMNS = "buffer columns"
+    BUFFER_ROWS = "buffer rows"
+    LINES_WITHOUT_HEADER = "lines without header"
+    REVERSED_LINE = "reversed line"
+    # noise
+    NOISE = "noise"
+    NOISE_STORE = "noise store"
+    NOISE_DEPENDENCY = "noise dependency"
+    WHITENED = "whitened"
+    # sorting into slices and frames
+    CENTER_LINE = "centre"
+    SURPLUS_LINE = "surplus line"
+    STRAY_LINE = "stray line"
+    FRAME_NUMBER = "frame number"
+    LATE_READOUT = "late readout"
+    STRAY_SLICE = "stray"
+    STRAY_FRAME = "stray frame"
+    FEWER_FRAMES = "fewer frames"
+    ABSENT_FRAMES = "absent frames"
+    ABSENT_SLICES = "absent slices"
+    MISSING_LINES = "missing lines"
+    NOT_REAL_TIME = "not real time"
+    # gating
+    TICK = "tick"
+    TIME_STAMPS = "time stamps"
+    TRIGGERS = "triggers"
+    HEARTBEAT = "heartbeat"
+    GATED_SLICE = "gated slice"
+    GATED_OUTPUT = "gated output"
+    # images
+    RECONSTRUCTION = "reconstruction"
+    SERIES_NUMBER = "series"
+    TRIGGER_TIMES = "trigger times"
+    CT = "ct"
+    CT_SLICE = "ct slice"
+    IMAGE_SHAPE = "shape"
+    IMAGE_VALUES = "not finite"
+    GEOMETRY = "geometry"
+    # export
+    EXPORT_HEADER = "header"
+    UID = "uid"
+    STACK = "stack"
+
+
 @dataclass
 class Problem:
-    """One kind of trouble: its first case in words, and how often it came.
+    """One kind of problem: its first case in words, and how often it came.
 
     Parameters
     ----------
@@ -42,19 +112,39 @@ class Problems:
     Parameters
     ----------
     listener
-        Told of the first case of every kind, at once.
+        Called with the first case of every kind, at once.
+    kinds
+        By name of the kind, with what `add` calls `of`.
     """
 
     listener: Callable[[Problem], None] | None = None
     kinds: dict[str, Problem] = field(default_factory=dict)
 
-    def add(self, kind: str, text: str, *, damage: bool, count: int = 1) -> None:
-        """Note `count` cases of a kind; the first is logged at once."""
-        known = self.kinds.get(kind)
+    def add(self, kind: Kind, text: str, *, damage: bool, count: int = 1, of: str = "") -> None:
+        """Note cases of a kind; the first is logged at once.
+
+        Parameters
+        ----------
+        kind
+            Of the problem.
+        text
+            What was expected, what came, what to do.
+        damage
+            True if data were lost or an image is missing or wrong. Cases with damage that follow others without any
+            are counted apart from them.
+        count
+            How many cases.
+        of
+            What of several like things it is about, where each is to be counted for itself.
+        """
+        name = f"{kind.value} {of}".rstrip()
+        if name in self.kinds and damage and not self.kinds[name].damage:
+            name += " with damage"
+        known = self.kinds.get(name)
         if known is not None:
             known.count += count
             return
-        self.kinds[kind] = problem = Problem(text, damage, count)
+        self.kinds[name] = problem = Problem(text, damage, count)
         logger.log(logging.ERROR if damage else logging.WARNING, "%s", str(problem))
         if self.listener is not None:
             self.listener(problem)

@@ -33,7 +33,7 @@ from gadgets.connection.queue import MessageQueue
 from gadgets.connection.spool import Spool
 from gadgets.ct import confine
 from gadgets.preparation.noise import NoiseSources
-from gadgets.problems import Problems
+from gadgets.problems import Kind, Problems
 from gadgets.settings.checks import check_weights
 from gadgets.settings.pipelines import find_pipeline, parse_configuration
 from gadgets.settings.settings import Settings, apply
@@ -120,10 +120,12 @@ class SessionOptions:
         try:
             settings = confine(apply(settings, parameters.settings), settings, self.ct_folders)
         except SettingsError as error:
-            problems.add("parameter", f"{error}; the pipeline's own settings are kept", damage=False)
+            problems.add(Kind.PARAMETER, f"{error}; the pipeline's own settings are kept", damage=False)
         if parameters.unknown:
             names = ", ".join(parameters.unknown)
-            problems.add("parameters", f"parameters that are no settings are not used: {names}", damage=False)
+            problems.add(
+                Kind.UNKNOWN_PARAMETERS, f"parameters that are no settings are not used: {names}", damage=False
+            )
         return settings
 
     def override(self, settings: Settings) -> Settings:
@@ -206,10 +208,10 @@ class Session:
                 if spool is not None:
                     spool.discard()
                 return True
-            problems.add("failure", str(error), damage=True)
+            problems.add(Kind.FAILURE, str(error), damage=True)
         except Exception as error:
             logger.exception("unexpected error")
-            problems.add("failure", f"unexpected error: {type(error).__name__}: {error}", damage=True)
+            problems.add(Kind.FAILURE, f"unexpected error: {type(error).__name__}: {error}", damage=True)
         else:
             if spool is not None and not scanned:
                 spool.discard()
@@ -226,9 +228,9 @@ class Session:
         folder = self._options.save_raw
         if folder is not None and spool is None:
             text = f"the raw stream could not be saved: no file can be made in {folder}; free space or choose another"
-            problems.add("raw", text, damage=True)
+            problems.add(Kind.RAW_STREAM, text, damage=True)
         elif spool is not None and spool.problem:
-            problems.add("raw", spool.problem, damage=True)
+            problems.add(Kind.RAW_STREAM, spool.problem, damage=True)
 
     def _scan(self, problems: Problems) -> bool:
         """Do what the peer asks for; tell whether that was a scan, rather than questions only."""

@@ -31,6 +31,7 @@ from pydicom.valuerep import DSfloat
 from gadgets import __version__
 from gadgets.export.places import make_folder
 from gadgets.images.collection import number_of
+from gadgets.problems import Kind
 from gadgets.wire.attributes import comes_along
 from recon_core.storage import write_file
 
@@ -208,7 +209,8 @@ def _identify(series: Sequence[Series], facts: ScanFacts, problems: Problems) ->
 def _given_uid(facts: ScanFacts, path: str, problems: Problems) -> str:
     text = facts.text(path).rstrip(".")
     if text and not UID(text, IGNORE).is_valid:
-        problems.add(path, f"{path} of the header is no DICOM UID ({text!r}); a new one is made", damage=False)
+        why = f"{path} of the header is no DICOM UID ({text!r}); a new one is made"
+        problems.add(Kind.UID, why, damage=False, of=path)
         return ""
     return text
 

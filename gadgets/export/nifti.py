@@ -10,6 +10,7 @@ import numpy as np
 
 from gadgets.export.places import check_file, make_folder
 from gadgets.images.geometry import affine_ras, slice_step
+from gadgets.problems import Kind
 from recon_core.storage import write_file
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _volumes(series: Series, problems: Problems) -> Iterator[_Volume]:
             f"the {len(stack)} slices of {name} are not parallel and evenly spaced with equally many frames; "
             "each is written to a separate NIfTI file"
         )
-        problems.add(f"stack {name}", text, damage=False)
+        problems.add(Kind.STACK, text, damage=False, of=name)
         for loop in stack:
             plane = loop.planes[0]
             yield _Volume(f"{name}_slice{loop.key.slice}", series, (loop,), plane.normal * (plane.thickness or 1.0))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gadgets.images.collection import sort_images
+from gadgets.problems import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,7 +42,7 @@ def exportable_series(images: Mapping[int, Sequence[Image]], tick: float, proble
                 f"{len(others)} images of series {number} are not single 2-D images (channel, z, y, x: {others[0]}) "
                 "and are left out; combine coils and send slices one by one"
             )
-            problems.add(f"shape {number}", text, damage=True)
+            problems.add(Kind.IMAGE_SHAPE, text, damage=True, of=str(number))
     found = sort_images({number: members for number, members in flat.items() if members}, tick)
     return [replace(series, loops=tuple(_checked(loop, problems) for loop in series.loops)) for series in found]
 
@@ -50,8 +51,8 @@ def _checked(loop: Loop, problems: Problems) -> Loop:
     for plane in loop.planes:
         if plane.doubt:
             text = f"{plane.doubt}: the exported images do not lie at their place in the patient, and say so"
-            problems.add("geometry", text, damage=False)
+            problems.add(Kind.GEOMETRY, text, damage=False)
     if np.isfinite(loop.values).all():
         return loop
-    problems.add("not finite", "images hold values that are not finite; they are exported as 0", damage=True)
+    problems.add(Kind.IMAGE_VALUES, "images hold values that are not finite; they are exported as 0", damage=True)
     return replace(loop, values=np.where(np.isfinite(loop.values), loop.values, 0))

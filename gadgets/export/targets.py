@@ -13,6 +13,7 @@ from gadgets.export.scan_facts import ScanFacts
 from gadgets.export.series import exportable_series
 from gadgets.files.images import read_header, read_images
 from gadgets.images.collection import tick_of_images
+from gadgets.problems import Kind
 from recon_core.errors import DataError, HeaderError, ResourceError
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def export_images(source: Path, group: str, targets: ExportTargets, problems: Pr
     try:
         facts = ScanFacts(text)
     except HeaderError as error:
-        problems.add("header", f"{error}; exam and patient are left out of the exported images", damage=False)
+        problems.add(Kind.EXPORT_HEADER, f"{error}; exam and patient are left out of the exported images", damage=False)
         facts = ScanFacts()
     images = read_images(source, group)
     if not images:

@@ -14,6 +14,7 @@ import numpy as np
 
 from gadgets.gating.clock import readout_times, typical_step
 from gadgets.gating.ecg import Ecg
+from gadgets.problems import Kind
 from gadgets.wire.vendor import find_vendor, tick_doubt, tick_length
 from recon_core.errors import DataError
 from recon_core.gating.beats import (
@@ -221,7 +222,7 @@ class Gate:
             return ()
         readouts = _Slice(name, headers, row, data, shape[1])
         if self._doubt:
-            self._problems.add("ticks", self._doubt, damage=False)
+            self._problems.add(Kind.TICK, self._doubt, damage=False)
         rhythm, source = self._rhythm(readouts)
         frames = self._frames(rhythm, row)
         position = cycle_position(
@@ -233,7 +234,7 @@ class Gate:
                 return beats
             why = "the scan has repetitions of its own" if self._repeats else "no beat has all lines (a segmented scan)"
             text = f"gated_output beats cannot be had of {name}: {why}; the images are those of the mean beat"
-            self._problems.add("gated_output", text, damage=False)
+            self._problems.add(Kind.GATED_OUTPUT, text, damage=False)
         return (self._mean(readouts, rhythm, position, frames, source),)
 
     def _mean(self, readouts: _Slice, rhythm: Rhythm, position: NDArray[np.float64], frames: int, source: str) -> Gated:
@@ -300,7 +301,7 @@ class Gate:
             if failed:
                 text = f"the beats of {readouts.name} are taken from {_SOURCES[source]}; {'; '.join(failed)}"
                 if source == "self":
-                    self._problems.add("triggers", text, damage=False)
+                    self._problems.add(Kind.TRIGGERS, text, damage=False)
                 else:
                     logger.info("%s", text)
             return rhythm, source
@@ -328,7 +329,7 @@ class Gate:
         if wrong and report_as and not rhythm.by_time:
             text = f"the acquisition time stamps of {report_as} {wrong}"
             remedy = "RR intervals are taken from the time since the trigger"
-            self._problems.add("time stamps", f"{text}; {remedy}", damage=False)
+            self._problems.add(Kind.TIME_STAMPS, f"{text}; {remedy}", damage=False)
         return rhythm
 
     def _stamps_show_beats(self, headers: NDArray[np.void]) -> bool:
@@ -429,7 +430,7 @@ class Gate:
         if lines:
             doubts.append(f"{lines} lines have frames that are interpolated across a wide gap")
         if doubts:
-            self._problems.add("gating", f"{name}: {'; '.join(doubts)}", damage=False)
+            self._problems.add(Kind.HEARTBEAT, f"{name}: {'; '.join(doubts)}", damage=False)
         return notes + doubts
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gadgets.problems import Problems
+from gadgets.problems import Kind, Problems
 from gadgets.slices.complete import describe
 from gadgets.wire.attributes import meta_entries, serialize_meta
 from gadgets.wire.messages import IMAGE_HEADER, IMAGE_TYPE_COMPLEX, IMAGE_TYPE_MAGNITUDE, Image
@@ -306,10 +306,10 @@ class ImageMaker:
         heartbeat = complete.heartbeat
         if heartbeat.doubt and heartbeat.stamped:
             text = f"{describe(complete.key)}: {heartbeat.doubt}; its images have no time since the R wave"
-            self._problems.add("trigger times", text, damage=False)
+            self._problems.add(Kind.TRIGGER_TIMES, text, damage=False)
         if self._settings.series.by == "slice" and complete.key.slice >= _slices_of_their_own(self._settings):
             text = f"{describe(complete.key)} has no series of its own, as image_series_index ends at {_MOST_INDICES}"
-            self._problems.add("series", f"{text}; set series_by to scan, or series to 1", damage=False)
+            self._problems.add(Kind.SERIES_NUMBER, f"{text}; set series_by to scan, or series to 1", damage=False)
 
     def _headers(self, complete: CompleteSlice, shape: tuple[int, ...], offset: int) -> NDArray[np.void]:
         """Headers for images of that shape ``(image, y, x)``, one for each of them."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gadgets.preparation.readouts import ReadoutGrid
+from gadgets.problems import Kind
 from gadgets.wire.messages import AcquisitionFlag, Readouts
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def readouts_of_buffers(data: ReconData, header: ScanHeader, problems: Problems)
         if reference is not None and reference.data.size:
             parts.append(_reference_lines(reference, problems))
         if not parts:
-            problems.add("empty buffer", "a buffer without data came; it is passed over", damage=False)
+            problems.add(Kind.EMPTY_BUFFER, "a buffer without data came; it is passed over", damage=False)
         yield from _in_order([part for part in parts if part is not None and len(part)])
 
 
@@ -91,16 +92,20 @@ def _image_lines(buffered: BufferedData, header: ScanHeader, problems: Problems)
     data, headers = _with_axes(buffered.data, 7), _with_axes(buffered.headers, 5)
     why = _why_not(data, headers)
     if why:
-        problems.add("buffer", f"{why}; its data are left out", damage=True)
+        problems.add(Kind.BUFFER, f"{why}; its data are left out", damage=True)
         return None
     lines = _lines(data, headers)
     if not len(lines):
-        problems.add("empty buffer", "a buffer came whose lines were never measured; it is passed over", damage=False)
+        problems.add(
+            Kind.EMPTY_BUFFER, "a buffer came whose lines were never measured; it is passed over", damage=False
+        )
         return None
     without_header = data[data.shape[0] // 2].any(axis=2) & ~_measured(headers)
     if without_header.any():
         text = f"{np.count_nonzero(without_header)} lines of a buffer hold data but no header; they are not used, "
-        problems.add("no header", f"{text}because nothing says when and where they were measured", damage=False)
+        problems.add(
+            Kind.LINES_WITHOUT_HEADER, f"{text}because nothing says when and where they were measured", damage=False
+        )
     space = int(lines.headers["encoding_space_ref"][0])
     if space < len(header.encodings):
         encoding = header.encodings[space]
@@ -111,19 +116,19 @@ def _image_lines(buffered: BufferedData, header: ScanHeader, problems: Problems)
                 f"a buffer has {columns} columns, expected {grid.kept} without readout oversampling or {grid.encoded} "
             )
             text += "with it: an asymmetric echo needs AsymmetricEchoAdjustRO in front, and <parallelImaging> in the "
-            problems.add("columns", f"{text}header; it is left out. {_REMEDY}", damage=True, count=len(lines))
+            problems.add(Kind.BUFFER_COLUMNS, f"{text}header; it is left out. {_REMEDY}", damage=True, count=len(lines))
             return None
         if data.shape[1] < rows:
             text = f"a buffer has room for {data.shape[1]} of the {rows} lines of the encoded matrix: without "
             text += "<parallelImaging> in the header a Gadgetron drops the lines that do not fit in"
-            problems.add("rows", f"{text}. {_REMEDY}", damage=False)
+            problems.add(Kind.BUFFER_ROWS, f"{text}. {_REMEDY}", damage=False)
     reverse = lines.flagged(AcquisitionFlag.REVERSE)
     if reverse.any():
         text = (
             f"readout {lines.headers['scan_counter'][np.argmax(reverse)]} was measured from its other end, which the "
         )
         text += f"gadgets in front do not turn round; it is left out. {_REMEDY}"
-        problems.add("reverse", text, damage=True, count=int(np.count_nonzero(reverse)))
+        problems.add(Kind.REVERSED_LINE, text, damage=True, count=int(np.count_nonzero(reverse)))
     return lines[~reverse]
 
 
@@ -132,7 +137,7 @@ def _reference_lines(buffered: BufferedData, problems: Problems) -> Readouts | N
     why = _why_not(data, headers)
     if why:
         text = f"the reference buffer is not used, because {why}; a gadget in front may have averaged or cut it "
-        problems.add("reference", f"{text}(GenericReconCartesianReferencePrep is not needed)", damage=False)
+        problems.add(Kind.REFERENCE_BUFFER, f"{text}(GenericReconCartesianReferencePrep is not needed)", damage=False)
         return None
     lines = _lines(data, headers)
     return lines[lines.flagged(AcquisitionFlag.PARALLEL_CALIBRATION)]

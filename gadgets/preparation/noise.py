@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gadgets.preparation.noise_statistics import KnownNoise, NoiseStatistics
+from gadgets.problems import Kind
 from recon_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class ScanNoise:
                 )
             except DataError as error:
                 text = f"no noise whitening with the noise of the {known.origin}: {error}"
-                self._problems.add("noise", text, damage=False)
+                self._problems.add(Kind.NOISE, text, damage=False)
                 continue
             factor = "unknown, taken as 1" if made.factor is None else f"{made.factor:.4g}"
             figures = known.statistics.samples, factor, made.condition
@@ -123,7 +124,7 @@ class ScanNoise:
         else:
             why = "the header has no measurementID to find it by"
         text = f"the noise of this scan is not kept for others that depend on it: {why}"
-        self._problems.add("noise store", text, damage=False)
+        self._problems.add(Kind.NOISE_STORE, text, damage=False)
 
     def _candidates(self) -> Iterator[KnownNoise]:
         """All noise that there is, the best first."""
@@ -143,4 +144,4 @@ class ScanNoise:
             return
         text = f"the scan depends on noise of measurement {wanted}, which is not known: {why}. It is not whitened"
         remedy = "send the noise measurement first to a server with a noise store, or replay with --noise FILE"
-        self._problems.add("noise dependency", f"{text}; {remedy}", damage=False)
+        self._problems.add(Kind.NOISE_DEPENDENCY, f"{text}; {remedy}", damage=False)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gadgets.problems import Kind
 from gadgets.wire.messages import AcquisitionFlag, Readouts, flag_mask
 from recon_core.data import Receiver
 from recon_core.errors import HeaderError
@@ -173,20 +174,20 @@ class Preparation:
         """Drop readouts that do not fit the scan; what remains has finite values, its grid tells where they go."""
         coils, samples = readouts.data.shape[1:]
         discarded = readouts.headers["discard_pre"].astype(np.int64) + readouts.headers["discard_post"]
-        readouts = self._without(readouts, discarded >= samples * min(1, coils), "empty", "holds no samples")
-        readouts = self._without(readouts, ~_finite(readouts), "values", "holds values that are not finite")
+        readouts = self._without(readouts, discarded >= samples * min(1, coils), Kind.EMPTY_READOUT, "holds no samples")
+        readouts = self._without(readouts, ~_finite(readouts), Kind.VALUES, "holds values that are not finite")
         if not len(readouts):
             return readouts, None
         space = int(readouts.headers["encoding_space_ref"][0])
         if space >= len(self._header.encodings):
             text = f"belongs to encoding {space}, the header has {len(self._header.encodings)}"
-            return self._without(readouts, np.ones(len(readouts), np.bool_), "encoding", text), None
+            return self._without(readouts, np.ones(len(readouts), np.bool_), Kind.ENCODING, text), None
         if not self._coils:
             self._begin(readouts)
         if coils != self._coils:
             text = f"has {coils} coils, expected {self._coils} as the first image readout had"
             text += " (check which the sender selects)"
-            return self._without(readouts, np.ones(len(readouts), np.bool_), "coils", text), None
+            return self._without(readouts, np.ones(len(readouts), np.bool_), Kind.COILS, text), None
         # a reference scan may have its own length; it is placed by its own centre
         reference = readouts.flagged(AcquisitionFlag.PARALLEL_CALIBRATION)
         if space not in self._shapes and not reference.all():
@@ -195,7 +196,7 @@ class Preparation:
         if samples != expected:
             text = f"has {samples} samples, expected {expected} as the first image readout had"
             wrong = ~reference | (samples > grid.encoded)
-            readouts = self._without(readouts, np.asarray(wrong), "samples", text)
+            readouts = self._without(readouts, np.asarray(wrong), Kind.SAMPLES, text)
         return readouts, grid if len(readouts) else None
 
     def _grid(self, header: np.void, samples: int) -> ReadoutGrid:
@@ -203,10 +204,10 @@ class Preparation:
         grid = ReadoutGrid.of(encoding, samples, int(header["center_sample"]), self._oversampling)
         if self._oversampling == "removed" and grid.kept < grid.encoded:
             text = f"oversampling=removed, but the readouts have {samples} samples and the image {grid.kept} columns"
-            self._problems.add("oversampling", f"{text}; they are taken as oversampled", damage=False)
+            self._problems.add(Kind.OVERSAMPLING, f"{text}; they are taken as oversampled", damage=False)
         return grid
 
-    def _without(self, readouts: Readouts, bad: NDArray[np.bool_], kind: str, text: str) -> Readouts:
+    def _without(self, readouts: Readouts, bad: NDArray[np.bool_], kind: Kind, text: str) -> Readouts:
         """Leave out what is bad, and note it."""
         count = int(np.count_nonzero(bad))
         if not count:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gadgets.problems import Kind
 from gadgets.slices.complete import SliceKey
 from gadgets.slices.shared import ReferenceLines, SlicePlan, SliceStrategy, SortingContext, first_name
 from gadgets.slices.whole import WholeSlices
@@ -131,21 +132,24 @@ class SliceBuffers:
         if not inside.all():
             first, last = plan.lines_in_header
             line = row - plan.offset
-            for planned, damage in ((True, False), (False, True)):
-                out = ~inside & (((line >= first) & (line <= last)) == planned)
+            planned = (line >= first) & (line <= last)
+            for kind, out, damage in (
+                (Kind.SURPLUS_LINE, ~inside & planned, False),
+                (Kind.STRAY_LINE, ~inside & ~planned, True),
+            ):
                 if out.any():
                     where = f"lines {-plan.offset} to {plan.rows - 1 - plan.offset}"
                     text = (
                         f"{first_name(readouts, out)} has line {line[out][0]}; the encoded matrix has room for {where}"
                     )
                     count = int(np.count_nonzero(out))
-                    self._problems.add(f"line {planned}", f"{text}; it is left out", damage=damage, count=count)
+                    self._problems.add(kind, f"{text}; it is left out", damage=damage, count=count)
         most = self._strategy.most_frames
         possible = time < most
         if not possible.all():
             text = f"{first_name(readouts, ~possible)} has frame {time[~possible][0]}; at most {most} are"
             count = int(np.count_nonzero(~possible))
-            self._problems.add("frame", f"{text} believed; it is left out", damage=True, count=count)
+            self._problems.add(Kind.FRAME_NUMBER, f"{text} believed; it is left out", damage=True, count=count)
         return inside & possible
 
     def _reference_only(self, readouts: Readouts, encoding: int) -> NDArray[np.bool_]:

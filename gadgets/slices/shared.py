@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 
 from gadgets.gating.gate import MOST_FRAMES
+from gadgets.problems import Kind
 from gadgets.wire.messages import AcquisitionFlag, Readouts, flag_mask
 from recon_core.coils.compression import CoilCompression
 from recon_core.errors import DataError
@@ -203,7 +204,7 @@ class SortingContext:
         """Report readouts of a slice or frame that has left."""
         text = f"{first_name(readouts)} belongs to {what}, which was complete already; it is left out"
         remedy = "Check the limits of averages, phases and repetitions in the header"
-        self.problems.add("late", f"{text}. {remedy}", damage=True, count=len(readouts))
+        self.problems.add(Kind.LATE_READOUT, f"{text}. {remedy}", damage=True, count=len(readouts))
 
 
 def merge(

@@ -15,6 +15,7 @@ import numpy as np
 
 from gadgets.gating.gate import MOST_FRAMES
 from gadgets.gating.heartbeat import find_heartbeat
+from gadgets.problems import Kind
 from gadgets.slices.complete import CompleteSlice, describe
 from gadgets.slices.shared import LAST, first_name, merge
 from gadgets.wire.messages import AcquisitionFlag
@@ -242,7 +243,8 @@ class WholeSlices:
         beyond = self._beyond(key)
         if beyond and buffer.count < _BELIEVED_SHARE * typical:
             text = f"{first_name(buffer.parts[0])} has {beyond[0]} {getattr(key, beyond[0])}, above the header's limit"
-            self._problems.add(f"stray {beyond[0]}", f"{text}; it is left out", damage=True, count=buffer.count)
+            text = f"{text}; it is left out"
+            self._problems.add(Kind.STRAY_SLICE, text, damage=True, count=buffer.count, of=beyond[0])
             return
         self.sent[key] = buffer.count
         if wait and buffer.needs_more_ecg:
@@ -343,7 +345,9 @@ class WholeSlices:
             complete = complete[:0]
         lost = np.count_nonzero(lines) - len(complete)
         text = f"{why}. {len(complete)} frames of the counter are shown, {lost} without all their lines are not"
-        self._problems.add("gating", text if len(complete) else f"{why}. There are no images of it", damage=bool(lost))
+        self._problems.add(
+            Kind.GATED_SLICE, text if len(complete) else f"{why}. There are no images of it", damage=bool(lost)
+        )
         return complete
 
     def _frames(
@@ -365,7 +369,7 @@ class WholeSlices:
                 f"readout {first['scan_counter']} has frame {np.flatnonzero(stray)[0]} of {describe(key)}, the header "
                 f"ends at {buffer.plan.frames - 1}; it is left out"
             )
-            self._problems.add("stray frame", text, damage=True, count=int(np.count_nonzero(stray[frame])))
+            self._problems.add(Kind.STRAY_FRAME, text, damage=True, count=int(np.count_nonzero(stray[frame])))
         return np.flatnonzero(keep & ~stray)
 
     def _missing(
@@ -387,10 +391,10 @@ class WholeSlices:
         absent = sorted(set(range(promised)) - set(frames.tolist()))
         if absent and ended and not short.any() and absent[0] > frames[-1]:
             text = f"{describe(key)} has {len(frames)} frames, the header has room for {promised}"
-            self._problems.add("fewer frames", text, damage=False)
+            self._problems.add(Kind.FEWER_FRAMES, text, damage=False)
         elif absent:
             text = f"{describe(key)} has no readouts in {len(absent)} of {promised} frames (first: {absent[0]})"
-            self._problems.add("absent", f"{text}; no images are made for them", damage=True)
+            self._problems.add(Kind.ABSENT_FRAMES, f"{text}; no images are made for them", damage=True)
             yield text
         if short.any():
             first = int(np.argmax(short))
@@ -398,5 +402,5 @@ class WholeSlices:
                 f"{describe(key)} lacks lines in {np.count_nonzero(short)} of {len(frames)} frames; frame "
                 f"{frames[first]} has {lines[first]}, expected at least {plan.fewest_lines}"
             )
-            self._problems.add("missing lines", text, damage=False)
+            self._problems.add(Kind.MISSING_LINES, text, damage=False)
             yield text

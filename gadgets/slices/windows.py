@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from gadgets.gating.heartbeat import find_heartbeat
+from gadgets.problems import Kind
 from gadgets.slices.complete import CompleteSlice, describe
 from gadgets.slices.shared import LAST, merge
 from gadgets.wire.messages import AcquisitionFlag
@@ -120,7 +121,7 @@ class FrameWindows:
         for encoding, name in itertools.product(context.header.encodings, ("segment", "average")):
             if encoding.count(name) > 1:
                 text = f"the header promises {encoding.count(name)} {name}s; in real time only frames that are measured"
-                self._problems.add("not real time", f"{text} one after the other come out complete", damage=False)
+                self._problems.add(Kind.NOT_REAL_TIME, f"{text} one after the other come out complete", damage=False)
 
     def add_waveform(self, waveform: Waveform) -> Iterator[CompleteSlice]:  # noqa: ARG002 - of every strategy
         """Ignore a waveform: frames wait for none."""
@@ -183,7 +184,7 @@ class FrameWindows:
         if plan.limited and counter >= plan.frames and not follows:
             text = f"readout {readouts.headers['scan_counter'][0]} has frame {counter} of {describe(key)}, the header "
             text += f"ends at {plan.frames - 1}; it is left out"
-            self._problems.add("stray frame", text, damage=True, count=len(readouts))
+            self._problems.add(Kind.STRAY_FRAME, text, damage=True, count=len(readouts))
             return False
         return True
 
@@ -230,7 +231,9 @@ class FrameWindows:
         del self._running[key]
         if plan.limited and not self._count and running.frames < plan.frames:
             text = f"{describe(key)} has {running.frames} of the {plan.frames} frames that the header promises"
-            self._problems.add("absent", f"{text}; the scan ended early, or the limits are too large", damage=True)
+            self._problems.add(
+                Kind.ABSENT_FRAMES, f"{text}; the scan ended early, or the limits are too large", damage=True
+            )
 
     def _close(self, key: SliceKey) -> Iterator[CompleteSlice]:
         """The frame that is being measured is over; give the window out if it is time."""
@@ -247,7 +250,7 @@ class FrameWindows:
         lines = int(np.count_nonzero(mask))
         if lines < plan.fewest_lines:
             text = f"frame {running.counter} of {describe(key)} has {lines} lines, expected at least "
-            self._problems.add("missing lines", f"{text}{plan.fewest_lines}", damage=False)
+            self._problems.add(Kind.MISSING_LINES, f"{text}{plan.fewest_lines}", damage=False)
         before = running.maps.lines
         running.maps.add(kspace[0], mask[0])
         running.closed(_Frame(running.counter, kspace[0][:, mask[0]], mask[0], headers))

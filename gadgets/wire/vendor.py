@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gadgets.problems import Kind
 from recon_core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -137,14 +138,14 @@ def center_line(
             text = (
                 f"the header puts the k-space centre at line {center}, the readouts at {own}; the readouts are believed"
             )
-            problems.add("centre", text, damage=False)
+            problems.add(Kind.CENTER_LINE, text, damage=False)
         return own
     if choice == "readouts":
         text = f"center_line=readouts, but idx.user[5] of the readouts is {own}, expected {low + 1} to {high}"
-        problems.add("centre", f"{text}; line {center} of the header is taken", damage=False)
+        problems.add(Kind.CENTER_LINE, f"{text}; line {center} of the header is taken", damage=False)
         return center
     if limit and center == 0 and limit.maximum > 1:
         center = rows // 2
         text = f"the header puts the k-space centre at line 0, which no scan measures first; line {center} is taken"
-        problems.add("centre", text, damage=False)
+        problems.add(Kind.CENTER_LINE, text, damage=False)
     return center

@@ -333,7 +333,7 @@ def test_a_tenth_of_broken_readouts_costs_no_image():
     assert len(images) == SLICES * FRAMES
     problems = run.summary.problems
     damage = {kind: problem.count for kind, problem in problems.kinds.items() if problem.damage}
-    assert damage == {"values": 4, "encoding": 4, "line False": 4, "coils": 2, "samples": 1, "empty": 1}
+    assert damage == {"values": 4, "encoding": 4, "stray line": 4, "coils": 2, "samples": 1, "empty": 1}
     assert "readout 3 " in str(problems.kinds["values"])
     missing = np.zeros((SLICES, FRAMES, LINES), bool)
     missing.reshape(-1)[bad] = True

@@ -20,7 +20,7 @@ from gadgets.connection.handshake import (
 )
 from gadgets.connection.questions import UNKNOWN, answer
 from gadgets.connection.session import SessionOptions
-from gadgets.problems import Problems
+from gadgets.problems import Kind, Problems
 from gadgets.settings.pipelines import list_pipelines
 from gadgets.settings.settings import Settings, apply
 from gadgets.wire.containers import Bucket, ImageArray, ReconData
@@ -276,9 +276,9 @@ def test_what_peers_take():
 def test_a_client_gets_problems_at_once_and_their_numbers_at_the_end():
     sent = []
     problems = Problems(listener=lambda problem: sent.extend(Dialect.CLIENT.report(problem)))
-    problems.add("one", "lost", damage=True)
-    problems.add("two", "seen", damage=False)
-    problems.add("one", "lost again", damage=True, count=2)
+    problems.add(Kind.VALUES, "lost", damage=True)
+    problems.add(Kind.NOISE, "seen", damage=False)
+    problems.add(Kind.VALUES, "lost again", damage=True, count=2)
     assert sent == [Text("ERROR   lost"), Text("WARNING seen")]
     assert Dialect.CLIENT.conclude(problems) == [Text("ERROR   lost (the first of 3 such cases)"), Close()]
 
@@ -286,9 +286,9 @@ def test_a_client_gets_problems_at_once_and_their_numbers_at_the_end():
 def test_a_gadgetron_gets_one_error_at_the_end():
     sent = []
     problems = Problems(listener=lambda problem: sent.extend(Dialect.GADGETRON.report(problem)))
-    problems.add("two", "seen", damage=False)
+    problems.add(Kind.NOISE, "seen", damage=False)
     assert Dialect.GADGETRON.conclude(problems) == [Close()]
-    problems.add("one", "lost", damage=True)
-    problems.add("three", "broken", damage=True)
+    problems.add(Kind.VALUES, "lost", damage=True)
+    problems.add(Kind.STREAM, "broken", damage=True)
     assert sent == []
     assert Dialect.GADGETRON.conclude(problems) == [Error("lost\nbroken"), Close()]

@@ -9,6 +9,7 @@ from gadgets.chain import ScanSummary
 from gadgets.gating.gate import Gating
 from gadgets.gating.heartbeat import Heartbeat
 from gadgets.images.maker import CineImage
+from gadgets.problems import Kind
 from gadgets.reports.record import ReportCollector
 from gadgets.reports.scan import write_gif, write_report
 from gadgets.settings.settings import Settings
@@ -336,8 +337,8 @@ def test_report_tells_problems_and_escapes_all_that_others_wrote(tmp_path):
     collector = ReportCollector()
     collect(collector, beating(), notes=("frame <5> lacks lines",))
     summary = ScanSummary(slices=1, images=6)
-    summary.problems.add("noticed", "odd & handled", damage=False)
-    summary.problems.add("lost", "<script>alert(1)</script>", damage=True, count=3)
+    summary.problems.add(Kind.NOISE, "odd & handled", damage=False)
+    summary.problems.add(Kind.VALUES, "<script>alert(1)</script>", damage=True, count=3)
     settings = Settings.of(description="<i>mine</i>", iterations=7)
     page, _ = make(tmp_path, collector, summary=summary, settings=settings, source="<img src=x>.h5")
     checked = Checker(page)
@@ -378,7 +379,7 @@ def test_long_and_single_frame_series_make_a_report_too(tmp_path):
 
 def test_report_without_images_still_tells_what_happened(tmp_path):
     summary = ScanSummary(readouts=5)
-    summary.problems.add("reconstruction", "slice 0 could not be reconstructed", damage=True)
+    summary.problems.add(Kind.RECONSTRUCTION, "slice 0 could not be reconstructed", damage=True)
     assert "could not be reconstructed" in Checker(make(tmp_path, ReportCollector(), summary=summary)[0]).text
 
 

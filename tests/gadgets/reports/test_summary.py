@@ -8,6 +8,7 @@ from PIL import Image as Picture
 
 from gadgets.chain import ScanSummary
 from gadgets.gating.gate import Beat
+from gadgets.problems import Kind
 from gadgets.reports.record import ReportCollector
 from gadgets.settings.settings import Settings
 from tests.gadgets.reports.test_scan import Checker, beating, collect, image, make
@@ -65,7 +66,7 @@ def verdict_of(page):
 
 def damaged(*, damage):
     summary = ScanSummary(slices=1, images=6)
-    summary.problems.add("absent", "frame 3 never came", damage=damage)
+    summary.problems.add(Kind.ABSENT_FRAMES, "frame 3 never came", damage=damage)
     return summary
 
 
