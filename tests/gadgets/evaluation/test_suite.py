@@ -11,7 +11,7 @@ from PIL import Image as Picture
 
 from gadgets.commands.main import main
 from gadgets.connection.server import SharedEngine
-from gadgets.evaluation import held_out
+from gadgets.evaluation import held_out, suite
 from gadgets.evaluation.held_out import CONDITIONS, PARTS, HeldOutScan, LoadedScan
 from gadgets.evaluation.suite import (
     COMPARED,
@@ -244,7 +244,7 @@ def varied(tmp_path, monkeypatch):
     monkeypatch.setenv("CINESTREAM_WEIGHTS", str(folder))
     for sampler, steps in {"fast": 2, "paper": 3}.items():
         monkeypatch.setitem(diffusion._STEPS, sampler, steps)
-    scans = held_out.held_out_scans
+    scans = suite.held_out_scans
 
     def fewer(data=None):
         return [replace(one, conditions=("uniform_8", "random_8")) for one in scans(data)]
@@ -325,7 +325,7 @@ def test_a_stream_warns_of_a_ct_that_is_off_and_uses_it():
 
 @pytest.mark.usefixtures("varied")
 def test_a_scan_without_ct(monkeypatch):
-    scans = held_out.held_out_scans
+    scans = suite.held_out_scans
 
     def without(data=None):
         return [replace(one, load=lambda load=one.load: replace(load(), placed=None)) for one in scans(data)]
