@@ -58,27 +58,18 @@ _HANDED_ON: dict[str, tuple[type, ...]] = {
 
 @dataclass
 class ScanSummary:
-    """What happened during a scan, for the log and the report.
-
-    Parameters
-    ----------
-    readouts
-        How many readouts came.
-    images
-        How many images were made.
-    slices
-        Of how many slices.
-    seconds
-        Wall time by stage, summed over slices.
-    problems
-        What went wrong or was noticed.
-    """
+    """What happened during a scan, for the log and the report."""
 
     readouts: int = 0
+    """How many readouts came."""
     images: int = 0
+    """How many images were made."""
     slices: int = 0
+    """Of how many slices."""
     seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time by stage, summed over slices."""
     problems: Problems = field(default_factory=Problems)
+    """What went wrong or was noticed."""
 
 
 class Reconstructor(Protocol):

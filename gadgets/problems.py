@@ -84,21 +84,14 @@ class Kind(str, Enum):
 
 @dataclass
 class Problem:
-    """One kind of problem: its first case in words, and how often it came.
-
-    Parameters
-    ----------
-    text
-        What was expected, what came, what to do; of the first case.
-    damage
-        True if data were lost or an image is missing or wrong; False for what was noticed and handled.
-    count
-        How many cases.
-    """
+    """One kind of problem: its first case in words, and how often it came."""
 
     text: str
+    """What was expected, what came, what to do; of the first case."""
     damage: bool
+    """True if data were lost or an image is missing or wrong; False for what was noticed and handled."""
     count: int = 1
+    """How many cases."""
 
     def __str__(self) -> str:
         """The sentence for the log, the shell and the client."""
@@ -107,18 +100,12 @@ class Problem:
 
 @dataclass
 class Problems:
-    """All problems of one scan, by kind in the order they first came.
-
-    Parameters
-    ----------
-    listener
-        Called with the first case of every kind, at once.
-    kinds
-        By name of the kind, with what `add` calls `of`.
-    """
+    """All problems of one scan, by kind in the order they first came."""
 
     listener: Callable[[Problem], None] | None = None
+    """Called with the first case of every kind, at once."""
     kinds: dict[str, Problem] = field(default_factory=dict)
+    """By name of the kind, with what `add` calls `of`."""
 
     def add(self, kind: Kind, text: str, *, damage: bool, count: int = 1, of: str = "") -> None:
         """Note cases of a kind; the first is logged at once.

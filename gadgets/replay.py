@@ -61,43 +61,29 @@ _BEFORE_THE_HEADER = (ConfigFile, ConfigText, Text, Query)
 
 @dataclass(frozen=True)
 class SliceImages:
-    """The frames of one slice, in one series.
-
-    Parameters
-    ----------
-    image
-        ``(frame, y, x)`` in the units of the images that a scanner gets: float32 magnitudes, or complex64 with
-        ``output="complex"``; in frame order.
-    slice
-        Counter of the slice.
-    series
-        Name of the series.
-    kind
-        Empty for the images that were asked for, else what they are instead, such as ``preview`` or ``g_factor``.
-    method
-        The method that made them.
-    units
-        ``relative``, or ``snr``.
-    comment
-        What was done, and what differed from what was asked, as the image comment says it.
-    frame_time
-        Time from frame to frame in ms; None where it is not known.
-    rr
-        RR interval in ms; None where it is not known.
-    loop
-        All else that the images know: other counters, geometry, times and attributes of every frame.
-    """
+    """The frames of one slice, in one series."""
 
     image: NDArray[Any]
+    """``(frame, y, x)`` in the units of the images that a scanner gets: float32 magnitudes, or complex64 with
+    ``output="complex"``; in frame order."""
     slice: int
+    """Counter of the slice."""
     series: str
+    """Name of the series."""
     kind: str
+    """Empty for the images that were asked for, else what they are instead, such as ``preview`` or ``g_factor``."""
     method: str
+    """The method that made them."""
     units: str
+    """``relative``, or ``snr``."""
     comment: str
+    """What was done, and what differed from what was asked, as the image comment says it."""
     frame_time: float | None
+    """Time from frame to frame in ms; None where it is not known."""
     rr: float | None
+    """RR interval in ms; None where it is not known."""
     loop: Loop
+    """All else that the images know: other counters, geometry, times and attributes of every frame."""
 
     def __str__(self) -> str:
         """Slice, series, size and what was done."""
@@ -107,24 +93,16 @@ class SliceImages:
 
 @dataclass(frozen=True)
 class ScanImages:
-    """All images of a scan, and what happened on the way; iterates over its slices.
-
-    Parameters
-    ----------
-    slices
-        By series, then by repetition, set, contrast and slice.
-    problems
-        What went wrong or was noticed.
-    seconds
-        Wall time by stage, summed over slices.
-    header
-        ISMRMRD header of the scan, as XML.
-    """
+    """All images of a scan, and what happened on the way; iterates over its slices."""
 
     slices: tuple[SliceImages, ...]
+    """By series, then by repetition, set, contrast and slice."""
     problems: tuple[str, ...]
+    """What went wrong or was noticed."""
     seconds: dict[str, float]
+    """Wall time by stage, summed over slices."""
     header: str
+    """ISMRMRD header of the scan, as XML."""
 
     def __iter__(self) -> Iterator[SliceImages]:
         return iter(self.slices)

@@ -16,27 +16,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Receiver:
-    """What is known of the coils of a slice and of their noise.
-
-    Parameters
-    ----------
-    colouring
-        ``(receive coil, coil)`` complex64, the inverse of the noise whitening: its product with the coils of the
-        k-space gives those of the receiver, in any unit. With it the image is weighted as the root sum of squares of
-        the receive coils; None leaves it as coil maps of unit norm give it.
-    columns
-        ``(kx,)`` bool, True where the readouts were measured: not so on one side of an asymmetric echo. None is
-        everywhere.
-    whitened
-        True where the noise has unit standard deviation though no `colouring` says how it was whitened.
-    scaled
-        Whether whitened data are in units of the noise; not so where it was measured without dwell times.
-    """
+    """What is known of the coils of a slice and of their noise."""
 
     colouring: NDArray[np.complex64] | None = None
+    """``(receive coil, coil)`` complex64, the inverse of the noise whitening: its product with the coils of the k-space
+    gives those of the receiver, in any unit. With it the image is weighted as the root sum of squares of the receive
+    coils; None leaves it as coil maps of unit norm give it."""
     columns: NDArray[np.bool_] | None = None
+    """``(kx,)`` bool, True where the readouts were measured: not so on one side of an asymmetric echo. None is
+    everywhere."""
     whitened: bool = False
+    """True where the noise has unit standard deviation though no `colouring` says how it was whitened."""
     scaled: bool = True
+    """Whether whitened data are in units of the noise; not so where it was measured without dwell times."""
 
     @property
     def is_white(self) -> bool:
@@ -59,18 +51,12 @@ class Receiver:
 
 @dataclass(frozen=True)
 class CtImage:
-    """CT of a slice on the grid of its image.
-
-    Parameters
-    ----------
-    image
-        ``(y, x)`` float32 in [0, 1].
-    cover
-        ``(y, x)`` bool, True where `image` holds CT; None is everywhere.
-    """
+    """CT of a slice on the grid of its image."""
 
     image: NDArray[np.float32]
+    """``(y, x)`` float32 in [0, 1]."""
     cover: NDArray[np.bool_] | None = None
+    """``(y, x)`` bool, True where `image` holds CT; None is everywhere."""
 
     def check(self, shape: tuple[int, int]) -> None:
         """Refuse arrays that are not of a shape ``(y, x)``.
@@ -87,42 +73,29 @@ class CtImage:
 
 @dataclass(frozen=True)
 class CineSlice:
-    """All k-space of one slice, prepared: noise-whitened, readout oversampling removed, lines in place.
-
-    Parameters
-    ----------
-    kspace
-        ``(frame, coil, ky, kx)`` complex64, zero where nothing was measured, centre at ``N//2`` on both axes, scaled
-        so that the noise of every coil has unit standard deviation in real and imaginary part when it was whitened.
-    mask
-        ``(frame, ky)`` bool, True where a line was measured.
-    calibration
-        ``(coil, ky, kx)`` complex64 lines for the coil maps when they are not part of `kspace` (a separate reference
-        scan), zero where nothing was measured; None lets the maps come from `kspace` itself.
-    receiver
-        The coils and their noise.
-    ct
-        CT of the same slice, for methods that take one.
-    maps
-        ``(coil, y, x)`` complex64 coil maps to use; None estimates them from the reference or from `kspace`.
-    context
-        How many of the first frames only help with the others: no images of them are wanted.
-    periodic
-        The frames are those of a cycle, the first following on the last; not so in real time.
-    noise_share
-        Variance of the noise of a line over that of a single readout, mean over the measured lines: 1 over the number
-        of averages. None where it is not known, because lines were interpolated between readouts.
-    """
+    """All k-space of one slice, prepared: noise-whitened, readout oversampling removed, lines in place."""
 
     kspace: NDArray[np.complex64]
+    """``(frame, coil, ky, kx)`` complex64, zero where nothing was measured, centre at ``N//2`` on both axes, scaled so
+    that the noise of every coil has unit standard deviation in real and imaginary part when it was whitened."""
     mask: NDArray[np.bool_]
+    """``(frame, ky)`` bool, True where a line was measured."""
     calibration: NDArray[np.complex64] | None = None
+    """``(coil, ky, kx)`` complex64 lines for the coil maps when they are not part of `kspace` (a separate reference
+    scan), zero where nothing was measured; None lets the maps come from `kspace` itself."""
     receiver: Receiver = Receiver()
+    """The coils and their noise."""
     ct: CtImage | None = None
+    """CT of the same slice, for methods that take one."""
     maps: NDArray[np.complex64] | None = None
+    """``(coil, y, x)`` complex64 coil maps to use; None estimates them from the reference or from `kspace`."""
     context: int = 0
+    """How many of the first frames only help with the others: no images of them are wanted."""
     periodic: bool = True
+    """The frames are those of a cycle, the first following on the last; not so in real time."""
     noise_share: float | None = 1.0
+    """Variance of the noise of a line over that of a single readout, mean over the measured lines: 1 over the number of
+    averages. None where it is not known, because lines were interpolated between readouts."""
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together.
@@ -154,49 +127,34 @@ class CineSlice:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a method makes of a `CineSlice`.
-
-    Parameters
-    ----------
-    image
-        ``(frame, y, x)`` complex64 of the frames after the context, same field of view as the k-space, in the units of
-        the k-space (centred orthonormal FFT, coil maps of unit norm), times the shading of the receive coils, about
-        one, where the slice has a `Receiver.colouring`; or in those of `units`.
-    maps
-        ``(coil, y, x)`` complex64 coil maps that were used.
-    method
-        Name of the method that made it.
-    seconds
-        Wall time by stage.
-    notes
-        Sentences for the image comment and the log: what differed from what was asked.
-    g_factor
-        ``(y, x)`` float32 noise amplification, when it was asked for.
-    units
-        ``snr`` if `image` is in units of the standard deviation of the noise in its real (or imaginary) part.
-    extra
-        Other images that the method made, by name: ``uncertainty`` ``(frame, y, x)`` float32 in the units of `image`,
-        ``fused`` ``(y, x)`` float32 in no unit.
-    doubts
-        What speaks against `image`: the scan is not like the training of the method, the image contradicts the data.
-    beside
-        What the fallback made of the same slice, where `image` is doubtful and both were asked for, or where
-        `extra_series` asks for it or for the difference.
-    zero_filled
-        The zero-filled image of the same slice, where `extra_series` asks for it and `image` is another.
-    """
+    """What a method makes of a `CineSlice`."""
 
     image: NDArray[np.complex64]
+    """``(frame, y, x)`` complex64 of the frames after the context, same field of view as the k-space, in the units of
+    the k-space (centred orthonormal FFT, coil maps of unit norm), times the shading of the receive coils, about one,
+    where the slice has a `Receiver.colouring`; or in those of `units`."""
     maps: NDArray[np.complex64]
+    """``(coil, y, x)`` complex64 coil maps that were used."""
     method: str
+    """Name of the method that made it."""
     seconds: dict[str, float] = field(default_factory=dict)
+    """Wall time by stage."""
     notes: tuple[str, ...] = ()
+    """Sentences for the image comment and the log: what differed from what was asked."""
     g_factor: NDArray[np.float32] | None = None
+    """``(y, x)`` float32 noise amplification, when it was asked for."""
     extra: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Other images that the method made, by name: ``uncertainty`` ``(frame, y, x)`` float32 in the units of `image`,
+    ``fused`` ``(y, x)`` float32 in no unit."""
     doubts: tuple[str, ...] = ()
+    """What speaks against `image`: the scan is not like the training of the method, the image contradicts the data."""
     beside: Reconstruction | None = None
+    """What the fallback made of the same slice, where `image` is doubtful and both were asked for, or where
+    `extra_series` asks for it or for the difference."""
     zero_filled: Reconstruction | None = None
+    """The zero-filled image of the same slice, where `extra_series` asks for it and `image` is another."""
     units: str = "relative"
+    """``snr`` if `image` is in units of the standard deviation of the noise in its real (or imaginary) part."""
 
     def __str__(self) -> str:
         """What was done, in words: images, method, units, and every note."""
@@ -207,48 +165,32 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class HybridSlice:
-    """What a method works from: a slice on the device, in image space along the readout and k-space along ky.
-
-    Parameters
-    ----------
-    hybrid
-        ``(frame, coil, ky, x)`` complex64, zero where nothing was measured.
-    mask
-        ``(frame, ky)`` bool.
-    maps
-        ``(coil, y, x)`` complex64 of unit norm over the coils, or zero; iterative methods also take a set per frame.
-    reference
-        ``(coil, ky, x)`` complex64: lines of a separate reference scan, or the average of the frames.
-    measured
-        ``(ky,)`` bool, True where `reference` holds a line.
-    noise_variance
-        Variance of a complex sample of `hybrid`; None where it is not known because nothing was whitened.
-    notes
-        Methods add sentences on what they had to do differently.
-    ct
-        ``(y, x)`` float32 in [0, 1]: CT of the same slice on the grid of the image, for methods that take one.
-    ct_cover
-        ``(y, x)`` bool, True where `ct` holds CT; None is everywhere.
-    start
-        ``(frame, y, x)`` complex64: the image that a network starts from; None is the zero-filled one.
-    extra
-        Methods add other images that they made, by name.
-    periodic
-        The first frame follows on the last.
-    """
+    """What a method works from: a slice on the device, in image space along the readout and k-space along ky."""
 
     hybrid: torch.Tensor
+    """``(frame, coil, ky, x)`` complex64, zero where nothing was measured."""
     mask: torch.Tensor
+    """``(frame, ky)`` bool."""
     maps: torch.Tensor
+    """``(coil, y, x)`` complex64 of unit norm over the coils, or zero; iterative methods also take a set per frame."""
     reference: torch.Tensor
+    """``(coil, ky, x)`` complex64: lines of a separate reference scan, or the average of the frames."""
     measured: torch.Tensor
+    """``(ky,)`` bool, True where `reference` holds a line."""
     noise_variance: float | None = None
+    """Variance of a complex sample of `hybrid`; None where it is not known because nothing was whitened."""
     notes: list[str] = field(default_factory=list)
+    """Methods add sentences on what they had to do differently."""
     ct: torch.Tensor | None = None
+    """``(y, x)`` float32 in [0, 1]: CT of the same slice on the grid of the image, for methods that take one."""
     ct_cover: torch.Tensor | None = None
+    """``(y, x)`` bool, True where `ct` holds CT; None is everywhere."""
     start: torch.Tensor | None = None
+    """``(frame, y, x)`` complex64: the image that a network starts from; None is the zero-filled one."""
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Methods add other images that they made, by name."""
     periodic: bool = True
+    """The first frame follows on the last."""
 
     def __post_init__(self) -> None:
         """Refuse tensors that do not belong together.

@@ -21,67 +21,45 @@ REFERENCE_METHOD = "cg_sense"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingInfo:
-    """How the network of a method is trained, where that is not as for the others.
-
-    Parameters
-    ----------
-    objective
-        ``module:function`` that gives what a step minimises; signature of
-        `recon_core.training.objectives.image_objective`.
-    loss
-        Name of the only loss that the objective has; empty where it takes any of `recon_core.training.losses.LOSSES`.
-    validated
-        Whether held-out scans are reconstructed during training; not so where that takes too long.
-    """
+    """How the network of a method is trained, where that is not as for the others."""
 
     objective: str = "recon_core.training.objectives:image_objective"
+    """``module:function`` that gives what a step minimises; signature of
+    `recon_core.training.objectives.image_objective`."""
     loss: str = ""
+    """Name of the only loss that the objective has; empty where it takes any of `recon_core.training.losses.LOSSES`."""
     validated: bool = True
+    """Whether held-out scans are reconstructed during training; not so where that takes too long."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodInfo:
-    """The traits of a method.
-
-    Parameters
-    ----------
-    target
-        ``module:callable``, imported when the method is first needed, or the callable. It builds the method from its
-        own group of `recon_core.options.ReconOptions` and the kernels to use; one of the user's own from all options.
-    label
-        Its name in the list of methods at the scanner.
-    summary
-        One sentence: what it does and what it needs.
-    reference
-        Address of the paper.
-    network
-        ``module:class`` of the network, or the class, for a method that needs trained weights; else empty.
-    framewise
-        Apart from the reference and the coil maps, the image of a frame depends on the lines of that frame only.
-    linear
-        The image is linear in the noise, so that the noise in each pixel is known.
-    g_factor
-        The method amplifies the noise of a linear image, by a g-factor that can be measured.
-    takes_ct
-        It can use a CT of the same anatomy.
-    options
-        Class of the options of a method of the user's own, derived from `recon_core.options.Options`; None for one
-        without. Those of the methods of cinestream are groups of `recon_core.options.ReconOptions`.
-    training
-        How its network is trained.
-    """
+    """The traits of a method."""
 
     target: str | Callable[[Any], Any]
+    """``module:callable``, imported when the method is first needed, or the callable. It builds the method from its own
+    group of `recon_core.options.ReconOptions` and the kernels to use; one of the user's own from all options."""
     label: str
+    """Its name in the list of methods at the scanner."""
     summary: str
+    """One sentence: what it does and what it needs."""
     reference: str
+    """Address of the paper."""
     network: str | type[Any] = ""
+    """``module:class`` of the network, or the class, for a method that needs trained weights; else empty."""
     framewise: bool = False
+    """Apart from the reference and the coil maps, the image of a frame depends on the lines of that frame only."""
     linear: bool = False
+    """The image is linear in the noise, so that the noise in each pixel is known."""
     g_factor: bool = False
+    """The method amplifies the noise of a linear image, by a g-factor that can be measured."""
     takes_ct: bool = False
+    """It can use a CT of the same anatomy."""
     options: Any = None  # mypy does not take a class of dataclasses for hashable
+    """Class of the options of a method of the user's own, derived from `recon_core.options.Options`; None for one
+    without. Those of the methods of cinestream are groups of `recon_core.options.ReconOptions`."""
     training: TrainingInfo = field(default_factory=TrainingInfo)
+    """How its network is trained."""
 
 
 def _network(where: str, label: str, summary: str, reference: str, **traits: Any) -> MethodInfo:  # noqa: ANN401 - of several types

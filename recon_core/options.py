@@ -59,31 +59,21 @@ def group(kind: type[Options], heading: str) -> Any:  # noqa: ANN401 - as `optio
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of one option.
-
-    Parameters
-    ----------
-    name
-        What users call it; unique among all options.
-    group, field
-        Where it is: a field of the group, or of the options themselves where the group is empty.
-    heading
-        Heading of the group.
-    default
-        Its default value.
-    help
-        One sentence.
-    allowed
-        The values that it may have.
-    """
+    """What is known of one option."""
 
     name: str
+    """What users call it; unique among all options."""
     group: str
     field: str
+    """`group`, `field`: Where it is: a field of the group, or of the options themselves where the group is empty."""
     heading: str
+    """Heading of the group."""
     default: bool | int | float | str
+    """Its default value."""
     help: str
+    """One sentence."""
     allowed: Allowed
+    """The values that it may have."""
 
     @property
     def path(self) -> str:

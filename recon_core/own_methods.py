@@ -239,18 +239,13 @@ def _has_base(kind: type, module: str, name: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _Builder:
-    """Builds a method that is no network; whatever goes wrong in it is an error that the fallback takes over from.
-
-    Parameters
-    ----------
-    name
-        Of the method.
-    method
-        A class or, as `MethodInfo.target` has it, a name of what builds it from the options; or a function of a slice.
-    """
+    """Builds a method that is no network; whatever goes wrong in it is an error that the fallback takes over from."""
 
     name: str
+    """Of the method."""
     method: Any
+    """A class or, as `MethodInfo.target` has it, a name of what builds it from the options; or a function of a
+    slice."""
 
     def __call__(self, options: ReconOptions) -> Callable[[HybridSlice], torch.Tensor]:
         takes_options = isinstance(self.method, type | str)

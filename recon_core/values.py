@@ -20,33 +20,23 @@ _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "
 
 @dataclass(frozen=True)
 class Allowed:
-    """The values that a field may have.
-
-    Parameters
-    ----------
-    kind
-        Annotation of the field: ``bool``, ``int``, ``float``, ``str``, a ``Literal`` of texts, ``X | None``, or a tuple
-        of these.
-    choices
-        Texts to choose from, or what gives them where they are not known beforehand; those of a ``Literal`` need not be
-        repeated.
-    several
-        The value is one of the choices, or some of them with commas in between.
-    or_line
-        A whole number from zero is allowed as well as one of the choices; it stays a text.
-    minimum, maximum
-        Limits of a number, or of each number of a tuple; None where there is none.
-    finite
-        Whether an infinite number is refused.
-    """
+    """The values that a field may have."""
 
     kind: Any
+    """Annotation of the field: ``bool``, ``int``, ``float``, ``str``, a ``Literal`` of texts, ``X | None``, or a tuple
+    of these."""
     choices: tuple[str, ...] | Callable[[], tuple[str, ...]] = ()
+    """Texts to choose from, or what gives them where they are not known beforehand; those of a ``Literal`` need not be
+    repeated."""
     several: bool = False
+    """The value is one of the choices, or some of them with commas in between."""
     or_line: bool = False
+    """A whole number from zero is allowed as well as one of the choices; it stays a text."""
     minimum: float | None = None
     maximum: float | None = None
+    """`minimum`, `maximum`: Limits of a number, or of each number of a tuple; None where there is none."""
     finite: bool = True
+    """Whether an infinite number is refused."""
 
     @property
     def names(self) -> tuple[str, ...]:

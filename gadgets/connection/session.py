@@ -63,33 +63,22 @@ _ALIASES = {"default_measurement_dependencies": "cg_sense"}
 
 @dataclass(frozen=True)
 class SessionOptions:
-    """What the operator decides for every session, and the settings that follow from it.
-
-    Parameters
-    ----------
-    pipelines
-        Folders with further pipelines.
-    aliases
-        Pipeline by configuration name, for names that the sender fixes (OpenRecon's ``openrecon``).
-    overrides
-        Settings that hold whatever the pipeline says.
-    save_raw
-        Folder for the raw stream of every scan, or None.
-    queue_bytes
-        How much of the stream may wait for the reconstruction before the sender is held up.
-    ct_folders
-        Where a peer may name files for CT; pipelines by name and overrides may name them anywhere.
-    noise_store
-        Where the noise of a measurement is kept for scans that depend on it, or None.
-    """
+    """What the operator decides for every session, and the settings that follow from it."""
 
     pipelines: tuple[Path, ...] = ()
+    """Folders with further pipelines."""
     aliases: Mapping[str, str] = field(default_factory=dict)
+    """Pipeline by configuration name, for names that the sender fixes (OpenRecon's ``openrecon``)."""
     overrides: Mapping[str, object] = field(default_factory=dict)
+    """Settings that hold whatever the pipeline says."""
     save_raw: Path | None = None
+    """Folder for the raw stream of every scan, or None."""
     queue_bytes: int = 4 * _GIB
+    """How much of the stream may wait for the reconstruction before the sender is held up."""
     ct_folders: tuple[Path, ...] = ()
+    """Where a peer may name files for CT; pipelines by name and overrides may name them anywhere."""
     noise_store: NoiseStore | None = None
+    """Where the noise of a measurement is kept for scans that depend on it, or None."""
 
     def configure(self, wanted: Configure) -> Settings:
         """Settings of the pipeline that a peer wants.

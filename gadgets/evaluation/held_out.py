@@ -61,20 +61,14 @@ _PATIENT_SLICES = (6, 2)  # 4 and 5 are in the semi-real scans
 
 @dataclass(frozen=True)
 class Condition:
-    """How a scan is undersampled.
-
-    Parameters
-    ----------
-    title
-        What to call it.
-    sampling, acceleration, acs_lines
-        As `recon_core.simulate.sampling.sampling_mask` takes them.
-    """
+    """How a scan is undersampled."""
 
     title: str
+    """What to call it."""
     sampling: str
     acceleration: int
     acs_lines: int
+    """`sampling`, `acceleration`, `acs_lines`: As `recon_core.simulate.sampling.sampling_mask` takes them."""
 
 
 CONDITIONS = {
@@ -89,54 +83,36 @@ CONDITIONS = {
 
 @dataclass(frozen=True)
 class LoadedScan:
-    """A scan in memory.
-
-    Parameters
-    ----------
-    truth
-        ``(slice, frame, y, x)`` complex64: the noise-free images of the receive coils, combined as their root sum of
-        squares would be, ``sum(conj(m) c) / |m|``.
-    measured
-        Gives, for the name of a condition, what a scanner would have measured of every slice.
-    aspect
-        Width over height of an image in mm.
-    frame_seconds
-        Time from frame to frame for a loop.
-    placed
-        Brings a CT to the grid of every slice, as image and cover of a `CtImage`, from as many mm towards larger x
-        as it is to lie off; None where there is no CT.
-    """
+    """A scan in memory."""
 
     truth: NDArray[np.complex64]
+    """``(slice, frame, y, x)`` complex64: the noise-free images of the receive coils, combined as their root sum of
+    squares would be, ``sum(conj(m) c) / |m|``."""
     measured: Callable[[str], list[CineSlice]]
+    """Gives, for the name of a condition, what a scanner would have measured of every slice."""
     aspect: float
+    """Width over height of an image in mm."""
     frame_seconds: float
+    """Time from frame to frame for a loop."""
     placed: Callable[[float], list[tuple[NDArray[np.float32], NDArray[np.bool_]]]] | None = None
+    """Brings a CT to the grid of every slice, as image and cover of a `CtImage`, from as many mm towards larger x as it
+    is to lie off; None where there is no CT."""
 
 
 @dataclass(frozen=True)
 class HeldOutScan:
-    """A scan that is made when it is needed.
-
-    Parameters
-    ----------
-    part
-        Which part of the evaluation it belongs to, such as one of `PARTS`.
-    name
-        What to call it within its part.
-    conditions
-        Names that `LoadedScan.measured` takes.
-    load
-        Makes it.
-    source
-        Digest of the file that it is made of; empty for a simulated one.
-    """
+    """A scan that is made when it is needed."""
 
     part: str
+    """Which part of the evaluation it belongs to, such as one of `PARTS`."""
     name: str
+    """What to call it within its part."""
     conditions: tuple[str, ...]
+    """Names that `LoadedScan.measured` takes."""
     load: Callable[[], LoadedScan]
+    """Makes it."""
     source: str = ""
+    """Digest of the file that it is made of; empty for a simulated one."""
 
 
 def held_out_scans(data: Path | None = None) -> list[HeldOutScan]:

@@ -31,46 +31,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Series:
-    """One series of an image file.
-
-    Parameters
-    ----------
-    name
-        Its file, and the series where the file has several.
-    slices
-        Name of every slice, in the order of their counters.
-    frames
-        For every slice ``(frame, y, x)`` float32 magnitudes.
-    aspect
-        Width over height of an image in mm.
-    seconds
-        Time from frame to frame for a loop.
-    """
+    """One series of an image file."""
 
     name: str
+    """Its file, and the series where the file has several."""
     slices: tuple[str, ...]
+    """Name of every slice, in the order of their counters."""
     frames: tuple[NDArray[np.float32], ...]
+    """For every slice ``(frame, y, x)`` float32 magnitudes."""
     aspect: float
+    """Width over height of an image in mm."""
     seconds: float
+    """Time from frame to frame for a loop."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A series, scaled to the truth, and its scores.
-
-    Parameters
-    ----------
-    series
-        In the unit of the truth.
-    total
-        Scores of all slices together, as `recon_core.metrics.scores.measure` gives them.
-    scores
-        Scores of every slice; empty where its truth is zero everywhere.
-    """
+    """A series, scaled to the truth, and its scores."""
 
     series: Series
+    """In the unit of the truth."""
     total: dict[str, float]
+    """Scores of all slices together, as `recon_core.metrics.scores.measure` gives them."""
     scores: tuple[dict[str, float], ...]
+    """Scores of every slice; empty where its truth is zero everywhere."""
 
 
 def read_series(path: Path, group: str = "dataset", name: str = "") -> list[Series]:

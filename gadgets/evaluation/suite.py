@@ -68,21 +68,14 @@ _SHOWN = "random_8"  # its net acceleration is the one in its name, and the meth
 
 @dataclass(frozen=True)
 class Variant:
-    """Another way to use a method, with the same weights.
-
-    Parameters
-    ----------
-    options
-        Of `ReconOptions`, where they are not those by default.
-    ct_off
-        How many mm off its place the CT lies that is given; None gives none.
-    all_scans
-        Whether it is measured on all scans; else, because it is slow, on the last one of each part.
-    """
+    """Another way to use a method, with the same weights."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
+    """Of `ReconOptions`, where they are not those by default."""
     ct_off: float | None = None
+    """How many mm off its place the CT lies that is given; None gives none."""
     all_scans: bool = False
+    """Whether it is measured on all scans; else, because it is slow, on the last one of each part."""
 
 
 #: By the name of the method, a slash, and what is different.
@@ -106,42 +99,29 @@ NAMES = sorted([*method_names(), *VARIANTS], key=lambda name: method_names().ind
 
 @dataclass(frozen=True)
 class Cell:
-    """What a method made of a scan under a condition.
-
-    Parameters
-    ----------
-    part, scan, condition, method
-        Which one; a variant stands where a method does.
-    weights
-        Their name and digest; empty for a method that needs none.
-    source
-        Digest of the file that the scan was made of; empty for a simulated one.
-    net_acceleration
-        Lines over measured lines.
-    seconds
-        Wall time of the reconstruction with its coil maps.
-    scores
-        As `recon_core.metrics.scores.measure`; empty if there is no image.
-    outside
-        Why a stream would send the fallback's image instead of this one.
-    failure
-        Why there is no image.
-    ct_suspect
-        Whether a stream would say that the CT may not lie where the slice is.
-    """
+    """What a method made of a scan under a condition."""
 
     part: str
     scan: str
     condition: str
     method: str
+    """`part`, `scan`, `condition`, `method`: Which one; a variant stands where a method does."""
     weights: str = ""
+    """Their name and digest; empty for a method that needs none."""
     source: str = ""
+    """Digest of the file that the scan was made of; empty for a simulated one."""
     net_acceleration: float = 1.0
+    """Lines over measured lines."""
     seconds: float = 0.0
+    """Wall time of the reconstruction with its coil maps."""
     scores: dict[str, float] = field(default_factory=dict)
+    """As `recon_core.metrics.scores.measure`; empty if there is no image."""
     outside: tuple[str, ...] = ()
+    """Why a stream would send the fallback's image instead of this one."""
     failure: str = ""
+    """Why there is no image."""
     ct_suspect: bool = False
+    """Whether a stream would say that the CT may not lie where the slice is."""
 
     @property
     def key(self) -> Key:
@@ -151,106 +131,71 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """What a method made of all scans of a part under a condition.
-
-    Parameters
-    ----------
-    part, condition, method
-        Which ones.
-    scans
-        How many have an image; everything below is of those.
-    outside
-        Of how many of them a stream would send the fallback's image instead.
-    net_acceleration, seconds
-        Medians.
-    median, worst
-        Of every score.
-    failure
-        Why a scan has no image; empty if all have one.
-    """
+    """What a method made of all scans of a part under a condition."""
 
     part: str
     condition: str
     method: str
+    """`part`, `condition`, `method`: Which ones."""
     scans: int
+    """How many have an image; everything below is of those."""
     outside: int
+    """Of how many of them a stream would send the fallback's image instead."""
     net_acceleration: float
     seconds: float
+    """`net_acceleration`, `seconds`: Medians."""
     median: dict[str, float]
     worst: dict[str, float]
+    """`median`, `worst`: Of every score."""
     failure: str
+    """Why a scan has no image; empty if all have one."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Scores of a variant minus those of its method.
-
-    Parameters
-    ----------
-    variant
-        Which one.
-    scans
-        How many have an image of both under the same condition; everything below is of those.
-    median, worst
-        Of every score of the variant minus that of the method.
-    """
+    """Scores of a variant minus those of its method."""
 
     variant: str
+    """Which one."""
     scans: int
+    """How many have an image of both under the same condition; everything below is of those."""
     median: dict[str, float]
     worst: dict[str, float]
+    """`median`, `worst`: Of every score of the variant minus that of the method."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One scan under one condition, to look at.
-
-    Parameters
-    ----------
-    part, scan, condition
-        Which one.
-    truth
-        ``(frame, y, x)`` magnitudes of its first slice.
-    aspect
-        Width over height of an image in mm.
-    frame_seconds
-        Time from frame to frame for a loop.
-    images
-        By method ``(frame, y, x)`` magnitudes in the unit of the truth.
-    """
+    """One scan under one condition, to look at."""
 
     part: str
     scan: str
     condition: str
+    """`part`, `scan`, `condition`: Which one."""
     truth: NDArray[np.float32]
+    """``(frame, y, x)`` magnitudes of its first slice."""
     aspect: float
+    """Width over height of an image in mm."""
     frame_seconds: float
+    """Time from frame to frame for a loop."""
     images: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    """By method ``(frame, y, x)`` magnitudes in the unit of the truth."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of the suite found.
-
-    Parameters
-    ----------
-    facts
-        What the numbers hold for.
-    methods
-        Weights of every network, None for methods that need none.
-    missing
-        Networks without weights.
-    cells
-        Scan by scan, method by method, condition by condition.
-    shown
-        The last scan of each part, if images were wanted.
-    """
+    """What a run of the suite found."""
 
     facts: Facts
+    """What the numbers hold for."""
     methods: Methods
+    """Weights of every network, None for methods that need none."""
     missing: list[str]
+    """Networks without weights."""
     cells: list[Cell]
+    """Scan by scan, method by method, condition by condition."""
     shown: list[Shown]
+    """The last scan of each part, if images were wanted."""
 
 
 def choose_methods(names: Sequence[str] = ()) -> tuple[Methods, list[str]]:

@@ -94,22 +94,15 @@ _LENGTHS = {"CS": 16, "SH": 16, "LO": 64, "PN": 64, "LT": 10240}
 
 
 class _Exam(NamedTuple):
-    """What identifies the series of a scan.
-
-    Parameters
-    ----------
-    study, frame_of_reference
-        UIDs.
-    scan
-        Name of the scan.
-    root
-        That new UIDs begin with.
-    """
+    """What identifies the series of a scan."""
 
     study: str
     frame_of_reference: str
+    """`study`, `frame_of_reference`: UIDs."""
     scan: str
+    """Name of the scan."""
     root: str
+    """That new UIDs begin with."""
 
 
 class _Values(NamedTuple):

@@ -28,22 +28,15 @@ _LONGEST_TEXT = 79
 
 
 class _Volume(NamedTuple):
-    """Slices that make one file.
-
-    Parameters
-    ----------
-    name
-        Distinguishes it from the others.
-    series, loops
-        What it holds.
-    step
-        ``(3,)`` from slice to slice in mm, LPS.
-    """
+    """Slices that make one file."""
 
     name: str
+    """Distinguishes it from the others."""
     series: Series
     loops: tuple[Loop, ...]
+    """`series`, `loops`: What it holds."""
     step: NDArray[np.float64]
+    """``(3,)`` from slice to slice in mm, LPS."""
 
 
 def names_file(target: Path) -> bool:

@@ -24,27 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportTargets:
-    """What to write.
-
-    Parameters
-    ----------
-    dicom
-        Folder for DICOM files.
-    dicom_kind
-        ``classic`` or ``enhanced``.
-    nifti
-        NIfTI file, or a folder for several.
-    mp4
-        Film of the first series.
-    overwrite
-        Replace what is there.
-    """
+    """What to write."""
 
     dicom: Path | None = None
+    """Folder for DICOM files."""
     dicom_kind: str = "classic"
+    """``classic`` or ``enhanced``."""
     nifti: Path | None = None
+    """NIfTI file, or a folder for several."""
     mp4: Path | None = None
+    """Film of the first series."""
     overwrite: bool = False
+    """Replace what is there."""
 
     def __bool__(self) -> bool:
         """Whether anything is wanted."""

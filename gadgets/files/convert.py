@@ -41,40 +41,26 @@ _UNKNOWN_FREQUENCY = 63_500_000  # Hz; the schema wants one
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """What a file may leave open.
-
-    Parameters
-    ----------
-    field_of_view
-        Of the image in mm along x (readout) and y; None takes it from the file or the one next to it.
-    slice_thickness
-        In mm; None as `field_of_view`.
-    rr
-        Length in ms of the cardiac cycle that the frames of a slice show.
-    mask
-        File with the lines that were measured; None takes all that are not zero.
-    """
+    """What a file may leave open."""
 
     field_of_view: tuple[float, float] | None = None
+    """Of the image in mm along x (readout) and y; None takes it from the file or the one next to it."""
     slice_thickness: float | None = None
+    """In mm; None as `field_of_view`."""
     rr: float = 1000.0
+    """Length in ms of the cardiac cycle that the frames of a slice show."""
     mask: Path | None = None
+    """File with the lines that were measured; None takes all that are not zero."""
 
 
 @dataclass
 class Conversion:
-    """What was converted.
-
-    Parameters
-    ----------
-    readouts
-        How many were written.
-    notes
-        What was found and what was assumed.
-    """
+    """What was converted."""
 
     readouts: int = 0
+    """How many were written."""
     notes: list[str] = field(default_factory=list)
+    """What was found and what was assumed."""
 
 
 def convert(
@@ -131,18 +117,12 @@ def convert(
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where the k-space centre lies, and the grid around it that has room for all lines and samples.
-
-    Parameters
-    ----------
-    size
-        Lines and samples that are stored.
-    center
-        Stored line and sample of the k-space centre.
-    """
+    """Where the k-space centre lies, and the grid around it that has room for all lines and samples."""
 
     size: tuple[int, int]
+    """Lines and samples that are stored."""
     center: tuple[int, int]
+    """Stored line and sample of the k-space centre."""
 
     @classmethod
     def of(cls, kspace: NDArray[np.complex64], measured: NDArray[np.bool_]) -> _Grid:

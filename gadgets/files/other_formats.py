@@ -34,30 +34,20 @@ _MOST_BYTES = 1 << 30  # of the slices that are read at once because the file st
 
 @dataclass(frozen=True)
 class ForeignScan:
-    """A k-space file that is open for reading.
-
-    Parameters
-    ----------
-    origin
-        Whose layout it has.
-    key
-        Name of the array in the file.
-    shape
-        Slices, frames, coils, ky and kx.
-    read
-        Gives ``(slice, frame, coil, ky, kx)`` complex64 of a range of slices.
-    together
-        Slices that the file stores together, so that they are best read at once.
-    header
-        ISMRMRD header as XML, where the file has one.
-    """
+    """A k-space file that is open for reading."""
 
     origin: str
+    """Whose layout it has."""
     key: str
+    """Name of the array in the file."""
     shape: tuple[int, int, int, int, int]
+    """Slices, frames, coils, ky and kx."""
     read: Callable[[int, int], NDArray[np.complex64]]
+    """Gives ``(slice, frame, coil, ky, kx)`` complex64 of a range of slices."""
     together: int = 1
+    """Slices that the file stores together, so that they are best read at once."""
     header: str = ""
+    """ISMRMRD header as XML, where the file has one."""
 
     def slices(self) -> Iterator[NDArray[np.complex64]]:
         """The k-space of every slice ``(frame, coil, ky, kx)``, in order."""

@@ -53,21 +53,14 @@ _WAVEFORM_BLOCK = 256
 
 @dataclass(frozen=True)
 class RawScan:
-    """A raw file that is open for reading.
-
-    Parameters
-    ----------
-    header
-        The ISMRMRD header as XML text.
-    readouts
-        How many readouts the file holds; None when only reading it through would tell.
-    items
-        Readouts in the order of acquisition with the waveforms between them; can be walked through once.
-    """
+    """A raw file that is open for reading."""
 
     header: str
+    """The ISMRMRD header as XML text."""
     readouts: int | None
+    """How many readouts the file holds; None when only reading it through would tell."""
     items: Iterator[Message]
+    """Readouts in the order of acquisition with the waveforms between them; can be walked through once."""
 
 
 @contextmanager

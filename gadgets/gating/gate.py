@@ -54,21 +54,14 @@ _VERDICTS = {REGULAR: "regular", REPAIRED: "repaired", REJECTED: "rejected"}
 
 @dataclass(frozen=True)
 class Beat:
-    """One beat of a slice that was gated retrospectively.
-
-    Parameters
-    ----------
-    rr
-        RR interval in ms.
-    verdict
-        ``regular``, ``repaired`` (its trigger was missed, or a false one lay in it) or ``rejected``.
-    used
-        Readouts of it are in the frames.
-    """
+    """One beat of a slice that was gated retrospectively."""
 
     rr: float
+    """RR interval in ms."""
     verdict: str
+    """``regular``, ``repaired`` (its trigger was missed, or a false one lay in it) or ``rejected``."""
     used: bool
+    """Readouts of it are in the frames."""
 
     def __str__(self) -> str:
         """In words, as the attributes of the images have it."""
@@ -77,49 +70,32 @@ class Beat:
 
 @dataclass(frozen=True)
 class Gating:
-    """How the frames of a slice were gated retrospectively.
-
-    Parameters
-    ----------
-    source
-        Where the R waves come from: ``stamps``, ``ecg`` or ``self``.
-    rr
-        RR interval in ms of the cycle that the frames show.
-    beats
-        All beats of the slice; none where the frames show one of several.
-    beat
-        Number of the beat that the frames show alone; None where they show the mean one.
-    """
+    """How the frames of a slice were gated retrospectively."""
 
     source: str
+    """Where the R waves come from: ``stamps``, ``ecg`` or ``self``."""
     rr: float
+    """RR interval in ms of the cycle that the frames show."""
     beats: tuple[Beat, ...] = ()
+    """All beats of the slice; none where the frames show one of several."""
     beat: int | None = None
+    """Number of the beat that the frames show alone; None where they show the mean one."""
 
 
 @dataclass(frozen=True)
 class Gated:
-    """The frames of a slice.
-
-    Parameters
-    ----------
-    kspace
-        ``(frame, coil, ky, kx)`` complex64.
-    mask
-        ``(frame, ky)`` bool, True where a line was measured or lies between measured ones.
-    headers
-        ``(frame,)`` of the acquisition header, with the phase and the time since the R wave that the frame shows.
-    notes
-        What a reader of the images must know.
-    gating
-        How they were made.
-    """
+    """The frames of a slice."""
 
     kspace: NDArray[np.complex64]
+    """``(frame, coil, ky, kx)`` complex64."""
     mask: NDArray[np.bool_]
+    """``(frame, ky)`` bool, True where a line was measured or lies between measured ones."""
     headers: NDArray[np.void]
+    """``(frame,)`` of the acquisition header, with the phase and the time since the R wave that the frame shows."""
     notes: tuple[str, ...]
+    """What a reader of the images must know."""
     gating: Gating
+    """How they were made."""
 
 
 class _Slice(NamedTuple):

@@ -20,30 +20,20 @@ _LONGEST = 2 * LONGEST_RR
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """When in the heartbeat the frames of a slice were measured.
-
-    Parameters
-    ----------
-    since
-        ``(frame,)`` time in ms since the R wave, NaN where it is not known.
-    clock
-        ``(frame,)`` ms on the clock of the scanner.
-    real_time
-        The frames show a scan that runs through the beats, not the phases of one heartbeat.
-    rr
-        Typical RR interval in ms; 0 where it is not known.
-    doubt
-        Why there are no times since the R wave; empty where there are.
-    stamped
-        False where the time stamps were left empty, which is nothing unusual without an ECG.
-    """
+    """When in the heartbeat the frames of a slice were measured."""
 
     since: NDArray[np.float64]
+    """``(frame,)`` time in ms since the R wave, NaN where it is not known."""
     clock: NDArray[np.float64]
+    """``(frame,)`` ms on the clock of the scanner."""
     real_time: bool = False
+    """The frames show a scan that runs through the beats, not the phases of one heartbeat."""
     rr: float = 0.0
+    """Typical RR interval in ms; 0 where it is not known."""
     doubt: str = ""
+    """Why there are no times since the R wave; empty where there are."""
     stamped: bool = True
+    """False where the time stamps were left empty, which is nothing unusual without an ECG."""
 
     @property
     def frame_time(self) -> float:

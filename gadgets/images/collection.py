@@ -30,36 +30,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loop:
-    """The frames of one slice.
-
-    Parameters
-    ----------
-    key
-        Which slice; images do not say the encoding, which is 0.
-    frames
-        Number of every frame, in order: its phase, or its repetition in real time.
-    pixels
-        ``(frame, y, x)`` as the images hold them, complex64 or a real type.
-    values
-        ``(frame, y, x)`` float32: magnitudes, or what else a real image holds.
-    planes
-        One per frame; they differ where the slice follows a motion.
-    meta
-        One per frame.
-    since_trigger
-        ``(frame,)`` ms since the R wave; None if the images do not know.
-    clock
-        ``(frame,)`` ms since midnight at which each was measured; None if the images do not know.
-    """
+    """The frames of one slice."""
 
     key: SliceKey
+    """Which slice; images do not say the encoding, which is 0."""
     frames: tuple[int, ...]
+    """Number of every frame, in order: its phase, or its repetition in real time."""
     pixels: NDArray[Any]
+    """``(frame, y, x)`` as the images hold them, complex64 or a real type."""
     values: NDArray[np.float32]
+    """``(frame, y, x)`` float32: magnitudes, or what else a real image holds."""
     planes: tuple[Plane, ...]
+    """One per frame; they differ where the slice follows a motion."""
     meta: tuple[Meta, ...]
+    """One per frame."""
     since_trigger: NDArray[np.float64] | None
+    """``(frame,)`` ms since the R wave; None if the images do not know."""
     clock: NDArray[np.float64] | None
+    """``(frame,)`` ms since midnight at which each was measured; None if the images do not know."""
 
     @property
     def name(self) -> str:
@@ -90,24 +78,16 @@ class Loop:
 
 @dataclass(frozen=True)
 class Series:
-    """All images with one ``image_series_index``.
-
-    Parameters
-    ----------
-    number
-        The index.
-    loops
-        By their counters.
-    real_time
-        The frames are repetitions of a scan that runs on, not phases of one heartbeat.
-    image_type
-        As in the ISMRMRD header: 1 magnitude, 2 phase, 3 real, 4 imaginary.
-    """
+    """All images with one ``image_series_index``."""
 
     number: int
+    """The index."""
     loops: tuple[Loop, ...]
+    """By their counters."""
     real_time: bool
+    """The frames are repetitions of a scan that runs on, not phases of one heartbeat."""
     image_type: int
+    """As in the ISMRMRD header: 1 magnitude, 2 phase, 3 real, 4 imaginary."""
 
     @property
     def meta(self) -> Meta:

@@ -31,34 +31,24 @@ _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Plane:
-    """The grid of an image in the patient.
-
-    Parameters
-    ----------
-    position
-        ``(3,)`` centre of pixel ``n // 2`` along both axes.
-    row, column
-        ``(3,)`` unit vectors: along a row, towards the next column (x); along a column, towards the next row (y).
-    normal
-        ``(3,)`` unit vector through the slice; with `row` and `column` it may make a left-handed system.
-    pixel
-        Distance of columns and of rows.
-    matrix
-        Columns and rows.
-    thickness
-        Of the slice.
-    doubt
-        What the header lacks, in words; empty where it tells all.
-    """
+    """The grid of an image in the patient."""
 
     position: NDArray[np.float64]
+    """``(3,)`` centre of pixel ``n // 2`` along both axes."""
     row: NDArray[np.float64]
     column: NDArray[np.float64]
+    """`row`, `column`: ``(3,)`` unit vectors: along a row, towards the next column (x); along a column, towards the
+    next row (y)."""
     normal: NDArray[np.float64]
+    """``(3,)`` unit vector through the slice; with `row` and `column` it may make a left-handed system."""
     pixel: tuple[float, float]
+    """Distance of columns and of rows."""
     matrix: tuple[int, int]
+    """Columns and rows."""
     thickness: float
+    """Of the slice."""
     doubt: str = ""
+    """What the header lacks, in words; empty where it tells all."""
 
     @property
     def first_pixel(self) -> NDArray[np.float64]:

@@ -72,21 +72,14 @@ _COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
 
 @dataclass(frozen=True, kw_only=True)
 class CineImage(Image):
-    """An image of `ImageMaker`, with facts that its attributes hold as text.
-
-    Parameters
-    ----------
-    kind
-        What it is where it is not one of the images that were asked for, as `SERIES_KINDS` has it.
-    window
-        Width of the display window, which begins at 0.
-    flipped
-        Rows and columns run against their order in the scan.
-    """
+    """An image of `ImageMaker`, with facts that its attributes hold as text."""
 
     kind: str
+    """What it is where it is not one of the images that were asked for, as `SERIES_KINDS` has it."""
     window: float
+    """Width of the display window, which begins at 0."""
     flipped: bool
+    """Rows and columns run against their order in the scan."""
 
     @property
     def magnitude(self) -> NDArray[np.float32]:
@@ -96,33 +89,22 @@ class CineImage(Image):
 
 
 class _Series(NamedTuple):
-    """Images of a slice besides those of its frames.
-
-    Parameters
-    ----------
-    images
-        ``(image, y, x)`` float32 in recon space; one, or one per frame. What is below zero is shown as zero.
-    offset
-        Added to the series index.
-    name
-        Added to the series description.
-    role
-        What Gadgetron calls such images.
-    scale
-        Factor on the values.
-    window
-        Width of the display window; it begins at 0.
-    comment
-        What a reader must know first; may be empty.
-    """
+    """Images of a slice besides those of its frames."""
 
     images: NDArray[np.float32]
+    """``(image, y, x)`` float32 in recon space; one, or one per frame. What is below zero is shown as zero."""
     offset: int
+    """Added to the series index."""
     name: str
+    """Added to the series description."""
     role: str
+    """What Gadgetron calls such images."""
     scale: float
+    """Factor on the values."""
     window: float
+    """Width of the display window; it begins at 0."""
     comment: str = ""
+    """What a reader must know first; may be empty."""
 
 
 class _Level(NamedTuple):

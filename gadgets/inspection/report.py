@@ -32,21 +32,14 @@ class Finding:
 
 @dataclass
 class Inspection:
-    """The report on a file.
-
-    Parameters
-    ----------
-    source
-        Name of the file.
-    sections
-        Facts by title.
-    findings
-        What looks wrong, the worst first.
-    """
+    """The report on a file."""
 
     source: str
+    """Name of the file."""
     sections: dict[str, list[Fact]] = field(default_factory=dict)
+    """Facts by title."""
     findings: list[Finding] = field(default_factory=list)
+    """What looks wrong, the worst first."""
 
     @property
     def good(self) -> bool:

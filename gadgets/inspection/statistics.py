@@ -47,23 +47,16 @@ class Shape(NamedTuple):
 
 @dataclass
 class WaveformCount:
-    """The packets of one waveform.
-
-    Parameters
-    ----------
-    packets, channels, samples
-        Packets; channels of the first; samples over all of them.
-    sample_time_us
-        Of the first packet.
-    triggers
-        Rising edges in the last channel.
-    """
+    """The packets of one waveform."""
 
     packets: int = 0
     channels: int = 0
     samples: int = 0
+    """`packets`, `channels`, `samples`: Packets; channels of the first; samples over all of them."""
     sample_time_us: float = 0.0
+    """Of the first packet."""
     triggers: int = 0
+    """Rising edges in the last channel."""
     _level: int = 0
 
     def add(self, waveform: Waveform) -> None:
@@ -81,38 +74,27 @@ class WaveformCount:
 
 @dataclass
 class Tally:
-    """Counts of one scan; `watching` fills it.
-
-    Parameters
-    ----------
-    readouts
-        All of them.
-    flags
-        Readouts by the number of a flag.
-    unflagged
-        Readouts without any flag.
-    shapes
-        Readouts by what they look like.
-    waveforms
-        By id.
-    zero, not_finite
-        Readouts of nothing but zeros, and with values that are no numbers.
-    largest
-        Largest magnitude of the real or imaginary part of a sample.
-    first_scan_counter, gaps
-        Scan counter of the first readout; how many did not come, of those between it and the last.
-    """
+    """Counts of one scan; `watching` fills it."""
 
     readouts: int = 0
+    """All of them."""
     flags: Counter[int] = field(default_factory=Counter)
+    """Readouts by the number of a flag."""
     unflagged: int = 0
+    """Readouts without any flag."""
     shapes: Counter[Shape] = field(default_factory=Counter)
+    """Readouts by what they look like."""
     waveforms: dict[int, WaveformCount] = field(default_factory=dict)
+    """By id."""
     zero: int = 0
     not_finite: int = 0
+    """`zero`, `not_finite`: Readouts of nothing but zeros, and with values that are no numbers."""
     largest: float = 0.0
+    """Largest magnitude of the real or imaginary part of a sample."""
     first_scan_counter: int = 0
     gaps: int = 0
+    """`first_scan_counter`, `gaps`: Scan counter of the first readout; how many did not come, of those between it and
+    the last."""
     _seen: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     _records: list[NDArray[np.void]] = field(default_factory=list)
     _last_scan_counter: int | None = None

@@ -29,18 +29,12 @@ logger = logging.getLogger("cinestream")
 
 @dataclass(frozen=True)
 class NoiseSources:
-    """Noise from outside of a scan.
-
-    Parameters
-    ----------
-    given
-        Noise of a file that the user names, used instead of the scan's own; or None.
-    store
-        Where noise of other measurements is kept, and that of this one will be; or None.
-    """
+    """Noise from outside of a scan."""
 
     given: KnownNoise | None = None
+    """Noise of a file that the user names, used instead of the scan's own; or None."""
     store: NoiseStore | None = None
+    """Where noise of other measurements is kept, and that of this one will be; or None."""
 
 
 class ScanNoise:

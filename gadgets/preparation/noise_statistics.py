@@ -20,44 +20,29 @@ _WORST_CONDITION = 1e10
 
 @dataclass(frozen=True)
 class Whitening:
-    """Makes the noise of the coils independent and of unit standard deviation in real and imaginary part.
-
-    Parameters
-    ----------
-    matrix
-        ``(coil, coil)`` complex64, to be multiplied from the left.
-    factor
-        Variance of the noise readouts over that of the image readouts, by their dwell times and the receiver
-        bandwidth; None where these are not known, then 1 is taken.
-    condition
-        Condition number of the covariance.
-    """
+    """Makes the noise of the coils independent and of unit standard deviation in real and imaginary part."""
 
     matrix: NDArray[np.complex64]
+    """``(coil, coil)`` complex64, to be multiplied from the left."""
     factor: float | None
+    """Variance of the noise readouts over that of the image readouts, by their dwell times and the receiver bandwidth;
+    None where these are not known, then 1 is taken."""
     condition: float
+    """Condition number of the covariance."""
 
 
 @dataclass
 class NoiseStatistics:
-    """Noise statistics of a set of coils.
-
-    Parameters
-    ----------
-    labels
-        ``(coil,)`` names of the coils, or none.
-    products
-        ``(coil, coil)`` complex128, sum of ``n n^H`` over all samples; None before the first readout.
-    samples
-        How many samples per coil are in it.
-    dwell_us
-        Dwell time of the noise readouts.
-    """
+    """Noise statistics of a set of coils."""
 
     labels: tuple[str, ...] = ()
+    """``(coil,)`` names of the coils, or none."""
     products: NDArray[np.complex128] | None = None
+    """``(coil, coil)`` complex128, sum of ``n n^H`` over all samples; None before the first readout."""
     samples: int = 0
+    """How many samples per coil are in it."""
     dwell_us: float = 0.0
+    """Dwell time of the noise readouts."""
 
     def add(self, readouts: Readouts) -> None:
         """Take noise readouts in; those with values that are not finite or of another coil count are ignored."""

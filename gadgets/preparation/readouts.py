@@ -38,18 +38,12 @@ _NO_IMAGE_DATA = flag_mask(
 
 @dataclass(frozen=True)
 class ReadoutGrid:
-    """Where the samples of a readout go.
-
-    Parameters
-    ----------
-    encoded
-        Columns of the measured grid, with oversampling.
-    kept
-        Columns that remain; fewer than `encoded` when oversampling is removed.
-    """
+    """Where the samples of a readout go."""
 
     encoded: int
+    """Columns of the measured grid, with oversampling."""
     kept: int
+    """Columns that remain; fewer than `encoded` when oversampling is removed."""
 
     @classmethod
     def of(cls, encoding: Encoding, samples: int, center: int, oversampling: str = "auto") -> ReadoutGrid:

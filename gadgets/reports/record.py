@@ -27,54 +27,36 @@ _MAP_SIDE = 64  # pixels kept of a coil map along the longer side, about
 
 @dataclass
 class SliceRecord:
-    """What is kept of one slice.
-
-    Parameters
-    ----------
-    key
-        Which one.
-    method
-        The method that made it.
-    mask
-        ``(frame, ky)`` bool, measured lines.
-    maps
-        ``(coil, y, x)`` float32 magnitudes of the coil maps, thinned out, over the encoded field of view.
-    whitened
-        Whether its k-space was noise-whitened.
-    seconds
-        Wall time of all stages together.
-    notes
-        What a reader of the images must know.
-    place
-        Acquisition header of the first frame: position and directions.
-    heartbeat
-        When in the heartbeat the frames were measured.
-    doubts
-        What speaks against the images, which were sent all the same.
-    noise
-        ``(coil, coil)`` complex64 covariance of the receive coils in any unit; None where no noise was measured.
-    beats
-        All beats of a slice that was gated retrospectively.
-    images
-        One ``(y, x)`` float32 magnitude per frame.
-    others
-        Sums ``(y, x)`` of other images of the slice, how many, and their brightest shade, by what they are.
-    """
+    """What is kept of one slice."""
 
     key: SliceKey
+    """Which one."""
     method: str
+    """The method that made it."""
     mask: NDArray[np.bool_]
+    """``(frame, ky)`` bool, measured lines."""
     maps: NDArray[np.float32]
+    """``(coil, y, x)`` float32 magnitudes of the coil maps, thinned out, over the encoded field of view."""
     whitened: bool
+    """Whether its k-space was noise-whitened."""
     seconds: float
+    """Wall time of all stages together."""
     notes: tuple[str, ...]
+    """What a reader of the images must know."""
     place: np.void
+    """Acquisition header of the first frame: position and directions."""
     heartbeat: Heartbeat
+    """When in the heartbeat the frames were measured."""
     doubts: tuple[str, ...] = ()
+    """What speaks against the images, which were sent all the same."""
     noise: NDArray[np.complex64] | None = None
+    """``(coil, coil)`` complex64 covariance of the receive coils in any unit; None where no noise was measured."""
     beats: tuple[Beat, ...] = ()
+    """All beats of a slice that was gated retrospectively."""
     images: list[NDArray[np.float32]] = field(default_factory=list)
+    """One ``(y, x)`` float32 magnitude per frame."""
     others: dict[str, tuple[NDArray[np.float32], int, float]] = field(default_factory=dict)
+    """Sums ``(y, x)`` of other images of the slice, how many, and their brightest shade, by what they are."""
 
     def add_window(self, window: SliceRecord) -> None:
         """Take what is known of the next frames of a slice that comes in windows; the latest coil maps are kept."""

@@ -13,21 +13,14 @@ _BY_PLAIN_NAME = {name.replace("_", ""): name for name in FIELDS}
 
 @dataclass(frozen=True)
 class JsonParameters:
-    """What a FIRE or OpenRecon client set in its TEXT message.
-
-    Parameters
-    ----------
-    settings
-        Values by setting name, not yet checked.
-    pipeline
-        Name of the pipeline to use instead of the configured one, or empty.
-    unknown
-        Names that are no settings.
-    """
+    """What a FIRE or OpenRecon client set in its TEXT message."""
 
     settings: dict[str, object]
+    """Values by setting name, not yet checked."""
     pipeline: str
+    """Name of the pipeline to use instead of the configured one, or empty."""
     unknown: tuple[str, ...]
+    """Names that are no settings."""
 
 
 def parse_json_parameters(text: str) -> JsonParameters | None:

@@ -36,22 +36,16 @@ _PEP440 = re.compile(r"(\d+(?:\.\d+)*)(?:(a|b|rc)(\d+))?(?:\.post(\d+))?(?:\.dev
 
 @dataclass(frozen=True)
 class _Offer:
-    """A setting that the user at the scanner may change.
-
-    Parameters
-    ----------
-    setting
-        Its name.
-    label
-        What the scanner's window calls it.
-    minimum, maximum
-        Limits at the scanner, where those of the setting are wider than a slider should be, or missing.
-    """
+    """A setting that the user at the scanner may change."""
 
     setting: str
+    """Its name."""
     label: str
+    """What the scanner's window calls it."""
     minimum: int | None = None
     maximum: int | None = None
+    """`minimum`, `maximum`: Limits at the scanner, where those of the setting are wider than a slider should be, or
+    missing."""
 
 
 _OFFERS = (

@@ -14,18 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preset:
-    """A kind of scan.
-
-    Parameters
-    ----------
-    about
-        What it is like, in a sentence.
-    fields
-        Fields of `ScanPlan` that differ from their defaults.
-    """
+    """A kind of scan."""
 
     about: str
+    """What it is like, in a sentence."""
     fields: Mapping[str, object]
+    """Fields of `ScanPlan` that differ from their defaults."""
 
 
 _SIEMENS = {"vendor": "SIEMENS", "noise_readouts": 0, "coils": 16}

@@ -44,40 +44,30 @@ _ECG_LEADS = (1.0, 0.7, -0.5, 0.35)
 
 @dataclass(frozen=True)
 class Truth:
-    """What a reconstruction should find.
-
-    Parameters
-    ----------
-    image
-        ``(slice, frame, y, x)`` complex64 on the matrix and field of view of the image: the noise-free, fully sampled
-        coil images of the scan's resolution, combined with the coil maps of unit norm, ``sum(conj(m) c) / |m|``, and
-        interpolated where the header asks for more pixels. A
-        reconstruction with maps of unit norm shows its magnitude, up to one factor for the series.
-    coil_maps
-        ``(slice, coil, y, x)`` complex64 on the measured matrix, not of unit norm.
-    mask
-        ``(slice, frame, ky)`` bool over the encoded lines, autocalibration lines included.
-    noise_covariance
-        ``(coil, coil)`` complex64: mean of ``n n^H`` over the noise of image samples, half of it in the real part.
-    position, read_dir, phase_dir, slice_dir
-        ``(slice, 3)`` mm and unit vectors in patient coordinates; pixel ``n // 2`` lies at `position`.
-    field_of_view
-        ``(3,)`` mm along x, y and the slice.
-    cardiac_phase
-        ``(slice, frame)`` fraction of the RR interval each frame shows; retrospectively gated, of a beat of the median
-        length of those that were measured.
-    """
+    """What a reconstruction should find."""
 
     image: NDArray[np.complex64]
+    """``(slice, frame, y, x)`` complex64 on the matrix and field of view of the image: the noise-free, fully sampled
+    coil images of the scan's resolution, combined with the coil maps of unit norm, ``sum(conj(m) c) / |m|``, and
+    interpolated where the header asks for more pixels. A reconstruction with maps of unit norm shows its magnitude,
+    up to one factor for the series."""
     coil_maps: NDArray[np.complex64]
+    """``(slice, coil, y, x)`` complex64 on the measured matrix, not of unit norm."""
     mask: NDArray[np.bool_]
+    """``(slice, frame, ky)`` bool over the encoded lines, autocalibration lines included."""
     noise_covariance: NDArray[np.complex64]
+    """``(coil, coil)`` complex64: mean of ``n n^H`` over the noise of image samples, half of it in the real part."""
     position: NDArray[np.float64]
     read_dir: NDArray[np.float64]
     phase_dir: NDArray[np.float64]
     slice_dir: NDArray[np.float64]
+    """`position`, `read_dir`, `phase_dir`, `slice_dir`: ``(slice, 3)`` mm and unit vectors in patient coordinates;
+    pixel ``n // 2`` lies at `position`."""
     field_of_view: NDArray[np.float64]
+    """``(3,)`` mm along x, y and the slice."""
     cardiac_phase: NDArray[np.float64]
+    """``(slice, frame)`` fraction of the RR interval each frame shows; retrospectively gated, of a beat of the median
+    length of those that were measured."""
 
     def save(self, path: Path) -> None:
         """Write all arrays to an npz file under the names they have here.

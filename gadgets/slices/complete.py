@@ -29,46 +29,31 @@ class SliceKey(NamedTuple):
 
 @dataclass(frozen=True)
 class CompleteSlice:
-    """A slice that is ready to be reconstructed.
-
-    Parameters
-    ----------
-    key
-        Which one.
-    cine
-        Its k-space.
-    headers
-        ``(frame,)`` of the acquisition header: for every frame that of the readout nearest to the k-space centre.
-    heartbeat
-        When in the heartbeat the frames were measured.
-    frames
-        ``(frame,)`` the counter value of every frame.
-    lines
-        ``(frame,)`` how many lines each frame has.
-    notes
-        What a reader of the images must know: frames and lines that are missing.
-    compression
-        ``(virtual coil, coil)`` complex64 that made the coils of the k-space from those of the readouts, or None.
-    meta
-        Further attributes of the images.
-    gating
-        How the frames were made from readouts of many beats; None where they are those of a counter.
-    running
-        Coil maps of a series whose frames come in windows: `headers`, `frames` and `lines` are then of the frames after
-        the context of the k-space. None for a slice that comes as a whole.
-    """
+    """A slice that is ready to be reconstructed."""
 
     key: SliceKey
+    """Which one."""
     cine: CineSlice
+    """Its k-space."""
     headers: NDArray[np.void]
+    """``(frame,)`` of the acquisition header: for every frame that of the readout nearest to the k-space centre."""
     heartbeat: Heartbeat
+    """When in the heartbeat the frames were measured."""
     frames: NDArray[np.intp]
+    """``(frame,)`` the counter value of every frame."""
     lines: NDArray[np.intp]
+    """``(frame,)`` how many lines each frame has."""
     notes: tuple[str, ...] = ()
+    """What a reader of the images must know: frames and lines that are missing."""
     compression: NDArray[np.complex64] | None = None
+    """``(virtual coil, coil)`` complex64 that made the coils of the k-space from those of the readouts, or None."""
     meta: Mapping[str, object] = field(default_factory=dict)
+    """Further attributes of the images."""
     gating: Gating | None = None
+    """How the frames were made from readouts of many beats; None where they are those of a counter."""
     running: RunningMaps | None = None
+    """Coil maps of a series whose frames come in windows: `headers`, `frames` and `lines` are then of the frames after
+    the context of the k-space. None for a slice that comes as a whole."""
 
 
 def describe(key: SliceKey) -> str:

@@ -170,30 +170,20 @@ class ReferenceLines:
 
 @dataclass(frozen=True)
 class SortingContext:
-    """What a strategy knows of the scan.
-
-    Parameters
-    ----------
-    header
-        The scan's header.
-    problems
-        Where to report what is left out or missing.
-    tick
-        Length of a tick of the time stamps in ms.
-    coils
-        Virtual coils to keep, or 0.
-    coil_energy
-        Share of the signal energy that the virtual coils keep, where their number is 0.
-    reference
-        Reference lines of all slices.
-    """
+    """What a strategy knows of the scan."""
 
     header: ScanHeader
+    """The scan's header."""
     problems: Problems
+    """Where to report what is left out or missing."""
     tick: float
+    """Length of a tick of the time stamps in ms."""
     coils: int
+    """Virtual coils to keep, or 0."""
     coil_energy: float
+    """Share of the signal energy that the virtual coils keep, where their number is 0."""
     reference: ReferenceLines = field(default_factory=ReferenceLines)
+    """Reference lines of all slices."""
 
     def virtual_coils(self, plan: SlicePlan, n_coils: int) -> VirtualCoils | None:
         """Coil compression for a new slice; None where all coils are kept."""

@@ -37,28 +37,19 @@ class Limit:
 
 @dataclass(frozen=True)
 class Encoding:
-    """One ``<encoding>`` of the header.
-
-    Parameters
-    ----------
-    encoded, recon
-        The measured and the wanted space.
-    limits
-        `Limit` by counter name (``kspace_encoding_step_1``, ``slice``, ``phase``, ...); only those the header gives.
-    acceleration
-        Parallel imaging factor along ky.
-    calibration_mode
-        ``embedded``, ``interleaved``, ``separate``, ``external``, ``other`` or empty.
-    refusal
-        Why no images can be made of it; empty if they can. Its noise may be of use all the same.
-    """
+    """One ``<encoding>`` of the header."""
 
     encoded: Space
     recon: Space
+    """`encoded`, `recon`: The measured and the wanted space."""
     limits: dict[str, Limit] = field(default_factory=dict)
+    """`Limit` by counter name (``kspace_encoding_step_1``, ``slice``, ``phase``, ...); only those the header gives."""
     acceleration: int = 1
+    """Parallel imaging factor along ky."""
     calibration_mode: str = ""
+    """``embedded``, ``interleaved``, ``separate``, ``external``, ``other`` or empty."""
     refusal: str = ""
+    """Why no images can be made of it; empty if they can. Its noise may be of use all the same."""
 
     def count(self, counter: str) -> int:
         """How many values of a counter the header promises; 1 where it says nothing."""
@@ -68,45 +59,31 @@ class Encoding:
 
 @dataclass(frozen=True)
 class ScanHeader:
-    """What the reconstruction needs to know of a scan.
-
-    Parameters
-    ----------
-    encodings
-        At least one.
-    text
-        The XML as it came.
-    patient_position, protocol_name, measurement_id, vendor
-        As the header says, empty where it does not.
-    noise_bandwidth
-        ``relativeReceiverNoiseBandwidth``, 0.793 where the header does not say (Gadgetron's default).
-    receiver_channels
-        Coils, as the header says; 0 where it does not.
-    dependencies
-        Kind and measurement id of the measurements that this one needs, such as that of its noise.
-    user_parameters
-        All userParameterLong, -Double and -String values by name.
-    coil_labels
-        Names of the receive coils in the order of the header, none where it does not say.
-    readout_spacing
-        Time in ms from one readout to the next; 0 where the header does not say.
-    waveform_types
-        Of the waveforms that the header announces, in lower case: ``ecg``, ``pulse``, ...
-    """
+    """What the reconstruction needs to know of a scan."""
 
     encodings: tuple[Encoding, ...]
+    """At least one."""
     text: str
+    """The XML as it came."""
     patient_position: str = ""
     protocol_name: str = ""
     measurement_id: str = ""
     vendor: str = ""
+    """`patient_position`, `protocol_name`, `measurement_id`, `vendor`: As the header says, empty where it does not."""
     noise_bandwidth: float = 0.793
+    """``relativeReceiverNoiseBandwidth``, 0.793 where the header does not say (Gadgetron's default)."""
     receiver_channels: int = 0
+    """Coils, as the header says; 0 where it does not."""
     dependencies: tuple[tuple[str, str], ...] = ()
+    """Kind and measurement id of the measurements that this one needs, such as that of its noise."""
     user_parameters: dict[str, str] = field(default_factory=dict)
+    """All userParameterLong, -Double and -String values by name."""
     coil_labels: tuple[str, ...] = ()
+    """Names of the receive coils in the order of the header, none where it does not say."""
     readout_spacing: float = 0.0
+    """Time in ms from one readout to the next; 0 where the header does not say."""
     waveform_types: frozenset[str] = frozenset()
+    """Of the waveforms that the header announces, in lower case: ``ecg``, ``pulse``, ..."""
 
     @property
     def refusal(self) -> str:

@@ -251,21 +251,14 @@ class Error(Message):
 
 @dataclass(frozen=True)
 class Readouts(Message):
-    """A run of equally shaped readouts (id 1008, one message each).
-
-    Parameters
-    ----------
-    headers
-        ``(readout,)`` array of `ACQUISITION_HEADER`.
-    data
-        ``(readout, coil, sample)`` complex64; may be a read-only or unaligned view of a receive buffer.
-    trajectory
-        ``(readout, sample, dimension)`` float32, or None when the header claims no dimensions.
-    """
+    """A run of equally shaped readouts (id 1008, one message each)."""
 
     headers: NDArray[np.void]
+    """``(readout,)`` array of `ACQUISITION_HEADER`."""
     data: NDArray[np.complex64]
+    """``(readout, coil, sample)`` complex64; may be a read-only or unaligned view of a receive buffer."""
     trajectory: NDArray[np.float32] | None = None
+    """``(readout, sample, dimension)`` float32, or None when the header claims no dimensions."""
 
     def __len__(self) -> int:
         """Count the readouts."""

@@ -28,24 +28,16 @@ CENTER_CHOICES = ("auto", "header", "readouts")
 
 @dataclass(frozen=True)
 class Vendor:
-    """How the raw data of a vendor are to be read.
-
-    Parameters
-    ----------
-    name
-        How ``systemVendor`` begins, in capitals.
-    tick
-        Tick of the time stamps in ms; None if it is not known.
-    center_in_readouts
-        ``idx.user[5]`` of a readout is the line of the k-space centre.
-    sorts_phases
-        The scanner sorts the cardiac phases itself, and says the RR interval in the second physiology time stamp.
-    """
+    """How the raw data of a vendor are to be read."""
 
     name: str
+    """How ``systemVendor`` begins, in capitals."""
     tick: float | None
+    """Tick of the time stamps in ms; None if it is not known."""
     center_in_readouts: bool = False
+    """``idx.user[5]`` of a readout is the line of the k-space centre."""
     sorts_phases: bool = False
+    """The scanner sorts the cardiac phases itself, and says the RR interval in the second physiology time stamp."""
 
 
 _VENDORS = (

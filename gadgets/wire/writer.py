@@ -62,15 +62,10 @@ def encode(message: Message) -> list[Buffer]:
 
 @dataclass
 class Writer:
-    """Sends each message with one gathering write, whole, whatever the socket takes at a time.
-
-    Parameters
-    ----------
-    sendmsg
-        A connected socket's ``sendmsg``, or anything that takes a list of buffers and returns how many bytes it took.
-    """
+    """Sends each message with one gathering write, whole, whatever the socket takes at a time."""
 
     sendmsg: Callable[[Sequence[Any]], int]
+    """A connected socket's ``sendmsg``, or anything that takes a list of buffers and returns how many bytes it took."""
     _most_buffers: ClassVar[int] = 512  # below IOV_MAX of every system
     bytes_written: int = field(default=0, init=False)
 

@@ -38,19 +38,13 @@ _ELSEWHERE = "choose cg_sense or low_rank_sparse, which take any pattern"
 
 @dataclass(frozen=True)
 class LineGrid:
-    """Where the regular lines of one frame are.
-
-    Parameters
-    ----------
-    step
-        Distance R between regular lines; 1 where no line is missing between measured ones.
-    first, last
-        The outermost regular lines.
-    """
+    """Where the regular lines of one frame are."""
 
     step: int
+    """Distance R between regular lines; 1 where no line is missing between measured ones."""
     first: int
     last: int
+    """`first`, `last`: The outermost regular lines."""
 
 
 def line_grid(measured: torch.Tensor) -> LineGrid | None:

@@ -36,19 +36,13 @@ _FRAMES = 64
 
 @dataclass(frozen=True)
 class Extent:
-    """The part of one axis of k-space between the outermost samples that were measured.
-
-    Parameters
-    ----------
-    first, last
-        ``(frame,)`` int64, or one for all frames: the outermost samples, both included.
-    size
-        Samples of the axis; its centre is ``size // 2``.
-    """
+    """The part of one axis of k-space between the outermost samples that were measured."""
 
     first: torch.Tensor
     last: torch.Tensor
+    """`first`, `last`: ``(frame,)`` int64, or one for all frames: the outermost samples, both included."""
     size: int
+    """Samples of the axis; its centre is ``size // 2``."""
 
     @property
     def symmetric(self) -> torch.Tensor:

@@ -16,21 +16,14 @@ _AS_GOOD = 0.98  # of the best similarity
 
 @dataclass(frozen=True)
 class Alignment:
-    """How well edges agree where they are and where they could be.
-
-    Parameters
-    ----------
-    similarity
-        At no shift; between 0 and 1.
-    best
-        The highest of all shifts.
-    shift
-        Rows and columns that the CT would move for that.
-    """
+    """How well edges agree where they are and where they could be."""
 
     similarity: float
+    """At no shift; between 0 and 1."""
     best: float
+    """The highest of all shifts."""
     shift: tuple[int, int]
+    """Rows and columns that the CT would move for that."""
 
     @property
     def suspect(self) -> bool:

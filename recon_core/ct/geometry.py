@@ -26,36 +26,26 @@ _INSIDE = 1e-6  # voxels: a point on the outermost voxel centres is inside, what
 
 @dataclass(frozen=True, kw_only=True)
 class SliceGeometry:
-    """The grid of an MR slice in the patient.
-
-    Parameters
-    ----------
-    position
-        Centre of the slice, mm, LPS; the ISMRMRD header has it.
-    read_dir, phase_dir, slice_dir
-        Unit vectors in LPS, of increasing column, of increasing row, and through the slice.
-    matrix
-        Columns and rows of the image that the CT is brought to: unflipped, as the inverse FFT makes it.
-    field_of_view
-        Of that image along columns and rows, mm.
-    thickness
-        Of the slice, mm.
-    table_position
-        The header's ``patient_table_position``, mm.
-    centre
-        Column and row of the pixel that lies at `position`. None is half the matrix, which is how Gadgetron places
-        images; in an image of the centred FFT it is ``N//2``, another place where a size is odd.
-    """
+    """The grid of an MR slice in the patient."""
 
     position: Vector
+    """Centre of the slice, mm, LPS; the ISMRMRD header has it."""
     read_dir: Vector
     phase_dir: Vector
     slice_dir: Vector
+    """`read_dir`, `phase_dir`, `slice_dir`: Unit vectors in LPS, of increasing column, of increasing row, and through
+    the slice."""
     matrix: tuple[int, int]
+    """Columns and rows of the image that the CT is brought to: unflipped, as the inverse FFT makes it."""
     field_of_view: tuple[float, float]
+    """Of that image along columns and rows, mm."""
     thickness: float
+    """Of the slice, mm."""
     table_position: Vector = (0.0, 0.0, 0.0)
+    """The header's ``patient_table_position``, mm."""
     centre: tuple[float, float] | None = None
+    """Column and row of the pixel that lies at `position`. None is half the matrix, which is how Gadgetron places
+    images; in an image of the centred FFT it is ``N//2``, another place where a size is odd."""
 
     def check(self) -> None:
         """Refuse what is no slice.
@@ -77,18 +67,12 @@ class SliceGeometry:
 
 
 class Transform(NamedTuple):
-    """From MR to CT.
-
-    Parameters
-    ----------
-    matrix
-        ``(4, 4)`` float64: a point of the MR in LPS, mm, to that of the CT.
-    digest
-        SHA-256 of the file; empty where there is none.
-    """
+    """From MR to CT."""
 
     matrix: NDArray[np.float64]
+    """``(4, 4)`` float64: a point of the MR in LPS, mm, to that of the CT."""
     digest: str
+    """SHA-256 of the file; empty where there is none."""
 
 
 def load_transform(path: Path, space: Literal["lps", "ras"] = "lps") -> Transform:

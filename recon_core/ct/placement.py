@@ -29,29 +29,20 @@ SUSPECT = "ct_suspect"
 
 @dataclass(frozen=True, eq=False)
 class PlacedCt:
-    """The CT of one slice, or why there is none.
-
-    Parameters
-    ----------
-    status
-        ``ok``, ``ct_suspect``, or ``no_ct:`` and a reason: ``empty``, ``missing``, ``unreadable``, ``geometry``,
-        ``transform``, ``slice`` (the header of the MR does not say where it lies), ``coverage=0.41``, ``alignment``.
-    image
-        ``(y, x)`` float32 in [0, 1]; None where there is none.
-    cover
-        ``(y, x)`` bool, where there is CT; None with `image`.
-    coverage
-        Share of the pixels of the slice that lie inside the CT.
-    message
-        A sentence for the log and the image comment, where something is wrong with this slice; else empty. What is
-        wrong with the CT of the whole scan, `ScanCt.problem` says.
-    """
+    """The CT of one slice, or why there is none."""
 
     status: str
+    """``ok``, ``ct_suspect``, or ``no_ct:`` and a reason: ``empty``, ``missing``, ``unreadable``, ``geometry``,
+    ``transform``, ``slice`` (the header of the MR does not say where it lies), ``coverage=0.41``, ``alignment``."""
     image: NDArray[np.float32] | None = None
+    """``(y, x)`` float32 in [0, 1]; None where there is none."""
     cover: NDArray[np.bool_] | None = None
+    """``(y, x)`` bool, where there is CT; None with `image`."""
     coverage: float = 0.0
+    """Share of the pixels of the slice that lie inside the CT."""
     message: str = ""
+    """A sentence for the log and the image comment, where something is wrong with this slice; else empty. What is wrong
+    with the CT of the whole scan, `ScanCt.problem` says."""
 
     @property
     def on_grid(self) -> CtImage | None:

@@ -27,15 +27,6 @@ _LARGEST_TILT = np.deg2rad(1)
 class CtVolume:
     """A CT volume and where it lies in the patient.
 
-    Parameters
-    ----------
-    hu
-        ``(i, j, k)`` float32, Hounsfield units.
-    affine
-        ``(4, 4)`` float64: index ``(i, j, k, 1)`` of a voxel to its centre in LPS, mm.
-    digest
-        SHA-256 of what it was read from.
-
     Raises
     ------
     DataError
@@ -43,8 +34,11 @@ class CtVolume:
     """
 
     hu: NDArray[np.float32]
+    """``(i, j, k)`` float32, Hounsfield units."""
     affine: NDArray[np.float64]
+    """``(4, 4)`` float64: index ``(i, j, k, 1)`` of a voxel to its centre in LPS, mm."""
     digest: str
+    """SHA-256 of what it was read from."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be sampled."""

@@ -32,18 +32,12 @@ _IMAGES = 11
 
 
 class Samples(NamedTuple):
-    """What several samples say.
-
-    Parameters
-    ----------
-    image
-        ``(frame, y, x)`` complex64, their mean.
-    deviation
-        ``(frame, y, x)`` float32, their standard deviation: where the prior had a choice. None of a single sample.
-    """
+    """What several samples say."""
 
     image: torch.Tensor
+    """``(frame, y, x)`` complex64, their mean."""
     deviation: torch.Tensor | None
+    """``(frame, y, x)`` float32, their standard deviation: where the prior had a choice. None of a single sample."""
 
 
 class DSTDM(Network):

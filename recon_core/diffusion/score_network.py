@@ -26,34 +26,24 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """Settings of `ScoreNetwork`; the defaults are the published ones.
-
-    Parameters
-    ----------
-    channels
-        Feature maps at full resolution, a multiple of 32 (``nf``).
-    channel_factors
-        Feature maps of every resolution, in multiples of `channels`; each resolution has half the rows and columns of
-        the one before.
-    blocks
-        Residual blocks per resolution on the way down; one more on the way up.
-    parametrisation
-        ``score``: the output is the score, as published. ``edm``: input and output are scaled with the noise level, so
-        that the network always sees and predicts numbers about one; what to train with (Karras et al., NeurIPS 2022,
-        doi:10.48550/arXiv.2206.00364).
-    data_deviation
-        ``edm``: standard deviation of real or imaginary part of the images, which have a peak of about one.
-    sigma_min, sigma_max
-        Noise levels that it was trained for, standard deviation of real or imaginary part.
-    """
+    """Settings of `ScoreNetwork`; the defaults are the published ones."""
 
     channels: int = 128
+    """Feature maps at full resolution, a multiple of 32 (``nf``)."""
     channel_factors: tuple[int, ...] = (1, 2, 2)
+    """Feature maps of every resolution, in multiples of `channels`; each resolution has half the rows and columns of
+    the one before."""
     blocks: int = 2
+    """Residual blocks per resolution on the way down; one more on the way up."""
     parametrisation: Literal["score", "edm"] = "score"
+    """``score``: the output is the score, as published. ``edm``: input and output are scaled with the noise level, so
+    that the network always sees and predicts numbers about one; what to train with (Karras et al., NeurIPS 2022,
+    doi:10.48550/arXiv.2206.00364)."""
     data_deviation: float = 0.2
+    """``edm``: standard deviation of real or imaginary part of the images, which have a peak of about one."""
     sigma_min: float = 0.01
     sigma_max: float = 50.0
+    """`sigma_min`, `sigma_max`: Noise levels that it was trained for, standard deviation of real or imaginary part."""
 
 
 class GroupNorm(nn.GroupNorm):

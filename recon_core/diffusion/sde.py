@@ -15,11 +15,6 @@ SHORTEST_TIME = 1e-5
 class VarianceExploding:
     """Noise that grows geometrically over the time from 0 to 1, while the image stays.
 
-    Parameters
-    ----------
-    sigma_min, sigma_max
-        Standard deviation of the noise at the times 0 and 1, in real and imaginary part each.
-
     Notes
     -----
     Song et al., ICLR 2021, doi:10.48550/arXiv.2011.13456. Times and levels are float32 tensors of any shape.
@@ -27,6 +22,8 @@ class VarianceExploding:
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
+    """`sigma_min`, `sigma_max`: Standard deviation of the noise at the times 0 and 1, in real and imaginary part
+    each."""
 
     def sigma(self, time: torch.Tensor) -> torch.Tensor:
         """Standard deviation of the noise at a time."""
@@ -48,18 +45,12 @@ class VarianceExploding:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps from noise to image, the noisiest first.
-
-    Parameters
-    ----------
-    labels
-        ``(step,)``: noise level, as input of the network.
-    gains
-        ``(step,)``: the step goes along the score by the square of the gain, and adds as much noise.
-    """
+    """The steps from noise to image, the noisiest first."""
 
     labels: torch.Tensor
+    """``(step,)``: noise level, as input of the network."""
     gains: torch.Tensor
+    """``(step,)``: the step goes along the score by the square of the gain, and adds as much noise."""
 
     @classmethod
     def published(cls, process: VarianceExploding, n_steps: int) -> Schedule:

@@ -33,30 +33,20 @@ _WIDE = 3.0  # frames or usual gaps: a line without a readout for that long take
 
 @dataclass(frozen=True)
 class Rhythm:
-    """The beats of a scan.
-
-    Parameters
-    ----------
-    beat
-        ``(readout,)`` number of the beat each readout lies in.
-    since
-        ``(readout,)`` time in ms since the R wave of that beat.
-    rr
-        ``(beat,)`` RR intervals in ms.
-    grade
-        ``(beat,)`` `REGULAR`, `REPAIRED` (its trigger was missed, or a false one lay in it) or `REJECTED`.
-    typical
-        RR interval in ms to which the regular beats are brought: their median.
-    by_time
-        False where only the time since the trigger was there, so that RR intervals end with their last readout.
-    """
+    """The beats of a scan."""
 
     beat: NDArray[np.intp]
+    """``(readout,)`` number of the beat each readout lies in."""
     since: NDArray[np.float64]
+    """``(readout,)`` time in ms since the R wave of that beat."""
     rr: NDArray[np.float64]
+    """``(beat,)`` RR intervals in ms."""
     grade: NDArray[np.intp]
+    """``(beat,)`` `REGULAR`, `REPAIRED` (its trigger was missed, or a false one lay in it) or `REJECTED`."""
     typical: float
+    """RR interval in ms to which the regular beats are brought: their median."""
     by_time: bool = True
+    """False where only the time since the trigger was there, so that RR intervals end with their last readout."""
 
 
 def time_since(triggers: NDArray[np.float64], time: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -349,22 +339,15 @@ def cycle_position(
 
 @dataclass(frozen=True)
 class Binned:
-    """K-space of the frames of one cycle.
-
-    Parameters
-    ----------
-    kspace
-        ``(frame, coil, ky, kx)`` complex64, zero where nothing was measured.
-    grade
-        ``(frame, ky)`` of the beats each line is from, `BRIDGED` where they are far apart; -1 for lines that never
-        came.
-    used
-        ``(beat,)`` bool, True where a beat gave to a frame.
-    """
+    """K-space of the frames of one cycle."""
 
     kspace: NDArray[np.complex64]
+    """``(frame, coil, ky, kx)`` complex64, zero where nothing was measured."""
     grade: NDArray[np.intp]
+    """``(frame, ky)`` of the beats each line is from, `BRIDGED` where they are far apart; -1 for lines that never
+    came."""
     used: NDArray[np.bool_]
+    """``(beat,)`` bool, True where a beat gave to a frame."""
 
 
 def bin_lines(

@@ -97,19 +97,14 @@ def find_triggers(
 
 
 class _Motion(NamedTuple):
-    """What moves in lines that repeat together.
-
-    Parameters
-    ----------
-    time, value
-        ``(visit,)`` ms, and how far the motion is: low in systole, of the less variance the less it stands out.
-    stands_out
-        Energy of this change over that of the next principal component.
-    """
+    """What moves in lines that repeat together."""
 
     time: NDArray[np.float64]
     value: NDArray[np.float64]
+    """`time`, `value`: ``(visit,)`` ms, and how far the motion is: low in systole, of the less variance the less it
+    stands out."""
     stands_out: float
+    """Energy of this change over that of the next principal component."""
 
 
 def _runs(row: NDArray[np.intp], time: NDArray[np.float64]) -> list[NDArray[np.intp]]:

@@ -47,28 +47,6 @@ _STRIPES = 2 * (2 * _REACH + 1)  # places along a horizontal and a vertical stri
 class ATLFNetConfig:
     """Settings of `ATLFNet`; defaults as in the published layers, where they have them.
 
-    Parameters
-    ----------
-    base
-        Local features of the fusion; there are twice as many global ones.
-    rank
-        Terms of the low-rank fusion.
-    channels
-        Feature maps of a phase; a multiple of 4, the heads of the attention.
-    phases
-        Times that the image is improved and made consistent with the data.
-    condition
-        How the fused image acts: ``adain`` gives the features its mean and deviation, as published; ``spade`` lets its
-        edges through, pixel by pixel; ``none`` builds a network without CT.
-    attention
-        ``stripe``: along curved stripes, at linear cost; ``full``: the published block, at quadratic cost.
-    fusion_frames
-        ``mean``: one fused image per slice, from the time average; ``each``: one per frame.
-    dc
-        Last step of a phase: ``soft``, with a learned weight, or ``hard``.
-    ct_dropout
-        Whether training left the CT out of some samples; otherwise the network refuses slices without CT.
-
     Raises
     ------
     ModelError
@@ -76,14 +54,24 @@ class ATLFNetConfig:
     """
 
     base: int = 64
+    """Local features of the fusion; there are twice as many global ones."""
     rank: int = 4
+    """Terms of the low-rank fusion."""
     channels: int = 32
+    """Feature maps of a phase; a multiple of 4, the heads of the attention."""
     phases: int = 9
+    """Times that the image is improved and made consistent with the data."""
     condition: Literal["adain", "spade", "none"] = "adain"
+    """How the fused image acts: ``adain`` gives the features its mean and deviation, as published; ``spade`` lets its
+    edges through, pixel by pixel; ``none`` builds a network without CT."""
     attention: Literal["stripe", "full"] = "stripe"
+    """``stripe``: along curved stripes, at linear cost; ``full``: the published block, at quadratic cost."""
     fusion_frames: Literal["mean", "each"] = "mean"
+    """``mean``: one fused image per slice, from the time average; ``each``: one per frame."""
     dc: Literal["soft", "hard"] = "soft"
+    """Last step of a phase: ``soft``, with a learned weight, or ``hard``."""
     ct_dropout: bool = False
+    """Whether training left the CT out of some samples; otherwise the network refuses slices without CT."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -101,23 +89,16 @@ class ATLFNetConfig:
 
 @dataclass(frozen=True)
 class ATLFOutput:
-    """Result of `ATLFNet.run`.
-
-    Parameters
-    ----------
-    image
-        Like the image that went in.
-    fused
-        ``(frame, y, x)`` or ``(batch, frame, y, x)`` float32, with one frame where `ATLFNetConfig.fusion_frames` is
-        ``mean``; None without CT.
-    symmetry
-        ``()`` float32: mean squared difference of the features before and after both convolution pairs, summed over
-        the phases; a term of the loss (published weight 0.01). None outside of training.
-    """
+    """Result of `ATLFNet.run`."""
 
     image: torch.Tensor
+    """Like the image that went in."""
     fused: torch.Tensor | None = None
+    """``(frame, y, x)`` or ``(batch, frame, y, x)`` float32, with one frame where `ATLFNetConfig.fusion_frames` is
+    ``mean``; None without CT."""
     symmetry: torch.Tensor | None = None
+    """``()`` float32: mean squared difference of the features before and after both convolution pairs, summed over the
+    phases; a term of the loss (published weight 0.01). None outside of training."""
 
 
 class ATLFNet(ImageNetwork):

@@ -28,36 +28,26 @@ DynamicType = Literal["XF", "XT", "2D", "3D", "CRNN"]
 
 @dataclass(frozen=True, kw_only=True)
 class CineNetConfig:
-    """Settings of `CineNet`; the defaults are those of the published constructor.
-
-    Parameters
-    ----------
-    cascades
-        Times that the image is denoised and made consistent with the data.
-    cg_iterations
-        Steps of conjugate gradients in every cascade.
-    channels
-        Feature maps of the first level of the U-Nets, doubled from level to level; or of every layer of the recurrent
-        denoiser.
-    pools
-        Levels of the U-Nets.
-    dynamic_type
-        The denoiser. ``XF``: 2-D U-Nets in the planes of x and of y with the temporal frequency, without the temporal
-        mean; ``XT``: the same with time; ``2D``: a U-Net on every frame; ``3D``: a U-Net on the series; ``CRNN``: that
-        of CRNN-MRI, with one lambda for all cascades.
-    weight_sharing
-        One U-Net for the planes of x and those of y, of ``XF`` and ``XT``.
-    constant_steps
-        Training takes the step sizes of the conjugate gradients for constants, as published. False differentiates them.
-    """
+    """Settings of `CineNet`; the defaults are those of the published constructor."""
 
     cascades: int = 12
+    """Times that the image is denoised and made consistent with the data."""
     cg_iterations: int = 4
+    """Steps of conjugate gradients in every cascade."""
     channels: int = 18
+    """Feature maps of the first level of the U-Nets, doubled from level to level; or of every layer of the recurrent
+    denoiser."""
     pools: int = 4
+    """Levels of the U-Nets."""
     dynamic_type: DynamicType = "XF"
+    """The denoiser. ``XF``: 2-D U-Nets in the planes of x and of y with the temporal frequency, without the temporal
+    mean; ``XT``: the same with time; ``2D``: a U-Net on every frame; ``3D``: a U-Net on the series; ``CRNN``: that
+    of CRNN-MRI, with one lambda for all cascades."""
     weight_sharing: bool = False
+    """One U-Net for the planes of x and those of y, of ``XF`` and ``XT``."""
     constant_steps: bool = True
+    """Training takes the step sizes of the conjugate gradients for constants, as published. False differentiates
+    them."""
 
 
 class CineNet(ImageNetwork):

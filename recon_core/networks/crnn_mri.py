@@ -25,22 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CRNNMRIConfig:
-    """Settings of `CRNNMRI`; the defaults are those of the published weights.
-
-    Parameters
-    ----------
-    iterations
-        Times that the image is improved and made consistent with the data.
-    channels
-        Feature maps of every layer.
-    shared_weights
-        The same weights in every iteration. False gives every iteration its own, as in the comparison of the CRUNet-MR
-        paper (1,488,970 parameters).
-    """
+    """Settings of `CRNNMRI`; the defaults are those of the published weights."""
 
     iterations: int = 5
+    """Times that the image is improved and made consistent with the data."""
     channels: int = 64
+    """Feature maps of every layer."""
     shared_weights: bool = True
+    """The same weights in every iteration. False gives every iteration its own, as in the comparison of the CRUNet-MR
+    paper (1,488,970 parameters)."""
 
 
 class RecurrentDenoiser(nn.Module):

@@ -52,26 +52,18 @@ _AUTHORS_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class CRUNetMRConfig:
-    """Settings of `CRUNetMR`; the defaults are the published ones.
-
-    Parameters
-    ----------
-    cascades
-        Number of cascades: a U-Net with its own weights improves the image, then measured samples are put back.
-    channels
-        Feature maps at every level.
-    dilations
-        Of the convolutions at full resolution, at half resolution, and at the bottom, in pixels. The paper finds
-        (1, 2, 4) best up to an acceleration of 10, and (1, 3, 5) at 24.
-    std_gate
-        The variant of the first published checkpoints: a learned map, times the standard deviation over time, amplifies
-        what moves, and images are padded no further than to even sizes.
-    """
+    """Settings of `CRUNetMR`; the defaults are the published ones."""
 
     cascades: int = 5
+    """Number of cascades: a U-Net with its own weights improves the image, then measured samples are put back."""
     channels: int = 64
+    """Feature maps at every level."""
     dilations: tuple[int, int, int] = (1, 2, 4)
+    """Of the convolutions at full resolution, at half resolution, and at the bottom, in pixels. The paper finds (1, 2,
+    4) best up to an acceleration of 10, and (1, 3, 5) at 24."""
     std_gate: bool = False
+    """The variant of the first published checkpoints: a learned map, times the standard deviation over time, amplifies
+    what moves, and images are padded no further than to even sizes."""
 
 
 class States(NamedTuple):

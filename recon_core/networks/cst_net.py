@@ -44,22 +44,16 @@ _AUTHORS_NAMES = (
 
 @dataclass(frozen=True, kw_only=True)
 class CSTNetConfig:
-    """Settings of `CSTNet`; the defaults are those of the published code.
-
-    Parameters
-    ----------
-    layout
-        How the transformers see the 16 complex frames as 32 channels. ``planar``: real and imaginary part of every
-        frame; the one to train with. ``official``: the memory of the frames, with real and imaginary part side by side,
-        read as if it were 32 planes. Channels are then the upper and lower halves of frames, their lines folded in two,
-        real and imaginary part in turn. The published code does that, and its weights need it, best at the matrix size
-        of their training. Both have the same tensors, and weights of one are of no use in the other.
-    channels
-        Feature maps of the recurrences.
-    """
+    """Settings of `CSTNet`; the defaults are those of the published code."""
 
     layout: Layout = "official"
+    """How the transformers see the 16 complex frames as 32 channels. ``planar``: real and imaginary part of every
+    frame; the one to train with. ``official``: the memory of the frames, with real and imaginary part side by side,
+    read as if it were 32 planes. Channels are then the upper and lower halves of frames, their lines folded in two,
+    real and imaginary part in turn. The published code does that, and its weights need it, best at the matrix size
+    of their training. Both have the same tensors, and weights of one are of no use in the other."""
     channels: int = 64
+    """Feature maps of the recurrences."""
 
 
 class SpaceBlock(nn.Module):

@@ -34,27 +34,6 @@ _PHASE_SHARE = 4  # the phase that is taken out has this part of the resolution,
 class DualUNetResNet3DConfig:
     """Settings of `DualUNetResNet3D`; the defaults are those of the best published variant.
 
-    Parameters
-    ----------
-    frames
-        Frames of the series, which are channels of the network: it takes just as many.
-    features
-        Feature maps of the U-Nets at full size.
-    fusion
-        ``resnet``: as the work describes it, a residual network makes the image from the magnitude of what the U-Nets
-        give; ``none``: that magnitude is the image, which the authors measured to be 3.3 dB better (the run is listed
-        under another name): the residual network works at half the resolution, and nothing passes by it.
-    unets
-        2, or 1 for real and imaginary parts together: half the parameters, and the same quality.
-    planes
-        Feature maps of the residual network.
-    residual
-        The U-Nets give the changes of real and imaginary part, between -1 and 1, and the result is complex; without
-        fusion only. Not published; the identity need not be learned, so a short training gets much further.
-    dropout
-        Share of the features that are left out at random, in training only; with batches of one crop any dropout
-        prevents learning.
-
     Raises
     ------
     ModelError
@@ -62,12 +41,23 @@ class DualUNetResNet3DConfig:
     """
 
     frames: int = 20
+    """Frames of the series, which are channels of the network: it takes just as many."""
     features: int = 64
+    """Feature maps of the U-Nets at full size."""
     fusion: Literal["none", "resnet"] = "none"
+    """``resnet``: as the work describes it, a residual network makes the image from the magnitude of what the U-Nets
+    give; ``none``: that magnitude is the image, which the authors measured to be 3.3 dB better (the run is listed
+    under another name): the residual network works at half the resolution, and nothing passes by it."""
     unets: int = 2
+    """2, or 1 for real and imaginary parts together: half the parameters, and the same quality."""
     planes: int = 32
+    """Feature maps of the residual network."""
     residual: bool = False
+    """The U-Nets give the changes of real and imaginary part, between -1 and 1, and the result is complex; without
+    fusion only. Not published; the identity need not be learned, so a short training gets much further."""
     dropout: float = 0.3
+    """Share of the features that are left out at random, in training only; with batches of one crop any dropout
+    prevents learning."""
 
     def __post_init__(self) -> None:
         """Refuse a number of U-Nets that has no meaning."""

@@ -37,39 +37,6 @@ _FIRST_BLOCK = ".enc_level1.encoder.0"
 class PromptMRConfig:
     """The architecture; defaults are those published for CMRxRecon 2023.
 
-    Parameters
-    ----------
-    cascades
-        Passes of network and data consistency; 12, or 16 in the larger published model.
-    adjacent_frames
-        Frames of the window, of which the central one is reconstructed; odd.
-    features
-        Feature maps of the cascades' U-nets at full size.
-    feature_dim
-        Their feature maps at a half, a quarter and an eighth of the size.
-    prompt_dim
-        Their prompt maps where the size is a half, a quarter and an eighth.
-    sens_features, sens_feature_dim, sens_prompt_dim
-        The same of the U-net that makes the coil maps.
-    prompt_length
-        Components that a prompt is mixed from, by level.
-    prompt_size
-        Side of the components, by level; they are resized to the image.
-    encoder_blocks, decoder_blocks, skip_blocks
-        Blocks of an encoder, of a decoder and between the two, by level.
-    bottleneck_blocks
-        Blocks at the smallest size.
-    channel_attention
-        Whether the blocks weight their channels.
-    learnable_prompt
-        Whether training changes the components of the prompts; as published they stay as they were drawn.
-    learned_maps
-        Make the coil maps with a network, as published. False uses those of the slice, and the image is the combination
-        of the coils with them: a short training need not learn coil maps first.
-    keeps_mean
-        The mean of an image, taken out before a U-net of the cascades, is put back into the change that this gives, as
-        published; the U-net cannot know it, and what it leaves of it in the last cascade stays. False leaves it out.
-
     Raises
     ------
     ModelError
@@ -77,23 +44,40 @@ class PromptMRConfig:
     """
 
     cascades: int = 12
+    """Passes of network and data consistency; 12, or 16 in the larger published model."""
     adjacent_frames: int = 5
+    """Frames of the window, of which the central one is reconstructed; odd."""
     features: int = 48
+    """Feature maps of the cascades' U-nets at full size."""
     feature_dim: Widths = (72, 96, 120)
+    """Their feature maps at a half, a quarter and an eighth of the size."""
     prompt_dim: Widths = (24, 48, 72)
+    """Their prompt maps where the size is a half, a quarter and an eighth."""
     sens_features: int = 24
     sens_feature_dim: Widths = (36, 48, 60)
     sens_prompt_dim: Widths = (12, 24, 36)
+    """`sens_features`, `sens_feature_dim`, `sens_prompt_dim`: The same of the U-net that makes the coil maps."""
     prompt_length: Widths = (5, 5, 5)
+    """Components that a prompt is mixed from, by level."""
     prompt_size: Widths = (64, 32, 16)
+    """Side of the components, by level; they are resized to the image."""
     encoder_blocks: Widths = (2, 3, 3)
     decoder_blocks: Widths = (2, 2, 3)
     skip_blocks: Widths = (1, 1, 1)
+    """`encoder_blocks`, `decoder_blocks`, `skip_blocks`: Blocks of an encoder, of a decoder and between the two, by
+    level."""
     bottleneck_blocks: int = 3
+    """Blocks at the smallest size."""
     channel_attention: bool = True
+    """Whether the blocks weight their channels."""
     learnable_prompt: bool = False
+    """Whether training changes the components of the prompts; as published they stay as they were drawn."""
     learned_maps: bool = True
+    """Make the coil maps with a network, as published. False uses those of the slice, and the image is the combination
+    of the coils with them: a short training need not learn coil maps first."""
     keeps_mean: bool = True
+    """The mean of an image, taken out before a U-net of the cascades, is put back into the change that this gives, as
+    published; the U-net cannot know it, and what it leaves of it in the last cascade stays. False leaves it out."""
 
     def __post_init__(self) -> None:
         """Refuse a window that has no centre, and no cascades."""

@@ -21,24 +21,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class UNet3DMRConfig:
-    """Settings of `UNet3DMR`.
-
-    Parameters
-    ----------
-    cascades
-        Number of cascades: a U-Net with its own weights improves the image, then measured samples are put back.
-    channels
-        Feature maps at every level.
-    dilations
-        Of the convolutions at full resolution, at half resolution, and at the bottom, in pixels.
-    bottleneck_kernel
-        Side of the 3-D convolution at the bottom: 1 gives the published number of parameters, 3 is the paper's.
-    """
+    """Settings of `UNet3DMR`."""
 
     cascades: int = 5
+    """Number of cascades: a U-Net with its own weights improves the image, then measured samples are put back."""
     channels: int = 64
+    """Feature maps at every level."""
     dilations: tuple[int, int, int] = (1, 2, 4)
+    """Of the convolutions at full resolution, at half resolution, and at the bottom, in pixels."""
     bottleneck_kernel: int = 1
+    """Side of the 3-D convolution at the bottom: 1 gives the published number of parameters, 3 is the paper's."""
 
     def __post_init__(self) -> None:
         """Refuse a kernel that does not keep the size.

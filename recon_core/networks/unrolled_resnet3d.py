@@ -25,40 +25,28 @@ _AUTHORS_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class UnrolledResNet3DConfig:
-    """Settings of `UnrolledResNet3D`; the defaults are those of the published work.
-
-    Parameters
-    ----------
-    cascades
-        Passes of networks and data consistency, each with its own weights; 3 or 2 in the paper.
-    frames
-        Frames of the series, which are channels of the network: it takes just as many.
-    features
-        Feature maps of the U-Nets at full size.
-    planes
-        Feature maps of the residual network.
-    signed_outputs
-        Real and imaginary parts of a cascade lie between -1 and 1, ``2 sigmoid - 1``; set it to train on images with
-        phase. As published they lie between 0 and 1, which leaves phases of 0 to 90 degrees only: enough for the
-        real images of that work, and wrong for measured ones.
-    fusion
-        ``resnet``: as published, a residual network at half the resolution makes the two parts out of the magnitude of
-        what the U-Nets give; ``none``: the U-Nets give the parts, as in the best variant of the Dual U-Net.
-    residual
-        The networks give the change of the image, between -1 and 1. Not published; the identity need not be learned, so
-        a short training gets much further.
-    dropout
-        Share of the features that are left out at random, in training only.
-    """
+    """Settings of `UnrolledResNet3D`; the defaults are those of the published work."""
 
     cascades: int = 3
+    """Passes of networks and data consistency, each with its own weights; 3 or 2 in the paper."""
     frames: int = 20
+    """Frames of the series, which are channels of the network: it takes just as many."""
     features: int = 64
+    """Feature maps of the U-Nets at full size."""
     planes: int = 32
+    """Feature maps of the residual network."""
     signed_outputs: bool = False
+    """Real and imaginary parts of a cascade lie between -1 and 1, ``2 sigmoid - 1``; set it to train on images with
+    phase. As published they lie between 0 and 1, which leaves phases of 0 to 90 degrees only: enough for the
+    real images of that work, and wrong for measured ones."""
     fusion: Literal["none", "resnet"] = "resnet"
+    """``resnet``: as published, a residual network at half the resolution makes the two parts out of the magnitude of
+    what the U-Nets give; ``none``: the U-Nets give the parts, as in the best variant of the Dual U-Net."""
     residual: bool = False
+    """The networks give the change of the image, between -1 and 1. Not published; the identity need not be learned, so
+    a short training gets much further."""
     dropout: float = 0.3
+    """Share of the features that are left out at random, in training only."""
 
 
 class Cascade(nn.Module):

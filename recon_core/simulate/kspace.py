@@ -19,27 +19,18 @@ _FIELD_OF_VIEW = (300.0, 360.0)  # mm along y and x: the thorax with some air ar
 
 @dataclass(frozen=True)
 class SimulatedCine:
-    """One slice of simulated cine k-space, with the truth.
-
-    Parameters
-    ----------
-    kspace
-        ``(frame, coil, ky, kx)`` complex64, zero where nothing was measured, centre at ``N//2``.
-    mask
-        ``(frame, ky)`` bool, True where a line was measured.
-    coil_maps
-        ``(coil, y, x)`` complex64, not of unit norm.
-    noise_covariance
-        ``(coil, coil)`` complex64: mean of ``n n^H`` over the noise of the samples.
-    image
-        ``(frame, y, x)`` complex64, the image without noise as maps of unit norm combine it from all lines.
-    """
+    """One slice of simulated cine k-space, with the truth."""
 
     kspace: NDArray[np.complex64]
+    """``(frame, coil, ky, kx)`` complex64, zero where nothing was measured, centre at ``N//2``."""
     mask: NDArray[np.bool_]
+    """``(frame, ky)`` bool, True where a line was measured."""
     coil_maps: NDArray[np.complex64]
+    """``(coil, y, x)`` complex64, not of unit norm."""
     noise_covariance: NDArray[np.complex64]
+    """``(coil, coil)`` complex64: mean of ``n n^H`` over the noise of the samples."""
     image: NDArray[np.complex64]
+    """``(frame, y, x)`` complex64, the image without noise as maps of unit norm combine it from all lines."""
 
 
 def simulate_cine(

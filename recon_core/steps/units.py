@@ -21,21 +21,14 @@ _REPLICAS = 64  # 6 % error per pixel
 
 
 class Units(NamedTuple):
-    """The units of the images of a slice.
-
-    Parameters
-    ----------
-    intensity
-        ``(y, x)`` or ``()`` factor of the shading of the receive coils.
-    per_noise
-        ``(frame, y, x)`` factor that gives the main images in units of the noise; None leaves them relative.
-    g_factor
-        ``(y, x)`` float32, where it was asked for and is defined.
-    """
+    """The units of the images of a slice."""
 
     intensity: torch.Tensor
+    """``(y, x)`` or ``()`` factor of the shading of the receive coils."""
     per_noise: torch.Tensor | None
+    """``(frame, y, x)`` factor that gives the main images in units of the noise; None leaves them relative."""
     g_factor: NDArray[np.float32] | None
+    """``(y, x)`` float32, where it was asked for and is defined."""
 
 
 def find_units(work: Work, main: Outcome) -> Units:

@@ -21,48 +21,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Work:
-    """A slice that is being reconstructed.
-
-    Parameters
-    ----------
-    cine
-        As it came.
-    data
-        The same on the device, with coil maps.
-    options
-        How it is reconstructed.
-    build
-        Gives the method of a name, built from options.
-    """
+    """A slice that is being reconstructed."""
 
     cine: CineSlice
+    """As it came."""
     data: HybridSlice
+    """The same on the device, with coil maps."""
     options: ReconOptions
+    """How it is reconstructed."""
     build: Callable[[str, ReconOptions], Method]
+    """Gives the method of a name, built from options."""
 
 
 class Outcome(NamedTuple):
-    """The images that a method made of a slice.
-
-    Parameters
-    ----------
-    method
-        Name of the method.
-    image
-        ``(frame, y, x)`` complex64 on the device.
-    notes
-        What the method had to do differently; later steps add to them.
-    extra
-        Other images of the method, by name.
-    doubts
-        What speaks against the images.
-    """
+    """The images that a method made of a slice."""
 
     method: str
+    """Name of the method."""
     image: torch.Tensor
+    """``(frame, y, x)`` complex64 on the device."""
     notes: list[str]
+    """What the method had to do differently; later steps add to them."""
     extra: dict[str, torch.Tensor]
+    """Other images of the method, by name."""
     doubts: tuple[str, ...] = ()
+    """What speaks against the images."""
 
 
 class Outcomes(NamedTuple):

@@ -28,18 +28,12 @@ _RESERVED_STILLS = ("SC-HF-I-01", "SC-HF-I-02")
 
 @dataclass(frozen=True)
 class Library:
-    """Images to make series of.
-
-    Parameters
-    ----------
-    cines
-        ``(frame, y, x)`` float32 between 0 and 1, one cardiac cycle each, pixels of equal sides.
-    stills
-        ``(y, x)`` float32 between 0 and 1.
-    """
+    """Images to make series of."""
 
     cines: list[NDArray[np.float32]] = field(default_factory=list)
+    """``(frame, y, x)`` float32 between 0 and 1, one cardiac cycle each, pixels of equal sides."""
     stills: list[NDArray[np.float32]] = field(default_factory=list)
+    """``(y, x)`` float32 between 0 and 1."""
 
 
 def read_library(folder: Path, part: Literal["training", "held out"]) -> Library:

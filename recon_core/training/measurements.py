@@ -39,33 +39,22 @@ _MOST_IMAGES = 400  # frames times coils
 
 @dataclass(frozen=True)
 class Measurement:
-    """An undersampled scan of a series, scaled so that the image of its time average has a peak of one.
-
-    Parameters
-    ----------
-    hybrid
-        ``(frame, coil, ky, x)`` complex64, zero where nothing was measured.
-    mask
-        ``(frame, ky)`` bool.
-    maps
-        ``(coil, y, x)`` complex64, those for the network.
-    target
-        ``(frame, y, x)`` complex64: complete data without noise, combined with these maps.
-    noise_variance
-        Of a complex sample of `hybrid`.
-    anatomy
-        ``(y, x)`` float32 between 0 and 1, see `recon_core.training.series.Series`.
-    family
-        One of `FAMILIES`.
-    """
+    """An undersampled scan of a series, scaled so that the image of its time average has a peak of one."""
 
     hybrid: torch.Tensor
+    """``(frame, coil, ky, x)`` complex64, zero where nothing was measured."""
     mask: torch.Tensor
+    """``(frame, ky)`` bool."""
     maps: torch.Tensor
+    """``(coil, y, x)`` complex64, those for the network."""
     target: torch.Tensor
+    """``(frame, y, x)`` complex64: complete data without noise, combined with these maps."""
     noise_variance: float
+    """Of a complex sample of `hybrid`."""
     anatomy: torch.Tensor
+    """``(y, x)`` float32 between 0 and 1, see `recon_core.training.series.Series`."""
     family: str
+    """One of `FAMILIES`."""
 
     def crop(self, first: int, width: int) -> Measurement:
         """Cut columns out. All lines, frames and coils stay, and x is no longer encoded, so the physics is exact."""

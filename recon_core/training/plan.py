@@ -32,84 +32,60 @@ _LEAST = {"frames": 1, "lines": 24}  # a mask may have a central block of 24 lin
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """All that decides what training gives; two runs of one plan on one machine give the same weights.
-
-    Parameters
-    ----------
-    method
-        Name of the network.
-    name
-        Under which the weights will be listed.
-    network
-        Fields of the network's ``Config``.
-    zeroed
-        Patterns (``*``, ``?``) of names of parameters that begin at zero: of the layers that give a change of the
-        image, so that the network begins with the image that it starts from.
-    passing
-        Such patterns of weights of convolutions that begin by handing on the mean of the images they get.
-    steps
-        Updates of the weights, one crop each.
-    loss
-        One of `recon_core.training.losses.LOSSES`; ``denoising`` for the diffusion model, which has no other.
-    rate, betas, weight_decay, clip
-        Of the optimiser (Adam; AdamW with decoupled decay where `decoupled`); `clip` limits the norm of the gradient, 0
-        does not.
-    decoupled
-        Whether the decay is that of AdamW.
-    schedule, warm_up, floor
-        ``cosine`` falls to `floor` times the rate; ``step`` falls to it at `step_at`; ``decay`` falls evenly in the
-        logarithm; the first `warm_up` steps rise from zero.
-    step_at
-        Share of the steps before the fall of ``step``.
-    frozen_norm
-        Share of the steps after which batch normalisation takes its running statistics instead of those of one crop.
-    average
-        Decay of the running average of the weights, which is what will be kept.
-    frames, lines
-        Least and most of the series to learn from. Networks that take a fixed number of frames get as many of them.
-    width
-        Columns of a crop.
-    crops
-        Consecutive steps on crops of the same scan.
-    start
-        The image that the network starts from, one of `recon_core.weights.manifest.STARTS`.
-    precision
-        Of the convolutions: ``float32`` or ``bfloat16``.
-    seed
-        Of weights and data.
-    validate_every
-        Steps between two looks at held-out scans.
-    survey
-        Scans to compare with the fallback in the end, for the range that goes with the weights.
-    """
+    """All that decides what training gives; two runs of one plan on one machine give the same weights."""
 
     method: str
+    """Name of the network."""
     name: str
+    """Under which the weights will be listed."""
     network: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of the network's ``Config``."""
     zeroed: tuple[str, ...] = ()
+    """Patterns (``*``, ``?``) of names of parameters that begin at zero: of the layers that give a change of the image,
+    so that the network begins with the image that it starts from."""
     passing: tuple[str, ...] = ()
+    """Such patterns of weights of convolutions that begin by handing on the mean of the images they get."""
     steps: int = 4000
+    """Updates of the weights, one crop each."""
     loss: str = "decibel"
+    """One of `recon_core.training.losses.LOSSES`; ``denoising`` for the diffusion model, which has no other."""
     rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     decoupled: bool = True
+    """Whether the decay is that of AdamW."""
     clip: float = 1.0
+    """`rate`, `betas`, `weight_decay`, `clip`: Of the optimiser (Adam; AdamW with decoupled decay where `decoupled`);
+    `clip` limits the norm of the gradient, 0 does not."""
     schedule: Schedule = "cosine"
     warm_up: int = 100
     floor: float = 0.02
+    """`schedule`, `warm_up`, `floor`: ``cosine`` falls to `floor` times the rate; ``step`` falls to it at `step_at`;
+    ``decay`` falls evenly in the logarithm; the first `warm_up` steps rise from zero."""
     step_at: float = 1.0
+    """Share of the steps before the fall of ``step``."""
     frozen_norm: float = 1.0
+    """Share of the steps after which batch normalisation takes its running statistics instead of those of one crop."""
     average: float = 0.998
+    """Decay of the running average of the weights, which is what will be kept."""
     frames: tuple[int, int] = (8, 16)
     lines: tuple[int, int] = (96, 168)
+    """`frames`, `lines`: Least and most of the series to learn from. Networks that take a fixed number of frames get as
+    many of them."""
     width: int = 24
+    """Columns of a crop."""
     crops: int = 6
+    """Consecutive steps on crops of the same scan."""
     start: str = "cg_sense"
+    """The image that the network starts from, one of `recon_core.weights.manifest.STARTS`."""
     precision: Precision = "bfloat16"
+    """Of the convolutions: ``float32`` or ``bfloat16``."""
     seed: int = 0
+    """Of weights and data."""
     validate_every: int = 250
+    """Steps between two looks at held-out scans."""
     survey: int = 120
+    """Scans to compare with the fallback in the end, for the range that goes with the weights."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained.

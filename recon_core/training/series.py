@@ -32,21 +32,14 @@ _SHAPES = 90  # of a made-up anatomy
 
 @dataclass(frozen=True)
 class Series:
-    """A cine series.
-
-    Parameters
-    ----------
-    image
-        ``(frame, y, x)`` complex64, about one at the brightest tissue.
-    anatomy
-        ``(y, x)`` float32 between 0 and 1: another contrast of the first frame, as a second modality would see it.
-    kind
-        One of `KINDS`.
-    """
+    """A cine series."""
 
     image: NDArray[np.complex64]
+    """``(frame, y, x)`` complex64, about one at the brightest tissue."""
     anatomy: NDArray[np.float32]
+    """``(y, x)`` float32 between 0 and 1: another contrast of the first frame, as a second modality would see it."""
     kind: Kind
+    """One of `KINDS`."""
 
 
 @dataclass(frozen=True)

@@ -44,21 +44,14 @@ _UPPER = ("acceleration", "coils", "empty_frames", "snr")
 
 @dataclass(frozen=True)
 class Finding:
-    """A scan, and what the network made of it.
-
-    Parameters
-    ----------
-    scan
-        Its properties that a range checks.
-    gain
-        PSNR in dB above that of cg_sense.
-    figures
-        Of the image, as checked after the network has run.
-    """
+    """A scan, and what the network made of it."""
 
     scan: Sampling
+    """Its properties that a range checks."""
     gain: float
+    """PSNR in dB above that of cg_sense."""
     figures: ImageFigures
+    """Of the image, as checked after the network has run."""
 
 
 def survey(network: Network, plan: TrainingPlan, library: Library) -> Iterator[Finding]:

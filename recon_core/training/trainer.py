@@ -48,22 +48,15 @@ _LEAST_SIGNAL = 0.5  # of a crop, relative to the mean of the slice
 
 
 class Point(NamedTuple):
-    """A point of the training curve.
-
-    Parameters
-    ----------
-    step, seconds
-        How far training is, and how long it took so far.
-    loss
-        Mean since the last point, or since training was resumed if that was later.
-    psnr
-        Of the running average on the held-out scans, in dB, by kind: whole image and dynamic region.
-    """
+    """A point of the training curve."""
 
     step: int
     seconds: float
+    """`step`, `seconds`: How far training is, and how long it took so far."""
     loss: float
+    """Mean since the last point, or since training was resumed if that was later."""
     psnr: dict[str, tuple[float, float]]
+    """Of the running average on the held-out scans, in dB, by kind: whole image and dynamic region."""
 
 
 class Trainer:

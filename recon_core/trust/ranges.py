@@ -31,33 +31,23 @@ _LEAST_MOTION = 0.15
 
 @dataclass(frozen=True)
 class Sampling:
-    """A scan as a network sees it.
-
-    Parameters
-    ----------
-    frames, coils, lines, samples
-        Size of the k-space; lines along ky, samples along the readout.
-    acceleration
-        Lines over the mean number of them measured in a frame that has any; 1 is complete.
-    centre_lines
-        Lines of the central block that every frame with any line has (ACS).
-    pattern
-        One of `PATTERNS`.
-    empty_frames
-        Frames without a measured line.
-    snr
-        Peak of the image of the time average over the standard deviation of the noise; None where that is not known.
-    """
+    """A scan as a network sees it."""
 
     frames: int
     coils: int
     lines: int
     samples: int
+    """`frames`, `coils`, `lines`, `samples`: Size of the k-space; lines along ky, samples along the readout."""
     acceleration: float
+    """Lines over the mean number of them measured in a frame that has any; 1 is complete."""
     centre_lines: int
+    """Lines of the central block that every frame with any line has (ACS)."""
     pattern: str
+    """One of `PATTERNS`."""
     empty_frames: int
+    """Frames without a measured line."""
     snr: float | None = None
+    """Peak of the image of the time average over the standard deviation of the noise; None where that is not known."""
 
     @classmethod
     def of(cls, mask: NDArray[np.bool_], coils: int, samples: int, snr: float | None = None) -> Sampling:
@@ -124,19 +114,7 @@ Bounds = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRange:
-    """The scans that weights were trained for; what is None was not recorded and is not checked.
-
-    Parameters
-    ----------
-    acceleration, frames, coils, lines, samples, centre_lines
-        Least and most, as in `Sampling`.
-    patterns
-        Names out of `PATTERNS`.
-    empty_frames
-        Least and most frames without a line.
-    snr
-        Least and most, as in `Sampling`; not checked where the noise of the scan is not known.
-    """
+    """The scans that weights were trained for; what is None was not recorded and is not checked."""
 
     acceleration: Bounds | None = None
     frames: Bounds | None = None
@@ -144,9 +122,13 @@ class TrainingRange:
     lines: Bounds | None = None
     samples: Bounds | None = None
     centre_lines: Bounds | None = None
+    """`acceleration`, `frames`, `coils`, `lines`, `samples`, `centre_lines`: Least and most, as in `Sampling`."""
     empty_frames: Bounds | None = None
+    """Least and most frames without a line."""
     snr: Bounds | None = None
+    """Least and most, as in `Sampling`; not checked where the noise of the scan is not known."""
     patterns: tuple[str, ...] | None = None
+    """Names out of `PATTERNS`."""
 
     @classmethod
     def parse(cls, mapping: Mapping[str, object]) -> TrainingRange:
@@ -234,43 +216,31 @@ def _patterns(value: object) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFigures:
-    """How far the image of a network is from the data, and from the image of cg_sense.
-
-    Parameters
-    ----------
-    residual
-        Part of the signal in the measured samples that the image does not explain, in its worst frame: 0 where it
-        leaves no more than noise or than the image of cg_sense, 1 or more where it is no better than no image at all.
-        None where the data hold no signal.
-    change
-        Distance to the image of cg_sense in the worst frame, relative to that image. None where there is none to
-        compare with, or where the noise is not known, so that that image is as noisy as the data.
-    motion
-        How much the image changes over time, relative to what its time average does not explain of the data: 0 if it
-        stands still, about 1 if it moves as they do. None where nothing moves.
-    """
+    """How far the image of a network is from the data, and from the image of cg_sense."""
 
     residual: float | None = None
+    """Part of the signal in the measured samples that the image does not explain, in its worst frame: 0 where it leaves
+    no more than noise or than the image of cg_sense, 1 or more where it is no better than no image at all. None
+    where the data hold no signal."""
     change: float | None = None
+    """Distance to the image of cg_sense in the worst frame, relative to that image. None where there is none to compare
+    with, or where the noise is not known, so that that image is as noisy as the data."""
     motion: float | None = None
+    """How much the image changes over time, relative to what its time average does not explain of the data: 0 if it
+    stands still, about 1 if it moves as they do. None where nothing moves."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Figures of the images of weights on scans like those of the training.
-
-    Parameters
-    ----------
-    residual, change
-        At most, as in `ImageFigures`; None where it was not recorded, and `DEFAULT_RESIDUAL` and `DEFAULT_CHANGE` hold.
-    least_change
-        The change below which the network had nothing to gain and the image of cg_sense may be better: easy scans.
-        None where there is no such change.
-    """
+    """Figures of the images of weights on scans like those of the training."""
 
     residual: float | None = None
     change: float | None = None
+    """`residual`, `change`: At most, as in `ImageFigures`; None where it was not recorded, and `DEFAULT_RESIDUAL` and
+    `DEFAULT_CHANGE` hold."""
     least_change: float | None = None
+    """The change below which the network had nothing to gain and the image of cg_sense may be better: easy scans. None
+    where there is no such change."""
 
     @classmethod
     def parse(cls, mapping: Mapping[str, object]) -> Limits:

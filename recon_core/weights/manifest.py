@@ -32,45 +32,31 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsFacts:
-    """What is known of trained weights, in whatever file they are.
-
-    Parameters
-    ----------
-    method
-        The reconstruction method that they belong to.
-    config
-        Fields of the network's ``Config``; the others have their defaults.
-    input_peak
-        Peak of the time-averaged image, in the units of the training; matters where ``Network.scale`` is ``peak``.
-    window
-        Frames that the network is run on at a time; 0 is the whole series.
-    start
-        The image that the network starts from, one of `STARTS`.
-    range
-        The scans that they were trained for, or None where that was not recorded.
-    limits
-        How far their images are from the data and from those of cg_sense on such scans, or None where that was not
-        recorded.
-    training
-        How they were trained: texts and numbers by name, such as recipe, seed, steps and hardware.
-    metrics
-        How good they are: numbers by name, or by condition and name.
-    source, licence, notes
-        Where they come from, under which licence, and what a user should know.
-    """
+    """What is known of trained weights, in whatever file they are."""
 
     method: str
+    """The reconstruction method that they belong to."""
     config: dict[str, object] = field(default_factory=dict)
+    """Fields of the network's ``Config``; the others have their defaults."""
     input_peak: float = 1.0
+    """Peak of the time-averaged image, in the units of the training; matters where ``Network.scale`` is ``peak``."""
     window: int = 0
+    """Frames that the network is run on at a time; 0 is the whole series."""
     start: str = "zero_filled"
+    """The image that the network starts from, one of `STARTS`."""
     range: TrainingRange | None = None
+    """The scans that they were trained for, or None where that was not recorded."""
     limits: Limits | None = None
+    """How far their images are from the data and from those of cg_sense on such scans, or None where that was not
+    recorded."""
     training: dict[str, str | float] = field(default_factory=dict)
+    """How they were trained: texts and numbers by name, such as recipe, seed, steps and hardware."""
     metrics: dict[str, float | dict[str, float]] = field(default_factory=dict)
+    """How good they are: numbers by name, or by condition and name."""
     source: str = ""
     licence: str = ""
     notes: str = ""
+    """`source`, `licence`, `notes`: Where they come from, under which licence, and what a user should know."""
 
     def describe(self) -> str:
         """Say in one line for which scans they are, which limits their images keep, and how they were trained."""
@@ -84,21 +70,14 @@ class WeightsFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsEntry(WeightsFacts):
-    """Trained weights in a folder.
-
-    Parameters
-    ----------
-    name
-        What a user chooses them by.
-    file
-        The safetensors file.
-    sha256
-        Digest of that file, 64 hexadecimal digits.
-    """
+    """Trained weights in a folder."""
 
     name: str
+    """What a user chooses them by."""
     file: Path
+    """The safetensors file."""
     sha256: str
+    """Digest of that file, 64 hexadecimal digits."""
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------

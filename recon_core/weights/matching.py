@@ -45,36 +45,25 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """How the tensors of a file fit a network.
-
-    Parameters
-    ----------
-    naming
-        Whose names the file has: the network's ``own`` ones or the ``authors``'; where they are the same, ``authors``.
-    prefix
-        What stood before every name; the names below are without it.
-    matched
-        Names that fit.
-    missing
-        Names of tensors of the network that the file lacks.
-    unexpected
-        Names that the network does not know.
-    unused
-        Names that the authors' networks hold without use, and parts of a trainer in addition to the network.
-    misshapen
-        Tensors of another shape.
-    unequal
-        Names of one shared tensor for which the file has another value than for its first name.
-    """
+    """How the tensors of a file fit a network."""
 
     naming: Naming
+    """Whose names the file has: the network's ``own`` ones or the ``authors``'; where they are the same,
+    ``authors``."""
     prefix: str
+    """What stood before every name; the names below are without it."""
     matched: tuple[str, ...]
+    """Names that fit."""
     missing: tuple[str, ...]
+    """Names of tensors of the network that the file lacks."""
     unexpected: tuple[str, ...]
+    """Names that the network does not know."""
     unused: tuple[str, ...]
+    """Names that the authors' networks hold without use, and parts of a trainer in addition to the network."""
     misshapen: tuple[Misshapen, ...]
+    """Tensors of another shape."""
     unequal: tuple[str, ...]
+    """Names of one shared tensor for which the file has another value than for its first name."""
 
     @property
     def complete(self) -> bool:
