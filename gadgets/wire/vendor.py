@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 DAY = 86_400_000.0
 
 _PLAIN_TICK = 1.0  # ms, where nothing is known
-CENTER_CHOICES = ("auto", "header", "readouts")
 
 
 @dataclass(frozen=True)
@@ -72,19 +71,6 @@ def tick_doubt(vendor: str, wanted: float = 0.0) -> str:
         return ""
     name = f"of the vendor {vendor!r}" if vendor else "without a vendor in the header"
     return f"the ticks of time stamps {name} are not known; {_PLAIN_TICK:g} ms is taken, stamp_tick says otherwise"
-
-
-def check_center_choice(choice: str) -> None:
-    """Refuse what is no choice for `center_line`.
-
-    Raises
-    ------
-    SettingsError
-        If it is neither one of `CENTER_CHOICES` nor a line.
-    """
-    if choice not in CENTER_CHOICES and not choice.isdecimal():
-        wanted = ", ".join(CENTER_CHOICES)
-        raise SettingsError(f"setting 'center_line' must be one of {wanted} or the number of a line, got {choice!r}")
 
 
 def center_line(

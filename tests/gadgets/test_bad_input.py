@@ -453,7 +453,7 @@ BAD_CONFIGURATIONS = {
 BAD_NODES = {
     "unknown setting": ("<configuration><spin>1</spin></configuration>", ["spin"]),
     "ill-typed": ("<configuration><iterations>many</iterations></configuration>", ["iterations", "whole number"]),
-    "too small": ('<configuration iterations="-1"/>', ["iterations", "minimum"]),
+    "too small": ('<configuration iterations="-1"/>', ["iterations", "from 1 to 1000"]),
     "unknown method": ("<configuration><method>magic</method></configuration>", ["magic"]),
     "nested": ("<configuration><a><b/></a></configuration>", ["setting"]),
 }

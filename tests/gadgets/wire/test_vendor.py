@@ -133,7 +133,7 @@ def test_readouts_that_do_not_say_it_are_not_believed():
 
 
 def test_choices_that_are_none():
-    with pytest.raises(SettingsError, match="auto, header, readouts or the number of a line, got 'middle'"):
+    with pytest.raises(SettingsError, match="auto, header, readouts or the number of a line; got 'middle'"):
         Settings.of(center_line="middle")
     with pytest.raises(SettingsError, match="center_line"):
         apply(Settings(), {"center_line": "-3"})
