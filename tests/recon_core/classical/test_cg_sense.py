@@ -31,7 +31,7 @@ def test_golden(golden, phantom_kspace, pattern, weight, iterations):
     maps = torch.tensor(golden("case_maps_bart")["ecalib_tavg"])
     data = ifft(torch.tensor(phantom_kspace[frames] * mask[:, None, :, None]), (-1,))
     options = ReconOptions.of(warm_start=False, regularization=weight, iterations=iterations, tolerance=0.0)
-    image = run(CGSense(options), data, maps, torch.tensor(mask))
+    image = run(CGSense(options.cg_sense), data, maps, torch.tensor(mask))
     assert np.linalg.norm(image.numpy() - expected) < 1e-4 * np.linalg.norm(expected)
 
 
