@@ -466,10 +466,12 @@ def test_a_ct_on_another_grid_is_refused():
     with pytest.raises(DataError, match="ct_cover must be"):
         slice_of(hybrid, mask, maps, ct=ct, ct_cover=ct[1:] > 0)
     kspace, lines = np.zeros((1, 1, 4, 6), np.complex64), np.zeros((1, 4), bool)
-    CineSlice(kspace, lines, ct=CtImage(np.zeros((4, 6), np.float32), np.ones((4, 6), bool)))
-    for name in ("ct", "ct_cover"):
-        with pytest.raises(DataError, match=f"{name} must be"):
-            CineSlice(kspace, lines, **{name: np.zeros((6, 4), np.float32)})
+    image, cover = np.zeros((4, 6), np.float32), np.ones((4, 6), bool)
+    CineSlice(kspace, lines, ct=CtImage(image, cover))
+    with pytest.raises(DataError, match="ct must be"):
+        CineSlice(kspace, lines, ct=CtImage(image.T, cover))
+    with pytest.raises(DataError, match="cover must be"):
+        CineSlice(kspace, lines, ct=CtImage(image, cover.T))
     consistency = consistency_of(hybrid, mask, maps)
     with pytest.raises(DataError, match="ct must be"):
         network()(consistency.zero_filled, consistency, ct[None])
