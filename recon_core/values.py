@@ -102,7 +102,7 @@ class Allowed:
         high = math.inf if self.maximum is None else self.maximum
         found = value if isinstance(value, tuple) else (value,)
         return all(
-            low <= one <= high and (math.isfinite(one) or not self.finite)
+            low <= one <= high and (isinstance(one, int) or math.isfinite(one) or not self.finite)
             for one in found
             if isinstance(one, int | float) and not isinstance(one, bool)
         )
@@ -175,7 +175,7 @@ def _scalar(kind: Any, value: object) -> bool | int | float | str:  # noqa: ANN4
         if text.lower() not in _BOOLEANS:
             raise ValueError("no truth value")
         return _BOOLEANS[text.lower()]
-    return text if kind is str else _number(kind, float(text))
+    return text if kind is str else _number(kind, text)
 
 
 def _as_it_is(kind: Any, value: object) -> Any:  # noqa: ANN401 - one of _PLAIN
@@ -185,10 +185,18 @@ def _as_it_is(kind: Any, value: object) -> Any:  # noqa: ANN401 - one of _PLAIN
         return value
     if isinstance(value, bool) or not isinstance(value, numbers.Integral if kind is int else numbers.Real):
         raise ValueError("no number")
-    return _number(kind, float(value))
+    return _number(kind, value)
 
 
-def _number(kind: Any, number: float) -> int | float:  # noqa: ANN401 - int or float
-    if kind is int and (not math.isfinite(number) or number != int(number)):
-        raise ValueError("no such number")
-    return int(number) if kind is int else number
+def _number(kind: Any, value: Any) -> int | float:  # noqa: ANN401 - int or float, of a text or a number
+    if kind is float:
+        return float(value)
+    if isinstance(value, str):
+        try:
+            return int(value)  # beyond 2**53 a float would not hold it
+        except ValueError:
+            value = float(value)  # such as 2e3
+    whole = int(value)
+    if whole != value:
+        raise ValueError("no whole number")
+    return whole
