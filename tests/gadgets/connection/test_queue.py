@@ -28,10 +28,23 @@ def test_queue_holds_up_beyond_its_limit():
     thread.join(0.3)
     assert thread.is_alive()
     assert len(queue._items) == 2
-    for _ in range(5):
-        assert queue.get() is block
+    taken = []
+    taker = in_background(lambda: taken.extend(queue.get() for _ in range(5)))
+    taker.join(10)
+    assert taken == [block] * 5  # each that is taken lets another in
     thread.join(10)
     assert not thread.is_alive()
+
+
+def test_a_message_wakes_the_one_that_waits_for_it():
+    queue = MessageQueue(1000)
+    taken = []
+    thread = in_background(lambda: taken.append(queue.get()))
+    thread.join(0.2)
+    assert thread.is_alive()
+    queue.put(Close())
+    thread.join(10)
+    assert taken == [Close()]
 
 
 def test_queue_lets_one_oversized_item_in():
