@@ -67,7 +67,8 @@ def test_portions_change_nothing(monkeypatch):
         calls = []
         network.register_forward_hook(lambda *call: calls.append(len(call[-1])))
         for portion in (1, 3 * network.slice_bytes(4, 8)):
-            torch.testing.assert_close(network.evaluate(given, SIGMA, portion), whole)
+            # Kernels for other numbers of slices round differently: 2e-5 on some processors, of values up to 2.3.
+            torch.testing.assert_close(network.evaluate(given, SIGMA, portion), whole, atol=1e-4, rtol=0)
         assert calls == [1] * 7 + [3, 3, 1]
         monkeypatch.setitem(score_network._PORTION_BYTES, "cpu", 2 * network.slice_bytes(4, 8))
         network.evaluate(given, SIGMA)
