@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from recon_core.errors import SettingsError
-from recon_core.methods import OWN_METHODS, find_method, method_names
+from recon_core.methods import METHODS, OWN_METHODS, find_method, method_names
 from recon_core.values import Allowed
 
 if TYPE_CHECKING:
@@ -478,14 +478,8 @@ class ReconOptions(Options):
     own: tuple[tuple[str, Options], ...] = ()
 
     def of_method(self, name: str) -> Options | None:
-        """The group of a method; None for one that has no options of its own."""
-        groups: dict[str, Options] = {
-            "dstdm": self.dstdm,
-            "cg_sense": self.cg_sense,
-            "grappa": self.grappa,
-            "low_rank_sparse": self.low_rank_sparse,
-        }
-        if name in groups or name not in OWN_METHODS:
-            return groups.get(name)
-        kind = find_method(name).options
-        return dict(self.own).get(name) or (kind() if kind else None)
+        """The group of a method, which has its name; None for one that has no options of its own."""
+        if name in OWN_METHODS:
+            kind = find_method(name).options
+            return dict(self.own).get(name) or (kind() if kind else None)
+        return cast("Options | None", getattr(self, name, None)) if name in METHODS else None

@@ -96,17 +96,11 @@ def register_method(name: str, method: object, **traits: Any) -> None:  # noqa: 
     OWN_METHODS[name] = lambda: info
 
 
-def available_methods() -> dict[str, str]:
-    """Where the methods of one's own are that can be allowed, by name; nothing is imported.
+def allow_methods(names: Iterable[str] | None = None) -> None:
+    """Make methods of one's own known by name, to be imported when they are first used.
 
     Files ``NAME.py`` in the folders of the environment variable ``CINESTREAM_METHODS`` come before entry points of the
     group ``cinestream.methods``; the first of a name counts.
-    """
-    return {name: where for name, (where, _) in _sources().items()}
-
-
-def allow_methods(names: Iterable[str] | None = None) -> None:
-    """Make methods of one's own known by name, to be imported when they are first used.
 
     Parameters
     ----------

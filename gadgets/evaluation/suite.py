@@ -418,7 +418,7 @@ def _evaluate(
     except CinestreamError as error:
         return replace(cell, failure=str(error)), []
     seconds = sum(sum(one.seconds.values()) for one in made)
-    outside = dict.fromkeys(_doubts(one.beside.notes) for one in made if one.beside)
+    outside = dict.fromkeys("; ".join(one.doubts) for one in made if one.doubts)
     return replace(cell, seconds=seconds, scores=scores, outside=tuple(outside)), frames
 
 
@@ -435,11 +435,6 @@ def _with_ct(slices: Sequence[CineSlice], loaded: LoadedScan, off: float) -> tup
 
 def _named(entry: WeightsEntry | None) -> str:
     return f"{entry.name}, sha256 {entry.sha256}" if entry else ""
-
-
-def _doubts(notes: Sequence[str]) -> str:
-    """Why an image was made beside another one, out of what is said of it."""
-    return next((why for what, _, why in (note.partition(": ") for note in notes) if " beside " in what), "")
 
 
 def _write_cells(path: Path, facts: Facts, cells: Iterable[Cell]) -> None:

@@ -15,7 +15,7 @@ from recon_core.methods import METHODS, OWN_METHODS, MethodInfo, find_method, me
 from recon_core.networks.base import ImageNetwork
 from recon_core.networks.golden import fill, fill_value
 from recon_core.options import Options, ReconOptions, apply, option
-from recon_core.own_methods import allow_methods, allowed_by_operator, available_methods, load_method
+from recon_core.own_methods import allow_methods, allowed_by_operator, load_method
 from recon_core.simulate.kspace import simulate_cine
 from recon_core.weights.loading import import_weights, write_weights
 from recon_core.weights.manifest import WeightsFacts, find_weights
@@ -213,7 +213,8 @@ def test_options_of_another_kind_are_none_of_ours():
 
 
 def test_files_of_a_folder(examples, scan):
-    assert set(available_methods()) == {"small_unrolled", "view_sharing"}
+    allow_methods()
+    assert set(OWN_METHODS) == {"small_unrolled", "view_sharing"}
     result = reconstruct(scan.kspace, "view_sharing")
     assert result.method == "view_sharing"
     assert reconstruct(scan.kspace, "view_sharing", periodic=False).image.shape == result.image.shape
@@ -259,9 +260,9 @@ def test_the_first_folder_counts(tmp_path, monkeypatch):
     write(tmp_path / "b", "mine", "raise RuntimeError")
     write(tmp_path / "b", "not-a-name", "raise RuntimeError")
     monkeypatch.setenv("CINESTREAM_METHODS", os.pathsep.join(str(tmp_path / name) for name in "ab"))
-    assert available_methods() == {"mine": str(tmp_path / "a" / "mine.py")}
-    allow_methods(["mine"])
-    assert find_method("mine").label == "mine"
+    allow_methods()
+    assert [*OWN_METHODS] == ["mine"]
+    assert find_method("mine").summary == f"of {tmp_path / 'a' / 'mine.py'}"
 
 
 def test_files_that_are_none(tmp_path, monkeypatch, caplog):
@@ -301,7 +302,8 @@ def package(tmp_path, monkeypatch):
 
 
 def test_entry_points(package, scan):
-    assert available_methods() == {"lab": "package lab_methods:Lab", "lost": "package lab_methods:Lost"}
+    allow_methods()
+    assert [*OWN_METHODS] == ["lab", "lost"]
     assert reconstruct(scan.kspace, "lab").method == "lab"
     with pytest.raises(ModelError, match="method lost of package lab_methods:Lost cannot be imported: AttributeError"):
         reconstruct(scan.kspace, "lost", fallback="none")
