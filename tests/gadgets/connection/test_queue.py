@@ -58,6 +58,7 @@ def test_queue_lets_one_oversized_item_in():
     assert thread.is_alive()
     queue.get()
     thread.join(10)
+    assert not thread.is_alive()
     assert queue.get() == Close()
 
 
