@@ -215,7 +215,7 @@ def test_acquisitions_of_the_ismrmrd_package(raw, simulated, expected):
 
 
 def test_waveforms_of_the_ismrmrd_package(raw, simulated):
-    from gadgets.replay import _from_ismrmrd
+    from gadgets.replay.sources import _from_ismrmrd
 
     with ismrmrd.Dataset(str(raw), create_if_needed=False) as dataset:
         found = _from_ismrmrd(dataset.read_waveform(0))

@@ -1,62 +1,36 @@
-"""Scans through the chain in one process, without a server: file to file, and the Python interface for scans."""
+"""The Python interface for scans: a raw file or a stream in, arrays out."""
 
 from __future__ import annotations
 
-import socket
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gadgets.chain import Chain
-from gadgets.files.images import ImageFile
 from gadgets.files.noise import read_noise
-from gadgets.files.progress import with_progress
 from gadgets.files.raw import open_scan
 from gadgets.images.collection import sort_images
 from gadgets.images.maker import CineImage
 from gadgets.preparation.noise import NoiseSources
+from gadgets.replay.sources import header_of, messages_of
 from gadgets.settings.pipelines import settings_of
 from gadgets.settings.settings import apply
 from gadgets.wire.header import parse_header
-from gadgets.wire.messages import (
-    ACQUISITION_HEADER,
-    WAVEFORM_HEADER,
-    Close,
-    ConfigFile,
-    ConfigText,
-    Header,
-    Image,
-    Message,
-    Query,
-    Readouts,
-    Text,
-    Waveform,
-)
-from gadgets.wire.reader import Reader
 from gadgets.wire.vendor import tick_length
 from recon_core.api import shared_engine
-from recon_core.errors import DataError, HeaderError, ReconstructionWarning
+from recon_core.errors import ReconstructionWarning
 from recon_core.own_methods import allow_methods
-from recon_core.storage import refuse_same_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    import socket
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
-    from gadgets.chain import ScanSummary
     from gadgets.images.collection import Loop, Series
-    from gadgets.preparation.noise_statistics import KnownNoise
-    from gadgets.preparation.noise_store import NoiseStore
-    from gadgets.reports.record import ReportCollector
     from gadgets.settings.settings import Settings
-    from gadgets.wire.header import ScanHeader
-    from recon_core.engine import Engine
-
-_BEFORE_THE_HEADER = (ConfigFile, ConfigText, Text, Query)
+    from gadgets.wire.messages import Message
 
 
 @dataclass(frozen=True)
@@ -237,8 +211,8 @@ def reconstruct_stream(
 
 
 def _stream(source: Any, settings: Settings, header: str, noise: str | Path | None) -> Iterator[SliceImages]:  # noqa: ANN401
-    items = _messages(source)
-    maker = _ArrayMaker(header or _header_of(items), settings, noise)
+    items = messages_of(source)
+    maker = _ArrayMaker(header or header_of(items), settings, noise)
     for group in maker.chain.groups(items):
         slices = [*maker.slices(group)]
         maker.warn(slices)
@@ -306,111 +280,3 @@ class _ArrayMaker:
             if name not in self._warned:
                 self._warned.add(name)
                 warnings.warn(text, ReconstructionWarning, stacklevel=3)
-
-
-# --- where messages come from -----------------------------------------------------------------------------------------
-
-
-def _messages(source: Any) -> Iterator[Message]:  # noqa: ANN401
-    """The messages of a socket, a binary file, or what is iterated over, up to the end of the scan."""
-    if isinstance(source, socket.socket):
-        source = Reader.of_socket(source)
-    elif hasattr(source, "readinto"):
-        source = Reader(source.readinto)
-    for item in source:
-        message = _from_ismrmrd(item) if hasattr(item, "getHead") else item
-        if isinstance(message, Close):
-            return
-        if not isinstance(message, Message):
-            raise DataError(f"expected messages, or acquisitions and waveforms of ismrmrd, got {type(item).__name__}")
-        yield message
-
-
-def _header_of(items: Iterator[Message]) -> str:
-    """The scan header, which a configuration and texts may precede."""
-    for message in items:
-        if isinstance(message, Header):
-            return message.text
-        if not isinstance(message, _BEFORE_THE_HEADER):
-            raise HeaderError(f"expected the scan header first, got {type(message).__name__}; give it as header=...")
-    raise HeaderError("the stream ended before the scan header")
-
-
-def _from_ismrmrd(item: Any) -> Readouts | Waveform:  # noqa: ANN401 - of a package without types
-    """Make a message of an acquisition or a waveform of the package ismrmrd."""
-    head = bytes(item.getHead())
-    if len(head) == WAVEFORM_HEADER.itemsize:
-        return Waveform(np.frombuffer(head, WAVEFORM_HEADER)[0], np.asarray(item.data, np.uint32))
-    headers = np.frombuffer(head, ACQUISITION_HEADER).copy()
-    path = np.asarray(item.traj, np.float32)[None] if item.traj.size else None
-    return Readouts(headers, np.asarray(item.data, np.complex64)[None], path)
-
-
-# --- file to file -----------------------------------------------------------------------------------------------------
-
-
-def replay(
-    source: Path,
-    output: Path,
-    settings: Settings,
-    engine: Callable[[], Engine],
-    *,
-    group: str = "dataset",
-    overwrite: bool = False,
-    collector: ReportCollector | None = None,
-    noise: KnownNoise | None = None,
-    noise_store: NoiseStore | None = None,
-) -> tuple[ScanHeader, ScanSummary]:
-    """Reconstruct a raw file.
-
-    Parameters
-    ----------
-    source
-        ISMRMRD HDF5 file, or a stream as ``--save-raw`` leaves it.
-    output
-        HDF5 file for the images; those of a slice are on disk before the next readouts are read.
-    settings
-        The pipeline's settings.
-    engine
-        Gives the engine when it is needed.
-    group
-        HDF5 group of the raw data and of the images.
-    overwrite
-        Replace an existing output.
-    collector
-        Gathers what a report needs; may be None.
-    noise
-        Noise of another file, which goes before that of the scan; may be None.
-    noise_store
-        Where noise of other measurements is found, and that of this one is kept; may be None.
-
-    Returns
-    -------
-    ScanHeader, ScanSummary
-        The scan's header, and what happened.
-
-    Raises
-    ------
-    CinestreamError
-        If the file cannot be read, holds no image readouts, or the output cannot be written.
-    """
-    refuse_same_file(source, output)
-    with open_scan(source, group) as scan:
-        header = parse_header(scan.header)
-        watch = collector.watch if collector else None
-        chain = Chain(header, settings, engine, watch=watch, noise=NoiseSources(noise, noise_store))
-        with ImageFile(output, group, header=scan.header, overwrite=overwrite) as images:
-            items = with_progress(_flushing(scan.items, images), scan.readouts, "reconstructing")
-            for item in chain(items):
-                if isinstance(item, Image):
-                    images.append(item)
-                if collector is not None and isinstance(item, CineImage):
-                    collector.add_image(item)
-    return header, chain.summary
-
-
-def _flushing(items: Iterable[Message], images: ImageFile) -> Iterator[Message]:
-    """Put the images of a slice on disk before more is read, so that a kill loses none of them."""
-    for item in items:
-        images.flush()
-        yield item

@@ -1,0 +1,95 @@
+"""Reconstruction of a raw file into a file of images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gadgets.chain import Chain
+from gadgets.files.images import ImageFile
+from gadgets.files.progress import with_progress
+from gadgets.files.raw import open_scan
+from gadgets.images.maker import CineImage
+from gadgets.preparation.noise import NoiseSources
+from gadgets.wire.header import parse_header
+from gadgets.wire.messages import Image
+from recon_core.storage import refuse_same_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from gadgets.chain import ScanSummary
+    from gadgets.preparation.noise_statistics import KnownNoise
+    from gadgets.preparation.noise_store import NoiseStore
+    from gadgets.reports.record import ReportCollector
+    from gadgets.settings.settings import Settings
+    from gadgets.wire.header import ScanHeader
+    from gadgets.wire.messages import Message
+    from recon_core.engine import Engine
+
+
+def replay(
+    source: Path,
+    output: Path,
+    settings: Settings,
+    engine: Callable[[], Engine],
+    *,
+    group: str = "dataset",
+    overwrite: bool = False,
+    collector: ReportCollector | None = None,
+    noise: KnownNoise | None = None,
+    noise_store: NoiseStore | None = None,
+) -> tuple[ScanHeader, ScanSummary]:
+    """Reconstruct a raw file.
+
+    Parameters
+    ----------
+    source
+        ISMRMRD HDF5 file, or a stream as ``--save-raw`` leaves it.
+    output
+        HDF5 file for the images; those of a slice are on disk before the next readouts are read.
+    settings
+        The pipeline's settings.
+    engine
+        Gives the engine when it is needed.
+    group
+        HDF5 group of the raw data and of the images.
+    overwrite
+        Replace an existing output.
+    collector
+        Gathers what a report needs; may be None.
+    noise
+        Noise of another file, which goes before that of the scan; may be None.
+    noise_store
+        Where noise of other measurements is found, and that of this one is kept; may be None.
+
+    Returns
+    -------
+    ScanHeader, ScanSummary
+        The scan's header, and what happened.
+
+    Raises
+    ------
+    CinestreamError
+        If the file cannot be read, holds no image readouts, or the output cannot be written.
+    """
+    refuse_same_file(source, output)
+    with open_scan(source, group) as scan:
+        header = parse_header(scan.header)
+        watch = collector.watch if collector else None
+        chain = Chain(header, settings, engine, watch=watch, noise=NoiseSources(noise, noise_store))
+        with ImageFile(output, group, header=scan.header, overwrite=overwrite) as images:
+            items = with_progress(_flushing(scan.items, images), scan.readouts, "reconstructing")
+            for item in chain(items):
+                if isinstance(item, Image):
+                    images.append(item)
+                if collector is not None and isinstance(item, CineImage):
+                    collector.add_image(item)
+    return header, chain.summary
+
+
+def _flushing(items: Iterable[Message], images: ImageFile) -> Iterator[Message]:
+    """Put the images of a slice on disk before more is read, so that a kill loses none of them."""
+    for item in items:
+        images.flush()
+        yield item
