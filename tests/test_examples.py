@@ -31,7 +31,9 @@ def _somewhere(tmp_path, monkeypatch):
 
 
 def test_the_interfaces_have_examples():
-    assert {"gadgets", "gadgets.replay.arrays", "recon_core", "recon_core.api", "recon_core.own_methods"} <= set(MODULES)
+    assert {"gadgets", "gadgets.replay.arrays", "recon_core", "recon_core.api", "recon_core.own_methods"} <= set(
+        MODULES
+    )
     assert {"own_method.md", "python.md"} <= set(PAGES)
 
 

@@ -6,9 +6,17 @@ import json
 from dataclasses import dataclass
 
 from gadgets.settings.settings import FIELDS
+from recon_core.errors import ModelError
+from recon_core.methods import OWN_METHODS, find_method
+from recon_core.options import own_options
 
-# OpenRecon allows letters and digits only in the names of its parameters.
-_BY_PLAIN_NAME = {name.replace("_", ""): name for name in FIELDS}
+
+def _plain(name: str) -> str:
+    """Without underscores and case: OpenRecon allows letters and digits only in the names of its parameters."""
+    return name.lower().replace("_", "")
+
+
+_BY_PLAIN_NAME = {_plain(name): name for name in FIELDS}
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,8 @@ class JsonParameters:
 def parse_json_parameters(text: str) -> JsonParameters | None:
     """Read FIRE's ``{"parameters": {...}}``; None when the text is anything else.
 
-    Names are compared without underscores and case, because OpenRecon's parameter names may hold neither.
+    Names are compared without underscores and case, because OpenRecon's parameter names may hold neither. Options of
+    methods of the user's own are ``method.option``; the method is imported then.
     """
     try:
         document = json.loads(text)
@@ -40,14 +49,24 @@ def parse_json_parameters(text: str) -> JsonParameters | None:
     unknown = []
     pipeline = ""
     for key, value in parameters.items():
-        plain = str(key).lower().replace("_", "")
+        plain = _plain(str(key))
         if plain in ("config", "customconfig"):
             # customconfig, free text of the protocol, wins over the choice in config when it is filled in
             chosen = str(value or "").strip()
             if chosen and (plain == "customconfig" or not pipeline):
                 pipeline = chosen
-        elif plain in _BY_PLAIN_NAME:
-            settings[_BY_PLAIN_NAME[plain]] = value
+        elif name := _BY_PLAIN_NAME.get(plain) or _own_option(plain):
+            settings[name] = value
         else:
             unknown.append(str(key))
     return JsonParameters(settings, pipeline, tuple(unknown))
+
+
+def _own_option(plain: str) -> str:
+    """Name of an option of a method of the user's own; empty where there is none."""
+    method = next((name for name in OWN_METHODS if _plain(name) == plain.partition(".")[0]), "")
+    try:
+        kind = find_method(method).options if method else None
+    except ModelError:  # reported when the method is used
+        return ""
+    return next((one.path for one in own_options(kind, method) if _plain(one.path) == plain), "") if kind else ""

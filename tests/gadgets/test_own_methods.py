@@ -1,5 +1,6 @@
 """A method of one's own through command line, Python, server and Gadgetron; and what a peer may not name."""
 
+import json
 import sys
 
 import numpy as np
@@ -12,8 +13,9 @@ from gadgets.commands.main import main
 from gadgets.connection.server import SharedEngine
 from gadgets.files.images import read_images
 from gadgets.files.raw import write_scan
+from gadgets.settings.fire import parse_json_parameters
 from gadgets.simulation import ScanPlan, simulate
-from gadgets.wire.messages import Close, ConfigText, Header
+from gadgets.wire.messages import Close, ConfigFile, ConfigText, Header, Text
 from recon_core.methods import OWN_METHODS
 from recon_core.networks.golden import fill
 from recon_core.own_methods import allow_methods, load_method
@@ -135,6 +137,28 @@ def test_server(simulated, expected):
         answer = talk(server, ConfigText(pipeline(NAME)), Header(header), *items, Close())
     assert answer.closed
     np.testing.assert_array_equal(pixels(answer.images), expected)
+
+
+@pytest.mark.parametrize("key", [f"{NAME}.reach", "ViewSharing.Reach"])
+def test_options_in_the_json_of_a_client(simulated, expected, key):
+    header, items = simulated
+    allow_methods([NAME])
+    wanted = {"method": NAME, key: "1", f"{NAME}.size": 3}
+    text = Text(json.dumps({"parameters": wanted}))
+    with serving(SharedEngine()()) as server:
+        answer = talk(server, ConfigFile("zero_filled"), Header(header), text, *items, Close())
+    near = reconstruct_stream(items, "zero_filled", header=header, method=NAME, **{f"{NAME}.reach": 1})
+    np.testing.assert_array_equal(pixels(answer.images), [cine.image for cine in near])
+    assert not np.array_equal(pixels(answer.images), expected)
+    assert any(f"parameters that are no settings are not used: {NAME}.size" in text for text in answer.texts)
+
+
+def test_options_in_the_json_of_a_client_import_only_what_is_allowed(trap):
+    assert parse_json_parameters('{"parameters": {"trap.reach": 1}}').unknown == ("trap.reach",)
+    assert not trap.exists()
+    trap.parent.joinpath("methods", "broken.py").write_text("raise RuntimeError('out of luck')", encoding="utf-8")
+    allow_methods(["broken"])
+    assert parse_json_parameters('{"parameters": {"broken.reach": 1}}').unknown == ("broken.reach",)
 
 
 def test_gadgetron(simulated, expected):
