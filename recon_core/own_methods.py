@@ -44,7 +44,7 @@ ATTRIBUTE = "METHOD"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 _FORMS = (
     "a class that is built from the options and called with a HybridSlice, a function of a HybridSlice, a class of a "
-    "Network, or a MethodInfo"
+    "Network, an nn.Module from image to image, or a MethodInfo"
 )
 _lock = threading.RLock()  # two threads must not import one file at a time
 
@@ -58,10 +58,10 @@ def register_method(name: str, method: object, **traits: Any) -> None:  # noqa: 
         Under which it can be chosen from then on.
     method
         A class that is built from its options and called with a `recon_core.data.HybridSlice`; a function of a
-        `HybridSlice`; a subclass of `recon_core.networks.base.Network`, which has weights; or a
-        `recon_core.methods.MethodInfo`. What is called gives the image ``(frame, y, x)`` complex64. The options are
-        those of the class ``Options`` that a class may have, derived from `recon_core.options.Options`; without it all
-        `recon_core.options.ReconOptions`.
+        `HybridSlice`; a subclass of `recon_core.networks.base.Network`, which has weights; an ``nn.Module`` from image
+        to image, as `recon_core.inference.plain_module` runs it; or a `recon_core.methods.MethodInfo`. What is called
+        with a slice gives the image ``(frame, y, x)`` complex64. The options are those of the class ``Options`` that a
+        class may have, derived from `recon_core.options.Options`; without it all `recon_core.options.ReconOptions`.
     **traits
         Fields of `recon_core.methods.MethodInfo`, such as ``summary`` or ``framewise``.
 
@@ -204,16 +204,20 @@ def _info(name: str, method: object, where: str) -> MethodInfo:
         return method if method.network else dataclasses.replace(method, target=_Builder(name, method.target))
     kind: type = method if isinstance(method, type) else type(method)
     network: Any = method if _has_base(kind, "recon_core.networks.base", "Network") else ""
-    module = _has_base(kind, "torch.nn.modules.module", "Module")
+    module = _has_base(kind, "torch.nn.modules.module", "Module") and not network
     target: Any = None
+    hint = ""
     if isinstance(network, type):
         target = "recon_core.inference.method:NetworkMethod"
-    elif module:
-        hint = "; give the class of the network, derived from recon_core.networks.base.ImageNetwork"
+    elif module and not isinstance(method, type):
+        target = _Builder(name, functools.partial(_run_module, method))
+    elif network or module:
+        hint = "; give a class derived from recon_core.networks.base.ImageNetwork, or an object of a plain nn.Module"
     elif callable(method) and (not isinstance(method, type) or any("__call__" in vars(base) for base in kind.__mro__)):
         target = _Builder(name, method)
     if target is None:
-        raise ModelError(f"the method {name} ({where}) must be {_FORMS}; got {method!r:.80}{hint if module else ''}")
+        got = " ".join(repr(method).split())[:80]
+        raise ModelError(f"the method {name} ({where}) must be {_FORMS}; got {got}{hint}")
     options = getattr(method, "Options", None)
     summary = (inspect.getdoc(method) or f"of {where}").partition("\n\n")[0].replace("\n", " ").rstrip(".")
     return MethodInfo(
@@ -224,6 +228,12 @@ def _info(name: str, method: object, where: str) -> MethodInfo:
         network=network,
         options=options if isinstance(options, type) and _has_base(options, "recon_core.options", "Options") else None,
     )
+
+
+def _run_module(module: Any, data: HybridSlice) -> torch.Tensor:  # noqa: ANN401 - torch is not imported for names
+    from recon_core.inference.plain_module import run_plain_module
+
+    return run_plain_module(module, data)
 
 
 def _has_base(kind: type, module: str, name: str) -> bool:

@@ -19,6 +19,7 @@ from recon_core.own_methods import allow_methods, allowed_by_operator, load_meth
 from recon_core.simulate.kspace import simulate_cine
 from recon_core.weights.loading import import_weights, write_weights
 from recon_core.weights.manifest import WeightsFacts, find_weights
+from tests.helpers.networks import tiny
 from tests.helpers.paths import REPOSITORY
 
 EXAMPLES = REPOSITORY / "docs" / "examples"
@@ -98,9 +99,48 @@ def test_registered_anew(scan):
     np.testing.assert_allclose(reconstruct(scan.kspace, "mine").image, 4 * first.image, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", [None, "text", 3, object, torch.nn.Conv3d, torch.nn.Conv3d(1, 1, 1)])
+class Smoother(torch.nn.Module):
+    """A mean over the neighbours in time."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean = torch.nn.Conv3d(2, 2, (3, 1, 1), padding=(1, 0, 0), padding_mode="circular", groups=2, bias=False)
+        self.dropout = torch.nn.Dropout(0.5)
+        torch.nn.init.constant_(self.mean.weight, 1 / 3)
+        self.seen = []
+
+    def forward(self, image):
+        self.seen.append(image)
+        return self.dropout(self.mean(image))
+
+
+def test_a_plain_module_maps_the_zero_filled_image(scan):
+    module = Smoother()
+    register_method("smoother", module)
+    assert find_method("smoother").summary == "A mean over the neighbours in time"
+    assert "smoother" not in network_names()
+    result = reconstruct(scan.kspace, "smoother")
+    image = reconstruct(scan.kspace, "zero_filled").image
+    expected = (np.roll(image, 1, 0) + image + np.roll(image, -1, 0)) / 3
+    assert result.method == "smoother"
+    np.testing.assert_allclose(result.image, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    (given,) = module.seen
+    assert given.shape == (1, 2, 6, 48, 40)
+    assert given.square().sum(1).max().sqrt() == pytest.approx(1, rel=1e-6)
+    np.testing.assert_allclose(reconstruct(1e-3 * scan.kspace, "smoother").image, 1e-3 * result.image, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", [torch.nn.Conv3d(1, 1, 1), torch.nn.Conv3d(2, 1, 1)])
+def test_a_plain_module_that_does_not_fit(scan, method):
+    register_method("mine", method)
+    with pytest.raises(ModelError, match=r"mine failed: RuntimeError|module must give .*got \(1, 1, 6"):
+        reconstruct(scan.kspace, "mine", fallback="none")
+
+
+@pytest.mark.parametrize("method", [None, "text", 3, object, torch.nn.Conv3d, tiny("unet3d_mr")])
 def test_other_forms(method):
-    hint = "derived from recon_core.networks.base.ImageNetwork" if "Conv3d" in str(method) else "a class that"
+    is_module = isinstance(method, torch.nn.Module) or method is torch.nn.Conv3d
+    hint = "derived from recon_core.networks.base.ImageNetwork" if is_module else "a class that"
     with pytest.raises(ModelError, match=f"method mine .*{hint}"):
         register_method("mine", method)
 
