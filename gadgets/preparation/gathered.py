@@ -15,7 +15,7 @@ import numpy as np
 
 from gadgets.preparation.readouts import ReadoutGrid
 from gadgets.problems import Kind
-from gadgets.wire.messages import AcquisitionFlag, Readouts
+from gadgets.wire.messages import AcquisitionFlag, Readouts, join_headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +74,7 @@ def _in_order(parts: list[Readouts]) -> Iterator[Readouts]:
     for part in parts:
         by_shape.setdefault(part.data.shape[1:], []).append(part)
     joined = [
-        Readouts(np.concatenate([one.headers for one in same]), np.concatenate([one.data for one in same]))
+        Readouts(join_headers(one.headers for one in same), np.concatenate([one.data for one in same]))
         for same in by_shape.values()
     ]
     counters = np.concatenate([one.headers["scan_counter"] for one in joined]) if joined else np.empty(0, np.uint32)

@@ -18,7 +18,7 @@ from gadgets.gating.heartbeat import find_heartbeat
 from gadgets.problems import Kind
 from gadgets.slices.complete import CompleteSlice, describe
 from gadgets.slices.shared import LAST, first_name, merge
-from gadgets.wire.messages import AcquisitionFlag
+from gadgets.wire.messages import AcquisitionFlag, join_headers
 from recon_core.data import CineSlice
 from recon_core.errors import DataError
 
@@ -86,7 +86,7 @@ class _Buffer:
         """The gate needs more of the ECG than has come."""
         if self.gate is None or not self.gate.expected:
             return False
-        return self.gate.needs_more_ecg(np.concatenate([part.headers for part in self.parts]))
+        return self.gate.needs_more_ecg(join_headers(part.headers for part in self.parts))
 
     @property
     def gated(self) -> bool:
@@ -263,7 +263,7 @@ class WholeSlices:
             compression = buffer.virtual.matrix
         frame, row = np.concatenate(buffer.frame), np.concatenate(buffer.row)
         data = np.concatenate([part.data for part in buffer.parts])
-        headers = np.concatenate([part.headers for part in buffer.parts])
+        headers = join_headers(part.headers for part in buffer.parts)
         buffer.parts.clear()
         try:
             gated = self._gated(key, plan, headers, frame, row, data)

@@ -17,7 +17,7 @@ from gadgets.gating.heartbeat import find_heartbeat
 from gadgets.problems import Kind
 from gadgets.slices.complete import CompleteSlice, describe
 from gadgets.slices.shared import LAST, merge
-from gadgets.wire.messages import AcquisitionFlag
+from gadgets.wire.messages import AcquisitionFlag, join_headers
 from recon_core.coils.running_maps import RunningMaps
 from recon_core.data import CineSlice
 
@@ -242,7 +242,7 @@ class FrameWindows:
             running.virtual.learn(running.parts)
         row = np.concatenate(running.row)
         data = np.concatenate([part.data for part in running.parts])
-        headers = np.concatenate([part.headers for part in running.parts])
+        headers = join_headers(part.headers for part in running.parts)
         kspace, measured, headers = merge(np.zeros_like(row), row, data, headers, (1, plan.rows))
         mask = measured > 0
         if self._count:
@@ -273,7 +273,7 @@ class FrameWindows:
         calibration = self._context.reference.kspace(key, plan.rows, compression)
         lines = np.count_nonzero(mask[context:], axis=1)
         shown = frames[context:]
-        headers = np.concatenate([frame.header for frame in shown])
+        headers = join_headers(frame.header for frame in shown)
         return CompleteSlice(
             key,
             CineSlice(kspace, mask, calibration, context=context, periodic=False),

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 
@@ -273,6 +275,14 @@ class Readouts(Message):
         return Readouts(
             self.headers[which], self.data[which], None if self.trajectory is None else self.trajectory[which]
         )
+
+
+def join_headers(parts: Iterable[NDArray[np.void]]) -> NDArray[np.void]:
+    """Concatenate arrays of `ACQUISITION_HEADER`.
+
+    ``np.concatenate`` compares all fields of the type for every part: 70 us for each, against 0.6 us.
+    """
+    return np.frombuffer(bytearray().join(part.tobytes() for part in parts), ACQUISITION_HEADER)
 
 
 @dataclass(frozen=True)

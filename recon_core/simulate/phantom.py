@@ -132,8 +132,8 @@ class _Canvas:
         """Cover the inside of `outline` with `value`, times `texture` (of the whole grid) where given."""
         edge = max(edge, self.edge)
         reach = max(outline.a, outline.b) * (1.0 + sum(abs(wave[1]) for wave in outline.waves)) + 2.0 * edge
-        rows = slice(*np.searchsorted(self.y, (outline.y - reach, outline.y + reach)))
-        columns = slice(*np.searchsorted(self.x, (outline.x - reach, outline.x + reach)))
+        rows = slice(*self.y.searchsorted((outline.y - reach, outline.y + reach)).tolist())
+        columns = slice(*self.x.searchsorted((outline.x - reach, outline.x + reach)).tolist())
         if rows.start == rows.stop or columns.start == columns.stop:
             return
         cosine, sine = np.float32(np.cos(outline.angle)), np.float32(np.sin(outline.angle))
@@ -148,7 +148,7 @@ class _Canvas:
             theta = np.arctan2(v, u)
             for harmonic, amplitude, phase in outline.waves:
                 rim = rim + np.float32(amplitude) * np.cos(np.float32(harmonic) * theta + np.float32(phase))
-        cover = np.clip(0.5 - (level - rim) / (slope * np.float32(edge)), 0.0, 1.0) * np.float32(opacity)
+        cover = np.minimum(np.maximum(0.5 - (level - rim) / (slope * np.float32(edge)), 0.0), 1.0) * np.float32(opacity)
         part = self.image[rows, columns]
         target = np.float32(value) if texture is None else np.float32(value) * texture[rows, columns]
         part += cover * (target - part)

@@ -37,6 +37,7 @@ from gadgets.wire.messages import (
     Text,
     Waveform,
     flag_mask,
+    join_headers,
 )
 from gadgets.wire.reader import Reader
 from gadgets.wire.source import EndOfStreamError, Limits
@@ -981,3 +982,14 @@ def test_over_a_socket():
         ours.close()
         with pytest.raises(EndOfStreamError):
             reader.read()
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (3,), (1, 4, 0, 2)])
+def test_joined_headers_are_those_of_the_parts_and_may_be_written(sizes):
+    parts = [readouts(size, first=10 * size).headers for size in sizes]
+    joined = join_headers(parts)
+    expected = np.concatenate([np.empty(0, ACQUISITION_HEADER), *parts])
+    assert joined.dtype == expected.dtype
+    np.testing.assert_array_equal(joined, expected)
+    joined["version"] = 7
+    assert all((part["version"] == 1).all() for part in parts)
