@@ -138,8 +138,17 @@ RHYTHMS = {
 }
 
 
-@pytest.mark.parametrize("segments", [11, 8, 4, 3])  # 3, 4, 8 and 11 beats
-@pytest.mark.parametrize("rhythm", RHYTHMS)
+# 3, 4, 8 and 11 beats; every rhythm and every number of beats are among the quick tests, the other pairs are slow
+QUICK = {("both", 11), ("both", 3), ("jitter", 4), ("ectopic remeasured", 8), ("missed", 3)}
+
+
+@pytest.mark.parametrize(
+    ("rhythm", "segments"),
+    [
+        pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow)
+        for pair in itertools.product(RHYTHMS, (11, 8, 4, 3))
+    ],
+)
 def test_every_frame_is_as_good_as_with_perfect_triggers(segments, rhythm, perfect):
     header, block, truth = scan_of(segments=segments, **RHYTHMS[rhythm])
     images, problems = chain(header, [block])
@@ -200,10 +209,13 @@ def test_false_trigger_is_taken_out():
 # --- where triggers come from -----------------------------------------------------------------------------------------
 
 
+@lru_cache
 def ecg_scan(**changes):
     """Header, messages with the ECG but no time since the trigger, and the truth."""
     scan = simulate(plan(waveforms=True, stamps="acquisition", **changes))
-    items = list(scan.items())
+    items = tuple(scan.items())
+    for item in items:
+        item.data.flags.writeable = False
     return scan.header, items, np.abs(scan.truth.image[0])
 
 
@@ -251,7 +263,7 @@ def test_other_hearts_without_stamps(shape, seed):
     assert ratios["self"] <= 1.4
 
 
-@pytest.mark.parametrize("segments", [11, 4])
+@pytest.mark.parametrize("segments", [pytest.param(11, marks=pytest.mark.slow), 4])
 def test_self_gating_needs_signal(segments):
     header, block, truth = scan_of(segments=segments, snr=10.0)
     stamped = error(chain(header, [block])[0], truth)
@@ -277,10 +289,16 @@ def test_source_that_is_asked_for():
         chain(header, [block], trigger_source="ecg", gating="retrospective")
 
 
-@pytest.mark.parametrize("place", ["first", "last", "after each slice"])
-def test_ecg_may_come_at_any_time(place):
+@pytest.fixture(scope="module")
+def in_order():
+    """Images of two slices whose ECG comes as it is measured."""
     header, items, _ = ecg_scan(segments=8, slices=2)
-    expected, _ = chain(header, items)
+    return stack(chain(header, items)[0])
+
+
+@pytest.mark.parametrize("place", ["first", "last", "after each slice"])
+def test_ecg_may_come_at_any_time(place, in_order):
+    header, items, _ = ecg_scan(segments=8, slices=2)
     waves = [item for item in items if isinstance(item, Waveform)]
     readouts = [item for item in items if isinstance(item, Readouts)]
     second = next(i for i, item in enumerate(readouts) if item.headers["idx"]["slice"][0] == 1)
@@ -292,7 +310,7 @@ def test_ecg_may_come_at_any_time(place):
     images, problems = chain(header, moved)
     assert {source(image) for image in images} == {"ecg"}
     assert list(problems) == []
-    np.testing.assert_array_equal(stack(images), stack(expected))
+    np.testing.assert_array_equal(stack(images), in_order)
     if place == "last":  # nothing announces it, but it was asked for
         images, _ = chain(header.replace("waveformType>ecg", "waveformType>other"), moved, trigger_source="ecg")
         assert {source(image) for image in images} == {"ecg"}

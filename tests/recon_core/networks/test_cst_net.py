@@ -20,7 +20,7 @@ from tests.recon_core.physics.test_memory import peak_bytes
 GOLDEN = SHARED / "parity" / "cst_net"
 CASES = [
     "case_small_16x48x40",
-    "case_batch2_empty_frames",
+    pytest.param("case_batch2_empty_frames", marks=pytest.mark.slow),
     "ext_planar_16x40x32",
     "ext_multicoil_c3",
     "ext_frames10",
@@ -229,8 +229,10 @@ def test_recurrences_take_any_series_and_either_direction_alike(n_frames):
     torch.testing.assert_close(forth, back, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("n_coils", "n_y", "n_x"), [(1, 1, 1), (2, 2, 3), (3, 1, 7), (1, 9, 1), (2, 13, 15)])
-@pytest.mark.parametrize("layout", ["official", "planar"])
+@pytest.mark.parametrize(
+    ("layout", "n_coils", "n_y", "n_x"),
+    [("official", 1, 1, 1), ("planar", 2, 2, 3), ("official", 3, 1, 7), ("planar", 1, 9, 1), ("official", 2, 13, 15)],
+)
 def test_any_size(layout, n_coils, n_y, n_x):
     image, consistency, _ = series(n_coils, n_y, n_x)
     result = small(layout=layout)(image, consistency)
@@ -286,7 +288,13 @@ def test_reduced_precision():
 
 
 @pytest.mark.parametrize(
-    ("channels", "shape"), [(64, (16, 1, 24, 20)), (64, (16, 10, 40, 32)), (64, (16, 3, 7, 9)), (4, (16, 8, 48, 48))]
+    ("channels", "shape"),
+    [
+        (64, (16, 1, 24, 20)),
+        pytest.param(64, (16, 10, 40, 32), marks=pytest.mark.slow),
+        (64, (16, 3, 7, 9)),
+        (4, (16, 8, 48, 48)),
+    ],
 )
 def test_prediction_of_memory(channels, shape):
     network = CSTNet(CSTNetConfig(channels=channels)).eval()

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -25,7 +26,17 @@ from tests.helpers.networks import NETWORKS, TINY
 ORIGINAL_VALIDATION = Trainer._validation
 
 
-def small_scans(trainer):
+def small_scans(_):
+    """Held-out scans, drawn once."""
+    return iter(_drawn_scans())
+
+
+@functools.cache
+def _drawn_scans():
+    return tuple(_draw_scans())
+
+
+def _draw_scans():
     for number, kind in enumerate(KINDS):
         series = draw_series((77, number), Library(), kind=kind, frames=4, matrix=(24, 24))
         scan = measure((77, number), series, mask=interleaved_mask(4, 24, 4), n_coils=4, snr=40)
@@ -92,7 +103,7 @@ def test_every_network_learns(method, tmp_path):
     assert all(parameter.isfinite().all() for parameter in parameters.values())
 
 
-@pytest.mark.parametrize("method", ["crunet_mr", "unrolled_resnet3d", "dstdm"])
+@pytest.mark.parametrize("method", ["crunet_mr", pytest.param("unrolled_resnet3d", marks=pytest.mark.slow), "dstdm"])
 def test_a_training_taken_up_again_is_the_same_as_one_without_a_break(method, tmp_path):
     whole = trainer_of(tmp_path / "whole", method, steps=5, schedule="cosine")
     whole.run()
