@@ -1,5 +1,6 @@
 """``cinestream train``."""
 
+import contextlib
 import io
 import itertools
 import re
@@ -24,22 +25,26 @@ def _small_held_out_scans(monkeypatch):
     monkeypatch.setattr(Trainer, "_validation", small_scans)
 
 
-@pytest.fixture
-def trained(tmp_path, capsys):
-    trainer = train(tiny_plan(steps=4, validate_every=2), tmp_path / "training", None, float("inf"))
-    return trainer, capsys.readouterr().out.splitlines()
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished training, what the command wrote, and its folder."""
+    folder, out = tmp_path_factory.mktemp("trained") / "training", io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setattr(Trainer, "_validation", small_scans)
+        trainer = train(tiny_plan(steps=4, validate_every=2), folder, None, float("inf"))
+    return trainer, out.getvalue().splitlines(), folder
 
 
 # --- the command's parts ----------------------------------------------------------------------------------------------
 
 
-def test_a_training_says_what_it_does(trained, tmp_path):
-    trainer, said = trained
+def test_a_training_says_what_it_does(trained):
+    trainer, said, folder = trained
     assert trainer.step == 4
     assert f"tiny: {sum(p.numel() for p in trainer.network.parameters()):,} parameters, step 0 of 4" in said[0]
     assert said[1].startswith("step 4, ")
     assert all(kind in said[1] for kind in KINDS)
-    assert said[2] == f"curves in {tmp_path / 'training' / 'curves.html'}"
+    assert said[2] == f"curves in {folder / 'curves.html'}"
 
 
 def test_a_training_without_time_is_taken_up_later(tmp_path):
@@ -66,9 +71,9 @@ def test_images_are_read_from_the_folder_for_either_part(tmp_path, monkeypatch):
         train(tiny_plan(steps=1), tmp_path / "training", tmp_path, 0.0)
 
 
-def test_the_curves_have_the_points_and_other_methods(trained, tmp_path):
-    trainer, _ = trained
-    page = (tmp_path / "training" / "curves.html").read_text(encoding="utf-8")
+def test_the_curves_have_the_points_and_other_methods(trained):
+    trainer, _, folder = trained
+    page = (folder / "curves.html").read_text(encoding="utf-8")
     assert page.count("<svg") == 3
     lines = [text.split('points="')[1].split('"')[0].split() for text in page.split("<polyline ")[1:]]
     assert len(lines) == 1 + 2 * len(KINDS)
@@ -100,8 +105,8 @@ def test_curves_without_points_and_of_one_point(tmp_path):
     assert (tmp_path / "loss.html").read_text().count("<svg") == 1
 
 
-def test_names_of_curves_do_not_cover_each_other(trained, tmp_path):
-    page = (tmp_path / "training" / "curves.html").read_text(encoding="utf-8")
+def test_names_of_curves_do_not_cover_each_other(trained):
+    page = (trained[2] / "curves.html").read_text(encoding="utf-8")
     for plot in page.split("<svg ")[1:]:
         heights = [float(y) for y in re.findall(r'<text x="506" y="([\d.]+)"', plot)]
         assert len(heights) in (1, len(KINDS) * 4)
@@ -183,6 +188,7 @@ def test_a_sheet_of_images(sheet, tmp_path):
     assert sheet != (tmp_path / "b.png").read_bytes()
 
 
-def test_a_sheet_that_cannot_be_written_is_told(tmp_path):
+def test_a_sheet_that_cannot_be_written_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr("gadgets.reports.training.KINDS", KINDS[:1])
     with pytest.raises(ResourceError, match="cannot write"):
         write_samples(tmp_path / "nowhere" / "a.png", None)

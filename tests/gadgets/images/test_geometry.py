@@ -180,7 +180,7 @@ def with_marker(column, row):
     return items
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= 8)) for seed in range(20)])
 def test_a_point_of_the_patient_is_where_every_format_says(seed, tmp_path):
     plan = random_plan(seed)
     columns, rows = round(plan.matrix_x * plan.interpolation), round(plan.matrix_y * plan.interpolation)

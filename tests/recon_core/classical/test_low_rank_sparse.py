@@ -41,7 +41,9 @@ def test_golden(golden, phantom_kspace, name, weight):
         assert np.linalg.norm(ours[frames].numpy() - theirs) < 1e-4 * np.linalg.norm(theirs)
 
 
-@pytest.mark.parametrize(("case", "limit"), [("mini", 0.05), ("scd201", 0.09), ("scd301", 0.075)])
+@pytest.mark.parametrize(
+    ("case", "limit"), [("mini", 0.05), pytest.param("scd201", 0.09, marks=pytest.mark.slow), ("scd301", 0.075)]
+)
 def test_accuracy_with_estimated_maps(semi_real, case, limit):
     for data in semi_real(case)[:1]:
         mask = torch.tensor(data.mask)

@@ -220,7 +220,7 @@ def test_an_unknown_denoiser_is_refused():
         CineNet(CineNetConfig(dynamic_type="4D"))
 
 
-@pytest.mark.parametrize(("kind", "shape"), [*[(kind, (12, 4, 64, 96)) for kind in KINDS], ("XT", (16, 8, 100, 80))])
+@pytest.mark.parametrize(("kind", "shape"), [*[(kind, (8, 3, 48, 64)) for kind in KINDS], ("XT", (16, 8, 60, 50))])
 def test_prediction_of_memory(kind, shape):
     network = CineNet(CineNetConfig(cascades=2, cg_iterations=2, pools=3, channels=16, dynamic_type=kind)).eval()
     _, _, (maps, mask, measured) = series(*shape)

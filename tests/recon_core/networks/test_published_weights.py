@@ -49,6 +49,7 @@ def in_phase(image, truth):
     return np.abs(image) * np.exp(1j * np.angle(truth))
 
 
+@pytest.mark.slow  # golden vectors hold the network itself to its authors'
 def test_they_reconstruct_what_the_authors_network_does(demo):
     truth, mask, official = demo
     result = Engine("cpu").reconstruct(measured(truth, mask), ReconOptions.of(method="crnn_mri", fallback="none"))

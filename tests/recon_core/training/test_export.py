@@ -31,10 +31,13 @@ def _small_held_out_scans(monkeypatch):
     monkeypatch.setattr(Trainer, "_validation", small_scans)
 
 
-@pytest.fixture
-def trained(tmp_path):
-    trainer = Trainer(tiny_plan(steps=4, validate_every=2), Library(), Library(), tmp_path / "training")
-    assert trainer.run()
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "training"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_validation", small_scans)
+        trainer = Trainer(tiny_plan(steps=4, validate_every=2), Library(), Library(), folder)
+        assert trainer.run()
     return trainer
 
 

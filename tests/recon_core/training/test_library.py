@@ -107,6 +107,7 @@ def learned():
     return fingerprints(images), len(library.cines)
 
 
+@pytest.mark.slow  # compares all images with all others
 @needs_data
 def test_no_image_of_the_held_out_patient_is_learned_from(learned):
     ours, n_cines = learned
@@ -119,6 +120,7 @@ def test_no_image_of_the_held_out_patient_is_learned_from(learned):
     assert (ours @ np.concatenate([patient, stills]).T).max() < 0.95
 
 
+@pytest.mark.slow
 @needs_data
 @pytest.mark.parametrize("name", ["SCD0000101", "SCD0000201"])
 def test_the_slices_of_the_semi_real_scans_are_not_learned_from(name, learned):
