@@ -280,7 +280,7 @@ class Chain:
     def _further_images(
         self, complete: CompleteSlice, reconstruction: Reconstruction, settings: Settings
     ) -> Iterator[Image]:
-        """Images of the fallback beside doubtful ones or where they are asked for, and the zero-filled ones."""
+        """Images of the fallback, with doubtful ones or where they are asked for, and the zero-filled ones."""
         if reconstruction.beside and (_is_doubtful(reconstruction, settings) or "fallback" in settings.finish.extras):
             yield from self._images.make(complete, reconstruction.beside, second="beside")
         if reconstruction.zero_filled:
@@ -337,7 +337,7 @@ class Chain:
 
 
 def _is_doubtful(reconstruction: Reconstruction, settings: Settings) -> bool:
-    """Whether the images are doubtful and those of the fallback are to be sent beside them."""
+    """Whether the images are doubtful and those of the fallback are to be sent too."""
     return bool(reconstruction.doubts) and settings.outside_range == "beside"
 
 
@@ -360,7 +360,7 @@ def _buffers(header: ScanHeader, settings: Settings, problems: Problems) -> Slic
 
 
 def _for_others(settings: Settings, problems: Problems) -> Settings:
-    """Settings for a receiver that is no Gadgetron: images that are ready, and nothing beside them."""
+    """Settings for a receiver that is no Gadgetron: finished images, and nothing else."""
     wanted = {"emit": settings.images.emit, "forward": settings.images.forward}
     plain = {"emit": "images", "forward": "none"}
     asked = [f"{name}={value}" for name, value in wanted.items() if value != plain[name]]

@@ -48,7 +48,7 @@ def confine(settings: Settings, trusted: Settings, folders: Iterable[Path]) -> S
     Raises
     ------
     SettingsError
-        If a file is not in the folders; whether it is elsewhere is not told.
+        If a file is not in the folders; the message does not say whether it is elsewhere.
     """
     wanted, named = settings.ct, trusted.ct
     if wanted.path and wanted.path != named.path:
@@ -115,7 +115,7 @@ def load_ct(header: ScanHeader, settings: Settings, problems: Problems) -> Slice
     if ct.problem and settings.ct.path:
         problems.add(Kind.CT, ct.problem, damage=False)
     elif ct.problem:
-        logger.warning("%s", ct.problem)  # as the operator wants it: nothing to tell the sender of in every scan
+        logger.warning("%s", ct.problem)  # as the operator wants it: not reported to the sender in every scan
     return SliceCt(ct, header, problems)
 
 
@@ -172,7 +172,7 @@ def slice_geometry(complete: CompleteSlice, encoding: Encoding) -> SliceGeometry
     Parameters
     ----------
     complete
-        The slice; the header of its first frame tells the place.
+        The slice; the header of its first frame has the place.
     encoding
         Its encoding.
 

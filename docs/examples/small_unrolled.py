@@ -42,7 +42,7 @@ class SmallUnrolled(ImageNetwork):
     """
 
     Config = SmallUnrolledConfig
-    scale = "peak"  # its biases want images whose peak is about one
+    scale = "peak"  # its biases want images with a peak of about one
 
     def __init__(self, config: SmallUnrolledConfig | None = None) -> None:
         super().__init__()

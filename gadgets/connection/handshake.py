@@ -13,7 +13,7 @@ Three doors lead to a reconstruction::
          |                             |                            |                      |
          +---------- CLOSE ------------+---------- CLOSE -----------+------- CLOSE --------+--> CLOSED
 
-The first configuration tells the doors apart: whoever sends the bare ``<configuration>`` of an external node is a
+The first configuration distinguishes the doors: whoever sends the bare ``<configuration>`` of an external node is a
 Gadgetron, everybody else is a client. What a peer understands differs, so every connection has a `Dialect`.
 
 `Handshake.receive` takes one message and returns the one action that it calls for; whoever owns the socket performs it.

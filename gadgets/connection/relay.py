@@ -1,4 +1,4 @@
-"""Passing a scan on to the resident server, whose engine is warm."""
+"""Passing a scan on to the resident server, which has a warm engine."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def relay(gadgetron: socket.socket, server: socket.socket, begun: Sequence[Confi
 
 
 def _pass_back(server: socket.socket, gadgetron: socket.socket) -> bool:
-    """Send the server's messages to the Gadgetron, in the form that it takes, and CLOSE; tell whether all was well."""
+    """Send the server's messages to the Gadgetron, in the form that it takes, and CLOSE; gives whether all was well."""
     writer, good = Writer.of_socket(gadgetron), True
     for message in _answers(server):
         form = Dialect.GADGETRON.translate(message)

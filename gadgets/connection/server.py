@@ -25,7 +25,7 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9012  # a Gadgetron on the same machine has 9002
 
 _RETRY_SECONDS = 0.1  # until accepting is tried again
-_CUT_SECONDS = 5.0  # a session whose connection is cut ends with the slice it is at
+_CUT_SECONDS = 5.0  # a session with its connection cut ends with the slice it is at
 
 
 class SharedEngine:

@@ -222,7 +222,7 @@ class Session:
             problems.add(Kind.RAW_STREAM, spool.problem, damage=True)
 
     def _scan(self, problems: Problems) -> bool:
-        """Do what the peer asks for; tell whether that was a scan, rather than questions only."""
+        """Do what the peer asks for; gives whether that was a scan, rather than questions only."""
         settings, header = Settings(), None
         actions = self._actions()
         for action in actions:

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from gadgets.files.images import read_header, read_images
 from gadgets.images.collection import sort_images, tick_of_images
 from gadgets.pictures import loop_seconds
-from gadgets.wire.attributes import comes_along, read_meta
+from gadgets.wire.attributes import is_derived, read_meta
 from recon_core.errors import DataError, SettingsError
 from recon_core.metrics.scores import SCORES, measure, read_truth, scaled, score_text
 from recon_core.storage import write_file
@@ -60,7 +60,7 @@ class Evaluation:
 def read_series(path: Path, group: str = "dataset", name: str = "") -> list[Series]:
     """Read the image series of a file; maps that came along are left out.
 
-    Slices are told apart and put in order by repetition, set, contrast and slice counter. Their frames are numbered by
+    Slices are separated and put in order by repetition, set, contrast and slice counter. Their frames are numbered by
     the phase counter, or by the repetition counter where only that one counts.
 
     Parameters
@@ -86,9 +86,7 @@ def read_series(path: Path, group: str = "dataset", name: str = "") -> list[Seri
             f"{path} is no image file as replay writes it: group {group!r} is laid out otherwise"
         ) from error
     found = {
-        number: images
-        for number, images in found.items()
-        if images and not comes_along(read_meta(images[0].attributes))
+        number: images for number, images in found.items() if images and not is_derived(read_meta(images[0].attributes))
     }
     if not found:
         raise DataError(f"{path} holds no image series in group {group!r}; give what replay or a client wrote")

@@ -125,7 +125,7 @@ class Cell:
 
     @property
     def key(self) -> Key:
-        """What tells it from all others."""
+        """What distinguishes it from all others."""
         return self.part, self.scan, self.condition, self.method
 
 

@@ -32,7 +32,7 @@ from gadgets import __version__
 from gadgets.export.places import make_folder
 from gadgets.images.collection import number_of
 from gadgets.problems import Kind
-from gadgets.wire.attributes import comes_along
+from gadgets.wire.attributes import is_derived
 from recon_core.storage import write_file
 
 if TYPE_CHECKING:
@@ -370,8 +370,8 @@ def _classic(series: Series, facts: ScanFacts, exam: _Exam, made: datetime) -> I
             dataset = copy.deepcopy(common)
             dataset.SOPClassUID = MRImageStorage
             dataset.SOPInstanceUID = _uid(exam.root, "image", dataset.SeriesInstanceUID, str(number))
-            kind = ["DERIVED", "SECONDARY"] if comes_along(series.meta) else ["ORIGINAL", "PRIMARY"]
-            dataset.ImageType = [*kind, "OTHER" if comes_along(series.meta) else _COMPONENT[series.image_type]]
+            kind = ["DERIVED", "SECONDARY"] if is_derived(series.meta) else ["ORIGINAL", "PRIMARY"]
+            dataset.ImageType = [*kind, "OTHER" if is_derived(series.meta) else _COMPONENT[series.image_type]]
             dataset.InstanceNumber = number
             dataset.ScanningSequence = _scanning_sequence(facts)
             dataset.SequenceVariant = (

@@ -58,7 +58,7 @@ class RawScan:
     header: str
     """The ISMRMRD header as XML text."""
     readouts: int | None
-    """How many readouts the file holds; None when only reading it through would tell."""
+    """How many readouts the file holds; None where it is known only after reading it through."""
     items: Iterator[Message]
     """Readouts in the order of acquisition with the waveforms between them; can be walked through once."""
 

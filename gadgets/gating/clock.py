@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def readout_times(
     headers: NDArray[np.void], since: NDArray[np.float64] | None, tick: float
 ) -> tuple[NDArray[np.float64] | None, str]:
-    """Time of the readouts in ms by the clock of the scanner, which may begin anew at midnight.
+    """Time of the readouts in ms by the clock of the scanner, which may wrap around at midnight.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """Time stamps in, frames out: whether the readouts of a slice are gated retrospectively, and how.
 
-The stamps are in ticks of the vendor's clock; here they become times. Where they do not tell the time since the R wave,
+The stamps are in ticks of the vendor's clock; here they become times. Where they do not give the time since the R wave,
 the ECG of the stream does, or the readouts themselves. The arithmetic is that of `recon_core.gating.beats`.
 """
 
@@ -319,7 +319,7 @@ class Gate:
         """The beats by the R waves of the ECG that came with the readouts."""
         time, wrong = readout_times(headers, None, self._tick)
         if time is None:
-            raise DataError(f"the acquisition time stamps {wrong}, which alone tell when a readout was")
+            raise DataError(f"the acquisition time stamps {wrong}, which alone say when a readout was")
         since = time_since(self._ecg.triggers(float(time[0])), time)
         return find_rhythm(since, time, self._settings.arrhythmia_tolerance)
 

@@ -113,7 +113,7 @@ class Series:
 
     @property
     def frame_time(self) -> float | None:
-        """Time from frame to frame in ms; None if nothing tells."""
+        """Time from frame to frame in ms; None where it is not known."""
         known = [step for loop in self.loops if (step := loop.frame_time(real_time=self.real_time))]
         if known:
             return float(np.median(known))

@@ -48,7 +48,7 @@ class Plane:
     thickness: float
     """Of the slice."""
     doubt: str = ""
-    """What the header lacks, in words; empty where it tells all."""
+    """What the header lacks, in words; empty where it has all."""
 
     @property
     def first_pixel(self) -> NDArray[np.float64]:

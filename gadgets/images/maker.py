@@ -181,16 +181,16 @@ class ImageMaker:
         frames = self._in_view(reconstruction.image, encoding)
         if reconstruction.units == "snr" and not self._for_gadgets:
             frames = frames * np.float32(_noise_lost(reconstruction.image.shape, encoding))
-        beside = None if reconstruction.beside is None else self._in_view(reconstruction.beside.image, encoding)
+        fallback = None if reconstruction.beside is None else self._in_view(reconstruction.beside.image, encoding)
         # the scale of the scan must not be that of a doubtful image
-        level = self._level(second, reconstruction.units, frames, beside if reconstruction.doubts else None)
+        level = self._level(second, reconstruction.units, frames, fallback if reconstruction.doubts else None)
         values = frames if self._settings.images.output == "complex" or self._for_gadgets else np.abs(frames)
         values = values * np.float32(level.scale)
         common = self._common_meta(complete, reconstruction, encoding, second)
         center, width = self._window(level)
         common |= _level_meta(level.scale, center, width)
         yield from self._images(complete, values, SECOND_SERIES.get(second, 0), width, common)
-        for series in () if second else self._further_series(reconstruction, encoding, level, frames, beside):
+        for series in () if second else self._further_series(reconstruction, encoding, level, frames, fallback):
             shown = series.images.clip(0) * np.float32(series.scale)
             meta = {**common, **_further_meta(series, common)}
             yield from self._images(complete, shown, series.offset, series.window, meta)
@@ -235,7 +235,7 @@ class ImageMaker:
         encoding: Encoding,
         level: _Level,
         frames: NDArray[np.complex64],
-        beside: NDArray[np.complex64] | None,
+        fallback: NDArray[np.complex64] | None,
     ) -> Iterator[_Series]:
         def spread(images: NDArray[np.float32]) -> NDArray[np.float32]:
             return self._in_view(images.astype(np.complex64), encoding).real
@@ -251,8 +251,8 @@ class ImageMaker:
         if fused is not None and self._settings.series.fused:
             image, window = spread(fused[None]), _FUSED_SCALE
             yield _Series(image, FUSED_SERIES, "fused", "Fused", _FUSED_SCALE, window, _FUSED_COMMENT)
-        if beside is not None and reconstruction.beside and "difference" in self._settings.finish.extras:
-            difference = np.abs(np.abs(frames) - np.abs(beside))
+        if fallback is not None and reconstruction.beside and "difference" in self._settings.finish.extras:
+            difference = np.abs(np.abs(frames) - np.abs(fallback))
             scale = _DIFFERENCE_GAIN * level.scale
             methods = f"{reconstruction.method} and {reconstruction.beside.method}"
             comment = f"difference of {methods} x {_DIFFERENCE_GAIN}, not anatomy"

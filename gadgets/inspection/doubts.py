@@ -61,7 +61,7 @@ def doubts_of_scan(header: ScanHeader, settings: Settings, tally: Tally, records
         axis = frame_axis(header, settings, records)
         if stamps.min() == stamps.max() and records[axis].max() == 0:
             doubts.append(
-                f"neither the counter {axis} nor the time stamps tell frames apart, so each slice is one image"
+                f"neither the counter {axis} nor the time stamps distinguish frames, so each slice is one image"
                 + ("; data of a GE need idx.phase, which its converter does not set" if _is_ge(header) else "")
             )
         elif stamps.min() != stamps.max() and (doubt := tick_doubt(header.vendor, settings.readouts.stamp_tick)):

@@ -96,9 +96,7 @@ def _image_lines(buffered: BufferedData, header: ScanHeader, problems: Problems)
         return None
     lines = _lines(data, headers)
     if not len(lines):
-        problems.add(
-            Kind.EMPTY_BUFFER, "a buffer came whose lines were never measured; it is passed over", damage=False
-        )
+        problems.add(Kind.EMPTY_BUFFER, "a buffer without a measured line came; it is passed over", damage=False)
         return None
     without_header = data[data.shape[0] // 2].any(axis=2) & ~_measured(headers)
     if without_header.any():

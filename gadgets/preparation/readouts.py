@@ -81,7 +81,7 @@ class Preparation:
     noise
         Takes the noise readouts and gives the matrix that whitens the others.
     oversampling
-        ``present`` or ``removed`` by the sender, where the header tells of some; ``auto`` looks at the readouts.
+        ``present`` or ``removed`` by the sender, where the header has some; ``auto`` looks at the readouts.
     """
 
     def __init__(self, header: ScanHeader, problems: Problems, noise: ScanNoise, oversampling: str = "auto") -> None:
@@ -165,7 +165,7 @@ class Preparation:
         return prepared
 
     def _checked(self, readouts: Readouts) -> tuple[Readouts, ReadoutGrid | None]:
-        """Drop readouts that do not fit the scan; what remains has finite values, its grid tells where they go."""
+        """Drop readouts that do not fit the scan; what remains has finite values, its grid says where they go."""
         coils, samples = readouts.data.shape[1:]
         discarded = readouts.headers["discard_pre"].astype(np.int64) + readouts.headers["discard_post"]
         readouts = self._without(readouts, discarded >= samples * min(1, coils), Kind.EMPTY_READOUT, "holds no samples")

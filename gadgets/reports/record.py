@@ -83,7 +83,7 @@ class SliceRecord:
 
     @property
     def triggers(self) -> list[float]:
-        """Times in ms since the R wave, of the frames whose time is known."""
+        """Times in ms since the R wave, of the frames with a known time."""
         since = self.heartbeat.since
         return [float(time) for time in since[~np.isnan(since)]]
 

@@ -52,7 +52,7 @@ class CompleteSlice:
     gating: Gating | None = None
     """How the frames were made from readouts of many beats; None where they are those of a counter."""
     running: RunningMaps | None = None
-    """Coil maps of a series whose frames come in windows: `headers`, `frames` and `lines` are then of the frames after
+    """Coil maps of a series in windows of frames: `headers`, `frames` and `lines` are then of the frames after
     the context of the k-space. None for a slice that comes as a whole."""
 
 

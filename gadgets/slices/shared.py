@@ -255,7 +255,7 @@ def _accumulate(
 
 
 def _nearest_to_center(frame: NDArray[np.intp], row: NDArray[np.intp], frames: int, center: int) -> NDArray[np.intp]:
-    """Index of the readout of every frame whose line is nearest to the centre; of equals the first."""
+    """Index of the readout of every frame with the line nearest to the centre; of equals the first."""
     order = np.lexsort((np.arange(len(row)), np.abs(row - center), frame))
     return order[np.searchsorted(frame[order], np.arange(frames))]
 

@@ -198,7 +198,7 @@ class WholeSlices:
             yield from self._finish(key, wait=False)
 
     def _leave(self, key: SliceKey, count: int) -> Iterator[CompleteSlice]:
-        """With slices one after another, the next slice, of which `count` readouts came, tells that one is over."""
+        """With slices one after another, the next slice, of which `count` readouts came, ends the one before."""
         if self._latest is not None and key != self._latest and self._latest in self._open:
             before = self._open[self._latest]
             if before.gated:  # no counter says that it is over, so that a stray readout of another must not

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from gadgets.slices.shared import SlicePlan, SortingContext, VirtualCoils
     from gadgets.wire.messages import Readouts, Waveform
 
-_COUNTERS = 1 << 16  # values of a counter; that of an endless scan begins anew
-_FEWEST_FRAMES = 8  # of a window whose size is not set
+_COUNTERS = 1 << 16  # values of a counter; that of an endless scan wraps around
+_FEWEST_FRAMES = 8  # of a window without a size of its own
 _RECENT = 16  # counters of frames that have left, by which late readouts are known
 #: How often a line of the reference is kept at most.
 REFERENCE_REPEATS = 4
@@ -198,7 +198,7 @@ class FrameWindows:
         return running.came >= plan.lines * plan.averages and running.lines >= plan.lines
 
     def _take_turns(self, key: SliceKey) -> Iterator[CompleteSlice]:
-        """Where slices take turns frame by frame, the next slice tells that a frame is over."""
+        """Where slices take turns frame by frame, the next slice ends a frame."""
         before = None if self._latest in (None, key) else self._running.get(self._latest)
         if before is not None and self._latest is not None and before.parts and not self._count:
             if not before.was_left and before.lines >= before.plan.fewest_lines:

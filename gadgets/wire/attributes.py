@@ -47,8 +47,8 @@ def read_meta(text: str) -> Meta:
     }
 
 
-def comes_along(meta: Meta) -> bool:
-    """Tell by its role an image that came along with those of the scan: a g-factor, an uncertainty, a fused image."""
+def is_derived(meta: Meta) -> bool:
+    """Whether an image is made from those of the scan, by its role: a g-factor, an uncertainty, a fused image."""
     return meta.get("GADGETRON_DataRole", ("Image",)) != ("Image",)
 
 

@@ -110,8 +110,8 @@ def center_line(
         return center
     own = int(first["idx"]["user"][5])
     low, high = (limit.minimum, limit.maximum) if limit else (0, rows - 1)
-    told = choice == "readouts" or (limit is not None and find_vendor(header.vendor).center_in_readouts)
-    if told and low < own <= high:
+    believed = choice == "readouts" or (limit is not None and find_vendor(header.vendor).center_in_readouts)
+    if believed and low < own <= high:
         if own != center:
             text = (
                 f"the header puts the k-space centre at line {center}, the readouts at {own}; the readouts are believed"

@@ -29,7 +29,7 @@ def denoising_loss(
     *,
     likelihood_weighting: bool = False,
 ) -> torch.Tensor:
-    """How badly a score network tells the noise in slices.
+    """How badly a score network estimates the noise in slices.
 
     Parameters
     ----------

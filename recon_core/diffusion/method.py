@@ -67,7 +67,7 @@ class DSTDM(Network):
     Config = ScoreConfig
     scale = "peak"
     unused_keys = "sigmas"
-    #: What to tell a user who imports the authors' weights.
+    #: Message for a user who imports the authors' weights.
     licence_notice = (
         "the published code of dSTDM (github.com/wangziblake/STDM) is for academic use only, and so are weights that "
         "were trained with it unless their owner says otherwise"

@@ -137,7 +137,7 @@ class ScoreNetwork(nn.Module):
     computed in any portions.
 
     Published as it is: the input is doubled and one is subtracted at every noise level, from the imaginary part too,
-    and the label of the level is sigma itself, which the embedding hardly tells apart below 0.1. ``edm`` undoes both.
+    and the label of the level is sigma itself, which the embedding hardly distinguishes below 0.1. ``edm`` undoes both.
     """
 
     def __init__(self, config: ScoreConfig | None = None) -> None:

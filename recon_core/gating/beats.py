@@ -1,6 +1,6 @@
 """Retrospective gating: from the time since the last trigger to frames of one cardiac cycle.
 
-Beats are told apart by their triggers, judged by the length of their RR interval and brought to one typical cycle; then
+Beats are separated by their triggers, judged by the length of their RR interval and brought to one typical cycle; then
 every line of k-space is interpolated in time, on its own, to the moments of the frames.
 """
 
@@ -27,7 +27,7 @@ TRIGGER_STEP = 80.0
 SHORTEST_RR, LONGEST_RR = 200.0, 4000.0
 
 _UNMEASURED = 0.6  # share of a typical RR without readouts before the next trigger: there may have been others
-_BELIEVED = 0.5  # share of the beats whose RR interval the scanner must tell plausibly
+_BELIEVED = 0.5  # share of the beats that must have a plausible RR interval of the scanner
 _WIDE = 3.0  # frames or usual gaps: a line without a readout for that long takes those of poorer beats first
 
 
@@ -87,7 +87,7 @@ def find_rhythm(
     since: NDArray[np.float64],
     time: NDArray[np.float64] | None,
     tolerance: float = 0.25,
-    told: NDArray[np.float64] | None = None,
+    stated: NDArray[np.float64] | None = None,
 ) -> Rhythm:
     """Find and judge the beats.
 
@@ -103,7 +103,7 @@ def find_rhythm(
         ``(readout,)`` time of the readouts in ms, without wraps; None where it is not known.
     tolerance
         Share of the typical RR interval by which a beat may deviate.
-    told
+    stated
         ``(readout,)`` RR interval in ms of the beat of each readout, where the scanner says it; None where it does not.
         It is used where no `time` is known, and where it can be true.
 
@@ -118,7 +118,7 @@ def find_rhythm(
         If the times are not those of a heart.
     """
     beat, last = _beats(since, time)
-    lengths = None if told is None or time is not None else _believed(told, beat, last)
+    lengths = None if stated is None or time is not None else _believed(stated, beat, last)
     if lengths is None:
         rr, typical = _rr_intervals(since, time, beat, last, tolerance)
     else:
@@ -130,7 +130,7 @@ def find_rhythm(
 def trigger_interval(since: NDArray[np.float64], time: NDArray[np.float64] | None) -> float:
     """Typical time from one trigger of a scan to the next that was used.
 
-    Of a scan that is measured around the whole cycle `find_rhythm` tells more; this one serves also a scan that waits
+    Of a scan that is measured around the whole cycle `find_rhythm` finds more; this one also takes a scan that waits
     for the next trigger for a long part of it.
 
     Parameters
@@ -200,10 +200,10 @@ def _check_interval(typical: float) -> None:
 
 
 def _believed(
-    told: NDArray[np.float64], beat: NDArray[np.intp], last: NDArray[np.float64]
+    stated: NDArray[np.float64], beat: NDArray[np.intp], last: NDArray[np.float64]
 ) -> NDArray[np.float64] | None:
-    """RR interval ``(beat,)`` that the scanner tells; None if most are no RR intervals, or end before the readouts."""
-    rr = np.array([np.median(told[beat == number]) for number in range(len(last))])
+    """RR interval ``(beat,)`` of the scanner; None if most are no RR intervals, or end before the readouts."""
+    rr = np.array([np.median(stated[beat == number]) for number in range(len(last))])
     plausible = (rr >= SHORTEST_RR) & (rr <= LONGEST_RR) & (rr >= last)
     if np.mean(plausible) <= _BELIEVED:
         return None

@@ -82,7 +82,7 @@ def predicted_bytes(
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Say how much memory of a device is free; None where the system does not tell."""
+    """Say how much memory of a device is free; None where the system does not say."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:

@@ -49,7 +49,7 @@ def _with_fallback(work: Work) -> tuple[Outcome, Outcome | None]:
     Returns
     -------
     tuple
-        The images to send, and those of the fallback to send beside them or to compare them with, or None.
+        The images to send, and those of the fallback to send too or to compare them with, or None.
     """
     options = work.options
     has_fallback = options.fallback not in ("none", options.method)
@@ -68,8 +68,8 @@ def _with_fallback(work: Work) -> tuple[Outcome, Outcome | None]:
     if not has_fallback:
         return main, None
     if main.doubts and options.outside_range == "beside":
-        main.notes.append(f"{options.fallback} is beside it")
-        note = f"{options.fallback} beside {options.method}: {'; '.join(main.doubts)}"
+        main.notes.append(f"the image of {options.fallback} is in a series of its own")
+        note = f"{options.fallback} in addition to {options.method}: {'; '.join(main.doubts)}"
         return main, fallback()._replace(notes=[note, *fallback().notes])
     if not options.finish.extras & {"fallback", "difference"}:
         return main, None
@@ -122,5 +122,5 @@ def _unless_it_fails(main: Outcome, name: str, make: Callable[[], Outcome]) -> O
     try:
         return make()
     except CinestreamError as error:
-        main.notes.append(f"no images of {name} beside it: {error}")
+        main.notes.append(f"no further images of {name}: {error}")
         return None

@@ -95,7 +95,7 @@ def user_folder() -> Path:
 
 
 def list_weights() -> dict[str, WeightsEntry]:
-    """All usable weights by name, in the order of the search; `weights_problems` tells of the others.
+    """All usable weights by name, in the order of the search; `weights_problems` reports the others.
 
     The folders of the environment variable ``CINESTREAM_WEIGHTS`` come first, then `user_folder`, then what comes with
     cinestream; the first of a name counts.

@@ -66,7 +66,7 @@ def opening(door, header=HEADER):
     return [CONFIGURATIONS[door], Header(header)]
 
 
-def assert_told(answer, door, *words):
+def assert_reported_to(answer, door, *words):
     """The peer was told as it wants it, once, and in words; CLOSE came last and the socket was closed in order."""
     complaints = answer.complaints(door)
     assert complaints
@@ -125,7 +125,7 @@ def test_half_closed_without_close(server, door, cut):
         assert answer.messages == []  # it only looked if somebody listens
         return
     known = door if cut not in list(CUTS)[:3] else "client"  # who has not said what it is, is taken for a client
-    assert_told(answer, known, "no CLOSE")
+    assert_reported_to(answer, known, "no CLOSE")
     n_images = {"before CLOSE": N_IMAGES, "within CLOSE": N_IMAGES}
     partial = ("within a readout", "within a readout's header", "between two readouts")
     if cut in partial:
@@ -202,7 +202,7 @@ def test_garbage(server, door, garbage, stage):
     amid = stage == "amid the data"
     before = [*opening(door), *ONE_SLICE] if amid else opening(door)[: STAGES[stage]]
     answer = talk(server, *before, tail=stream + wire(*ITEMS))
-    assert_told(answer, "client" if stage == "first" else door, *words)
+    assert_reported_to(answer, "client" if stage == "first" else door, *words)
     if amid:
         assert len(answer.images) >= FRAMES
         assert first_slice(answer)
@@ -242,14 +242,14 @@ def test_flipped_bits(server):
 @pytest.mark.parametrize("message", [Header(HEADER), SINGLE[0], Image(np.zeros((), "V0"), None)][:2], ids=type)
 def test_before_the_configuration(server, message):
     answer = talk(server, message, *ITEMS, Close())
-    assert_told(answer, "client", "expected a configuration", type(message).__name__)
+    assert_reported_to(answer, "client", "expected a configuration", type(message).__name__)
 
 
 @pytest.mark.parametrize("second", [ConfigFile("cg_sense"), ConfigText("<configuration/>"), SINGLE[0]], ids=type)
 @pytest.mark.parametrize("door", DOORS)
 def test_after_the_configuration(server, door, second):
     answer = talk(server, CONFIGURATIONS[door], second, Header(HEADER), *ITEMS, Close())
-    assert_told(answer, door, "expected the scan header", type(second).__name__)
+    assert_reported_to(answer, door, "expected the scan header", type(second).__name__)
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -300,7 +300,7 @@ def test_headers_that_cannot_be_used(server, door, name):
     text, words = HEADERS[name]
     raw = text.encode("utf-8", "surrogateescape")
     stream = wire(CONFIGURATIONS[door]) + struct.pack("<HI", 3, len(raw)) + raw
-    assert_told(talk(server, tail=stream + wire(*ITEMS, Close())), door, *words)
+    assert_reported_to(talk(server, tail=stream + wire(*ITEMS, Close())), door, *words)
 
 
 def test_space_builder_is_what_the_reader_takes():
@@ -366,7 +366,7 @@ BAD_READOUTS = {
 def test_a_bad_readout(server, door, kind):
     spoil, words = BAD_READOUTS[kind]
     answer = talk(server, *opening(door), *spoiled(spoil), Close())
-    assert_told(answer, door, *words)
+    assert_reported_to(answer, door, *words)
     assert first_slice(answer)
     assert len(answer.images) >= N_IMAGES - 1
     assert all(np.isfinite(image.data).all() for image in answer.images)
@@ -377,7 +377,7 @@ def test_all_readouts_of_a_slice_bad(server, kind):
     spoil, words = BAD_READOUTS[kind]
     answer = talk(server, *opening("client"), *spoiled(spoil, slice(N_FIRST, None)), Close())
     # a slice or repetition that the header forgot is believed when all of it comes
-    assert_told(answer, "client", *(["never came"] if kind in {"slice", "repetition"} else words))
+    assert_reported_to(answer, "client", *(["never came"] if kind in {"slice", "repetition"} else words))
     assert first_slice(answer)
     assert all(np.isfinite(image.data).all() for image in answer.images)
 
@@ -388,14 +388,14 @@ def test_tenth_of_the_readouts_bad(server, door):
     for item in items[40::10]:
         item.data[:] = np.nan
     answer = talk(server, *opening(door), *items, Close())
-    assert_told(answer, door, "not finite", "such cases")
+    assert_reported_to(answer, door, "not finite", "such cases")
     assert len(answer.images) == N_IMAGES
 
 
 @pytest.mark.parametrize("items", [[], [Text("hello")]], ids=["nothing", "text"])
 @pytest.mark.parametrize("door", DOORS)
 def test_no_image_readouts(server, door, items):
-    assert_told(talk(server, *opening(door), *items, Close()), door, "no image")
+    assert_reported_to(talk(server, *opening(door), *items, Close()), door, "no image")
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -408,13 +408,13 @@ def test_noise_alone_is_no_error(server, door):
 @pytest.mark.parametrize("door", DOORS)
 def test_noise_of_a_stream_that_broke_is_one(server, door):
     answer = talk(server, *opening(door), ITEMS[0], end=True)
-    assert_told(answer, door, "no image")
+    assert_reported_to(answer, door, "no image")
 
 
 @pytest.mark.parametrize("door", DOORS)
 def test_scan_that_ends_early(server, door):
     answer = talk(server, *opening(door), *SINGLE[:N_FIRST], Close())
-    assert_told(answer, door, "slice 1", "ended early")
+    assert_reported_to(answer, door, "slice 1", "ended early")
     assert len(answer.images) == FRAMES
     assert first_slice(answer)
 
@@ -472,24 +472,24 @@ BAD_NODES = {
 @pytest.mark.parametrize("name", BAD_CONFIGURATIONS)
 def test_configurations_that_cannot_be_used(server, name):
     config, words = BAD_CONFIGURATIONS[name]
-    assert_told(talk(server, config, Header(HEADER), *ITEMS, Close()), "client", *words)
+    assert_reported_to(talk(server, config, Header(HEADER), *ITEMS, Close()), "client", *words)
 
 
 @pytest.mark.parametrize("name", BAD_NODES)
 def test_nodes_of_a_gadgetron_that_cannot_be_used(server, name):
     text, words = BAD_NODES[name]
-    assert_told(talk(server, ConfigText(text), Header(HEADER), *ITEMS, Close()), "gadgetron", *words)
+    assert_reported_to(talk(server, ConfigText(text), Header(HEADER), *ITEMS, Close()), "gadgetron", *words)
 
 
 def test_name_that_is_no_text(server):
     stream = b"\x01\x00" + bytes(range(1, 256)).ljust(1024, b"\xff")
-    assert_told(talk(server, tail=stream + wire(Header(HEADER), *ITEMS, Close())), "client", "name")
+    assert_reported_to(talk(server, tail=stream + wire(Header(HEADER), *ITEMS, Close())), "client", "name")
 
 
 @pytest.mark.parametrize("parameters", ['{"config": "no_such"}', '{"customconfig": "../x"}', '{"config": ["a"]}'])
 def test_json_parameters_that_name_no_pipeline(server, parameters):
     text = Text(f'{{"parameters": {parameters}}}')
-    assert_told(talk(server, *opening("client"), text, *ITEMS, Close()), "client", "pipeline")
+    assert_reported_to(talk(server, *opening("client"), text, *ITEMS, Close()), "client", "pipeline")
 
 
 def test_pipeline_file_of_the_operator_that_cannot_be_read(tmp_path):
@@ -562,7 +562,7 @@ MUCH = 50 << 20
 
 @pytest.mark.parametrize("what", ["readouts", "bytes"])
 @pytest.mark.parametrize("door", DOORS)
-def test_peer_that_goes_on_sending_after_an_error_hears_of_it(server, door, what):
+def test_peer_that_goes_on_sending_gets_the_error(server, door, what):
     """No reset takes away what the peer was told, however much it has still to send."""
     bad = ConfigFile("no_such") if door == "client" else ConfigText("<configuration><spin>1</spin></configuration>")
     block = wire(readouts(256, 4, 128))
@@ -574,7 +574,7 @@ def test_peer_that_goes_on_sending_after_an_error_hears_of_it(server, door, what
         peer.send_bytes(much)  # reads nothing meanwhile; an error here is a reset
         peer.end()
         answer = peer.collect()
-    assert_told(answer, door, "no_such" if door == "client" else "spin")
+    assert_reported_to(answer, door, "no_such" if door == "client" else "spin")
 
 
 def test_broken_stream_of_a_peer_that_goes_on_sending(server):
@@ -582,7 +582,7 @@ def test_broken_stream_of_a_peer_that_goes_on_sending(server):
         peer.send(*opening("client"), *ONE_SLICE)
         peer.send_bytes(b"\xff\xff" + bytes(MUCH))
         answer = peer.collect()
-    assert_told(answer, "client", "unknown message id")
+    assert_reported_to(answer, "client", "unknown message id")
     assert first_slice(answer)
 
 
@@ -591,7 +591,7 @@ def test_peer_that_waits_for_the_end_of_our_stream(server):
     with Peer(server.address) as peer:
         peer.send_bytes(b"\xff\xff")
         peer.socket.settimeout(5.0)  # shorter than the server waits for silence
-        assert_told(peer.collect(), "client", "unknown message id")
+        assert_reported_to(peer.collect(), "client", "unknown message id")
 
 
 def test_peer_that_never_reads_holds_up_nobody_else():

@@ -340,7 +340,7 @@ def test_a_tenth_of_broken_readouts_costs_no_image():
     np.testing.assert_array_equal([cine.mask for cine in engine.slices], ~missing)
 
 
-def test_a_listener_hears_of_trouble_while_it_happens():
+def test_a_listener_is_called_while_the_problem_happens():
     heard, block = [], scan()
     block.data[0] = np.nan
     run = Chain(header(), Settings.of(method="zero_filled"), PlainEngine(), Problems(heard.append))(
@@ -542,9 +542,12 @@ def test_both_images_are_sent_where_that_is_asked_for(trained, caplog):
     for image, other, wanted in zip(images, beside, expected, strict=True):
         np.testing.assert_array_equal(other.data, wanted.data)  # in the brightness that it has on its own
         np.testing.assert_allclose(image.data, 0.1 * wanted.data, rtol=1e-4)
-        assert "cg_sense beside crunet_mr: the image of crunet_mr leaves" in comment(other)
-        assert re.search("crunet_mr; .*the image of crunet_mr leaves .*; cg_sense is beside it", comment(image))
-    assert "cg_sense is beside it" in caplog.text
+        assert "cg_sense in addition to crunet_mr: the image of crunet_mr leaves" in comment(other)
+        assert re.search(
+            "crunet_mr; .*the image of crunet_mr leaves .*; the image of cg_sense is in a series of its own",
+            comment(image),
+        )
+    assert "the image of cg_sense is in a series of its own" in caplog.text
 
 
 def test_a_bad_image_is_only_marked_where_that_is_asked_for(trained):
@@ -554,7 +557,7 @@ def test_a_bad_image_is_only_marked_where_that_is_asked_for(trained):
     assert all("cinestream crunet_mr; " in comment(image) and "leaves" in comment(image) for image in images)
 
 
-def test_the_images_of_the_fallback_beside_do_not_claim_a_ct():
+def test_additional_images_of_the_fallback_do_not_claim_a_ct():
     class Both(PlainEngine):
         def reconstruct(self, cine, settings):
             made = super().reconstruct(cine, settings)
@@ -578,7 +581,7 @@ def test_the_images_of_the_fallback_beside_do_not_claim_a_ct():
 
 
 @pytest.mark.parametrize("by", ["scan", "slice"])
-def test_further_series_come_beside_the_images(by):
+def test_further_series_come_in_addition_to_the_images(by):
     made = simulate(ScanPlan(matrix_x=48, matrix_y=40, frames=3, coils=3, slices=2, acs_lines=10))
     wanted = {"method": "low_rank_sparse", "low_rank_sparse_iterations": 3, "series_by": by}
 

@@ -275,7 +275,7 @@ def test_no_ct_is_an_error_before_the_data(name, scan, tmp_path):
 
 @pytest.mark.usefixtures("_weights")
 @pytest.mark.parametrize("name", BAD)
-def test_with_the_policy_fallback_no_ct_is_told_and_done_without(name, raw, engine, tmp_path, caplog):
+def test_with_the_policy_fallback_no_ct_is_reported_and_done_without(name, raw, engine, tmp_path, caplog):
     path, status, _ = bad(name, tmp_path)
     images, summary, slices = run(raw, tmp_path, engine, ct_path=path, ct_policy="fallback", emit_fused=True)
     assert {series: len(each) for series, each in images.items()} == {1: 4}  # nothing was fused

@@ -322,14 +322,14 @@ def test_a_slow_gadgetron_with_one_write_per_message(scan, replayed, server):
         ("<pipeline/>", ["<pipeline>"]),
     ],
 )
-def test_a_bad_setting_is_told_to_the_gadgetron(configuration, texts, scan):
+def test_a_bad_setting_is_reported_to_the_gadgetron(configuration, texts, scan):
     header, items = scan
     outcome = Gadgetron(configuration).run(header, items)
     assert outcome.images == []
     assert_reported(outcome, *texts)
 
 
-def test_a_header_without_encoding_is_told(scan):
+def test_a_header_without_encoding_is_reported(scan):
     _, items = scan
     header = '<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><experimentalConditions><H1resonanceFrequency_Hz>1'
     header += "</H1resonanceFrequency_Hz></experimentalConditions></ismrmrdHeader>"
@@ -500,7 +500,7 @@ def test_a_variable_that_names_no_server_is_no_trouble(value, monkeypatch):
 
 
 @pytest.mark.parametrize("images", [0, 1])
-def test_a_resident_server_that_dies_within_the_scan_is_told(images, scan, replayed):
+def test_a_resident_server_that_dies_within_the_scan_is_reported(images, scan, replayed):
     header, items = scan
 
     def dying(connection):
@@ -522,7 +522,7 @@ def test_a_resident_server_that_dies_within_the_scan_is_told(images, scan, repla
     assert_reported(outcome, "the resident cinestream server ended within the scan")
 
 
-def test_a_resident_server_that_is_stopped_within_the_scan_is_told(scan):
+def test_a_resident_server_that_is_stopped_within_the_scan_is_reported(scan):
     header, items = scan
     server = Server(port=0)
     serving = threading.Thread(target=server.serve)

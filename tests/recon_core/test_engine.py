@@ -460,9 +460,9 @@ def test_images_of_both_methods_where_that_is_asked_for(engine, heart, network):
     np.testing.assert_array_equal(result.beside.image, expected.image)
     assert (result.method, result.beside.method) == ("crunet_mr", "cg_sense")
     assert any(note.startswith("weights crunet_mr") for note in result.notes)
-    assert result.notes[-1] == "cg_sense is beside it"
+    assert result.notes[-1] == "the image of cg_sense is in a series of its own"
     (note,) = result.beside.notes
-    assert note.startswith("cg_sense beside crunet_mr: the image of crunet_mr leaves")
+    assert note.startswith("cg_sense in addition to crunet_mr: the image of crunet_mr leaves")
 
 
 @pytest.mark.parametrize("method", ["crunet_mr", "low_rank_sparse"])
@@ -489,12 +489,12 @@ def test_other_images_that_fail_cost_nothing(engine, heart, monkeypatch):
     result = engine.reconstruct(heart, options)
     assert (result.method, result.beside, result.zero_filled) == ("low_rank_sparse", None, None)
     assert [note.partition(":")[0] for note in result.notes[-2:]] == [
-        "no images of cg_sense beside it",
-        "no images of zero_filled beside it",
+        "no further images of cg_sense",
+        "no further images of zero_filled",
     ]
 
 
-def test_what_was_sent_instead_does_not_come_beside_itself(engine, heart, network):
+def test_what_was_sent_instead_does_not_come_twice(engine, heart, network):
     network(lambda image: 2 * image)
     result = engine.reconstruct(
         heart, ReconOptions.of(method="crunet_mr", extra_series="zero_filled,fallback,difference")
@@ -503,7 +503,7 @@ def test_what_was_sent_instead_does_not_come_beside_itself(engine, heart, networ
     assert result.zero_filled is not None
 
 
-def test_doubts_are_told(engine, heart, network):
+def test_doubts_are_reported(engine, heart, network):
     network(lambda image: 2 * image)
     result = engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range="note"))
     (doubt,) = result.doubts

@@ -92,7 +92,7 @@ def test_the_docstring_is_the_summary():
     assert (find_method("half").summary, find_method("half").framewise) == ("mine", True)
 
 
-def test_registered_anew(scan):
+def test_registered_again(scan):
     register_method("mine", half)
     first = reconstruct(scan.kspace, "mine")
     register_method("mine", lambda data: half(data) * 4)
@@ -276,7 +276,7 @@ def test_view_sharing_takes_the_nearest_line(examples):
             assert any(np.allclose(images[periodic][frame], one, atol=1e-4) for one in wanted)
 
 
-def test_view_sharing_reaches_as_far_as_it_is_told(examples):
+def test_view_sharing_reaches_as_far_as_it_is_set(examples):
     complete = simulate_cine(6, (48, 40), 4, sampling="full", snr=0)
     mask = np.zeros((6, 48), bool)
     mask[0] = True

@@ -28,7 +28,7 @@ def test_a_good_replay(scan, tmp_path, run):
     assert "zero_filled" in images[5][0].attributes
 
 
-def test_what_is_made_besides_the_images(scan, tmp_path, run):
+def test_what_is_made_in_addition_to_the_images(scan, tmp_path, run):
     made = {name: tmp_path / f"cine.{name}" for name in ("gif", "html")}
     truth = scan.with_name("scan_truth.npz")
     options = ["--gif", made["gif"], "--report", made["html"], "--truth", truth]
@@ -65,7 +65,7 @@ def test_damaged_data_give_the_images_and_status_1(damaged, tmp_path, run):
     assert len(read_images(tmp_path / "images.h5")[1]) == 3
 
 
-def test_the_log_tells_of_damage(damaged, tmp_path):
+def test_the_log_reports_damage(damaged, tmp_path):
     outcome = program("replay", damaged, "-o", tmp_path / "images.h5")
     assert outcome.returncode == 1
     assert re.search(r"^ERROR readout \d+ has 5 coils, expected 3", outcome.stderr, re.MULTILINE)

@@ -399,7 +399,7 @@ def test_signal_while_torch_is_imported(tmp_path):
             assert (code, error) == (0, "")
 
 
-def test_process_whose_port_is_in_use(tmp_path):
+def test_process_with_a_port_in_use(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = Process(tmp_path, port=str(taken.getsockname()[1]))
         out, error = server.process.communicate(timeout=PATIENCE)
@@ -456,7 +456,7 @@ def test_killed_in_mid_scan_leaves_a_stream_to_replay(tmp_path):
     assert images[:FRAMES] == expected_images()[:FRAMES]
 
 
-def test_process_whose_disk_is_full(tmp_path):
+def test_process_with_a_full_disk(tmp_path):
     """A limit on the size of files stands for the disk."""
     pytest.importorskip("resource")
     limit = "\nimport resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"

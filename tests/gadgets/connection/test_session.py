@@ -428,7 +428,7 @@ def test_repeated_problem_is_counted_for_the_client(server):
     assert answer.closed
 
 
-def test_gadgetron_hears_of_errors_behind_the_images(server):
+def test_gadgetron_gets_errors_behind_the_images(server):
     header, items = scan()
     broken = list(one_by_one(items))
     [item for item in broken if isinstance(item, Readouts)][40].data[0, 0, 0] = np.nan
@@ -551,7 +551,7 @@ def test_a_ct_that_is_missing_ends_the_scan_with_its_remedy(door, ct):
     assert answer.closed
 
 
-def test_missing_weights_with_a_fallback_are_told_to_the_client(server):
+def test_missing_weights_with_a_fallback_are_reported_to_the_client(server):
     header, items = scan()
     answer = talk(server, ConfigFile("crunet_mr"), Header(header), *items, Close())
     assert answer.complaints("client") == []

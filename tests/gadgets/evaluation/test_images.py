@@ -88,7 +88,7 @@ def test_images_are_sorted_by_their_counters(noisy, tmp_path):
     assert series.name == str(tmp_path / "a.h5")
 
 
-def test_slices_are_told_apart_as_in_a_report(tmp_path):
+def test_slices_are_distinguished_as_in_a_report(tmp_path):
     counters = [
         {"repetition": repetition, "set": number, "contrast": contrast, "slice": place, "phase": phase}
         for repetition in (0, 1)
@@ -228,7 +228,7 @@ def test_dists_is_measured_where_it_can_be(noisy, known, tmp_path):
     assert table(evaluations).splitlines()[0].endswith("DISTS")
 
 
-def test_a_slice_whose_truth_is_empty(truth, tmp_path):
+def test_a_slice_with_an_empty_truth(truth, tmp_path):
     path = tmp_path / "truth.npz"
     truth[1] = 0
     np.savez(path, reference=truth)
@@ -254,7 +254,7 @@ def test_table_is_aligned(noisy, truth, known, tmp_path):
     assert [name.strip() for name in names] == ["a.h5", "slice 0", "slice 1", "much_longer.h5", "slice 0", "slice 1"]
 
 
-def test_files_of_one_name_are_told_apart(noisy, known, tmp_path):
+def test_files_of_one_name_are_distinguished(noisy, known, tmp_path):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         write_scan(tmp_path / folder / "a.h5", noisy)
@@ -274,7 +274,7 @@ def test_csv_holds_everything(noisy, known, tmp_path):
     assert float(rows[2]["dynamic_ssim"]) == evaluations[0].scores[1]["dynamic_ssim"]
 
 
-def test_page_shows_every_output_beside_the_truth(noisy, truth, known, tmp_path):
+def test_page_shows_every_output_next_to_the_truth(noisy, truth, known, tmp_path):
     names = [f"<{i}>.h5" for i in range(5)]
     outputs = [write_scan(tmp_path / name, truth if i == 3 else noisy) for i, name in enumerate(names)]
     evaluations, given = evaluate(outputs, known)

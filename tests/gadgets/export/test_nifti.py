@@ -75,7 +75,7 @@ def test_images_without_geometry_claim_none(tmp_path):
     assert b"no usable directions" in bytes(header["descrip"])
 
 
-def test_existing_files_are_kept_unless_told_otherwise(tmp_path):
+def test_existing_files_are_kept_unless_overwritten(tmp_path):
     (tmp_path / "a_series021.nii").write_text("mine")
     images = [image(), image(series=21)]
     with pytest.raises(SettingsError, match="--overwrite"):

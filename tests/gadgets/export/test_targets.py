@@ -110,7 +110,7 @@ def test_export_wants_something_to_do(tmp_path, capsys):
     assert run("export", tmp_path / "none.h5", "--dicom", tmp_path / "a") == 1
 
 
-def test_the_exit_status_tells_of_images_left_out(tmp_path):
+def test_the_exit_status_shows_that_images_were_left_out(tmp_path):
     images = cine(slices=1, frames=2)
     images[0].data[0, 0, 0, 0] = float("nan")
     assert run("export", store(tmp_path / "images.h5", images), "--nifti", tmp_path / "a.nii") == 1

@@ -210,7 +210,7 @@ def test_promptmr(tmp_path):
     assert_same_images(tmp_path / "out.h5", original, tmp_path)
 
 
-def test_what_lies_beside_it_is_read(tmp_path):
+def test_what_lies_next_to_it_is_read(tmp_path):
     _, kspace = simulated(PLAN, tmp_path)
     source = write_matlab(tmp_path / "cine_sax.mat", kspace_full=matlab_order(kspace))
     text = "Parameter,Value\nFOVx(mm),340\nFOVy(mm),255\nSliceThickness(mm),6\nModel,Vida\nReadOutOversample,2\n"
@@ -227,7 +227,7 @@ def test_what_lies_beside_it_is_read(tmp_path):
     assert headers["flags"][-1] & AcquisitionFlag.LAST_IN_MEASUREMENT.bit
 
 
-def test_what_is_assumed_is_told(tmp_path):
+def test_what_is_assumed_is_reported(tmp_path):
     _, kspace = simulated(PLAN, tmp_path)
     result = convert(write_matlab(tmp_path / "cine.mat", kspace_full=matlab_order(kspace)), tmp_path / "out.h5")
     text = "\n".join(result.notes)

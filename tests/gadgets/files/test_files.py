@@ -534,7 +534,7 @@ def test_file_without_images(tmp_path):
     assert read_images(tmp_path / "images.h5") == {}
 
 
-def test_existing_file_is_kept_unless_told(tmp_path):
+def test_existing_file_is_kept_unless_overwritten(tmp_path):
     path = tmp_path / "images.h5"
     path.write_bytes(b"precious")
     with pytest.raises(SettingsError, match="--overwrite"):

@@ -522,7 +522,7 @@ def changed(block, **stamps):
 
 
 @pytest.mark.parametrize("midnight", [True, False])
-def test_clock_that_begins_anew(midnight):
+def test_clock_that_wraps_around(midnight):
     header, block, _ = scan_of()
     expected, _ = chain(header, [block])
     time = block.headers["acquisition_time_stamp"].astype(np.int64)

@@ -24,7 +24,7 @@ def triggered(beats=6, frames=5, lines=4, delay=20.0, step=90.0, rr=RR):
     return readouts[1 : frames * lines : lines], readouts
 
 
-def test_a_triggered_scan_tells_when_its_frames_were_measured():
+def test_a_triggered_scan_has_the_times_of_its_frames():
     frames, readouts = triggered()
     found = find_heartbeat(frames, readouts, TICK)
     np.testing.assert_allclose(found.since, 25 + 90 * np.arange(5))
@@ -90,7 +90,7 @@ def test_stamps_that_are_no_time_since_an_r_wave_are_left_out(stamps, why):
     assert found.rr == 0
 
 
-def test_a_scan_without_stamps_is_nothing_unusual_and_still_tells_the_frame_time():
+def test_a_scan_without_stamps_is_nothing_unusual_and_still_has_a_frame_time():
     _, readouts = triggered(beats=1, frames=20, step=35)
     readouts["physiology_time_stamp"] = 0
     found = find_heartbeat(readouts[::4], readouts, TICK)

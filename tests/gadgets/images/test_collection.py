@@ -30,7 +30,7 @@ def test_times_of_a_gated_scan():
     assert series.slice_spacing is None
 
 
-def test_the_time_since_the_r_wave_that_the_image_tells_comes_first():
+def test_the_time_since_the_r_wave_of_the_image_comes_first():
     """The scan may have had a tick of its own."""
     images = [
         image(phase=i, physiology_time_stamp=(16 * i, 0, 0), meta={"cinestream_trigger_time_ms": 50.0 * i})

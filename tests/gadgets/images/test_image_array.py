@@ -181,7 +181,7 @@ def test_buffers_and_buckets_are_acquisitions_too():
         assert len(of(Image, came)) == 6
 
 
-def test_others_than_a_gadgetron_get_images_and_are_told():
+def test_others_than_a_gadgetron_get_images_and_a_message():
     header, items = scan()
     problems = Problems()
     came = through(header, items, to_gadgetron=False, problems=problems, emit="image_array", forward="all")

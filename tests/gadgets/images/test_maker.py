@@ -670,7 +670,7 @@ def test_all_series_are_turned_alike():
 # --- headers ----------------------------------------------------------------------------------------------------------
 
 
-def test_headers_tell_what_the_readouts_told():
+def test_headers_hold_what_the_readouts_held():
     complete = complete_slice(key=SliceKey(0, 1, 2, 1, 3))
     limits = {"slice": (0, 3, 0), "phase": (0, 2, 0), "set": (0, 2, 0), "contrast": (0, 1, 0), "repetition": (0, 1, 0)}
     images = list(maker(limits=limits, series=5).make(complete, reconstruction()))

@@ -84,7 +84,7 @@ def test_all_findings_are_printed(monkeypatch, capsys):
         ("12.8", True, r"\S+, build for CUDA 12\.8", "Model of a GPU"),
     ],
 )
-def test_the_build_of_torch_is_told_and_the_smaller_one_where_it_would_do(
+def test_the_build_of_torch_is_named_and_the_smaller_one_where_it_would_do(
     cuda, usable, torch_line, gpu_line, monkeypatch
 ):
     monkeypatch.setattr(torch.version, "cuda", cuda)

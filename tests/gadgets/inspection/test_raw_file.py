@@ -257,7 +257,7 @@ def test_network_without_weights(tmp_path):
     assert "cg_sense is used instead of crunet_mr" in document["findings"][0]["text"]
 
 
-def test_the_file_is_read_once_and_waveforms_of_the_learning_phase_are_told_apart(tmp_path):
+def test_the_file_is_read_once_and_waveforms_of_the_learning_phase_are_distinguished(tmp_path):
     def learning(items):
         for item in items:
             if isinstance(item, Waveform):
@@ -309,7 +309,7 @@ def test_command_with_bad_files(tmp_path, capsys):
     assert main(["doctor", str(path), "--json", str(path)]) == 2
 
 
-def test_beats_that_the_ecg_tells(tmp_path):
+def test_beats_of_the_ecg(tmp_path):
     plan = dataclasses.replace(
         PLAN, sampling="full", gating="retrospective", segments=8, stamps="acquisition", waveforms=True
     )

@@ -482,7 +482,7 @@ def test_how_readouts_were_cut_into_messages_does_not_matter():
 # --- sessions ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_gadgetron_hears_of_a_broken_buffer_and_gets_what_is_complete():
+def test_a_broken_buffer_is_reported_to_a_gadgetron_that_gets_what_is_complete():
     header, made = damaged("three slices", cut_headers)
     made[1] = ReconData(((made[1].bits[0][0], None),))
     bare = ConfigText("<configuration><method>zero_filled</method></configuration>")
@@ -497,7 +497,7 @@ def test_a_gadgetron_hears_of_a_broken_buffer_and_gets_what_is_complete():
         assert len(again.images) == 3 * 4
 
 
-def test_a_client_that_wants_gadgets_is_told_what_to_take():
+def test_a_client_that_wants_gadgets_learns_what_to_take():
     header, items = scan("three slices")
     with serving() as server:
         answer = talk(server, ConfigFile("cg_sense-stock-front"), Header(header), *items, Close())

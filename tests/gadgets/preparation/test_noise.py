@@ -191,7 +191,7 @@ def test_dependencies_in_the_header():
 
 
 @pytest.mark.parametrize("with_store", [False, True])
-def test_noise_that_is_not_known_is_told_and_the_images_come(engine, apart, tmp_path, with_store):
+def test_noise_that_is_not_known_is_reported_and_the_images_come(engine, apart, tmp_path, with_store):
     store = NoiseStore(tmp_path) if with_store else None
     images, problems = reconstruct(engine, apart[1], store=store)
     (problem,) = problems
@@ -204,14 +204,14 @@ def test_noise_that_is_not_known_is_told_and_the_images_come(engine, apart, tmp_
     assert said(images[0]) == ["none"]
 
 
-def test_noise_alone_without_a_store_is_told(engine, apart):
+def test_noise_alone_without_a_store_is_reported(engine, apart):
     images, problems = reconstruct(engine, apart[0])
     (problem,) = problems
     assert (images, problem.damage) == ([], False)
     assert "--noise-store" in problem.text
 
 
-def test_noise_alone_without_a_name_is_told(engine, apart, tmp_path):
+def test_noise_alone_without_a_name_is_reported(engine, apart, tmp_path):
     (header, noise), _ = apart
     nameless = re.sub("<measurementID>.*?</measurementID>", "", header)
     _, problems = reconstruct(engine, (nameless, noise), store=NoiseStore(tmp_path))
@@ -223,7 +223,7 @@ def test_a_scan_without_any_readout_is_an_error_as_ever(engine, apart, tmp_path)
         reconstruct(engine, (apart[0][0], []), store=NoiseStore(tmp_path))
 
 
-def test_a_store_that_cannot_be_written_is_told(engine, apart, tmp_path):
+def test_a_store_that_cannot_be_written_is_reported(engine, apart, tmp_path):
     (tmp_path / "file").touch()
     _, problems = reconstruct(engine, apart[0], store=NoiseStore(tmp_path / "file"))
     assert "cannot be written" in str(*problems)

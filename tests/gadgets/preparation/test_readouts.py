@@ -354,7 +354,7 @@ def test_oversampling_is_cut_from_the_image(encoded, wide, narrow, kept, center)
     assert list(problems) == []
 
 
-def test_the_matrix_tells_the_oversampling_where_the_field_of_view_is_missing():
+def test_the_matrix_shows_the_oversampling_where_the_field_of_view_is_missing():
     block = readouts(2, 2, 32)
     fields = {"encoded": (32, 8, 1), "recon": (16, 8, 1), "encoded_fov": (0, 0, 0), "recon_fov": (0, 0, 0)}
     (part,), _, _ = prepare(block, **fields)

@@ -250,7 +250,7 @@ def test_gif_lays_slices_in_a_grid_and_keeps_them_in_step(tmp_path):
         assert gif.size == (2 * 300 + 2, 2 * 300 + 2)
 
 
-def test_gif_with_truth_shows_the_error_beside(tmp_path):
+def test_gif_with_truth_shows_the_error_too(tmp_path):
     truth = beating(3, (256, 256))[None]
     wrong = truth.copy()
     wrong[0, :, 100:110, 100:110] += 0.1
@@ -299,7 +299,7 @@ def test_report_is_one_self_contained_well_formed_page(tmp_path):
     assert "Agreement" not in checked.text
 
 
-def test_report_tells_the_measured_acceleration_and_times(tmp_path):
+def test_report_shows_the_measured_acceleration_and_times(tmp_path):
     collector = ReportCollector()
     collect(collector, beating())
     text = Checker(make(tmp_path, collector)[0]).text
@@ -325,7 +325,7 @@ def test_report_with_truth_shows_and_returns_the_scores(tmp_path):
     assert text.count("Error × 5, RMS over time") == 2
 
 
-def test_report_survives_a_slice_whose_truth_is_empty(tmp_path):
+def test_report_survives_a_slice_with_an_empty_truth(tmp_path):
     collector = ReportCollector()
     truth = np.stack([beating(), np.zeros((6, 24, 32), np.float32)])
     for number in (0, 1):
@@ -333,7 +333,7 @@ def test_report_survives_a_slice_whose_truth_is_empty(tmp_path):
     assert "slice 1 – – – –" in Checker(make(tmp_path, collector, truth=truth)[0]).text
 
 
-def test_report_tells_problems_and_escapes_all_that_others_wrote(tmp_path):
+def test_report_shows_problems_and_escapes_all_that_others_wrote(tmp_path):
     collector = ReportCollector()
     collect(collector, beating(), notes=("frame <5> lacks lines",))
     summary = ScanSummary(slices=1, images=6)
@@ -355,7 +355,7 @@ def test_report_tells_problems_and_escapes_all_that_others_wrote(tmp_path):
     ("whitened", "wanted", "text"),
     [(True, True, "noise-whitened"), (False, True, "no usable noise scan"), (False, False, "switched off")],
 )
-def test_report_tells_whether_the_noise_was_whitened(tmp_path, whitened, wanted, text):
+def test_report_shows_whether_the_noise_was_whitened(tmp_path, whitened, wanted, text):
     collector = ReportCollector()
     collect(collector, beating(), whitened=whitened)
     assert text in Checker(make(tmp_path, collector, settings=Settings.of(whiten=wanted))[0]).text
@@ -377,7 +377,7 @@ def test_long_and_single_frame_series_make_a_report_too(tmp_path):
     assert "Slice 1 cg_sense · 1 frame · 0.25 s" in text
 
 
-def test_report_without_images_still_tells_what_happened(tmp_path):
+def test_report_without_images_still_shows_what_happened(tmp_path):
     summary = ScanSummary(readouts=5)
     summary.problems.add(Kind.RECONSTRUCTION, "slice 0 could not be reconstructed", damage=True)
     assert "could not be reconstructed" in Checker(make(tmp_path, ReportCollector(), summary=summary)[0]).text

@@ -185,11 +185,11 @@ def test_beats_are_counted_and_drawn(tmp_path):
     assert [name.split() for name in drawn] == [[], ["rejected", "unused"], [], []]
 
 
-def test_why_there_are_no_times_is_told(tmp_path):
+def test_why_there_are_no_times_is_reported(tmp_path):
     assert "Not known (no gating was <on>)." in Checker(page_of(tmp_path, {"doubt": "no gating was <on>"})).text
 
 
-def test_geometry_tells_places_directions_and_distances(tmp_path):
+def test_geometry_shows_places_directions_and_distances(tmp_path):
     tilted = np.array([0, np.sin(np.radians(20)), np.cos(np.radians(20))])
     directions = {"read_dir": (1, 0, 0), "phase_dir": np.cross(tilted, (1, 0, 0)), "slice_dir": tilted}
     slices = [{**directions, "position": 10 * number * tilted + (3, 0, 0)} for number in range(2)]

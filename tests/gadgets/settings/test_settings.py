@@ -255,7 +255,7 @@ def test_spellings_of_settings(text):
     assert parse_configuration(text) == Settings.of(iterations=7, output="complex")
 
 
-def test_whole_and_bare_documents_are_told_apart():
+def test_whole_and_bare_documents_are_distinguished():
     assert is_pipeline(pipeline())
     assert is_pipeline("<gadgetronStreamConfiguration/>")
     assert not is_pipeline("<configuration/>")

@@ -95,7 +95,7 @@ def test_midnight_is_passed(tmp_path):
     assert document["Time"]["gating"][0]["kind"] == "retrospective"
 
 
-def test_lost_readouts_and_repeated_beats_are_told(tmp_path):
+def test_lost_readouts_and_repeated_beats_are_reported(tmp_path):
     headers, _, report, _ = look_at("lost-start", tmp_path)
     assert headers["scan_counter"][0] == 8
     assert "the scan counter begins at 8" in report.text()

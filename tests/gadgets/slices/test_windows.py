@@ -265,7 +265,7 @@ def test_a_stray_counter_is_left_out_and_a_series_that_runs_on_is_not():
     assert "readout 5 has frame 9000 of slice 0" in str(stray)
 
 
-def test_a_counter_of_16_bits_begins_anew():
+def test_a_counter_of_16_bits_wraps_around():
     left, problems = feed(scan(8, first=65532), realtime="sliding", realtime_window=4)
     assert frames_of(left) == [[65532, 65533, 65534, 65535], [0], [1], [2], [3]]
     assert list(problems) == []

@@ -123,7 +123,7 @@ def test_several_samples_give_mean_and_deviation():
     assert several.deviation.dtype == torch.float32
 
 
-def test_reconstruct_samples_as_the_network_is_told():
+def test_reconstruct_samples_as_the_network_is_set():
     network, data = tiny(), scan(moving_lines(4, 8, 2), n_x=6)
     network.sampling = DSTDMOptions(sampler="fastest", steps=3, seed=2)
     torch.testing.assert_close(network.reconstruct(data), network.sample(data, network.sampling).image)
@@ -289,7 +289,7 @@ def test_memory_is_predicted(shape, mode):
     "options", [{"sampler": "paper", "samples": 2}, {"samples": 2}, {"consistency_iterations": 2, "samples": 2}]
 )
 @pytest.mark.parametrize("shape", [(12, 8, 64, 48), (5, 10, 96, 90)])
-def test_memory_is_predicted_beside_the_features(shape, options, monkeypatch):
+def test_memory_is_predicted_without_the_features(shape, options, monkeypatch):
     monkeypatch.setattr(score_network.ScoreNetwork, "slice_bytes", lambda *_: 0)
     monkeypatch.setattr(score_network.ScoreNetwork, "evaluate", lambda _, slices, __: torch.zeros_like(slices))
     n_frames, n_coils, n_y, n_x = shape

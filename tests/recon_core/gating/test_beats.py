@@ -88,17 +88,17 @@ def test_without_times_the_last_readout_ends_the_beat():
     assert not rhythm.by_time
 
 
-def test_rr_intervals_that_the_scanner_tells():
+def test_rr_intervals_of_the_scanner():
     rr = np.array([1000.0, 1100.0, 600.0, 950.0])
     since, time = stamps(rr)
     told = np.repeat(rr, np.bincount(np.searchsorted(np.cumsum(rr), time, side="right")))
     half = since < 450  # the beats were left early, so that their last readouts tell nothing
-    rhythm = find_rhythm(since[half], None, told=told[half])
+    rhythm = find_rhythm(since[half], None, stated=told[half])
     assert rhythm.rr.tolist() == rr.tolist()
     assert rhythm.grade.tolist() == [REGULAR, REGULAR, REJECTED, REGULAR]
     assert rhythm.by_time
     for wrong in (np.full_like(told, 3.0), np.full_like(told, 9000.0), 0.5 * told):
-        by_itself = find_rhythm(since, None, told=wrong)
+        by_itself = find_rhythm(since, None, stated=wrong)
         assert by_itself.rr.tolist() == rr.tolist()
         assert not by_itself.by_time
 

@@ -155,7 +155,7 @@ def network(method="crunet_mr"):
     return NetworkMethod(method, NetworkOptions())
 
 
-def test_a_scan_unlike_the_training_is_told_and_can_be_run(weights):
+def test_a_scan_unlike_the_training_is_reported_and_can_be_run(weights):
     weights("crunet_mr", range=TrainingRange.parse({"acceleration": [4, 12], "patterns": ["constant"]}))
     told = network().unlike_training(data())
     assert told.startswith("the scan is not like the training of the weights crunet_mr: acceleration 2, trained for 4")

@@ -156,7 +156,7 @@ def test_without_space_the_former_state_stays(tmp_path):
     assert all(re.search("cannot write the checkpoint .*: No space left on device", text) for text in told)
 
 
-def test_a_file_in_the_way_is_told(tmp_path):
+def test_a_file_in_the_way_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="cannot write the checkpoint"):
         write_checkpoint(tmp_path / "file" / "checkpoint", *state(1))

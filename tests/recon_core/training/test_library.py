@@ -60,7 +60,7 @@ def test_an_empty_image_stays_finite(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["training", "held out"])
-def test_a_folder_without_images_is_told(tmp_path, part):
+def test_a_folder_without_images_is_reported(tmp_path, part):
     with pytest.raises(ResourceError, match=rf"no images for the {part} part: expected scd_cine/\*\.npz"):
         read_library(tmp_path, part)
 
@@ -73,7 +73,7 @@ def test_a_folder_of_one_side_has_no_other(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "no zip", "other names", "pickled"])
-def test_a_damaged_file_is_told_by_name(tmp_path, damage):
+def test_a_damaged_file_is_reported_by_name(tmp_path, damage):
     folder = write_folder(tmp_path)
     path = folder / "scd_cine" / "SCD0000401.npz"
     content = path.read_bytes()

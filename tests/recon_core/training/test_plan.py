@@ -135,7 +135,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("changes", "message"), WRONG)
-def test_a_wrong_value_is_told(changes, message):
+def test_a_wrong_value_is_reported(changes, message):
     changes = dict(changes)
     with pytest.raises(SettingsError, match=message):
         preset_plan(changes.pop("method", "crunet_mr"), changes.pop("preset", "short"), **changes)
@@ -176,14 +176,14 @@ def test_a_plan_is_read_from_yaml(tmp_path):
         (b"stats: 3", "it has no 'stats'"),
     ],
 )
-def test_a_wrong_file_is_told(tmp_path, content, message):
+def test_a_wrong_file_is_reported(tmp_path, content, message):
     path = tmp_path / "plan.yaml"
     path.write_bytes(content)
     with pytest.raises(SettingsError, match=message):
         read_plan(path, "crunet_mr")
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path):
+def test_a_file_that_is_not_there_is_reported(tmp_path):
     with pytest.raises(SettingsError, match="cannot read the training plan"):
         read_plan(tmp_path / "plan.yaml", "crunet_mr")
 

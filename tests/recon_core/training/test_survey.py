@@ -99,7 +99,7 @@ def test_a_network_that_is_good_for_nothing_is_refused():
         reliable(DRAWN, findings)
 
 
-def test_scans_where_nothing_is_to_be_gained_are_told_by_the_change():
+def test_scans_where_nothing_is_to_be_gained_are_known_by_the_change():
     good = [finding(1.0, snr=s, change=c) for s, c in ((30.0, 0.4), (200.0, 0.21), (500.0, 0.3))]
     easy = [finding(g, snr=s, change=0.11) for g, s in ((-1.0, 20.0), (0.5, 40.0), (-2.0, 300.0))]
     cut, limits, inside = reliable(DRAWN, good + easy)

@@ -228,7 +228,7 @@ def test_a_gradient_that_is_not_finite_is_left_out(tmp_path):
     assert again._average.state_dict()["n_updates"] == 0
 
 
-def test_a_damaged_curve_is_told(tmp_path):
+def test_a_damaged_curve_is_reported(tmp_path):
     trainer = trainer_of(tmp_path, steps=1)
     trainer.run()
     (tmp_path / "curve.jsonl").write_text('{"step": 1}\n')

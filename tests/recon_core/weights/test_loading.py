@@ -186,7 +186,7 @@ def test_what_has_no_tensors_by_name_is_refused(tmp_path, document):
         read_checkpoint(saved(tmp_path / "a.pth", document))
 
 
-def test_a_file_that_is_not_there_or_a_folder_is_told(tmp_path):
+def test_a_file_that_is_not_there_or_a_folder_is_reported(tmp_path):
     for path in (tmp_path / "a.pth", tmp_path / "a.safetensors", tmp_path):
         with pytest.raises(ModelError, match="there is no checkpoint"):
             read_checkpoint(path)
@@ -380,7 +380,7 @@ def test_a_prefix_is_found_whatever_it_is(prefix, own):
     assert same(network, tensors)
 
 
-def test_what_a_trainer_keeps_beside_the_network_is_not_used():
+def test_what_a_trainer_keeps_in_addition_to_the_network_is_not_used():
     tensors = {f"toy.{key}": value for key, value in authors().items()}
     report = load_into(Toy(), {**tensors, "loss.w": torch.ones(3)})
     assert report.unused == ("loss.w",)
@@ -431,7 +431,7 @@ def test_unexpected_tensors_are_refused():
         load_into(Toy(), {**authors(), "cascades.2.net.conv.weight": torch.ones(1)})
 
 
-def test_tensors_that_the_authors_never_use_are_left_alone_and_told():
+def test_tensors_that_the_authors_never_use_are_left_alone_and_reported():
     report = load_into(Toy(), {**authors(), "gate.0": torch.zeros(9)})
     assert report.unused == ("gate.0",)
     assert report.complete
@@ -444,7 +444,7 @@ def test_another_variant_of_the_network_is_refused_by_its_own_check(prefix):
         load_into(Toy(), tensors)
 
 
-def test_another_width_is_told_with_sizes_and_fields():
+def test_another_width_is_reported_with_sizes_and_fields():
     with pytest.raises(ModelError) as caught:
         load_into(Toy(), authors(Toy(ToyConfig(channels=4, sizes=(2, 6)))))
     text = str(caught.value)
@@ -454,14 +454,14 @@ def test_another_width_is_told_with_sizes_and_fields():
     assert "2 tensors match" not in text
 
 
-def test_another_depth_is_told():
+def test_another_depth_is_reported():
     with pytest.raises(ModelError, match=r"other parts, or more of them: .*blocks"):
         load_into(Toy(), authors(Toy(ToyConfig(blocks=3))))
     with pytest.raises(ModelError, match=r"not complete(.|\n)*2 missing: cascades\.1\.net\.conv"):
         load_into(Toy(), authors(Toy(ToyConfig(blocks=1))))
 
 
-def test_the_checkpoint_of_another_method_is_told_by_its_names():
+def test_the_checkpoint_of_another_method_is_recognised_by_its_names():
     with pytest.raises(ModelError, match="it looks like one of other"):
         load_into(Toy(), authors(Other()))
     strange = {f"encoder.{number}": torch.ones(2) for number in range(30)}
@@ -595,7 +595,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("config", "message"), WRONG.values(), ids=WRONG)
-def test_a_wrong_configuration_is_told(config, message):
+def test_a_wrong_configuration_is_reported(config, message):
     with pytest.raises(SettingsError, match=message):
         build_network("toy", config)
 
@@ -797,7 +797,7 @@ def test_a_damaged_file_is_refused(entry):
         load_network(entry, "cpu")
 
 
-def test_a_file_that_is_gone_is_told(entry):
+def test_a_file_that_is_gone_is_reported(entry):
     entry.file.unlink()
     with pytest.raises(ModelError, match="cannot read the weights 'toy'"):
         load_network(entry, "cpu")

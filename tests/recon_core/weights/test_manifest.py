@@ -239,7 +239,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("fields", "message"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_entry_is_told_and_hides_no_other(home, fields, message):
+def test_a_broken_entry_is_reported_and_hides_no_other(home, fields, message):
     good = write(home, "good", "promptmr")
     write(home, "bad")
     change(home, "bad", **fields)
@@ -283,7 +283,7 @@ def test_a_broken_entry_hides_its_name_in_later_folders(tmp_path, home, monkeypa
     ["{", "- a\n- b", "1: {}", "a: !!python/object/apply:os.system ['true']", "a: 2001-99-99", "[" * 1000, "text"],
     ids=["syntax", "list", "number as name", "python object", "impossible date", "too deep", "text"],
 )
-def test_a_broken_manifest_is_told_and_hides_no_other_folder(tmp_path, home, monkeypatch, caplog, text):
+def test_a_broken_manifest_is_reported_and_hides_no_other_folder(tmp_path, home, monkeypatch, caplog, text):
     folder = tmp_path / "first"
     folder.mkdir()
     (folder / "manifest.yaml").write_text(text)
@@ -299,7 +299,7 @@ def test_a_broken_manifest_is_told_and_hides_no_other_folder(tmp_path, home, mon
     assert (folder / "manifest.yaml").read_text() == text
 
 
-def test_a_manifest_that_is_no_text_or_no_file_is_told(home):
+def test_a_manifest_that_is_no_text_or_no_file_is_reported(home):
     home.mkdir(parents=True)
     (home / "manifest.yaml").write_bytes(b"\xff\xfe\x00a")
     assert "no readable YAML" in weights_problems()[0]
@@ -308,7 +308,7 @@ def test_a_manifest_that_is_no_text_or_no_file_is_told(home):
     assert "cannot read" in weights_problems()[0]
 
 
-def test_an_entry_that_is_no_mapping_or_has_an_impossible_name_is_told(home):
+def test_an_entry_that_is_no_mapping_or_has_an_impossible_name_is_reported(home):
     home.mkdir(parents=True)
     (home / "manifest.yaml").write_text("a: 3\n../b: {}\n")
     assert list_weights() == {}
@@ -331,7 +331,7 @@ def test_the_file_of_an_entry_lies_in_its_folder(tmp_path, home):
         write_entry(home, entry)
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "file").write_text("")
     entry = WeightsEntry(name="a", method="crnn_mri", file=tmp_path / "file" / "a.safetensors", sha256=SHA)
     with pytest.raises(ResourceError, match="cannot write"):
