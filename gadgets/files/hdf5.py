@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import h5py
     from numpy.typing import NDArray
 
-
+#: About how much is read and written at a time.
 BLOCK_BYTES = 8 << 20
 
 
@@ -23,6 +23,22 @@ def read_header_of(node: h5py.Group) -> str:
     """The XML header in a group, whether it was stored as bytes or as text."""
     xml = np.ravel(read_rows(node["xml"], ()))[0]
     return xml.decode("utf-8", "replace") if isinstance(xml, bytes) else str(xml)
+
+
+def read_rows(dataset: h5py.Dataset, rows: slice | tuple[()]) -> Any:  # noqa: ANN401 - an array, or one value
+    """Read rows of a data set.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged there.
+    """
+    try:
+        return dataset[rows]
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"{dataset.file.filename} is damaged: {dataset.name} cannot be read further ({error})"
+        ) from error
 
 
 def with_fields(rows: NDArray[np.void], dtype: np.dtype[Any]) -> NDArray[np.void]:
@@ -35,6 +51,23 @@ def with_fields(rows: NDArray[np.void], dtype: np.dtype[Any]) -> NDArray[np.void
             nested = dtype[name].names is not None
             out[name] = with_fields(rows[name], dtype[name]) if nested else rows[name]
     return out
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_header_of(node: h5py.Group, header: str) -> None:
+    """Store the XML header in a group, as the stock client does."""
+    import h5py
+
+    node.create_dataset("xml", data=[header.encode()], dtype=h5py.special_dtype(vlen=bytes))
+
+
+def append_rows(dataset: h5py.Dataset, rows: NDArray[Any]) -> None:
+    """Add rows at the end of a data set that can grow."""
+    begin = len(dataset)
+    dataset.resize(begin + len(rows), axis=0)
+    dataset[begin:] = rows
 
 
 class OutputFile(io.FileIO):
@@ -99,33 +132,3 @@ class OutputFile(io.FileIO):
         except OSError as error:
             self._failure = self._failure or error
             return size or 0
-
-
-def write_header_of(node: h5py.Group, header: str) -> None:
-    """Store the XML header in a group, as the stock client does."""
-    import h5py
-
-    node.create_dataset("xml", data=[header.encode()], dtype=h5py.special_dtype(vlen=bytes))
-
-
-def append_rows(dataset: h5py.Dataset, rows: NDArray[Any]) -> None:
-    """Add rows at the end of a data set that can grow."""
-    begin = len(dataset)
-    dataset.resize(begin + len(rows), axis=0)
-    dataset[begin:] = rows
-
-
-def read_rows(dataset: h5py.Dataset, rows: slice | tuple[()]) -> Any:  # noqa: ANN401 - an array, or one value
-    """Read rows of a data set.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged there.
-    """
-    try:
-        return dataset[rows]
-    except (OSError, RuntimeError) as error:
-        raise DataError(
-            f"{dataset.file.filename} is damaged: {dataset.name} cannot be read further ({error})"
-        ) from error

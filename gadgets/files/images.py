@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gadgets.files.hdf5 import BLOCK_BYTES, OutputFile, append_rows, read_header_of, with_fields, write_header_of
-from gadgets.wire.messages import (
-    IMAGE_HEADER,
-    Image,
-)
+from gadgets.wire.messages import IMAGE_HEADER, Image
 from recon_core.errors import DataError, ResourceError, SettingsError
 
 if TYPE_CHECKING:

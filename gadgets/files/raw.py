@@ -1,4 +1,4 @@
-"""Raw scans and images on disk: ISMRMRD HDF5 in blocks, and raw message streams as the wire carries them.
+"""Raw scans on disk: ISMRMRD HDF5 in blocks, and raw message streams as the wire carries them.
 
 HDF5 is read and written many rows at a time; one row at a time costs some 30 times more CPU. Both kinds of raw file are
 opened by `open_scan` and look alike from there on.
@@ -101,7 +101,7 @@ def _open_stream(path: Path) -> Iterator[RawScan]:
         refusal = f"{path} is neither an HDF5 file nor a stream of ISMRMRD messages that begins with a scan header"
         try:
             message = reader.read()
-            while isinstance(message, ConfigFile | ConfigText | Text | Query):  # what a session may hold before it
+            while isinstance(message, ConfigFile | ConfigText | Text | Query):  # these may precede it
                 message = reader.read()
         except ProtocolError as error:
             raise HeaderError(f"{refusal}: {error}") from error
@@ -169,7 +169,7 @@ def _readouts(headers: NDArray[np.void], data: NDArray[Any], trajectory: NDArray
     coils, samples = int(headers["active_channels"][0]), int(headers["number_of_samples"][0])
     dimensions = int(headers["trajectory_dimensions"][0])
     if len(data[0]) != 2 * coils * samples:
-        # What is stored is not what the header says: hand it on as an empty readout, to be reported there.
+        # What is stored is not what the header says: passed on as an empty readout, which the chain reports.
         return Readouts(headers, np.empty((count, coils, 0), np.complex64))
     values = np.concatenate(list(data)).view(np.complex64).reshape(count, coils, samples)
     path = None
@@ -186,7 +186,7 @@ def _waveforms(dataset: h5py.Dataset) -> Iterator[Waveform]:
             channels, samples = int(header["channels"]), int(header["number_of_samples"])
             if len(data) == channels * samples:
                 yield Waveform(header, np.asarray(data, np.uint32).reshape(channels, samples))
-            else:  # damaged: handed on as an empty one, like such a readout
+            else:  # damaged: passed on as an empty one, like such a readout
                 yield Waveform(header, np.empty((channels, 0), np.uint32))
 
 
