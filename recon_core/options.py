@@ -361,10 +361,10 @@ class LowRankSparseOptions(Options):
 class MapOptions(Options):
     """How coil maps are estimated."""
 
-    kind: Literal["walsh", "espirit", "inati"] = option(
+    kind: Literal["auto", "walsh", "espirit", "inati"] = option(
         "walsh",
-        "how coil maps are estimated: walsh always gives maps, espirit is best with 12 or more central lines, inati is "
-        "fast with a complete average",
+        "how coil maps are estimated: auto fits smooth maps and one image to all lines together, walsh sees each "
+        "neighbourhood on its own, espirit needs 12 or more central lines, inati is fast with a complete average",
         name="maps",
     )
     neighbourhood: int = option(

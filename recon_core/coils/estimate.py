@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from recon_core.coils.espirit import espirit_maps
 from recon_core.coils.inati import inati_maps
+from recon_core.coils.joint import joint_maps
 from recon_core.coils.walsh import walsh_maps
 from recon_core.errors import DataError
 
@@ -40,8 +41,13 @@ def _inati(reference: torch.Tensor, measured: torch.Tensor, options: MapOptions)
     return inati_maps(reference, measured, neighbourhood=options.neighbourhood), ()
 
 
+def _auto(reference: torch.Tensor, measured: torch.Tensor, _options: MapOptions) -> Estimate:
+    return joint_maps(reference, measured)
+
+
 #: How maps of each kind are estimated.
 ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor, MapOptions], Estimate]] = {
+    "auto": _auto,
     "walsh": _walsh,
     "espirit": _espirit,
     "inati": _inati,

@@ -97,23 +97,13 @@ def walsh_maps(
         Maps ``(coil, y, x)`` complex64, unit norm over the coils, and notes on what had to be done differently. Phase:
         the combination of coils that sees most signal (virtual body coil) has phase zero everywhere.
     """
-    n_lines = measured.numel()
-    n_measured = int(measured.sum())
-    lines = calibration_lines(measured)
-    notes: tuple[str, ...] = ()
-    if lines.stop - lines.start < min(_MINIMUM_LINES, n_lines):
-        lines = slice(0, n_lines)
-        note = (
-            f"coil maps: fewer than {_MINIMUM_LINES} adjacent lines around the centre were measured, all "
-            f"{n_measured} of {n_lines} lines are used and the maps may be aliased"
-        )
-        notes = (note,)
-    n_block = lines.stop - lines.start
+    lines, notes = central_lines(measured)
+    n_lines, n_block = measured.numel(), lines.stop - lines.start
     images = coil_images(hybrid, lines)
     # Two resolution cells of the centre are the least that can tell a coil from the object.
     first_neighbourhood = max(neighbourhood, 2 * round(n_lines / n_block) + 1)
     maps, _ = walsh(images, neighbourhood=first_neighbourhood, iterations=8, start=images)
-    if n_measured in (n_lines, n_block):
+    if int(measured.sum()) in (n_lines, n_block):
         refinements = 0
     for _ in range(refinements):
         operator = SenseOperator(maps, measured[None])
@@ -121,18 +111,66 @@ def walsh_maps(
         completed = torch.where(measured[:, None], hybrid, fft(maps * image, (1,)))
         images = coil_images(completed, slice(0, n_lines))
         maps, _ = walsh(images, neighbourhood=neighbourhood, iterations=4, start=maps)
-    # A vector of coils is free up to a phase. One fixed combination of coils that is real everywhere leaves the smooth
-    # phase differences between the coils, and the phase of the object to the image.
-    phase = (virtual_body_coil(hybrid[:, lines]).conj()[:, None, None] * maps).sum(0).angle()
-    return maps * torch.polar(torch.ones_like(phase), -phase), notes
+    return align_phase(maps, hybrid[:, lines]), notes
+
+
+def central_lines(measured: torch.Tensor) -> tuple[slice, tuple[str, ...]]:
+    """Find the lines that tell where a coil sees.
+
+    Parameters
+    ----------
+    measured
+        ``(ky,)`` bool.
+
+    Returns
+    -------
+    tuple
+        The fully sampled centre, or all lines, measured or not, where there is none; and a note if so.
+    """
+    n_lines = measured.numel()
+    lines = calibration_lines(measured)
+    if lines.stop - lines.start >= min(_MINIMUM_LINES, n_lines):
+        return lines, ()
+    note = (
+        f"coil maps: fewer than {_MINIMUM_LINES} adjacent lines around the centre were measured, all "
+        f"{int(measured.sum())} of {n_lines} lines are used and the maps may be aliased"
+    )
+    return slice(0, n_lines), (note,)
+
+
+def align_phase(maps: torch.Tensor, lines: torch.Tensor) -> torch.Tensor:
+    """Give the virtual body coil of some lines phase zero everywhere.
+
+    A vector of coils is free up to a phase. One fixed combination of coils that is real everywhere leaves the smooth
+    phase differences between the coils, and the phase of the object to the image.
+
+    Parameters
+    ----------
+    maps
+        ``(coil, y, x)`` complex64.
+    lines
+        ``(coil, ky, x)`` complex64, any domain.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(coil, y, x)`` complex64.
+    """
+    phase = (virtual_body_coil(lines).conj()[:, None, None] * maps).sum(0).angle()
+    return maps * torch.polar(torch.ones_like(phase), -phase)
 
 
 def virtual_body_coil(lines: torch.Tensor) -> torch.Tensor:
     """Find the combination ``(coil,)`` of coils that receives most signal from ``(coil, ky, x)``."""
+    return virtual_coils(lines, 1)[:, 0]
+
+
+def virtual_coils(lines: torch.Tensor, n_virtual: int) -> torch.Tensor:
+    """Find the combinations ``(coil, virtual coil)``, orthonormal, that receive most signal from ``(coil, ky, x)``."""
     scaled = lines / lines.abs().amax().clamp(min=torch.finfo(lines.real.dtype).tiny)
     covariance = torch.einsum("pyx,qyx->pq", scaled, scaled.conj())
     vectors: torch.Tensor = torch.linalg.eigh(covariance).eigenvectors
-    return vectors[:, -1]
+    return vectors[:, -n_virtual:]
 
 
 def box_average(n_pixels: int, side: int) -> torch.Tensor:

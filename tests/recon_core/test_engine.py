@@ -319,7 +319,7 @@ def test_light_modules_leave_torch_alone(name):
 # --- coil maps --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["espirit", "inati"])
+@pytest.mark.parametrize("kind", ["auto", "espirit", "inati"])
 def test_coil_maps_of_the_chosen_kind(engine, make_slice, smooth_maps, kind):
     cine_slice, image = make_slice(n_y=48, n_x=40, acs_lines=20)
     chosen, walsh = (engine.reconstruct(cine_slice, ReconOptions.of(maps=maps)) for maps in (kind, "walsh"))
@@ -727,7 +727,7 @@ def test_no_g_factor_of_nothing(engine):
 # --- data that are not as they should be ------------------------------------------------------------------------------
 
 CLASSICAL = ["cg_sense", "grappa", "low_rank_sparse", "zero_filled"]
-MAPS = ["walsh", "espirit", "inati"]
+MAPS = ["auto", "walsh", "espirit", "inati"]
 
 
 @pytest.mark.parametrize("method", CLASSICAL)
