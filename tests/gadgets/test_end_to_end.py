@@ -44,7 +44,7 @@ CASES = {
 DATA = SHARED / "data"
 DOORS = ("client", "connect", "execute")
 # What differs between doors is the stream, not the method: these cases have every kind of message, order and image that
-# the others have. The others go through the doors with the slow tests.
+# the others have. The others go through the doors with the slow tests, and other networks altogether.
 AT_EVERY_DOOR = {
     "atlf_net",
     "complex_output",
@@ -64,7 +64,7 @@ AT_EVERY_DOOR = {
 def case_parameters(*, door=""):
     for name, case in sorted(CASES.items()):
         slow = case.get("slow", False)
-        rare = door and name not in AT_EVERY_DOOR
+        rare = name not in AT_EVERY_DOOR and (door or case.get("weights") == "tiny")
         marks = [pytest.mark.slow] if rare or slow == "all" or (slow and door == "execute") else []
         if case.get("requires") == "cuda":
             marks.append(pytest.mark.cuda)

@@ -338,6 +338,7 @@ def test_a_header_without_encoding_is_reported(scan):
     assert_reported(outcome, "encoding")
 
 
+@pytest.mark.slow
 def test_broken_readouts_give_images_and_an_error_at_the_end(scan, replayed):
     header, items = scan
     foreign = random_readouts(2, coils=5, samples=96)

@@ -36,6 +36,13 @@ def run(command, folder):
     ).stdout
 
 
+# packages hold the same files and may be imported by mistake too
+either_kind = pytest.mark.parametrize(
+    "own_folder", [pytest.param("folders", marks=pytest.mark.slow), "packages"], indirect=True
+)
+
+
+@either_kind
 @pytest.mark.parametrize("start", ["module", "script"])
 def test_the_command_line_finds_its_own(start, own_folder, tmp_path):
     script = tmp_path / "bin" / "cinestream"
@@ -50,7 +57,7 @@ def test_the_command_line_finds_its_own(start, own_folder, tmp_path):
     assert "mine" not in weights
 
 
-@pytest.mark.parametrize("own_folder", [pytest.param("folders", marks=pytest.mark.slow), "packages"], indirect=True)
+@either_kind
 def test_a_process_of_a_gadgetron_finds_its_own_weights(own_folder):
     scan = simulate(ScanPlan(matrix_x=32, matrix_y=24, frames=8, coils=4, acceleration=2, acs_lines=8, seed=3))
     settings = "<method>crunet_mr</method><fallback>none</fallback><outside_range>note</outside_range>"

@@ -61,6 +61,7 @@ def test_every_file_is_loaded(packaged):
         assert all(bool(parameter.isfinite().all()) for parameter in network.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "dstdm-small")) for name in IN_FLOAT32]
 )

@@ -183,6 +183,7 @@ def test_a_sheet_needs_no_images(sheet):
     assert pixels[:, :64].max() > 200  # and of the rows
 
 
+@pytest.mark.slow
 def test_a_sheet_of_images(sheet, tmp_path):
     write_samples(tmp_path / "b.png", write_folder(tmp_path / "data"))
     assert sheet != (tmp_path / "b.png").read_bytes()

@@ -198,6 +198,7 @@ def test_data_that_cannot_be_read(data, tmp_path):
         found.load()
 
 
+@pytest.mark.slow
 @needs(DATA / "scd_cine")
 def test_the_real_patient():
     for one in held_out_scans(DATA):

@@ -355,6 +355,7 @@ def test_a_file_from_before_there_were_variants_is_continued(tmp_path, counted):
     assert any(one.ct_suspect for one in again.cells)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("varied")
 def test_variants_on_the_page(tmp_path):
     outcome = run_suite(["atlf_net", "dstdm", "dstdm/paper"], images=True)

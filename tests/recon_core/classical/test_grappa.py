@@ -103,7 +103,9 @@ class TestGolden:
             assert relative(short[frame], truth[frame]) < 1.05 * relative(theirs, truth[frame])
 
 
-@pytest.mark.parametrize(("case", "limit"), [("mini", 0.06), ("scd201", 0.085), ("scd301", 0.125)])
+@pytest.mark.parametrize(
+    ("case", "limit"), [("mini", 0.06), pytest.param("scd201", 0.085, marks=pytest.mark.slow), ("scd301", 0.125)]
+)
 def test_accuracy_with_estimated_maps(semi_real, case, limit):
     for data in semi_real(case):
         hybrid, mask = measure(data.kspace, data.mask)

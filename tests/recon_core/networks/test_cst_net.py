@@ -23,7 +23,7 @@ CASES = [
     pytest.param("case_batch2_empty_frames", marks=pytest.mark.slow),
     "ext_planar_16x40x32",
     "ext_multicoil_c3",
-    "ext_frames10",
+    pytest.param("ext_frames10", marks=pytest.mark.slow),
     pytest.param("ext_frames25", marks=pytest.mark.slow),
     "units",
     pytest.param("case_default_16x128x128", marks=pytest.mark.slow),
@@ -98,6 +98,7 @@ def test_every_parameter_but_the_idle_ones_gets_a_gradient():
     assert idle == set(listed["dead_parameters"])
 
 
+@pytest.mark.slow
 def test_published_form_gives_the_same_with_a_quarter_more_work():
     network = build({})
     image, _, (_, mask, measured) = series(n_coils=1, n_y=8, n_x=6)
@@ -259,6 +260,7 @@ def test_no_signal_gives_zeros_in_its_entry_only():
     assert result.isfinite().all()
 
 
+@pytest.mark.slow
 def test_it_trains():
     """With the statistics of the batch, which it keeps."""
     network = small(layout="planar").train()

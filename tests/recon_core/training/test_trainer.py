@@ -103,7 +103,9 @@ def test_every_network_learns(method, tmp_path):
     assert all(parameter.isfinite().all() for parameter in parameters.values())
 
 
-@pytest.mark.parametrize("method", ["crunet_mr", pytest.param("unrolled_resnet3d", marks=pytest.mark.slow), "dstdm"])
+@pytest.mark.parametrize(
+    "method", ["crunet_mr", *(pytest.param(name, marks=pytest.mark.slow) for name in ("unrolled_resnet3d", "dstdm"))]
+)
 def test_a_training_taken_up_again_is_the_same_as_one_without_a_break(method, tmp_path):
     whole = trainer_of(tmp_path / "whole", method, steps=5, schedule="cosine")
     whole.run()
