@@ -109,6 +109,13 @@ METHODS: dict[str, MethodInfo] = {
         "time",
         reference="https://doi.org/10.1002/mrm.25240",
     ),
+    "kt_sense": MethodInfo(
+        target="recon_core.classical.kt_sense:KtSense",
+        label="k-t SENSE",
+        summary="k-t SENSE, all frames together, with a prior of their changes that is read off the scan itself; takes "
+        "any pattern",
+        reference="https://doi.org/10.1002/mrm.10611",
+    ),
     "crunet_mr": _network(
         "networks.crunet_mr:CRUNetMR",
         "CRUNet-MR network",

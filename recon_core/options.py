@@ -358,6 +358,26 @@ class LowRankSparseOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class KtSenseOptions(Options):
+    """Options of k-t SENSE."""
+
+    rounds: int = option(
+        7,
+        "how often the series is improved and the prior read off it anew; half of them take half the time",
+        name="kt_rounds",
+        minimum=1,
+        maximum=100,
+    )
+    samples: int = option(
+        0,
+        "samples of what the data leave open, whose spread is sent as the uncertainty; each takes the time of 3 rounds",
+        name="kt_samples",
+        minimum=0,
+        maximum=256,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MapOptions(Options):
     """How coil maps are estimated."""
 
@@ -471,6 +491,7 @@ class ReconOptions(Options):
     cg_sense: CGSenseOptions = group(CGSenseOptions, "Iterative SENSE (cg_sense)")
     grappa: GrappaOptions = group(GrappaOptions, "GRAPPA (grappa)")
     low_rank_sparse: LowRankSparseOptions = group(LowRankSparseOptions, "Low rank plus sparse (low_rank_sparse)")
+    kt_sense: KtSenseOptions = group(KtSenseOptions, "k-t SENSE (kt_sense)")
     maps: MapOptions = group(MapOptions, "Coil maps")
     finish: FinishOptions = group(FinishOptions, "Finishing the images")
     compute: ComputeOptions = group(ComputeOptions, "Computing")

@@ -10,6 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+#: Median magnitude of complex normal noise of unit deviation in real and imaginary part.
+UNIT_MEDIAN = math.sqrt(2 * math.log(2))
 _OUTER = 0.75  # quantile of the distance from the centre: beyond, signal is weakest
 _BELIEVED = (0.3, 30.0)
 
@@ -31,15 +33,23 @@ def noise_deviation(kspace: NDArray[np.complex64], mask: NDArray[np.bool_]) -> f
     float
         Of the real and of the imaginary part, in the units of the k-space; NaN where no corner was measured.
     """
-    frame, row = np.nonzero(mask)
-    if not row.size:
-        return math.nan
-    off_line, off_column = (np.abs(np.arange(size) - size // 2) for size in kspace.shape[2:])
-    outer = off_line[row] >= np.quantile(off_line[row], _OUTER)
-    columns = off_column >= np.quantile(off_column, _OUTER)
-    corners = np.abs(kspace[frame[outer], :, row[outer]][:, :, columns])
+    frame, row = outer_lines(mask)
+    corners = np.abs(kspace[frame, :, row][:, :, outer(np.arange(kspace.shape[3]), kspace.shape[3])])
     corners = corners[corners > 0]  # an asymmetric echo leaves columns out
-    return float(np.median(corners)) / math.sqrt(2 * math.log(2)) if corners.size else math.nan
+    return float(np.median(corners)) / UNIT_MEDIAN if corners.size else math.nan
+
+
+def outer_lines(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Frames and rows of the measured lines ``(frame, ky)`` that are furthest out."""
+    frame, row = np.nonzero(mask)
+    far = outer(row, mask.shape[1])
+    return frame[far], row[far]
+
+
+def outer(index: NDArray[np.intp], size: int) -> NDArray[np.bool_]:
+    """Tell which of some samples of an axis are furthest from its centre."""
+    off = np.abs(index - size // 2)
+    return off >= np.quantile(off, _OUTER) if off.size else np.zeros(0, np.bool_)
 
 
 def is_unit_noise(kspace: NDArray[np.complex64], mask: NDArray[np.bool_]) -> bool:

@@ -40,7 +40,7 @@ STOCK = ("cg_sense-stock-behind", "cg_sense-stock-front", "crunet_mr-stock-behin
 
 
 # Which method it is makes no difference to the process; the resident server runs these in the quick tests.
-OTHER_METHODS = ["cg_sense", "grappa", "low_rank_sparse"]
+OTHER_METHODS = ["cg_sense", "grappa", "low_rank_sparse", "kt_sense"]
 
 
 def packaged(name):
@@ -187,7 +187,7 @@ def test_a_ct_comes_from_the_folders_of_the_environment_only(allowed, scan, repl
 
 
 def test_the_packaged_pipelines_are_all_known_to_these_tests():
-    names = {"zero_filled", "cg_sense", "grappa", "low_rank_sparse", "realtime_cg_sense", *NETWORKS}
+    names = {"zero_filled", "cg_sense", "grappa", "low_rank_sparse", "kt_sense", "realtime_cg_sense", *NETWORKS}
     known = list_pipelines()
     among_gadgets = {name for name in known if known[name].needs_gadgetron}
     assert among_gadgets == set(STOCK)

@@ -70,13 +70,14 @@ SEMI_REAL = [
 
 
 @pytest.mark.parametrize("case", SEMI_REAL)
-@pytest.mark.parametrize("method", ["cg_sense", "grappa", "low_rank_sparse"])
+@pytest.mark.parametrize("method", ["cg_sense", "grappa", "low_rank_sparse", "kt_sense"])
 def test_accuracy_with_estimated_maps(engine, semi_real, method, case):
     """One set of defaults for all; the reference is weighted as the root sum of squares of the receive coils."""
     limit = {
         "cg_sense": {"mini": 0.045, "scd201": 0.07, "scd301": 0.092},
         "grappa": {"mini": 0.055, "scd201": 0.078, "scd301": 0.114},
         "low_rank_sparse": {"mini": 0.047, "scd201": 0.09, "scd301": 0.069},
+        "kt_sense": {"mini": 0.038, "scd201": 0.047, "scd301": 0.037},
     }[method][case]
     for data in semi_real(case):
         cine_slice = CineSlice(data.kspace, data.mask, receiver=Receiver(data.colouring))
@@ -170,7 +171,7 @@ def test_maps_of_a_calibration_are_those_of_a_slice_with_it(engine, make_slice):
     assert notes == ()
 
 
-@pytest.mark.parametrize("method", ["cg_sense", "zero_filled", "grappa", "low_rank_sparse"])
+@pytest.mark.parametrize("method", ["cg_sense", "zero_filled", "grappa", "low_rank_sparse", "kt_sense"])
 def test_the_context_only_helps(engine, make_slice, smooth_maps, method):
     cine_slice, _ = make_slice(n_frames=7, pulse=0.3, acs_lines=8, maps=smooth_maps(5, 24, 18))
     options = ReconOptions.of(method=method, g_factor=method == "cg_sense")
@@ -673,6 +674,14 @@ def test_a_frame_without_a_line_stays_zero(engine, make_slice, method):
     assert any("frames 2" in note for note in result.notes) == (method == "grappa")
 
 
+def test_a_frame_without_a_line_is_filled_by_kt_sense(engine, make_slice):
+    cine_slice, image = make_slice(n_y=48, n_x=40, acs_lines=20)
+    cine_slice.kspace[2], cine_slice.mask[2] = 0, False
+    result = engine.reconstruct(cine_slice, ReconOptions.of(method="kt_sense"))
+    assert nrmse(result.image, image) < 0.05
+    assert any("frames without a line" in note and "2" in note for note in result.notes)
+
+
 # --- g-factor ---------------------------------------------------------------------------------------------------------
 
 
@@ -710,7 +719,7 @@ def test_g_factor_of_the_fallback(engine, irregular):
     np.testing.assert_array_equal(result.g_factor, expected.g_factor)
 
 
-@pytest.mark.parametrize("method", ["zero_filled", "low_rank_sparse"])
+@pytest.mark.parametrize("method", ["zero_filled", "low_rank_sparse", "kt_sense"])
 def test_no_g_factor_where_it_is_not_defined(engine, make_slice, method):
     result = engine.reconstruct(make_slice()[0], ReconOptions.of(method=method, g_factor=True))
     assert result.g_factor is None
@@ -726,7 +735,7 @@ def test_no_g_factor_of_nothing(engine):
 
 # --- data that are not as they should be ------------------------------------------------------------------------------
 
-CLASSICAL = ["cg_sense", "grappa", "low_rank_sparse", "zero_filled"]
+CLASSICAL = ["cg_sense", "grappa", "kt_sense", "low_rank_sparse", "zero_filled"]
 MAPS = ["auto", "walsh", "espirit", "inati"]
 
 
@@ -810,7 +819,7 @@ def cut_slice(data, first_line=0, first_column=0):
 
 
 @pytest.mark.parametrize("how", ["pocs", "homodyne"])
-@pytest.mark.parametrize("method", ["zero_filled", "cg_sense", "grappa", "low_rank_sparse"])
+@pytest.mark.parametrize("method", ["zero_filled", "cg_sense", "grappa", "low_rank_sparse", "kt_sense"])
 @pytest.mark.parametrize(("cut", "axis"), [((9, 0), "ky"), ((0, 7), "kx")])
 def test_what_was_not_measured_is_completed(engine, make_slice, method, how, cut, axis):
     data, image = make_slice(n_y=32, n_x=24, step=1, pulse=0.3)

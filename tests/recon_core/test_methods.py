@@ -78,6 +78,6 @@ def test_lists_of_names_follow_the_entries():
     assert method_names() == tuple(METHODS)
     assert method_names(lambda info: info.linear) == ("zero_filled", "cg_sense", "grappa")
     assert method_names(lambda info: info.g_factor) == ("cg_sense", "grappa")
-    assert not set(network_names()) & {"zero_filled", "cg_sense", "grappa", "low_rank_sparse"}
+    assert not set(network_names()) & {"zero_filled", "cg_sense", "grappa", "low_rank_sparse", "kt_sense"}
     with pytest.raises(ModelError, match=r"no method 'magic'; choose one of atlf_net, cg_sense"):
         find_method("magic")

@@ -159,7 +159,8 @@ FLAT = [
     "method", "fallback", "weights", "outside_range", "extra_series", "window", "precision", "sampler",
     "sampler_steps", "seed", "samples", "consistency_repetitions", "consistency_iterations", "start_noise",
     "iterations", "signal_prior", "regularization", "tolerance", "warm_start", "grappa_calibration",
-    "low_rank_weight", "sparse_weight", "low_rank_sparse_iterations", "low_rank_sparse_momentum", "maps",
+    "low_rank_weight", "sparse_weight", "low_rank_sparse_iterations", "low_rank_sparse_momentum",
+    "kt_rounds", "kt_samples", "maps",
     "map_neighbourhood", "map_refinements", "map_kernel", "map_calibration", "map_threshold", "map_crop",
     "map_soft", "partial_fourier", "kspace_filter", "g_factor", "units", "device", "implementation", "whiten",
     "whitened", "time_axis", "gating", "gated_frames", "arrhythmia_tolerance", "rr_stretch", "trigger_source",
@@ -184,7 +185,7 @@ def other_value(setting):
 
 
 def test_every_flat_name_stays_a_setting():
-    assert len(FLAT) == 76
+    assert len(FLAT) == 78
     assert set(FLAT) <= set(FIELDS)
 
 

@@ -1,0 +1,225 @@
+"""k-t SENSE: all frames together, with a prior of their changes that is read off the scan itself.
+
+Tsao, Boesiger, Pruessmann, Magn Reson Med 2003, doi:10.1002/mrm.10611; the prior read off the reconstruction as in k-t
+FOCUSS: Jung et al., Magn Reson Med 2009, doi:10.1002/mrm.21757.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from recon_core.classical.cg_sense import CGSense
+from recon_core.classical.kt_prior import first_prior, next_prior
+from recon_core.coils.calibration import time_average
+from recon_core.coils.columns import combine_columnwise
+from recon_core.options import CGSenseOptions
+from recon_core.physics.hybrid_noise import hybrid_noise_deviation
+from recon_core.physics.sense import SenseOperator
+
+if TYPE_CHECKING:
+    from recon_core.classical.kt_prior import KtPrior
+    from recon_core.data import HybridSlice
+    from recon_core.options import KtSenseOptions
+
+# In the first round and in each other one; what they leave is done in the next one, with a better prior.
+_FIRST_ITERATIONS, _ITERATIONS = 8, 4
+_SAMPLE_ITERATIONS = 12  # from zero
+_LOST = 3e-4  # share of the energy of the coil maps that need not be modelled
+# Noise, seen in the corners of k-space over what it should be: signal there makes it seem stronger, and nothing weaker.
+_BELIEVED = (0.25, 8.0)
+_LEAST_NOISE = 1e-5  # of the largest pixel, for data without noise
+_AVERAGE = CGSenseOptions(warm_start=False)
+
+
+class KtSense:
+    """The estimate of least mean square error of all frames, given the noise and a prior learned on the way.
+
+    Parameters
+    ----------
+    options
+        Rounds, and samples for the uncertainty.
+    implementation
+        Kernels of the data consistency: ``torch``, ``cupy`` or ``auto``.
+
+    Notes
+    -----
+    The series is its time average plus a change d, whose temporal components are expected to be Gaussian with a power
+    P that differs from pixel to pixel (`recon_core.classical.kt_prior`). With noise of variance s^2 the estimate is the
+    minimum of |A (average + d) - y|^2 / s^2 + sum |c|^2 / P over the components c of d. Rounds of a few conjugate
+    gradient steps and a new prior take turns.
+    """
+
+    def __init__(self, options: KtSenseOptions, implementation: str = "auto") -> None:
+        self._options = options
+        self._implementation = implementation
+
+    def __call__(self, data: HybridSlice) -> torch.Tensor:
+        """Reconstruct one slice.
+
+        Parameters
+        ----------
+        data
+            The slice. With samples, the standard deviation that the magnitudes are left with is added to
+            `HybridSlice.extra` as ``uncertainty``, and a note to `HybridSlice.notes` where the noise is not as stated.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(frame, y, x)`` complex64 in the units of the data. Frames without a measured line are as the others let
+            expect.
+        """
+        average = self._average(data)
+        deviation = _noise(data, float(average.abs().max()))
+        problem = _Problem.of(data, self._implementation)
+        base = problem.flat((average / deviation).expand(len(data.mask), -1, -1))
+        remaining = problem.adjoint(data, deviation) - problem.normal(base)
+
+        prior = first_prior(average[0].mT / deviation, len(data.mask))
+        components = problem.improve(prior, None, remaining, _FIRST_ITERATIONS)
+        for _ in range(1, self._options.rounds):
+            before, series = prior, prior.synthesise(components)
+            prior = next_prior(before, series, problem.plane, problem.sampled)
+            components = problem.improve(prior, prior.express(components, before), remaining)
+        empty = (~data.mask.any(-1)).nonzero().flatten().tolist()
+        if empty:
+            data.notes.append(f"frames without a line are as the others let expect: {', '.join(map(str, empty))}")
+        if self._options.samples:
+            data.extra["uncertainty"] = deviation * problem.uncertainty(prior, self._options.samples)
+        return deviation * problem.image(base + prior.synthesise(components))
+
+    def _average(self, data: HybridSlice) -> torch.Tensor:
+        """The image ``(1, y, x)`` of the time average."""
+        reference, measured = time_average(data.hybrid, data.mask)
+        one = replace(data, hybrid=reference[None], mask=measured[None], start=None)
+        return CGSense(_AVERAGE, self._implementation)(one)
+
+
+def _noise(data: HybridSlice, peak: float) -> float:
+    """The standard deviation of a complex sample: as stated, unless the data contradict it."""
+    seen = 2**0.5 * hybrid_noise_deviation(data.hybrid, data.mask)
+    least = max(_LEAST_NOISE * peak, torch.finfo(torch.float32).tiny)
+    if data.noise_variance is None:
+        return max(seen, least) if math.isfinite(seen) else least
+    stated: float = data.noise_variance**0.5
+    if not math.isfinite(seen) or _BELIEVED[0] * stated <= seen <= _BELIEVED[1] * stated:
+        return stated
+    data.notes.append(
+        f"the noise in the corners of k-space has {seen / stated:.2g} times the deviation that it should have after "
+        "whitening; kt_sense goes by what it sees"
+    )
+    return max(seen, least)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """The least squares problem of a slice in units of its noise; series are ``(frame, pixel)``, y contiguous."""
+
+    operator: SenseOperator
+    """With maps of few combinations of coils."""
+    whole: SenseOperator
+    """With all coils."""
+    plane: tuple[int, int]
+    """Pixels along x and y."""
+    coils: int
+    """Combinations of coils."""
+    sampled: float
+    """Share of the lines that were measured."""
+
+    @classmethod
+    def of(cls, data: HybridSlice, implementation: str) -> _Problem:
+        """Prepare the operators of a slice."""
+        whole = SenseOperator(data.maps, data.mask, implementation=implementation)
+        n_y, n_x = data.maps.shape[-2:]
+        operator, coils = whole, data.maps.shape[-3]
+        if data.maps.ndim == 3:
+            _, maps = combine_columnwise(data.maps, _LOST)
+            operator, coils = SenseOperator(maps, data.mask, implementation=implementation), len(maps)
+        return cls(operator, whole, (n_x, n_y), coils, float(data.mask.float().mean()))
+
+    def flat(self, image: torch.Tensor) -> torch.Tensor:
+        """Bring ``(frame, y, x)`` to ``(frame, pixel)``."""
+        return image.mT.reshape(len(image), -1)
+
+    def image(self, series: torch.Tensor) -> torch.Tensor:
+        """The inverse of `flat`."""
+        return series.view(-1, *self.plane).mT
+
+    def adjoint(self, data: HybridSlice, deviation: float) -> torch.Tensor:
+        """Apply A^H to the data."""
+        return self.flat(self.whole.adjoint(data.hybrid)) / deviation
+
+    def normal(self, series: torch.Tensor) -> torch.Tensor:
+        """Apply A^H A."""
+        return self.flat(self.operator.normal(self.image(series)))
+
+    def improve(
+        self, prior: KtPrior, components: torch.Tensor | None, remaining: torch.Tensor, iterations: int = _ITERATIONS
+    ) -> torch.Tensor:
+        """Go some steps from components, or zero, towards those whose series explains the data best.
+
+        The unknowns are scaled so that the diagonal of the system is one: that saves three quarters of the steps.
+
+        Parameters
+        ----------
+        prior
+            Of the components.
+        components
+            Where to start; None is zero.
+        remaining
+            ``(frame, pixel)``: A^H of what the series does not explain of the data; kept up to date.
+        iterations
+            Steps.
+        """
+        scale = (self.sampled + 1 / prior.power).rsqrt()
+        rest = 1 - self.sampled * scale.square()
+        residual = prior.analyse(remaining).mul_(scale)
+        solution = torch.zeros_like(residual)
+        if components is not None:
+            solution = components / scale
+            residual.addcmul_(rest, solution, value=-1)
+        direction, power = residual.clone(), _inner(residual, residual)
+        for _ in range(iterations):
+            explained = self.normal(prior.synthesise(scale * direction))
+            image = prior.analyse(explained).mul_(scale).addcmul_(rest, direction)
+            step = _ratio(power, _inner(direction, image))
+            solution.addcmul_(direction, step)
+            remaining.addcmul_(explained, step, value=-1)
+            residual.addcmul_(image, step, value=-1)
+            previous, power = power, _inner(residual, residual)
+            direction.mul_(_ratio(power, previous)).add_(residual)
+        return solution.mul_(scale)
+
+    def uncertainty(self, prior: KtPrior, samples: int) -> torch.Tensor:
+        """Find the standard deviation ``(frame, y, x)`` of the real part of what the data leave open.
+
+        A series that is drawn from the prior, minus its own estimate from noisy data, is such a sample.
+        """
+        generator = torch.Generator().manual_seed(0)
+        total = torch.zeros(())
+
+        def normal_noise(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=generator, dtype=torch.complex64).to(prior.power.device)
+
+        for _ in range(samples):
+            truth = prior.synthesise(prior.power.sqrt() * normal_noise(*prior.power.shape))
+            frames = len(truth)
+            noise = self.operator.adjoint(normal_noise(frames, self.coils, self.plane[1], self.plane[0]))
+            estimate = self.improve(prior, None, self.normal(truth) + self.flat(noise), _SAMPLE_ITERATIONS)
+            error = torch.view_as_real(truth - prior.synthesise(estimate)).square().sum(-1)
+            total = total.to(error) + error / 2
+        return self.image((total / samples).sqrt())
+
+
+def _inner(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Real part of the inner product."""
+    product: torch.Tensor = torch.dot(torch.view_as_real(left).flatten(), torch.view_as_real(right).flatten())
+    return product
+
+
+def _ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
+    """Quotient, zero where the denominator is."""
+    return torch.where(denominator > 0, numerator / torch.where(denominator > 0, denominator, 1), 0)

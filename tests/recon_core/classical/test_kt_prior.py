@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from recon_core.classical.kt_prior import KtPrior, first_prior, next_prior
+
+PLANE = (6, 7)
+PIXELS = 42
+
+
+def noise(*shape, seed=0):
+    return torch.randn(shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(seed))
+
+
+def priors(frames, sampled=0.25):
+    """The first prior, and two that follow from series."""
+    first = first_prior(noise(*PLANE), frames)
+    second = next_prior(first, noise(frames, PIXELS, seed=1), PLANE, sampled)
+    return first, second, next_prior(second, noise(frames, PIXELS, seed=2), PLANE, sampled)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7, 24])
+def test_both_bases_are_orthonormal(frames):
+    for prior in priors(frames):
+        for basis in (prior.basis[:frames], prior.basis[frames:]):
+            torch.testing.assert_close(basis @ basis.mT, torch.eye(len(basis)), atol=1e-5, rtol=0)
+
+
+def test_synthesis_is_the_adjoint_of_analysis():
+    prior = priors(9)[1]
+    series, components = noise(9, PIXELS, seed=3), noise(len(prior.basis), PIXELS, seed=4)
+    left = (prior.analyse(series).conj() * components).sum()
+    torch.testing.assert_close(left, (series.conj() * prior.synthesise(components)).sum(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("frames", [1, 5, 24])
+def test_another_prior_expresses_the_same_series(frames):
+    first, second, third = priors(frames)
+    for before, after in ((first, second), (second, third)):
+        components = noise(len(before.basis), PIXELS, seed=5)
+        expressed = after.express(components, before)
+        torch.testing.assert_close(after.synthesise(expressed), before.synthesise(components), atol=1e-4, rtol=1e-4)
+
+
+def test_power_is_found_where_it_is():
+    """A pixel that beats has power in the component of its beat, and little elsewhere."""
+    frames = 16
+    beat = torch.cos(torch.pi / frames * 4 * (torch.arange(frames) + 0.5)) * (2 / frames) ** 0.5
+    series = torch.zeros(frames, *PLANE, dtype=torch.complex64)
+    series[:, 3, 3] = 300 * beat
+    weak = KtPrior(first_prior(noise(*PLANE), frames).basis, torch.full((frames, PIXELS), 1e-3))  # leaves nothing open
+    prior = next_prior(weak, series.flatten(1), PLANE, 0.5)
+    power = prior.power[:frames].view(frames, *PLANE)
+    assert power.argmax() // PIXELS == 4
+    assert power[4].sum() > 0.45 * power.sum()
+    assert power[4].count_nonzero() == (power[4] > 1).sum() + PIXELS - 9
+    torch.testing.assert_close(power[4, 3, 3], torch.tensor(300**2 / 9 / 2), rtol=1e-3, atol=0)
+    assert power[9].max() < 1e-3 * power.max()
+
+
+def test_what_was_not_measured_keeps_its_power():
+    """A series of zeros says nothing where nothing is measured, and much where everything is."""
+    before = first_prior(torch.full(PLANE, 100.0, dtype=torch.complex64), 8)
+    nothing, all_lines = (
+        next_prior(before, torch.zeros(8, PIXELS, dtype=torch.complex64), PLANE, s) for s in (0.0, 1.0)
+    )
+    torch.testing.assert_close(nothing.power[:8], before.power)
+    assert (all_lines.power[:8] <= 1.0).all()

@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+import torch
+
+from recon_core.classical.cg_sense import CGSense
+from recon_core.classical.kt_sense import KtSense
+from recon_core.options import CGSenseOptions, KtSenseOptions
+from recon_core.physics.fourier import ifft
+from recon_core.physics.sense import SenseOperator
+from recon_core.simulate.sampling import sampling_mask
+from tests.recon_core.support import run
+
+NOISE = 2.0  # variance of a complex sample
+
+
+def beating(disc, n_frames, n_y, n_x):
+    """A disc (frame, y, x) of signal 100 with a part whose border moves with the beat, and its motion."""
+    y, x = np.mgrid[-1 : 1 : n_y * 1j, -1 : 1 : n_x * 1j]
+    phase = 2 * np.pi * np.arange(n_frames)[:, None, None] / n_frames
+    heart = np.hypot(y, x + 0.1) < 0.35 + 0.1 * np.cos(phase)
+    return torch.tensor(100 * disc(n_y, n_x) * (1 + 0.8 * heart), dtype=torch.complex64)
+
+
+def measured(maps, image, mask, seed=0):
+    data = SenseOperator(maps, mask).forward(image)
+    noise = torch.randn(data.shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(seed))
+    return torch.where(mask[:, None, :, None], data + NOISE**0.5 * noise, 0)
+
+
+def scan(smooth_maps, disc, sampling, acceleration, acs, *, coils=6, frames=16, size=(48, 40)):
+    maps, image = torch.tensor(smooth_maps(coils, *size)), beating(disc, frames, *size)
+    mask = torch.tensor(sampling_mask(sampling, frames, size[0], acceleration=acceleration, acs_lines=acs, seed=3))
+    return measured(maps, image, mask), maps, mask, image
+
+
+def error(image, truth):
+    return float((image - truth).norm() / truth.norm())
+
+
+PATTERNS = [("uniform", 4, 12), ("interleaved", 4, 0), ("variable_density", 6, 4), ("gro", 6, 0)]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=[name for name, *_ in PATTERNS])
+def test_less_error_than_frame_by_frame(smooth_maps, disc, pattern):
+    data, maps, mask, truth = scan(smooth_maps, disc, *pattern)
+    ours = error(run(KtSense(KtSenseOptions()), data, maps, mask, noise_variance=NOISE), truth)
+    theirs = error(run(CGSense(CGSenseOptions()), data, maps, mask, noise_variance=NOISE), truth)
+    assert ours < (0.5 if pattern[0] == "interleaved" else 0.9) * theirs
+
+
+def test_rounds_bring_it_closer(smooth_maps, disc):
+    data, maps, mask, truth = scan(smooth_maps, disc, "interleaved", 4, 0)
+    methods = [KtSense(KtSenseOptions(rounds=rounds)) for rounds in (1, 3, 9)]
+    errors = [error(run(method, data, maps, mask, noise_variance=NOISE), truth) for method in methods]
+    assert errors[0] > 1.2 * errors[1] > 1.44 * errors[2]
+
+
+def test_scale_of_the_data_changes_nothing(smooth_maps, disc):
+    data, maps, mask, _ = scan(smooth_maps, disc, "interleaved", 4, 0)
+    image = run(KtSense(KtSenseOptions()), data, maps, mask, noise_variance=NOISE)
+    for factor in (1e-12, 1e9):
+        scaled = run(KtSense(KtSenseOptions()), factor * data, maps, mask, noise_variance=NOISE * factor**2)
+        assert error(scaled / factor, image) < 1e-4
+
+
+def test_noise_that_is_not_known_is_seen(smooth_maps, disc):
+    data, maps, mask, truth = scan(smooth_maps, disc, "interleaved", 4, 0)
+    known = error(run(KtSense(KtSenseOptions()), data, maps, mask, noise_variance=NOISE), truth)
+    unknown = error(run(KtSense(KtSenseOptions()), 1e-3 * data, maps, mask) / 1e-3, truth)
+    assert unknown < 1.1 * known
+
+
+@pytest.mark.parametrize("factor", [0.1, 10.0])
+def test_wrong_whitening_is_noted_and_made_good(smooth_maps, disc, factor):
+    data, maps, mask, truth = scan(smooth_maps, disc, "interleaved", 4, 0)
+    notes = []
+    image = run(KtSense(KtSenseOptions()), factor * data, maps, mask, noise_variance=NOISE, notes=notes)
+    assert len(notes) == 1
+    assert "times the deviation" in notes[0]
+    frame_by_frame = run(CGSense(CGSenseOptions()), factor * data, maps, mask, noise_variance=NOISE)
+    assert error(image / factor, truth) < error(frame_by_frame / factor, truth)
+
+
+def test_empty_frames_are_filled_from_the_others(smooth_maps, disc):
+    data, maps, mask, truth = scan(smooth_maps, disc, "interleaved", 3, 0, frames=24)
+    mask[[5, 11]] = False
+    data = torch.where(mask[:, None, :, None], data, 0)
+    image = run(KtSense(KtSenseOptions()), data, maps, mask, noise_variance=NOISE)
+    average = truth.mean(0).expand(2, -1, -1)
+    assert error(image[[5, 11]], truth[[5, 11]]) < 0.9 * error(average, truth[[5, 11]])
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_few_frames_are_no_worse_than_frame_by_frame(smooth_maps, disc, frames):
+    data, maps, mask, truth = scan(smooth_maps, disc, "uniform", 2, 12, frames=frames)
+    image = run(KtSense(KtSenseOptions()), data, maps, mask, noise_variance=NOISE)
+    theirs = run(CGSense(CGSenseOptions()), data, maps, mask, noise_variance=NOISE)
+    assert error(image, truth) < 1.05 * error(theirs, truth)
+
+
+def test_one_line(smooth_maps, disc):
+    data, maps, mask, _ = scan(smooth_maps, disc, "uniform", 2, 12)
+    mask[:] = False
+    mask[:, 24] = True
+    image = run(
+        KtSense(KtSenseOptions()), torch.where(mask[:, None, :, None], data, 0), maps, mask, noise_variance=NOISE
+    )
+    assert image.isfinite().all()
+    assert image.abs().max() > 0
+
+
+def test_zeros_give_zeros(smooth_maps):
+    maps = torch.tensor(smooth_maps(4, 16, 12))
+    mask = torch.ones(5, 16, dtype=torch.bool)
+    for known in (NOISE, None):
+        image = run(
+            KtSense(KtSenseOptions(samples=1)),
+            torch.zeros(5, 4, 16, 12, dtype=torch.complex64),
+            maps,
+            mask,
+            noise_variance=known,
+        )
+        assert image.count_nonzero() == 0
+
+
+def test_one_coil_and_a_map_for_each_frame(smooth_maps, disc):
+    data, maps, mask, truth = scan(smooth_maps, disc, "variable_density", 3, 6, coils=1)
+    image = run(KtSense(KtSenseOptions()), data, maps, mask, noise_variance=NOISE)
+    assert error(image, truth) < error(run(CGSense(CGSenseOptions()), data, maps, mask, noise_variance=NOISE), truth)
+
+
+def test_two_thirds_of_the_errors_are_within_the_uncertainty(smooth_maps, disc):
+    data, maps, mask, truth = scan(smooth_maps, disc, "interleaved", 4, 0)
+    extra = {}
+    image = run(KtSense(KtSenseOptions(samples=8)), data, maps, mask, noise_variance=NOISE, extra=extra)
+    inside = truth[0].abs() > 30
+    within = (image.abs() - truth.abs()).abs() < extra["uncertainty"]
+    assert 0.55 < float(within[:, inside].float().mean()) < 0.85
+
+
+def test_semi_real(semi_real):
+    """Real cines and coils: less error than the better of two prototypes of the same idea."""
+    limits = {"mini": 0.0285, "scd201": 0.037, "scd301": 0.0345}
+    for name, limit in limits.items():
+        case = semi_real(name)[0]
+        colouring = np.linalg.inv(case.colouring)
+        maps = np.einsum("vc,cyx->vyx", colouring, case.coil_maps)
+        maps /= np.linalg.norm(maps, axis=0)
+        hybrid = ifft(torch.tensor(case.kspace), (-1,))
+        image = run(
+            KtSense(KtSenseOptions()),
+            hybrid,
+            torch.tensor(maps, dtype=torch.complex64),
+            torch.tensor(case.mask),
+            noise_variance=NOISE,
+        )
+        shading = np.linalg.norm(np.einsum("rc,cyx->ryx", case.colouring, maps), axis=0)
+        ours, truth = image.abs().numpy() * shading, np.abs(case.reference)
+        ours *= (ours * truth).sum() / (ours**2).sum()
+        assert np.linalg.norm(ours - truth) < limit * np.linalg.norm(truth), name
