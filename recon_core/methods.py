@@ -15,9 +15,6 @@ from recon_core.errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Images of networks are compared with those of this method, as the limits of their weights were.
-REFERENCE_METHOD = "cg_sense"
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingInfo:

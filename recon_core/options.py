@@ -477,14 +477,14 @@ class ReconOptions(Options):
     """The options of the reconstruction; every field has a default that works."""
 
     method: str = option("cg_sense", "reconstruction method", choices=method_names)
-    fallback: Literal["cg_sense", "zero_filled", "none"] = option(
-        "cg_sense", "method that takes over when the chosen one cannot do the scan; none makes that an error"
+    fallback: Literal["kt_sense", "cg_sense", "zero_filled", "none"] = option(
+        "kt_sense", "method that takes over when the chosen one cannot do the scan; none makes that an error"
     )
     outside_range: Literal["fallback", "beside", "note"] = option(
         "fallback",
         "networks: action when the scan is outside the training range, or the image contradicts the data or is far "
-        "from that of cg_sense: fallback sends the fallback's image instead, beside sends both, the fallback's in a "
-        "series of its own, note only says so",
+        "from that of the method without weights that they were compared with: fallback sends the fallback's image "
+        "instead, beside sends both, the fallback's in a series of its own, note only says so",
     )
     network: NetworkOptions = group(NetworkOptions, "Networks")
     dstdm: DSTDMOptions = group(DSTDMOptions, "Diffusion model (dstdm)")

@@ -28,7 +28,7 @@ Series of known truth are drawn without end: beating hearts of the simulator, th
 motion of many kinds; coils, lines and noise are drawn for each. The preset "short" trains a narrow network in one to
 three hours of a CPU core; "published" has the loss, optimiser and schedule of the paper, for a GPU. The weights are
 exported as METHOD-small or METHOD when the plan is done, with the range of scans on which they are no worse than
-cg_sense; that comparison takes some minutes more."""
+kt_sense, the best method without weights; that comparison takes some minutes more."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +118,7 @@ def train(plan: TrainingPlan, folder: Path, data: Path | None, seconds: float) -
 
 
 def survey_and_export(trainer: Trainer, folder: Path) -> WeightsEntry:
-    """Compare the trained network with cg_sense, and export its weights for where it is no worse.
+    """Compare the trained network with a method without weights, and export its weights for where it is no worse.
 
     Parameters
     ----------
@@ -135,12 +135,12 @@ def survey_and_export(trainer: Trainer, folder: Path) -> WeightsEntry:
     from tqdm import tqdm
 
     from recon_core.training.export import export
-    from recon_core.training.survey import survey
+    from recon_core.training.survey import REFERENCE, survey
 
     with trainer.averaged() as network:
         seen = survey(network, trainer.plan, trainer.held_out)
         total = trainer.plan.survey
-        findings = list(tqdm(seen, total=total, unit=" scans", desc="comparing with cg_sense", disable=None))
+        findings = list(tqdm(seen, total=total, unit=" scans", desc=f"comparing with {REFERENCE}", disable=None))
     return export(trainer, findings, folder, source=f"trained with cinestream {__version__}")
 
 

@@ -390,9 +390,9 @@ def _evaluate(
     """Reconstruct and measure; gives no images where the method cannot do the scan."""
     name = method_of(method)
     variant = VARIANTS.get(method, Variant())
-    # As in a stream, except that a doubtful image is kept in addition to what would be sent instead.
+    # As in a stream, except that a doubtful image is kept instead of that of the fallback.
     options = (
-        ReconOptions.of(method=name, weights=entry.name, outside_range="beside")
+        ReconOptions.of(method=name, weights=entry.name, outside_range="note")
         if entry
         else ReconOptions(method=name, fallback="none")
     )
@@ -614,7 +614,7 @@ def notes(outcome: Outcome) -> list[str]:
                 "without it if ct_policy is fallback)"
             )
     if any(outcome.methods.values()):
-        said.append("The time of a network includes the image of cg_sense that its own is checked with.")
+        said.append("The time of a network includes the image of the method that its own is compared with.")
     if outcome.missing:
         said.append(f"Left out, because they have no weights: {', '.join(outcome.missing)}")
     return said

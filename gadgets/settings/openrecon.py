@@ -17,7 +17,7 @@ from gadgets import __version__
 from gadgets.settings.pipelines import list_pipelines
 from gadgets.settings.settings import FIELDS
 from recon_core.errors import SettingsError
-from recon_core.methods import REFERENCE_METHOD, find_method, method_names
+from recon_core.methods import find_method, method_names
 
 LABEL_KEY = "com.siemens-healthineers.magneticresonance.openrecon.metadata:1.1.0"
 #: Name, vendor and id hold letters and digits only: the names of the package's files are made of them.
@@ -169,16 +169,17 @@ def semantic_version(version: str) -> str:
 
 
 def _pipeline_parameter() -> dict[str, Any]:
+    default, fallback = FIELDS["method"].default, find_method(str(FIELDS["fallback"].default)).label
     # not a method with a CT, which would have to lie on the server; the default stands first
-    offered = sorted(method_names(lambda info: not info.takes_ct), key=lambda name: name != REFERENCE_METHOD)
+    offered = sorted(method_names(lambda info: not info.takes_ct), key=lambda name: name != default)
     values = [{"id": name, "name": {"en": find_method(name).label}} for name in offered if name in list_pipelines()]
     return {
         "id": "config",
         "label": {"en": "Method"},
         "type": "choice",
         "values": values,
-        "default": REFERENCE_METHOD,
-        "information": {"en": "Method of reconstruction. What a network was not trained for goes to Iterative SENSE."},
+        "default": default,
+        "information": {"en": f"Method of reconstruction. What a network was not trained for goes to {fallback}."},
     }
 
 

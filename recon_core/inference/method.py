@@ -95,6 +95,11 @@ class NetworkMethod:
             data.extra["uncertainty"] = data.extra["uncertainty"] / scale
         return image
 
+    @property
+    def reference(self) -> str:
+        """The method whose images those of these weights are compared with."""
+        return self._entry.reference
+
     def unlike_training(self, data: HybridSlice) -> str:
         """Differences of a scan from those that the weights were trained for; called before the network runs.
 
@@ -116,7 +121,7 @@ class NetworkMethod:
         reasons = "; ".join(trained.outside(scan))
         return reasons and f"the scan is not like the training of the weights {self._entry.name}: {reasons}"
 
-    def doubts(self, data: HybridSlice, image: torch.Tensor, reference: torch.Tensor | None) -> str:
+    def doubts(self, data: HybridSlice, image: torch.Tensor, reference: torch.Tensor) -> str:
         """Reasons not to trust the image of the network; called after it has run.
 
         Parameters
@@ -126,7 +131,7 @@ class NetworkMethod:
         image
             ``(frame, y, x)`` complex64, image of the network.
         reference
-            Image of cg_sense of the slice, or None where there is none to compare with.
+            Image of the slice by the method `reference`.
 
         Returns
         -------
@@ -134,7 +139,7 @@ class NetworkMethod:
             Empty if the image is within the limits stored with the weights, or else the default ones.
         """
         figures = image_figures(data, image, reference, implementation=self._implementation)
-        reasons = ", ".join((self._entry.limits or Limits()).objections(figures))
+        reasons = ", ".join((self._entry.limits or Limits()).objections(figures, self.reference))
         return reasons and f"the image of {self._method} {reasons}"
 
     def _reconstruct(self, data: HybridSlice) -> torch.Tensor:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from recon_core.errors import CinestreamError, ModelError
 from recon_core.inference.method import NetworkMethod
-from recon_core.methods import REFERENCE_METHOD
 from recon_core.steps.work import Outcome, Outcomes, check_finite
 
 if TYPE_CHECKING:
@@ -54,12 +53,15 @@ def _with_fallback(work: Work) -> tuple[Outcome, Outcome | None]:
     options = work.options
     has_fallback = options.fallback not in ("none", options.method)
 
-    @functools.cache  # to compare with and to send
+    @functools.cache  # what is compared with may be what is sent
+    def attempt(name: str) -> Outcome:
+        return _attempt(work, name)
+
     def fallback() -> Outcome:
-        return _attempt(work, options.fallback)
+        return attempt(options.fallback)
 
     try:
-        main = _judged(work, fallback)
+        main = _judged(work, attempt)
     except CinestreamError as error:
         if not has_fallback:
             raise
@@ -76,8 +78,8 @@ def _with_fallback(work: Work) -> tuple[Outcome, Outcome | None]:
     return main, _unless_it_fails(main, options.fallback, fallback)
 
 
-def _judged(work: Work, fallback: Callable[[], Outcome]) -> Outcome:
-    """Run the method, and note what speaks against the images of a network.
+def _judged(work: Work, attempt: Callable[[str], Outcome]) -> Outcome:
+    """Run the method, and note what speaks against the images of a network, whether or not a fallback may take over.
 
     Raises
     ------
@@ -87,11 +89,10 @@ def _judged(work: Work, fallback: Callable[[], Outcome]) -> Outcome:
     options = work.options
     method = work.build(options.method, options)
     if not isinstance(method, NetworkMethod):
-        return _attempt(work, options.method)
+        return attempt(options.method)
     before = _accept(method.unlike_training(work.data), options)
-    outcome = _attempt(work, options.method)
-    reference = fallback().image if options.fallback == REFERENCE_METHOD else None
-    after = _accept(method.doubts(work.data, outcome.image, reference), options)
+    outcome = attempt(options.method)
+    after = _accept(method.doubts(work.data, outcome.image, attempt(method.reference).image), options)
     doubts = tuple(reason for reason in (before, after) if reason)
     outcome.notes.extend(doubts)
     return outcome._replace(doubts=doubts)

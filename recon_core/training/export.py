@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from recon_core.training.coverage import covered
-from recon_core.training.survey import reliable
+from recon_core.training.survey import REFERENCE, reliable
 from recon_core.weights.loading import write_weights
 from recon_core.weights.manifest import WeightsFacts
 
@@ -62,6 +62,7 @@ def export(trainer: Trainer, findings: list[Finding], folder: Path, *, source: s
         start=plan.start,
         range=trained,
         limits=limits,
+        reference=REFERENCE,
         source=source,
         licence="Apache-2.0",
         training={

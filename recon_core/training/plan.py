@@ -85,7 +85,7 @@ class TrainingPlan:
     validate_every: int = 250
     """Steps between two looks at held-out scans."""
     survey: int = 120
-    """Scans to compare with the fallback in the end, for the range that goes with the weights."""
+    """Scans to compare with a method without weights in the end, for the range that goes with the weights."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained.

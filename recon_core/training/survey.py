@@ -1,8 +1,8 @@
-"""Range in which a trained network is reliable: compared with its fallback on new scans drawn as in training.
+"""Range in which a trained network is reliable: compared with the best method without weights on other scans.
 
 Not every scan drawn in training was learned. The range stored with the weights is reduced to the scans on which the
-network is no worse than cg_sense, and the limits of its images are those found there. Easy scans, on which it has
-nothing to gain, are recognised by an image that hardly differs from that of cg_sense.
+network is no worse than that method, and the limits of its images are those found there. Easy scans, on which it has
+nothing to gain, are recognised by an image that hardly differs from that of the method.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import torch
 from recon_core.engine import create_method
 from recon_core.errors import ModelError
 from recon_core.inference.method import signal_to_noise
-from recon_core.methods import REFERENCE_METHOD
 from recon_core.options import ReconOptions
 from recon_core.training.trainer import draw_scan, place_of_crop, reconstruct_series, scores
 from recon_core.trust.image_figures import image_figures
@@ -31,12 +30,14 @@ if TYPE_CHECKING:
     from recon_core.training.plan import TrainingPlan
     from recon_core.trust.ranges import Bounds, ImageFigures
 
+#: What a network must do no worse than: the best there is without weights.
+REFERENCE = "kt_sense"
 _SEED = 800_000  # far from the seeds of any training
 _WIDTH = 48  # columns, for speed
-_TOLERANCE = 0.2  # dB that an image may be worse than that of the fallback
+_TOLERANCE = 0.2  # dB that an image may be worse than that of the reference
 _MARGIN = 1.2  # of the limits, over the largest figure found
 _BEAM = 40  # width of the search: ranges kept per step
-_LEAST_CHANGES = np.arange(11) / 50  # candidates for the least change, below which the fallback is used
+_LEAST_CHANGES = np.arange(11) / 50  # candidates for the least change, below which the network is not used
 # What may be cut at its lower or upper end. More calibration lines do no harm, though easy scans have more.
 _LOWER = ("acceleration", "coils", "centre_lines", "snr")
 _UPPER = ("acceleration", "coils", "empty_frames", "snr")
@@ -49,13 +50,13 @@ class Finding:
     scan: Sampling
     """Its properties that a range checks."""
     gain: float
-    """PSNR in dB above that of cg_sense."""
+    """PSNR in dB above that of `REFERENCE`."""
     figures: ImageFigures
     """Of the image, as checked after the network has run."""
 
 
 def survey(network: Network, plan: TrainingPlan, library: Library) -> Iterator[Finding]:
-    """Compare a network with cg_sense on `TrainingPlan.survey` scans, one after the other.
+    """Compare a network with `REFERENCE` on `TrainingPlan.survey` scans, one after the other.
 
     Parameters
     ----------
@@ -71,7 +72,7 @@ def survey(network: Network, plan: TrainingPlan, library: Library) -> Iterator[F
     Finding
         Of scan after scan.
     """
-    fallback = create_method(REFERENCE_METHOD, ReconOptions())
+    method = create_method(REFERENCE, ReconOptions())
     for number in range(plan.survey):
         seed = (_SEED, plan.seed, number)
         whole = draw_scan(seed, plan, library, network.minimum_frames)
@@ -80,7 +81,7 @@ def survey(network: Network, plan: TrainingPlan, library: Library) -> Iterator[F
         scan = whole.crop(place_of_crop(whole.target, width, np.random.default_rng(seed)), width)
         _, n_coils, _, n_samples = whole.hybrid.shape
         with torch.inference_mode():
-            reference = fallback(scan.slice())
+            reference = method(scan.slice())
             image = reconstruct_series(network, scan, plan.start)
             ours, theirs = (scores(each.numpy(), scan.target.numpy())[0] for each in (image, reference))
             figures = image_figures(scan.slice(), image, reference)
@@ -88,7 +89,7 @@ def survey(network: Network, plan: TrainingPlan, library: Library) -> Iterator[F
 
 
 def reliable(trained: TrainingRange, findings: list[Finding]) -> tuple[TrainingRange, Limits, list[Finding]]:
-    """Find the scans on which a network is no more than 0.2 dB worse than cg_sense, by range and limits.
+    """Find the scans on which a network is no more than 0.2 dB worse than `REFERENCE`, by range and limits.
 
     Parameters
     ----------
@@ -123,14 +124,14 @@ def reliable(trained: TrainingRange, findings: list[Finding]) -> tuple[TrainingR
             best, most = (cut, dataclasses.replace(upper, least_change=lower.least_change), inside), worth
     if best is None:
         raise ModelError(
-            f"no kind of scan was found on which the network is as good as cg_sense to within {_TOLERANCE} dB; the "
+            f"no kind of scan was found on which the network is as good as {REFERENCE} to within {_TOLERANCE} dB; the "
             "weights are not exported. Train for more steps, or at another rate"
         )
     return best
 
 
 def narrowed(trained: TrainingRange, findings: list[Finding]) -> TrainingRange | None:
-    """Cut a range down until no scan inside it is more than 0.2 dB worse than with cg_sense.
+    """Cut a range down until no scan inside it is more than 0.2 dB worse than with `REFERENCE`.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ def image_figures(
     image
         ``(frame, y, x)`` complex64, in the units of the data.
     reference
-        Image of cg_sense of the same slice, or None.
+        Image of the reference, a method without weights, of the same slice, or None.
     implementation
         Kernels of the data consistency: ``torch``, ``cupy`` or ``auto``.
 

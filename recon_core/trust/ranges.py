@@ -216,15 +216,15 @@ def _patterns(value: object) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFigures:
-    """How far the image of a network is from the data, and from the image of cg_sense."""
+    """How far the image of a network is from the data, and from that of its reference, a method without weights."""
 
     residual: float | None = None
     """Part of the signal in the measured samples that the image does not explain, in its worst frame: 0 where it leaves
-    no more than noise or than the image of cg_sense, 1 or more where it is no better than no image at all. None
+    no more than noise or than the image of the reference, 1 or more where it is no better than no image at all. None
     where the data hold no signal."""
     change: float | None = None
-    """Distance to the image of cg_sense in the worst frame, relative to that image. None where there is none to compare
-    with, or where the noise is not known, so that that image is as noisy as the data."""
+    """Distance to the image of the reference in the worst frame, relative to that image. None where there is none to
+    compare with, or where the noise is not known, so that that image is as noisy as the data."""
     motion: float | None = None
     """How much the image changes over time, relative to what its time average does not explain of the data: 0 if it
     stands still, about 1 if it moves as they do. None where nothing moves."""
@@ -239,8 +239,8 @@ class Limits:
     """`residual`, `change`: At most, as in `ImageFigures`; None where it was not recorded, and `DEFAULT_RESIDUAL` and
     `DEFAULT_CHANGE` hold."""
     least_change: float | None = None
-    """The change below which the network had nothing to gain and the image of cg_sense may be better: easy scans. None
-    where there is no such change."""
+    """The change below which the network had nothing to gain and the image of the reference may be better: easy scans.
+    None where there is no such change."""
 
     @classmethod
     def parse(cls, mapping: Mapping[str, object]) -> Limits:
@@ -272,7 +272,7 @@ class Limits:
         return DEFAULT_CHANGE if self.change is None else self.change
 
     def gains(self, change: float | None) -> bool:
-        """Whether an image of this change is likely to be better than that of cg_sense; yes where it is not known."""
+        """Whether an image of this change is likely to be better than the reference; yes where it is not known."""
         return self.least_change is None or change is None or not change < self.least_change
 
     def mapping(self) -> dict[str, float]:
@@ -287,13 +287,15 @@ class Limits:
             parts.append(f"change {least}up to {_percent(self.most_change)}")
         return ", ".join(parts)
 
-    def objections(self, figures: ImageFigures) -> list[str]:
+    def objections(self, figures: ImageFigures, reference: str) -> list[str]:
         """Say why an image should not be sent; nothing if all is well.
 
         Parameters
         ----------
         figures
             Of the image.
+        reference
+            Name of the method that it is compared with.
 
         Returns
         -------
@@ -303,7 +305,7 @@ class Limits:
         reasons = []
         for found, recorded, default, what in (
             (figures.residual, self.residual, DEFAULT_RESIDUAL, "leaves {} of the signal in the data unexplained"),
-            (figures.change, self.change, DEFAULT_CHANGE, "differs by {} from that of cg_sense"),
+            (figures.change, self.change, DEFAULT_CHANGE, f"differs by {{}} from that of {reference}"),
         ):
             limit = default if recorded is None else recorded
             if found is not None and not found <= limit:  # also what is not a number
@@ -311,7 +313,7 @@ class Limits:
                 reasons.append(f"{what.format(_percent(found))}, at most {_percent(limit)} {known_from}")
         if figures.change is not None and self.least_change is not None and not self.gains(figures.change):
             reasons.append(
-                f"differs by {_percent(figures.change)} from that of cg_sense, and below "
+                f"differs by {_percent(figures.change)} from that of {reference}, and below "
                 f"{_percent(self.least_change)} there was nothing to gain on scans of its training"
             )
         # of an image that is wrong as a whole, the time average explains little whatever moves

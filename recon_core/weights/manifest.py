@@ -23,6 +23,8 @@ VARIABLE = "CINESTREAM_WEIGHTS"
 MANIFEST = "manifest.yaml"
 #: What a network may start from: the zero-filled image, as published, or that of a few iterations of CG-SENSE.
 STARTS = ("zero_filled", "cg_sense")
+#: Methods that the images of a network may be compared with.
+REFERENCES = ("cg_sense", "kt_sense")
 _KNOWN = "known.yaml"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -47,8 +49,10 @@ class WeightsFacts:
     range: TrainingRange | None = None
     """The scans that they were trained for, or None where that was not recorded."""
     limits: Limits | None = None
-    """How far their images are from the data and from those of cg_sense on such scans, or None where that was not
+    """How far their images are from the data and from those of the reference on such scans, or None where that was not
     recorded."""
+    reference: str = "cg_sense"
+    """The method that the images are compared with, one of `REFERENCES`: what the limits were measured against."""
     training: dict[str, str | float] = field(default_factory=dict)
     """How they were trained: texts and numbers by name, such as recipe, seed, steps and hardware."""
     metrics: dict[str, float | dict[str, float]] = field(default_factory=dict)
@@ -301,6 +305,12 @@ class _Fields:
             raise self.wrong(name, f"a text, got {value!r:.60}")
         return value
 
+    def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
+        value = self.text(name) or default
+        if value not in choices:
+            raise self.wrong(name, f"one of {', '.join(choices)}, got {value!r:.60}")
+        return value
+
     def mapping(self, name: str) -> dict[str, object]:
         value = self._left.pop(name, {})
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -318,9 +328,8 @@ class _Fields:
         window = self._left.pop("window", 0)
         if isinstance(window, bool) or not isinstance(window, int) or window < 0:
             raise self.wrong("window", f"a whole number of frames, 0 for all, got {window!r:.60}")
-        start = self.text("start") or "zero_filled"
-        if start not in STARTS:
-            raise self.wrong("start", f"one of {', '.join(STARTS)}, got {start!r:.60}")
+        start = self.choice("start", STARTS, "zero_filled")
+        reference = self.choice("reference", REFERENCES, "cg_sense")
         ranges, limits = self.mapping("range"), self.mapping("limits")
         try:
             trained = TrainingRange.parse(ranges) if ranges else None
@@ -335,6 +344,7 @@ class _Fields:
             start=start,
             range=trained,
             limits=kept,
+            reference=reference,
             training=self._training(),
             metrics=self._metrics(),
             source=self.text("source"),
@@ -407,6 +417,7 @@ def write_entry(folder: Path, entry: WeightsEntry) -> None:
         "start": entry.start,
         "range": entry.range.mapping() if entry.range else {},
         "limits": entry.limits.mapping() if entry.limits else {},
+        "reference": entry.reference,
         "training": entry.training,
         "metrics": entry.metrics,
         "source": entry.source,

@@ -525,19 +525,19 @@ def test_a_good_image_of_a_network_is_sent_as_it_is(trained, caplog):
 
 
 def test_instead_of_a_bad_image_that_of_the_fallback_is_sent_and_says_why(trained, caplog):
-    expected, _ = trained(1.0, method="cg_sense")
+    expected, _ = trained(1.0, method="kt_sense")
     images, beside = trained(-1.0, method="crunet_mr")
     assert beside == []
     for image, wanted in zip(images, expected, strict=True):
         np.testing.assert_array_equal(image.data, wanted.data)
-        assert "cinestream cg_sense; cg_sense instead of crunet_mr: the image of crunet_mr leaves 2" in comment(image)
+        assert "cinestream kt_sense; kt_sense instead of crunet_mr: the image of crunet_mr leaves 2" in comment(image)
         assert re.search(r"differs by 2\d\d % from that of cg_sense, at most 80 % by default", comment(image))
-    assert "cg_sense instead of crunet_mr" in caplog.text
+    assert "kt_sense instead of crunet_mr" in caplog.text
 
 
 def test_both_images_are_sent_where_that_is_asked_for(trained, caplog):
     expected, _ = trained(1.0, method="cg_sense")
-    images, beside = trained(0.1, method="crunet_mr", outside_range="beside")
+    images, beside = trained(0.1, method="crunet_mr", outside_range="beside", fallback="cg_sense")
     assert len(images) == len(beside) == len(expected) == 4
     for image, other, wanted in zip(images, beside, expected, strict=True):
         np.testing.assert_array_equal(other.data, wanted.data)  # in the brightness that it has on its own
@@ -603,7 +603,7 @@ def test_further_series_come_in_addition_to_the_images(by):
             np.testing.assert_array_equal(image.data, of.data)
             assert image.header.tobytes() == of.header.tobytes()
         names = [ismrmrd.Meta.deserialize(found[first + kind][0].attributes)["cinestream_method"] for kind in (24, 26)]
-        assert names == ["cg_sense", "zero_filled"]
+        assert names == ["kt_sense", "zero_filled"]
         for kind in (24, 25, 26):
             indices = [int(image.header["image_index"]) for image in found[first + kind]]
             assert indices == [int(image.header["image_index"]) for image in plain[first]]
@@ -613,7 +613,7 @@ def test_further_series_come_in_addition_to_the_images(by):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"method": "cg_sense", "extra_series": "difference"}, "difference (the fallback is cg_sense itself)"),
+        ({"method": "kt_sense", "extra_series": "difference"}, "difference (the fallback is kt_sense itself)"),
         ({"fallback": "none", "extra_series": "difference,fallback"}, "difference and fallback (there is no fallback)"),
         (
             {"method": "zero_filled", "extra_series": "zero_filled"},

@@ -257,7 +257,7 @@ def test_weights(raw, run, tmp_path):
     assert "is used by method=small_unrolled, weights=small_unrolled" in out
     with pytest.warns(UserWarning, match="the scan is not like the training of the weights small_unrolled"):
         scan = reconstruct_file(raw, method="small_unrolled")
-    assert scan[0].method == "cg_sense"
+    assert scan[0].method == "kt_sense"
 
 
 def test_training(run, tmp_path):

@@ -176,9 +176,9 @@ def _nothing(cine):
 
 
 def test_the_fallback_is_not_silent(scan):
-    with pytest.warns(ReconstructionWarning, match="images are of cg_sense, not of crunet_mr: .*no weights") as caught:
+    with pytest.warns(ReconstructionWarning, match="images are of kt_sense, not of crunet_mr: .*no weights") as caught:
         result = reconstruct(scan.kspace, "crunet_mr")
-    assert result.method == "cg_sense"
+    assert result.method == "kt_sense"
     assert any("instead of crunet_mr" in note for note in result.notes)
     assert caught[0].filename == __file__
 

@@ -11,6 +11,7 @@ import torch
 
 from recon_core.classical.cg_sense import CGSense
 from recon_core.classical.grappa import Grappa
+from recon_core.classical.kt_sense import KtSense
 from recon_core.classical.zero_filled import ZeroFilled
 from recon_core.coils.calibration import time_average
 from recon_core.data import CineSlice, HybridSlice, Receiver
@@ -21,7 +22,8 @@ from recon_core.metrics.measures import best_scale, nrmse
 from recon_core.networks.crunet_mr import CRUNetMR
 from recon_core.options import CGSenseOptions, ReconOptions, apply, option
 from recon_core.physics.fourier import fft, ifft
-from recon_core.trust.ranges import TrainingRange
+from recon_core.trust.ranges import Limits, TrainingRange
+from recon_core.weights.manifest import find_weights, write_entry
 from tests.helpers.networks import write_tiny_weights
 
 # Five coils that were whitened, and were white before.
@@ -247,7 +249,7 @@ def test_errors_of_our_own_pass_unchanged(engine, make_slice, monkeypatch):
 
     monkeypatch.setattr(CGSense, "__call__", fail)
     with pytest.raises(DataError, match=r"^as it is$"):
-        engine.reconstruct(make_slice()[0], ReconOptions())
+        engine.reconstruct(make_slice()[0], ReconOptions(fallback="none"))
 
 
 def test_values_that_are_not_finite_are_an_error(engine, make_slice):
@@ -265,7 +267,7 @@ def test_a_frame_that_is_not_finite_is_named(engine, make_slice, monkeypatch):
 
     monkeypatch.setattr(CGSense, "__call__", spoil)
     with pytest.raises(ModelError, match=r"not finite in frames \[2\]; the k-space is finite"):
-        engine.reconstruct(make_slice()[0], ReconOptions())
+        engine.reconstruct(make_slice()[0], ReconOptions(fallback="none"))
 
 
 def test_a_missing_gpu_is_an_error(engine, make_slice, monkeypatch):
@@ -353,7 +355,7 @@ def irregular(make_slice):
     return CineSlice(full.kspace * mask[:, None, :, None], mask)
 
 
-@pytest.mark.parametrize("fallback", ["cg_sense", "zero_filled"])
+@pytest.mark.parametrize("fallback", ["kt_sense", "cg_sense", "zero_filled"])
 def test_another_method_takes_over_what_one_cannot_do(engine, irregular, fallback):
     result = engine.reconstruct(irregular, ReconOptions.of(method="grappa", fallback=fallback))
     expected = engine.reconstruct(irregular, ReconOptions.of(method=fallback))
@@ -434,16 +436,16 @@ GOOD_IMAGES = {
 def test_a_bad_image_is_replaced_by_that_of_the_fallback(engine, heart, network, change):
     network(change)
     result = engine.reconstruct(heart, ReconOptions.of(method="crunet_mr"))
-    expected = engine.reconstruct(heart, ReconOptions.of(method="cg_sense"))
+    expected = engine.reconstruct(heart, ReconOptions.of(method="kt_sense"))
     np.testing.assert_array_equal(result.image, expected.image)
-    assert (result.method, result.beside) == ("cg_sense", None)
+    assert (result.method, result.beside) == ("kt_sense", None)
     (note,) = result.notes
-    assert note.startswith("cg_sense instead of crunet_mr: the image of crunet_mr ")
+    assert note.startswith("kt_sense instead of crunet_mr: the image of crunet_mr ")
     assert note.endswith("outside_range=note sends the image all the same")
 
 
 @pytest.mark.parametrize("whitened", [False, True])
-@pytest.mark.parametrize("fallback", ["cg_sense", "zero_filled", "none"])
+@pytest.mark.parametrize("fallback", ["kt_sense", "cg_sense", "zero_filled", "none"])
 @pytest.mark.parametrize("change", GOOD_IMAGES.values(), ids=GOOD_IMAGES)
 def test_a_good_image_is_never_replaced(engine, heart, network, change, fallback, whitened):
     network(change)
@@ -456,14 +458,14 @@ def test_a_good_image_is_never_replaced(engine, heart, network, change, fallback
 def test_images_of_both_methods_where_that_is_asked_for(engine, heart, network):
     network(lambda image: 2 * image)
     result = engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range="beside"))
-    expected = engine.reconstruct(heart, ReconOptions.of(method="cg_sense"))
-    np.testing.assert_allclose(result.image, 2 * expected.image, rtol=1e-5)
+    base, expected = (engine.reconstruct(heart, ReconOptions.of(method=name)) for name in ("cg_sense", "kt_sense"))
+    np.testing.assert_allclose(result.image, 2 * base.image, rtol=1e-5)
     np.testing.assert_array_equal(result.beside.image, expected.image)
-    assert (result.method, result.beside.method) == ("crunet_mr", "cg_sense")
+    assert (result.method, result.beside.method) == ("crunet_mr", "kt_sense")
     assert any(note.startswith("weights crunet_mr") for note in result.notes)
-    assert result.notes[-1] == "the image of cg_sense is in a series of its own"
+    assert result.notes[-1] == "the image of kt_sense is in a series of its own"
     (note,) = result.beside.notes
-    assert note.startswith("cg_sense in addition to crunet_mr: the image of crunet_mr leaves")
+    assert note.startswith("kt_sense in addition to crunet_mr: the image of crunet_mr leaves")
 
 
 @pytest.mark.parametrize("method", ["crunet_mr", "low_rank_sparse"])
@@ -474,7 +476,7 @@ def test_other_images_come_where_they_are_asked_for_and_change_nothing(engine, h
     result = engine.reconstruct(heart, ReconOptions.of(method=method, extra_series="zero_filled,fallback"))
     np.testing.assert_array_equal(result.image, plain.image)
     assert (result.notes, result.doubts) == (plain.notes, ())
-    for other, name in ((result.beside, "cg_sense"), (result.zero_filled, "zero_filled")):
+    for other, name in ((result.beside, "kt_sense"), (result.zero_filled, "zero_filled")):
         expected = engine.reconstruct(heart, ReconOptions.of(method=name))
         assert other.method == name
         np.testing.assert_array_equal(other.image, expected.image)
@@ -484,13 +486,13 @@ def test_other_images_come_where_they_are_asked_for_and_change_nothing(engine, h
 
 
 def test_other_images_that_fail_cost_nothing(engine, heart, monkeypatch):
-    monkeypatch.setattr(CGSense, "__call__", lambda self, data: torch.full_like(data.hybrid[:, 0], torch.nan))
-    monkeypatch.setattr(ZeroFilled, "__call__", CGSense.__call__)
+    monkeypatch.setattr(KtSense, "__call__", lambda self, data: torch.full_like(data.hybrid[:, 0], torch.nan))
+    monkeypatch.setattr(ZeroFilled, "__call__", KtSense.__call__)
     options = ReconOptions.of(method="low_rank_sparse", extra_series="zero_filled,fallback")
     result = engine.reconstruct(heart, options)
     assert (result.method, result.beside, result.zero_filled) == ("low_rank_sparse", None, None)
     assert [note.partition(":")[0] for note in result.notes[-2:]] == [
-        "no further images of cg_sense",
+        "no further images of kt_sense",
         "no further images of zero_filled",
     ]
 
@@ -500,7 +502,7 @@ def test_what_was_sent_instead_does_not_come_twice(engine, heart, network):
     result = engine.reconstruct(
         heart, ReconOptions.of(method="crunet_mr", extra_series="zero_filled,fallback,difference")
     )
-    assert (result.method, result.beside) == ("cg_sense", None)
+    assert (result.method, result.beside) == ("kt_sense", None)
     assert result.zero_filled is not None
 
 
@@ -522,7 +524,7 @@ def test_a_bad_image_is_kept_with_a_note(engine, heart, network, policy, fallbac
 def test_a_bad_image_without_a_fallback_is_an_error(engine, heart, network):
     network(lambda image: 2 * image)
     with pytest.raises(
-        ModelError, match=r"the image of crunet_mr leaves .* at most 40 % by default; outside_range=note"
+        ModelError, match=r"the image of crunet_mr leaves .* at most 40 % by default, .*; outside_range=note"
     ):
         engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", fallback="none"))
 
@@ -531,7 +533,7 @@ def test_a_bad_image_without_a_fallback_is_an_error(engine, heart, network):
 def test_an_image_that_is_not_finite_is_replaced_whatever_was_asked_for(engine, heart, network, policy):
     network(lambda image: image * torch.nan)
     result = engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range=policy))
-    assert (result.method, result.beside) == ("cg_sense", None)
+    assert (result.method, result.beside) == ("kt_sense", None)
     assert "crunet_mr gave values that are not finite in frames [0, 1, 2," in result.notes[0]
     with pytest.raises(ModelError, match="crunet_mr gave values that are not finite"):
         engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range=policy, fallback="none"))
@@ -539,7 +541,7 @@ def test_an_image_that_is_not_finite_is_replaced_whatever_was_asked_for(engine, 
 
 @pytest.mark.parametrize(
     ("policy", "runs", "method", "beside"),
-    [("fallback", 0, "cg_sense", False), ("beside", 1, "crunet_mr", True), ("note", 1, "crunet_mr", False)],
+    [("fallback", 0, "kt_sense", False), ("beside", 1, "crunet_mr", True), ("note", 1, "crunet_mr", False)],
 )
 def test_a_scan_unlike_the_training(engine, heart, network, policy, runs, method, beside):
     seen = network(lambda image: image, range=TrainingRange(acceleration=(8, 12)))
@@ -550,7 +552,7 @@ def test_a_scan_unlike_the_training(engine, heart, network, policy, runs, method
 
 
 @pytest.mark.parametrize("policy", ["fallback", "beside", "note"])
-def test_the_fallback_is_computed_once(engine, heart, network, monkeypatch, policy):
+def test_a_reference_that_is_the_fallback_is_computed_once(engine, heart, network, monkeypatch, policy):
     network(lambda image: 2 * image)
     calls = []
     reconstruct = CGSense.__call__
@@ -558,8 +560,24 @@ def test_the_fallback_is_computed_once(engine, heart, network, monkeypatch, poli
         "recon_core.inference.method.NetworkMethod.__call__", lambda self, data: 2 * torch.ones_like(data.hybrid[:, 0])
     )
     monkeypatch.setattr(CGSense, "__call__", lambda self, data: (calls.append(0), reconstruct(self, data))[1])
-    engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range=policy))
+    engine.reconstruct(heart, ReconOptions.of(method="crunet_mr", outside_range=policy, fallback="cg_sense"))
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("fallback", ["kt_sense", "cg_sense", "zero_filled", "none"])
+@pytest.mark.parametrize("reference", ["cg_sense", "kt_sense"])
+def test_an_image_is_compared_with_the_reference_of_its_weights(engine, heart, network, reference, fallback):
+    network(lambda image: 1.1 * image)
+    entry = find_weights("crunet_mr")
+    write_entry(entry.file.parent, dataclasses.replace(entry, limits=Limits(change=0.01), reference=reference))
+    options = ReconOptions.of(method="crunet_mr", outside_range="note", fallback=fallback)
+    (doubt,) = engine.reconstruct(heart, options).doubts
+    ours, theirs = (engine.reconstruct(heart, ReconOptions.of(method=m)).image for m in ("cg_sense", reference))
+    differences, sizes = (np.linalg.norm(series, axis=(1, 2)) for series in (1.1 * ours - theirs, theirs))
+    change = differences.max() / np.sqrt(np.mean(sizes**2))
+    assert doubt.startswith(
+        f"the image of crunet_mr differs by {100 * change:.3g} % from that of {reference}, at most 1 %"
+    )
 
 
 def test_the_fallback_is_not_computed_where_nothing_is_compared_with_it(engine, heart, network, monkeypatch):
@@ -621,7 +639,7 @@ def test_grappa_learns_from_a_separate_reference(engine, make_slice):
     options = ReconOptions.of(method="grappa")
     alone = engine.reconstruct(cine_slice, options)
     helped = engine.reconstruct(dataclasses.replace(cine_slice, calibration=reference), options)
-    assert alone.method == "cg_sense"
+    assert alone.method == "kt_sense"
     assert helped.method == "grappa"
     assert helped.notes == ("grappa: kernel of 2 x 5 instead of 4 x 5, as there are 9 reference lines",)
     assert nrmse(helped.image, image) < 0.05
@@ -713,7 +731,7 @@ def test_g_factor_is_of_the_lines_and_not_of_the_start(engine, make_slice):
 
 def test_g_factor_of_the_fallback(engine, irregular):
     result, expected = (
-        engine.reconstruct(irregular, ReconOptions.of(method=method, g_factor=True))
+        engine.reconstruct(irregular, ReconOptions.of(method=method, g_factor=True, fallback="cg_sense"))
         for method in ("grappa", "cg_sense")
     )
     np.testing.assert_array_equal(result.g_factor, expected.g_factor)

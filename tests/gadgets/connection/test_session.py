@@ -556,7 +556,7 @@ def test_missing_weights_with_a_fallback_are_reported_to_the_client(server):
     answer = talk(server, ConfigFile("crunet_mr"), Header(header), *items, Close())
     assert answer.complaints("client") == []
     (text,) = answer.texts
-    assert text.startswith("WARNING cg_sense is used instead of crunet_mr: ")
+    assert text.startswith("WARNING kt_sense is used instead of crunet_mr: ")
     assert "cinestream import-weights crunet_mr" in text
     assert len(answer.images) == N_IMAGES
 

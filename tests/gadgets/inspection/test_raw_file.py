@@ -254,7 +254,7 @@ def test_network_without_weights(tmp_path):
     settings = apply(SETTINGS, {"method": "crunet_mr"})
     document, _ = report_on(tmp_path, settings=settings)
     assert section(document, "Reconstruction")["weights"] is None
-    assert "cg_sense is used instead of crunet_mr" in document["findings"][0]["text"]
+    assert "kt_sense is used instead of crunet_mr" in document["findings"][0]["text"]
 
 
 def test_the_file_is_read_once_and_waveforms_of_the_learning_phase_are_distinguished(tmp_path):

@@ -134,9 +134,9 @@ def test_the_fallback_is_warned_of_once(raw, simulated, from_stream):
             scan = [*reconstruct_stream(simulated[1], "crunet_mr", header=simulated[0])]
         else:
             scan = [*reconstruct_file(raw, "crunet_mr")]
-    assert [cine.method for cine in scan] == ["cg_sense", "cg_sense"]
+    assert [cine.method for cine in scan] == ["kt_sense", "kt_sense"]
     assert [warning.category for warning in caught] == [ReconstructionWarning]
-    assert "images are not of crunet_mr: cinestream cg_sense; " in str(caught[0].message)
+    assert "images are not of crunet_mr: cinestream kt_sense; " in str(caught[0].message)
     assert caught[0].filename == __file__
 
 

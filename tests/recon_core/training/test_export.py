@@ -16,7 +16,7 @@ from recon_core.training.export import export
 from recon_core.training.library import Library
 from recon_core.training.measurements import measure
 from recon_core.training.series import draw_series
-from recon_core.training.survey import Finding
+from recon_core.training.survey import REFERENCE, Finding
 from recon_core.training.trainer import Trainer
 from recon_core.trust.ranges import ImageFigures, Limits, Sampling
 from recon_core.weights.loading import load_network
@@ -57,6 +57,7 @@ def test_exported_weights_say_what_they_are(trained, tmp_path):
     assert (entry.input_peak, entry.window) == (1, 4)
     assert entry.range == covered(trained.plan)
     assert entry.limits == Limits(residual=0.12, change=0.36)
+    assert entry.reference == REFERENCE
     assert entry.metrics["survey"] == {"scans": 2, "of": 2, "median_gain": 0.2, "least_gain": -0.1}
     assert (entry.training["steps"], entry.training["seed"], entry.training["loss"]) == (4, "0", "decibel")
     assert entry.training["data"] == "simulated series"

@@ -44,13 +44,13 @@ class Start(ImageNetwork):
         return 0
 
 
-def test_a_survey_compares_with_cg_sense_on_the_same_data():
+def test_a_survey_compares_with_kt_sense_on_the_same_data():
     plan = tiny_plan(survey=2)
     found = list(survey(Start().eval(), plan, Library()))
     assert len(found) == 2
     assert found == list(survey(Start().eval(), plan, Library()))
     whole = draw_scan((800_000, plan.seed, 0), plan, Library())  # narrower than a crop
-    method = create_method("cg_sense", ReconOptions())
+    method = create_method("kt_sense", ReconOptions())
     with torch.inference_mode():
         ours = scores(with_start(whole.slice(), plan.start).start.numpy(), whole.target.numpy())[0]
         theirs = scores(method(whole.slice()).numpy(), whole.target.numpy())[0]

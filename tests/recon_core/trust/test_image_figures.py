@@ -64,8 +64,8 @@ def test_the_truth_leaves_the_noise_and_no_image_leaves_all(scan, snr, known):
 @pytest.mark.parametrize("factor", [0.0, 0.5, -1.0, 2.0])
 def test_limits_by_default_pass_the_truth_and_refuse_what_is_wrong_as_a_whole(scan, factor):
     data, truth, reference = scan()
-    assert Limits().objections(image_figures(data, truth, reference)) == []
-    assert Limits().objections(image_figures(data, factor * truth, reference))
+    assert Limits().objections(image_figures(data, truth, reference), "cg_sense") == []
+    assert Limits().objections(image_figures(data, factor * truth, reference), "cg_sense")
 
 
 def test_what_the_reference_leaves_too_is_nobodys_fault(scan):
@@ -94,13 +94,15 @@ def test_motion(scan, known):
     still = truth.mean(0).expand_as(truth)
     assert image_figures(data, still, reference).motion == pytest.approx(0.0, abs=1e-6)
     assert image_figures(data, 0 * truth, reference).motion == 0.0
-    assert Limits().objections(image_figures(data, still, reference)) == ["stands still while the data move"]
+    assert Limits().objections(image_figures(data, still, reference), "cg_sense") == [
+        "stands still while the data move"
+    ]
 
 
 def test_an_object_at_rest_may_stand_still(scan):
     data, truth, reference = scan(pulse=0.0)
     assert image_figures(data, truth, reference).motion is None
-    assert Limits().objections(image_figures(data, truth, reference)) == []
+    assert Limits().objections(image_figures(data, truth, reference), "cg_sense") == []
 
 
 def test_frames_without_a_line_do_not_count(scan):
@@ -130,4 +132,4 @@ def test_an_image_beyond_measure_is_never_good(scan, factor):
     data, truth, reference = scan()
     figures = image_figures(data, factor * truth, reference)
     assert not math.isfinite(figures.residual) or figures.residual > 1e10
-    assert len(Limits(residual=1e3, change=1e3).objections(figures)) == 2
+    assert len(Limits(residual=1e3, change=1e3).objections(figures, "cg_sense")) == 2

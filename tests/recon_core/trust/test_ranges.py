@@ -156,30 +156,34 @@ def test_other_limits_are_refused(mapping, message):
 
 def test_what_exceeds_its_limit_is_said():
     limits = Limits.parse(LIMITS)
-    assert limits.objections(ImageFigures(residual=0.1, change=0.35, motion=1.0)) == []
-    assert limits.objections(ImageFigures()) == []
-    assert limits.objections(ImageFigures(residual=0.2, change=0.61, motion=0.0)) == [
+    assert limits.objections(ImageFigures(residual=0.1, change=0.35, motion=1.0), "cg_sense") == []
+    assert limits.objections(ImageFigures(), "cg_sense") == []
+    assert limits.objections(ImageFigures(residual=0.2, change=0.61, motion=0.0), "cg_sense") == [
         "leaves 20 % of the signal in the data unexplained, at most 10 % on scans of its training",
         "differs by 61 % from that of cg_sense, at most 35 % on scans of its training",
     ]
-    assert limits.objections(ImageFigures(residual=0.1, change=0.2, motion=0.0)) == ["stands still while the data move"]
+    assert limits.objections(ImageFigures(residual=0.1, change=0.2, motion=0.0), "cg_sense") == [
+        "stands still while the data move"
+    ]
 
 
 def test_an_image_with_nothing_to_gain_is_left_to_cg_sense():
     limits = Limits(least_change=0.1)
-    assert limits.objections(ImageFigures(change=0.1)) == []
-    assert limits.objections(ImageFigures(residual=0.1)) == []  # not known
-    assert limits.objections(ImageFigures(change=0.0999)) == [
+    assert limits.objections(ImageFigures(change=0.1), "cg_sense") == []
+    assert limits.objections(ImageFigures(residual=0.1), "cg_sense") == []  # not known
+    assert limits.objections(ImageFigures(change=0.0999), "cg_sense") == [
         "differs by 9.99 % from that of cg_sense, and below 10 % there was nothing to gain on scans of its training"
     ]
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e30])
 def test_what_is_too_large_to_be_measured_exceeds_every_limit(value):
-    assert len(Limits(residual=1e20, change=1e20).objections(ImageFigures(residual=value, change=value))) == 2
+    assert (
+        len(Limits(residual=1e20, change=1e20).objections(ImageFigures(residual=value, change=value), "cg_sense")) == 2
+    )
 
 
 def test_without_recorded_limits_those_by_default_hold():
-    assert Limits(residual=0.1).objections(ImageFigures(change=DEFAULT_CHANGE)) == []
-    (reason,) = Limits(residual=0.1).objections(ImageFigures(change=2 * DEFAULT_CHANGE))
+    assert Limits(residual=0.1).objections(ImageFigures(change=DEFAULT_CHANGE), "cg_sense") == []
+    (reason,) = Limits(residual=0.1).objections(ImageFigures(change=2 * DEFAULT_CHANGE), "cg_sense")
     assert reason == "differs by 160 % from that of cg_sense, at most 80 % by default"
