@@ -1,11 +1,13 @@
 """Measure the coil maps against BART, both sides of every ratio in one run: ``python -m tests.bench.coils``.
 
-Prints a table. BART is a program: its time includes its start and its files, which `bart copy` of the same k-space
+Prints two tables; the first is of our own kinds of maps side by side, which ``python -m tests.bench.coils --kinds``
+stops after. BART is a program: its time includes its start and its files, which `bart copy` of the same k-space
 measures on its own.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import shutil
@@ -24,17 +26,28 @@ import torch
 
 from recon_core.coils.compression import CoilCompression
 from recon_core.coils.espirit import espirit_maps
+from recon_core.coils.estimate import ESTIMATORS
 from recon_core.coils.inati import inati_maps
 from recon_core.coils.walsh import walsh_maps
+from recon_core.options import MapOptions
 from recon_core.physics.fourier import fft, ifft
 from recon_core.simulate.coils import coil_maps
 from recon_core.simulate.phantom import beating_thorax
 
 READOUT, PHASE, FOV_MM = 448, 204, (300.0, 380.0)
 CASES, REPEATS = ((10, 1), (10, 2), (32, 1)), 3  # coils, threads
+SLICE = (156, 192)  # what the kinds of maps are compared on, with every 4th line and 24 central ones
 
 
 def main() -> None:
+    print(f"Coil maps of one slice of {SLICE[0]} x {SLICE[1]} pixels, best of {REPEATS}; wall time (CPU time) in ms.\n")
+    print("| coils | threads | " + " | ".join(ESTIMATORS) + " |")
+    print("|---|---|" + "---|" * len(ESTIMATORS))
+    for n_coils, n_threads in CASES:
+        print(f"| {n_coils} | {n_threads} | " + " | ".join(kinds(n_coils, n_threads)) + " |", flush=True)
+    if "--kinds" in sys.argv[1:]:
+        return
+    print()
     bart = shutil.which("bart")
     if bart is None:
         print("bart is not installed; only our own times are measured", file=sys.stderr)
@@ -45,6 +58,23 @@ def main() -> None:
         kspace, inside = scan(n_coils)
         for row in rows(bart, kspace, inside, n_threads):
             print(f"| {n_coils} | {n_threads} | " + " | ".join(row) + " |", flush=True)
+
+
+def kinds(n_coils, n_threads):
+    """Times of every kind of maps, in turns."""
+    torch.set_num_threads(n_threads)
+    kspace, _ = scan(n_coils, SLICE)
+    measured = torch.zeros(SLICE[0], dtype=torch.bool)
+    measured[2::4] = True
+    measured[SLICE[0] // 2 - 12 : SLICE[0] // 2 + 12] = True
+    lines, options = ifft(kspace, (-1,)) * measured[:, None], MapOptions()
+    times = {kind: [] for kind in ESTIMATORS}
+    with torch.inference_mode():
+        for _ in range(REPEATS):
+            for kind, estimate in ESTIMATORS.items():
+                call = functools.partial(estimate, lines, measured, options)
+                times[kind].append(timed(call, resource.RUSAGE_SELF))
+    return [shown(each) for each in times.values()]
 
 
 def rows(bart, kspace, inside, n_threads):
@@ -92,10 +122,10 @@ def rows(bart, kspace, inside, n_threads):
         yield "compression to 6, from 24 lines", *compared(times, []), "-"
 
 
-def scan(n_coils):
+def scan(n_coils, shape=(PHASE, READOUT)):
     """One noisy frame, fully sampled ``(coil, ky, kx)``, and where the body is."""
-    image = torch.tensor(beating_thorax([0.1], (PHASE, READOUT), FOV_MM)[0])
-    kspace = fft(image * torch.tensor(coil_maps(n_coils, (PHASE, READOUT), FOV_MM)), (1, 2))
+    image = torch.tensor(beating_thorax([0.1], shape, FOV_MM)[0])
+    kspace = fft(image * torch.tensor(coil_maps(n_coils, shape, FOV_MM)), (1, 2))
     strength = image.abs()
     noise = torch.randn(kspace.shape, dtype=kspace.dtype, generator=torch.Generator().manual_seed(0))
     return kspace + 0.005 * strength.max() * noise, strength > 0.05 * strength.max()
