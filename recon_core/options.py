@@ -382,7 +382,7 @@ class MapOptions(Options):
     """How coil maps are estimated."""
 
     kind: Literal["auto", "walsh", "espirit", "inati"] = option(
-        "walsh",
+        "auto",
         "how coil maps are estimated: auto fits smooth maps and one image to all lines together, walsh sees each "
         "neighbourhood on its own, espirit needs 12 or more central lines, inati is fast with a complete average",
         name="maps",
