@@ -4,8 +4,8 @@ Two bases side by side: cosines, for changes that come back or go on smoothly (a
 principal components of the series itself, for what moves together (k-t PCA). Tsao, Boesiger, Pruessmann, Magn Reson Med
 2003, doi:10.1002/mrm.10611; Pedersen et al., Magn Reson Med 2009, doi:10.1002/mrm.22052.
 
-Series are ``(frame, pixel)`` and components ``(component, pixel)``, complex64, in units of the noise deviation of a
-complex sample. All bases are real: a tissue that moves keeps its phase, and products with them cost half as much.
+Series are ``(frame, part, pixel)`` and components ``(component, part, pixel)``, float32, the parts being real and
+imaginary, in units of the noise deviation of a complex sample. All bases are real: a tissue that moves keeps its phase.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class KtPrior:
     """``(component, pixel)`` float32: variance that is expected."""
 
     def analyse(self, series: torch.Tensor) -> torch.Tensor:
-        """Products ``(component, pixel)`` of the basis with a series."""
+        """Products ``(component, part, pixel)`` of the basis with a series."""
         return _product(self.basis, series)
 
     def synthesise(self, components: torch.Tensor) -> torch.Tensor:
-        """Sum components to a series ``(frame, pixel)``: the adjoint of `analyse`."""
+        """Sum components to a series ``(frame, part, pixel)``: the adjoint of `analyse`."""
         return _product(self.basis.mT, components)
 
     def express(self, components: torch.Tensor, before: KtPrior) -> torch.Tensor:
@@ -107,9 +107,8 @@ def next_prior(before: KtPrior, series: torch.Tensor, plane: tuple[int, int], sa
 
 
 def _product(matrix: torch.Tensor, series: torch.Tensor) -> torch.Tensor:
-    """Apply a real matrix ``(m, n)`` to complex ``(n, pixel)``."""
-    parts = matrix @ torch.view_as_real(series).flatten(1)
-    product: torch.Tensor = torch.view_as_complex(parts.view(len(matrix), -1, 2))
+    """Apply a matrix ``(m, n)`` to ``(n, part, pixel)``."""
+    product: torch.Tensor = (matrix @ series.flatten(1)).view(len(matrix), *series.shape[1:])
     return product
 
 
@@ -123,7 +122,7 @@ def _cosines(frames: int) -> torch.Tensor:
 
 def _principal_components(series: torch.Tensor) -> torch.Tensor:
     """The orthonormal ``(component, frame)`` that hold most of a series."""
-    parts = torch.view_as_real(series).flatten(1)
+    parts = series.flatten(1)
     vectors = torch.linalg.eigh((parts @ parts.mT).double()).eigenvectors
     chosen: torch.Tensor = vectors.mT.flip(0)[:_COMPONENTS].float()
     return chosen
@@ -131,7 +130,7 @@ def _principal_components(series: torch.Tensor) -> torch.Tensor:
 
 def _mean_power(components: torch.Tensor, plane: tuple[int, int]) -> torch.Tensor:
     """Squared magnitudes ``(component, pixel)``, averaged over neighbouring pixels."""
-    power = torch.view_as_real(components).square().sum(-1)
+    power = components.square().sum(1)
     return _smooth(power.view(-1, *plane), _NEIGHBOURHOOD).flatten(1)
 
 

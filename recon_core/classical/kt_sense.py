@@ -116,7 +116,7 @@ def _noise(data: HybridSlice, peak: float) -> float:
 
 @dataclass(frozen=True)
 class _Problem:
-    """The least squares problem of a slice in units of its noise; series are ``(frame, pixel)``, y contiguous."""
+    """The least squares problem of a slice in units of its noise; series are ``(frame, part, pixel)``, y contiguous."""
 
     operator: SenseOperator
     """With maps of few combinations of coils."""
@@ -141,12 +141,12 @@ class _Problem:
         return cls(operator, whole, (n_x, n_y), coils, float(data.mask.float().mean()))
 
     def flat(self, image: torch.Tensor) -> torch.Tensor:
-        """Bring ``(frame, y, x)`` to ``(frame, pixel)``."""
-        return image.mT.reshape(len(image), -1)
+        """Bring ``(frame, y, x)`` complex64 to ``(frame, part, pixel)`` float32."""
+        return torch.view_as_real(image.mT).movedim(-1, 1).reshape(len(image), 2, -1)
 
     def image(self, series: torch.Tensor) -> torch.Tensor:
         """The inverse of `flat`."""
-        return series.view(-1, *self.plane).mT
+        return torch.complex(series[:, 0], series[:, 1]).view(-1, *self.plane).mT
 
     def adjoint(self, data: HybridSlice, deviation: float) -> torch.Tensor:
         """Apply A^H to the data."""
@@ -170,11 +170,11 @@ class _Problem:
         components
             Where to start; None is zero.
         remaining
-            ``(frame, pixel)``: A^H of what the series does not explain of the data; kept up to date.
+            ``(frame, part, pixel)``: A^H of what the series does not explain of the data; kept up to date.
         iterations
             Steps.
         """
-        scale = (self.sampled + 1 / prior.power).rsqrt()
+        scale = (self.sampled + 1 / prior.power).rsqrt()[:, None]
         rest = 1 - self.sampled * scale.square()
         residual = prior.analyse(remaining).mul_(scale)
         solution = torch.zeros_like(residual)
@@ -205,18 +205,18 @@ class _Problem:
             return torch.randn(shape, generator=generator, dtype=torch.complex64).to(prior.power.device)
 
         for _ in range(samples):
-            truth = prior.synthesise(prior.power.sqrt() * normal_noise(*prior.power.shape))
-            frames = len(truth)
-            noise = self.operator.adjoint(normal_noise(frames, self.coils, self.plane[1], self.plane[0]))
+            drawn = torch.view_as_real(normal_noise(*prior.power.shape)).movedim(-1, 1)
+            truth = prior.synthesise(prior.power.sqrt()[:, None] * drawn)
+            noise = self.operator.adjoint(normal_noise(len(truth), self.coils, self.plane[1], self.plane[0]))
             estimate = self.improve(prior, None, self.normal(truth) + self.flat(noise), _SAMPLE_ITERATIONS)
-            error = torch.view_as_real(truth - prior.synthesise(estimate)).square().sum(-1)
-            total = total.to(error) + error / 2
-        return self.image((total / samples).sqrt())
+            error = (truth - prior.synthesise(estimate)).square().mean(1)
+            total = total.to(error) + error
+        return (total / samples).sqrt().view(-1, *self.plane).mT
 
 
 def _inner(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Real part of the inner product."""
-    product: torch.Tensor = torch.dot(torch.view_as_real(left).flatten(), torch.view_as_real(right).flatten())
+    """Inner product."""
+    product: torch.Tensor = torch.dot(left.flatten(), right.flatten())
     return product
 
 
