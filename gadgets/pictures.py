@@ -27,7 +27,7 @@ MOST_LOOP_FRAMES = 240  # a loop of thousands of frames would make a file no bro
 GAP = 2  # pixels between the panels of one picture
 _GAP_GRAY = 30
 _STILL = 240  # pixels, height of an image in a still
-_SHOWN = 0.62  # part of the field of view in a still, along each axis
+_SHOWN = 0.62  # part of the field of view around what moves, along each axis
 _HEAD = 28  # pixels for a line of text in a still
 _GIF_TILE = 256  # pixels along the shorter side of a tile at least
 _GIF_HEAD = 26  # pixels for the titles
@@ -35,8 +35,15 @@ _GIF_LEVELS = np.uint8(0xFE)  # 7 bits of gray, which no eye misses and saves a 
 
 
 def white_level(series: Iterable[NDArray[np.number]]) -> float:
-    """The brightest value to show: the 99.7th percentile of the magnitudes of all pixels; 1 where that is zero."""
-    return float(np.percentile(np.concatenate([np.abs(frames).ravel() for frames in series]), 99.7)) or 1.0
+    """The brightest value to show: the 99.7th percentile of the magnitudes where each of the series moves.
+
+    Fat near the coils may be several times as bright as the heart, which would be left in the dark. Where nothing moves
+    all pixels count; 1 where the percentile is zero.
+    """
+    shown = [np.abs(frames) for frames in series]
+    moving = [frames[:, dynamic_region(frames)].ravel() for frames in shown]
+    values = np.concatenate(moving if any(map(np.any, moving)) else [frames.ravel() for frames in shown])
+    return float(np.percentile(values, 99.7)) or 1.0
 
 
 def gray(values: NDArray[np.floating], window: float) -> Pixels:
@@ -56,6 +63,29 @@ def moving_column(frames: NDArray[np.floating]) -> tuple[int, int]:
         padded = np.pad(deviation, [(reach, reach) if i == axis else (0, 0) for i in (0, 1)])
         deviation = np.lib.stride_tricks.sliding_window_view(padded, side, axis=axis).mean(axis=-1)
     return int(np.argmax(deviation.max(axis=0))), side
+
+
+def moving_part(frames: NDArray[np.floating]) -> tuple[slice, slice]:
+    """Rows and columns around what moves in ``(frame, y, x)``, the `moving_column` among them."""
+    weight = _motion(frames)
+    rows, columns = (weight.sum(axis=1 - axis) for axis in (0, 1))
+    return _around(rows, None), _around(columns, moving_column(frames)[0])
+
+
+def _motion(frames: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Weight ``(y, x)`` of the pixels by how much they move."""
+    region = dynamic_region(frames)
+    return np.where(region, frames.std(axis=0), 0) if region.any() else np.ones(region.shape)
+
+
+def _around(weight: NDArray[np.floating], included: int | None) -> slice:
+    """The part of an axis that is shown: around the centre of the weight, and with one place that must be in."""
+    shown = round(_SHOWN * len(weight))
+    first = int(np.average(np.arange(len(weight)), weights=weight)) - shown // 2
+    if included is not None:
+        first = min(max(first, included - shown + 1), included)
+    first = min(max(first, 0), len(weight) - shown)
+    return slice(first, first + shown)
 
 
 def loop_seconds(frame_time: float | None) -> float:
@@ -170,12 +200,9 @@ def still(
         Width over height of an image in mm.
     """
     window = white_level([truth])
-    region = dynamic_region(truth)
-    weight = np.where(region, truth.std(axis=0), 0) if region.any() else np.ones(region.shape)
-    moment = int((np.abs(truth - truth.mean(axis=0)) * weight).sum(axis=(1, 2)).argmax())
-    column, _ = moving_column(truth)
-    rows, across = (_around(weight.sum(axis=1 - axis), column if axis else None) for axis in (0, 1))
-    column -= across.start
+    moment = int((np.abs(truth - truth.mean(axis=0)) * _motion(truth)).sum(axis=(1, 2)).argmax())
+    rows, across = moving_part(truth)
+    column = moving_column(truth)[0] - across.start
     shown = [(name, frames[:, rows, across], below) for name, frames, below in [("truth", truth, caption), *columns]]
 
     width = round(_STILL * aspect)
@@ -200,16 +227,6 @@ def still(
     for top in range(tops[0], tops[1] - GAP, 10):
         draw.line((at, top, at, top + 4), 255)
     return page
-
-
-def _around(weight: NDArray[np.floating], included: int | None) -> slice:
-    """The part of an axis that a still shows: around the centre of the weight, and with one place that must be in."""
-    shown = round(_SHOWN * len(weight))
-    first = int(np.average(np.arange(len(weight)), weights=weight)) - shown // 2
-    if included is not None:
-        first = min(max(first, included - shown + 1), included)
-    first = min(max(first, 0), len(weight) - shown)
-    return slice(first, first + shown)
 
 
 def profile(frames: Pixels, column: int) -> Pixels:

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "truth of the scan: .npz with 'image' or 'reference' (slice, frame, y, x)"
     files.add_argument("--truth", type=Path, metavar="FILE", help=text)
     files.add_argument("--slices", action="store_true", help="print the scores of every slice too")
-    text = "write a looped GIF of them side by side, and the errors of the last one"
+    text = "write a looped GIF of what moves: all side by side, and the errors of the last one"
     files.add_argument("--gif", type=Path, metavar="FILE", help=text)
     files.add_argument("--csv", type=Path, metavar="FILE", help="write the scores as CSV")
     text = "measure DISTS too, with these weights (.safetensors: VGG-16 features.*, alpha, beta; not included)"

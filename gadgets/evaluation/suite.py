@@ -55,12 +55,12 @@ PART_TITLES = {
     SEMI_REAL: "Semi-real scans: cines of patients with measured coil maps and noise, sampled as they are",
 }
 SCORE_FORMS = {  # of the scores in tables; more of them are in the file
+    "dynamic_psnr": "{:.1f}",
+    "dynamic_ssim": "{:.3f}",
     "nrmse": "{:.3f}",
     "psnr": "{:.1f}",
     "ssim": "{:.3f}",
     "haarpsi": "{:.3f}",
-    "dynamic_psnr": "{:.1f}",
-    "dynamic_ssim": "{:.3f}",
 }
 _QUICK = tuple(name for name in CONDITIONS if name.endswith("_8"))
 _SHOWN = "random_8"  # its net acceleration is the one in its name, and the methods without weights do best on it

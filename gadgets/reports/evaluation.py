@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gadgets.pictures import ERROR_GAIN, gray, loop, white_level
+from gadgets.pictures import ERROR_GAIN, gray, loop, moving_part, white_level
 from gadgets.reports.page import comparison, render
 from recon_core.storage import write_file
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def write_gif(path: Path, evaluations: Sequence[Evaluation], truth: Truth) -> None:
-    """Write a looped GIF: all outputs side by side and the errors of the last one, a row for every slice.
+    """Write a looped GIF of what moves: all outputs side by side and the errors of the last, a row for every slice.
 
     Parameters
     ----------
@@ -36,10 +36,11 @@ def write_gif(path: Path, evaluations: Sequence[Evaluation], truth: Truth) -> No
     window = white_level(truth)
     names = [evaluation.series.name.removesuffix(".h5") for evaluation in evaluations]
     tiles = []
-    for i, known in enumerate(truth):
-        images = [evaluation.series.frames[i] for evaluation in evaluations]
+    for i, known in enumerate(np.abs(truth)):
+        rows, columns = moving_part(known)
+        images = [evaluation.series.frames[i][:, rows, columns] for evaluation in evaluations]
         tiles += [gray(frames, window) for frames in images]
-        tiles.append(gray(np.abs(images[-1] - np.abs(known)), window / ERROR_GAIN))
+        tiles.append(gray(np.abs(images[-1] - known[:, rows, columns]), window / ERROR_GAIN))
     titles = [*names, f"{ERROR_GAIN} x error of {names[-1]}"]
     write_file(path, loop(tiles, len(titles), evaluations[0].series.seconds, titles))
 

@@ -17,7 +17,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image as Picture
 
 from gadgets import __version__
-from gadgets.pictures import ERROR_GAIN, GAP, MOST_LOOP_FRAMES, encoded, gray, montage, moving_column, profile
+from gadgets.pictures import (
+    ERROR_GAIN,
+    GAP,
+    MOST_LOOP_FRAMES,
+    encoded,
+    gray,
+    montage,
+    moving_column,
+    moving_part,
+    profile,
+)
 from recon_core.metrics.measures import dynamic_region
 from recon_core.metrics.scores import SCORES, score_text
 
@@ -127,7 +137,7 @@ class Comparison(NamedTuple):
 def comparison(
     images: Sequence[Named], truth: NDArray[np.floating], window: float, aspect: float, seconds: float
 ) -> Comparison:
-    """Compare series with their truth: cine loops, errors, temporal profiles through the part that moves most.
+    """Compare series with their truth where it moves: cine loops, errors, profiles through the part that moves most.
 
     Parameters
     ----------
@@ -143,16 +153,19 @@ def comparison(
         Time from frame to frame for the loops.
     """
     column, side = moving_column(truth)
+    rows, columns = moving_part(truth)
+    region = gray(np.where(dynamic_region(truth), truth, truth / 4)[:, rows, columns], window)
+    truth, place = truth[:, rows, columns], column - columns.start
     n_frames, n_rows, n_columns = truth.shape
-    region = gray(np.where(dynamic_region(truth), truth, truth / 4), window)
     most = math.ceil(len(images) / math.ceil(len(images) / _MOST_ACROSS))
     groups = []
     for begin in range(0, len(images), most):
         names, series = zip(("Truth", truth), *images[begin : begin + most], strict=True)
+        series = (truth, *(frames[:, rows, columns] for frames in series[1:]))
         shown = [gray(frames, window) for frames in series]
         errors = [gray(np.abs(frames - truth), window / ERROR_GAIN) for frames in series[1:]]
         tiles = [panel[:MOST_LOOP_FRAMES] for panel in (*shown, region, *errors)]
-        panels = [profile(panel, column) for panel in (*shown, np.zeros_like(region), *errors)]
+        panels = [profile(panel, place) for panel in (*shown, np.zeros_like(region), *errors)]
         lines = [panel.repeat(math.ceil(n_rows / n_frames), axis=1) for panel in panels]
         across = len(names)
         width = across + (across - 1) * GAP / n_columns  # in images
@@ -160,7 +173,7 @@ def comparison(
             embedded_loop(tiles, seconds, across),
             aspect * width / 2,
             ("Cine loops and their errors",),
-            100 * (column + 0.5) / n_columns / width,
+            100 * (place + 0.5) / n_columns / width,
         )
         aspect_of_lines = across * _PROFILE_ASPECT / 2
         profiles = Figure(embedded([montage(lines, across)]), aspect_of_lines, ("Temporal profiles and their errors",))

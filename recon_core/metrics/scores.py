@@ -30,13 +30,13 @@ class Score(NamedTuple):
 
 
 SCORES = {
+    "dynamic_nrmse": Score("Dynamic NRMSE", "{:.4f}", min),  # the heart, which is looked at, comes first
+    "dynamic_psnr": Score("Dynamic PSNR", "{:.2f} dB", max),
+    "dynamic_ssim": Score("Dynamic SSIM", "{:.4f}", max),
     "nrmse": Score("NRMSE", "{:.4f}", min),
     "psnr": Score("PSNR", "{:.2f} dB", max),
     "ssim": Score("SSIM", "{:.4f}", max),
     "haarpsi": Score("HaarPSI", "{:.4f}", max),
-    "dynamic_nrmse": Score("Dynamic NRMSE", "{:.4f}", min),
-    "dynamic_psnr": Score("Dynamic PSNR", "{:.2f} dB", max),
-    "dynamic_ssim": Score("Dynamic SSIM", "{:.4f}", max),
     "dists": Score("DISTS", "{:.4f}", min),
 }
 
