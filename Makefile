@@ -39,6 +39,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.bench.stream
 	$(BIN)/python -m tests.bench.coils
 	$(BIN)/python -m tests.bench.classical
+	$(BIN)/python -m tests.bench.series
 	$(BIN)/python -m tests.bench.consistency
 	$(BIN)/python -m tests.bench.networks
 	$(BIN)/python -m tests.bench.quality

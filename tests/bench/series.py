@@ -1,8 +1,8 @@
 """Methods that reconstruct a series, side by side on the same k-space and coil maps: error and time.
 
-``python -m tests.bench.series`` prints a table. With BART on the path its ``pics`` takes part, with locally low rank, and
-with total variation and wavelets along time, each with the best of several weights, which no user could know. Nothing
-here is a test: a loaded machine would fail it for no fault of the code.
+``python -m tests.bench.series`` prints a table. With BART on the path its ``pics`` takes part, with locally low rank,
+and with total variation and wavelets along time, each with the best of several weights, which no user could know.
+Nothing here is a test: a loaded machine would fail it for no fault of the code.
 """
 
 from __future__ import annotations
