@@ -22,7 +22,7 @@ _WEIGHT = 5e-4
 _LEAST_LEFT, _MOST_LEFT = 0.005, 0.2
 # The priors start strong, so that the first maps are the smoothest, and relax with every step.
 _STEPS, _FIRST_LEFT, _RELAXATION = 10, 5.0, 0.5
-_ITERATIONS, _TOLERANCE = 20, 0.2
+_ITERATIONS = 12
 # Virtual coils, and columns along y, that are enough for the joint estimate; the lines of a column tell of it alone.
 _MOST_COILS, _COLUMNS = 12, 64
 
@@ -153,9 +153,7 @@ class _Tangent:
     def solve(self, unexplained: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Find the changes of image and series."""
         gradient = self._adjoint(unexplained, -self._prior, self._image, self._series)
-        changes = conjugate_gradient(
-            self, gradient, iterations=_ITERATIONS, regularization=0, tolerance=_TOLERANCE, joint=True
-        )
+        changes = conjugate_gradient(self, gradient, iterations=_ITERATIONS, regularization=0, joint=True)
         return self._unpack(changes)
 
     def normal(self, image: torch.Tensor) -> torch.Tensor:
