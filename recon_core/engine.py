@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from threading import Lock
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -60,6 +60,9 @@ def create_method(name: str, options: ReconOptions) -> Method:
 def _arguments(name: str, options: ReconOptions) -> tuple[object, ...]:
     """What a method is built from: of all options those that concern it, and nothing else."""
     own, implementation = options.of_method(name), options.compute.implementation
+    samples = find_method(name).samples
+    if samples and "uncertainty" in options.finish.extras:
+        own = dataclasses.replace(cast("Any", own), samples=max(samples, cast("Any", own).samples))
     if find_method(name).network:
         return name, options.network, own, implementation
     if name not in METHODS:

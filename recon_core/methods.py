@@ -50,6 +50,9 @@ class MethodInfo:
     """The image is linear in the noise, so that the noise in each pixel is known."""
     g_factor: bool = False
     """The method amplifies the noise of a linear image, by a g-factor that can be measured."""
+    samples: int = 0
+    """Samples whose spread is its uncertainty, where `extra_series` asks for that; 0 where it has none. The option of
+    this name in its group asks for more, or without the series of others."""
     takes_ct: bool = False
     """It can use a CT of the same anatomy."""
     options: Any = None  # mypy does not take a class of dataclasses for hashable
@@ -112,6 +115,7 @@ METHODS: dict[str, MethodInfo] = {
         summary="k-t SENSE, all frames together, with a prior of their changes that is read off the scan itself; takes "
         "any pattern",
         reference="https://doi.org/10.1002/mrm.10611",
+        samples=16,
     ),
     "crunet_mr": _network(
         "networks.crunet_mr:CRUNetMR",
@@ -174,6 +178,7 @@ METHODS: dict[str, MethodInfo] = {
         "Diffusion model, needs a GPU",
         "diffusion model on planes of time and space, sampled around a first image or from noise",
         "https://doi.org/10.1109/TCI.2025.3598421",
+        samples=4,
         training=TrainingInfo(
             objective="recon_core.training.objectives:denoising_objective",
             loss="denoising",

@@ -370,7 +370,8 @@ class KtSenseOptions(Options):
     )
     samples: int = option(
         0,
-        "samples of what the data leave open, whose spread is sent as the uncertainty; each takes the time of 3 rounds",
+        "samples of what the data leave open, whose spread is the uncertainty; extra_series=uncertainty takes 16; each "
+        "takes the time of 3 rounds",
         name="kt_samples",
         minimum=0,
         maximum=256,
@@ -451,8 +452,9 @@ class FinishOptions(Options):
     extra_series: str = option(
         "none",
         "further series: zero_filled shows what the sampling leaves, fallback the image of the fallback, difference "
-        "how far the method is from it, times 5; some of them with commas in between",
-        choices=("none", "zero_filled", "fallback", "difference"),
+        "how far the method is from it, times 5, uncertainty (kt_sense, dstdm) the standard deviation that the data "
+        "leave each pixel; some of them with commas in between",
+        choices=("none", "zero_filled", "fallback", "difference", "uncertainty"),
         several=True,
     )
 

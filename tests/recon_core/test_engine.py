@@ -692,6 +692,17 @@ def test_a_frame_without_a_line_stays_zero(engine, make_slice, method):
     assert any("frames 2" in note for note in result.notes) == (method == "grappa")
 
 
+def test_uncertainty_is_made_where_it_is_asked_for(engine, make_slice):
+    cine_slice, image = make_slice(n_y=32, n_x=24, step=2)
+    options = ReconOptions.of(method="kt_sense", kt_rounds=2, extra_series="uncertainty")
+    asked = engine.reconstruct(cine_slice, options)
+    plain = engine.reconstruct(cine_slice, apply(options, {"extra_series": "none"}))
+    np.testing.assert_array_equal(asked.image, plain.image)
+    assert plain.extra == {}
+    assert asked.extra["uncertainty"].shape == image.shape
+    assert (asked.extra["uncertainty"] > 0).any()
+
+
 def test_a_frame_without_a_line_is_filled_by_kt_sense(engine, make_slice):
     cine_slice, image = make_slice(n_y=48, n_x=40, acs_lines=20)
     cine_slice.kspace[2], cine_slice.mask[2] = 0, False

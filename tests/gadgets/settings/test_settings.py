@@ -102,7 +102,7 @@ def test_values_from_text_and_json(name, value, expected):
         ("series", 65510, "from 1 to 65509"),
         ("series_by", "scan,slice", "must be one of scan, slice"),
         ("extra_series", "none,fallback", "none or something"),
-        ("extra_series", "beside", "some of, none, zero_filled, fallback, difference; got 'beside'"),
+        ("extra_series", "beside", "some of, none, zero_filled, fallback, difference, uncertainty; got 'beside'"),
         ("extra_series", "", "some of, none"),
         ("ct_policy", "guess", "must be one of error, fallback"),
         ("ct_min_coverage", "1.5", "a number from 0 to 1, got"),
