@@ -11,6 +11,7 @@ import torch
 from recon_core.coils.calibration import time_average
 from recon_core.coils.walsh import walsh_maps
 from recon_core.data import HybridSlice
+from recon_core.inference.start import with_start
 from recon_core.physics.fourier import fft, ifft
 from recon_core.simulate.coils import coil_maps, noise_covariance
 from recon_core.simulate.sampling import (
@@ -55,6 +56,18 @@ class Measurement:
     """``(y, x)`` float32 between 0 and 1, see `recon_core.training.series.Series`."""
     family: str
     """One of `FAMILIES`."""
+    start: torch.Tensor | None = None
+    """``(frame, y, x)`` complex64, the image that a network starts from; None is the zero-filled one."""
+
+    def started(self, start: str) -> Measurement:
+        """Make the image that a network starts from; of the whole scan, as of an image without columns it is worse.
+
+        Parameters
+        ----------
+        start
+            One of `recon_core.weights.manifest.STARTS`.
+        """
+        return replace(self, start=with_start(self.slice(), start).start)
 
     def crop(self, first: int, width: int) -> Measurement:
         """Cut columns out. All lines, frames and coils stay, and x is no longer encoded, so the physics is exact."""
@@ -65,12 +78,15 @@ class Measurement:
             maps=self.maps[..., columns].contiguous(),
             target=self.target[..., columns].contiguous(),
             anatomy=self.anatomy[..., columns].contiguous(),
+            start=None if self.start is None else self.start[..., columns].contiguous(),
         )
 
     def slice(self) -> HybridSlice:
         """As input of the methods."""
         reference, measured = time_average(self.hybrid, self.mask)
-        return HybridSlice(self.hybrid, self.mask, self.maps, reference, measured, self.noise_variance)
+        return HybridSlice(
+            self.hybrid, self.mask, self.maps, reference, measured, self.noise_variance, start=self.start
+        )
 
 
 def draw_mask(rng: np.random.Generator, frames: int, lines: int) -> tuple[NDArray[np.bool_], str]:

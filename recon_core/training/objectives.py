@@ -10,7 +10,6 @@ import torch
 from torch.nn import functional
 
 from recon_core.diffusion.loss import denoising_loss, draw_times
-from recon_core.inference.start import with_start
 from recon_core.methods import find_method, load_target
 from recon_core.physics.consistency import DataConsistency
 from recon_core.training.losses import LOSSES, structural_similarity
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from recon_core.networks.base import Network
     from recon_core.training.measurements import Measurement
 
-    Objective = Callable[[Network, Measurement, str, str, np.random.Generator], torch.Tensor]
+    Objective = Callable[[Network, Measurement, str, np.random.Generator], torch.Tensor]
 
 _SYMMETRY, _SIMILARITY, _FUSION = 0.01, 0.1, 0.2  # weights of the terms of ATLF-Net's loss
 _WITHOUT_CT = 0.4  # probability of a sample without CT, for ATLF-Net
@@ -46,9 +45,7 @@ def find_objective(method: str) -> Objective:
     return objective
 
 
-def image_objective(
-    network: Network, scan: Measurement, loss: str, start: str, rng: np.random.Generator
-) -> torch.Tensor:
+def image_objective(network: Network, scan: Measurement, loss: str, rng: np.random.Generator) -> torch.Tensor:
     """What to minimise for one scan: the loss of the image against the target.
 
     Parameters
@@ -59,8 +56,6 @@ def image_objective(
         The scan, or columns of it.
     loss
         One of `recon_core.training.losses.LOSSES`.
-    start
-        The image that the network starts from, one of `recon_core.weights.manifest.STARTS`.
     rng
         Of what is drawn: here the frames for a network that takes a fixed number of them.
 
@@ -69,7 +64,7 @@ def image_objective(
     torch.Tensor
         ``()``.
     """
-    data, target = with_start(scan.slice(), start), scan.target
+    data, target = scan.slice(), scan.target
     if network.maximum_frames is not None:
         frames = (int(rng.integers(len(target))) + torch.arange(network.maximum_frames)) % len(target)
         first = None if data.start is None else data.start[frames]
@@ -78,11 +73,9 @@ def image_objective(
     return LOSSES[loss](network.reconstruct(data), target)
 
 
-def denoising_objective(
-    network: DSTDM, scan: Measurement, loss: str, start: str, rng: np.random.Generator
-) -> torch.Tensor:
+def denoising_objective(network: DSTDM, scan: Measurement, loss: str, rng: np.random.Generator) -> torch.Tensor:
     """Loss of the score network on the planes of time and y; it has no other, and no start."""
-    del loss, start
+    del loss
     multiple = network.score.multiple
     n_frames, n_y, _ = (n // multiple * multiple for n in scan.target.shape)
     parts = torch.view_as_real(scan.target[:n_frames, :n_y])  # (frame, y, x, 2)
@@ -92,14 +85,11 @@ def denoising_objective(
     return denoising_loss(network.score, clean, times, noise)
 
 
-def assisted_objective(
-    network: ATLFNet, scan: Measurement, loss: str, start: str, rng: np.random.Generator
-) -> torch.Tensor:
+def assisted_objective(network: ATLFNet, scan: Measurement, loss: str, rng: np.random.Generator) -> torch.Tensor:
     """Loss of ATLF-Net, with a CT that may be missing or slightly displaced."""
     consistency = DataConsistency(scan.maps, scan.mask, scan.hybrid)
     ct = None if rng.random() < _WITHOUT_CT else misplaced(scan.anatomy, rng)
-    first = with_start(scan.slice(), start).start
-    output = network.run(consistency.zero_filled if first is None else first, consistency, ct)
+    output = network.run(consistency.zero_filled if scan.start is None else scan.start, consistency, ct)
     magnitude = scan.target.abs()
     similarity = structural_similarity(output.image.abs(), magnitude, magnitude.max().expand(len(magnitude))).mean()
     total = LOSSES[loss](output.image, scan.target) + _SIMILARITY * (1 - similarity)

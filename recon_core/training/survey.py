@@ -78,11 +78,12 @@ def survey(network: Network, plan: TrainingPlan, library: Library) -> Iterator[F
         whole = draw_scan(seed, plan, library, network.minimum_frames)
         snr = signal_to_noise(whole.slice())
         width = min(_WIDTH, whole.maps.shape[-1])
-        scan = whole.crop(place_of_crop(whole.target, width, np.random.default_rng(seed)), width)
+        first = place_of_crop(whole.target, width, np.random.default_rng(seed))
         _, n_coils, _, n_samples = whole.hybrid.shape
         with torch.inference_mode():
-            reference = method(scan.slice())
-            image = reconstruct_series(network, scan, plan.start)
+            reference = method(whole.slice())[..., first : first + width]
+            scan = whole.started(plan.start).crop(first, width)
+            image = reconstruct_series(network, scan)
             ours, theirs = (scores(each.numpy(), scan.target.numpy())[0] for each in (image, reference))
             figures = image_figures(scan.slice(), image, reference)
         yield Finding(Sampling.of(scan.mask.numpy(), n_coils, n_samples, snr), round(ours - theirs, 2), figures)

@@ -17,7 +17,6 @@ from recon_core.diffusion.loss import ExponentialAverage
 from recon_core.engine import create_method
 from recon_core.errors import DataError, ResourceError, SettingsError
 from recon_core.inference.method import precision_of_convolutions
-from recon_core.inference.start import with_start
 from recon_core.inference.windows import over_windows
 from recon_core.methods import find_method
 from recon_core.metrics.measures import best_scale, dynamic_region, psnr
@@ -224,7 +223,7 @@ class Trainer:
         crop = scan.crop(place_of_crop(scan.target, width, rng), width)
         self._optimiser.zero_grad(set_to_none=True)
         with precision_of_convolutions(plan.precision, torch.device("cpu")):
-            loss = self._objective(self.network, crop, plan.loss, plan.start, rng)
+            loss = self._objective(self.network, crop, plan.loss, rng)
         if not bool(loss.isfinite()):
             raise DataError(f"the loss of step {self.step} is not finite; lower the rate ({plan.rate:g})")
         loss.backward()  # type: ignore[no-untyped-call]
@@ -240,7 +239,8 @@ class Trainer:
         """The scan of that number."""
         if self._scan is None or self._scan[0] != number:
             seed = (self.plan.seed, number)
-            self._scan = number, draw_scan(seed, self.plan, self.library, self.network.minimum_frames)
+            scan = draw_scan(seed, self.plan, self.library, self.network.minimum_frames)
+            self._scan = number, scan.started(self.plan.start)
         return self._scan[1]
 
     # --- held-out scans -----------------------------------------------------------------------------------------------
@@ -251,7 +251,9 @@ class Trainer:
             return {}
         with self.averaged() as network, torch.inference_mode():
             return {
-                scan.family: scores(reconstruct_series(network, scan, self.plan.start).numpy(), scan.target.numpy())
+                scan.family: scores(
+                    reconstruct_series(network, scan.started(self.plan.start)).numpy(), scan.target.numpy()
+                )
                 for scan in self._validation()
             }
 
@@ -354,15 +356,15 @@ def place_of_crop(target: torch.Tensor, width: int, rng: np.random.Generator) ->
     return int(good[int(rng.integers(len(good)))])
 
 
-def reconstruct_series(network: Network, scan: Measurement, start: str) -> torch.Tensor:
-    """Reconstruct a whole scan, in windows where the network takes a fixed number of frames."""
-    first = with_start(scan.slice(), start).start
+def reconstruct_series(network: Network, scan: Measurement) -> torch.Tensor:
+    """Reconstruct a whole scan from its start, in windows where the network takes a fixed number of frames."""
     n_frames = len(scan.mask)
     window = min(max(n_frames, network.minimum_frames), network.maximum_frames or n_frames)
 
     def reconstruct(frames: torch.Tensor) -> torch.Tensor:
-        part = dataclasses.replace(scan, hybrid=scan.hybrid[frames], mask=scan.mask[frames])
-        return network.reconstruct(dataclasses.replace(part.slice(), start=None if first is None else first[frames]))
+        first = None if scan.start is None else scan.start[frames]
+        part = dataclasses.replace(scan, hybrid=scan.hybrid[frames], mask=scan.mask[frames], start=first)
+        return network.reconstruct(part.slice())
 
     return over_windows(reconstruct, n_frames, window, scan.hybrid.device)
 

@@ -21,8 +21,9 @@ logger = logging.getLogger("cinestream")
 #: Folders to search first, separated as in PATH.
 VARIABLE = "CINESTREAM_WEIGHTS"
 MANIFEST = "manifest.yaml"
-#: What a network may start from: the zero-filled image, as published, or that of a few iterations of CG-SENSE.
-STARTS = ("zero_filled", "cg_sense")
+#: What a network may start from: the zero-filled image, as published, that of a few iterations of CG-SENSE, or that of
+#: k-t SENSE.
+STARTS = ("zero_filled", "cg_sense", "kt_sense")
 #: Methods that the images of a network may be compared with.
 REFERENCES = ("cg_sense", "kt_sense")
 _KNOWN = "known.yaml"

@@ -70,12 +70,23 @@ def test_empty_frames_start_from_the_mean_of_the_others():
         torch.testing.assert_close(start[frame], (start[0] + start[2]) / 2)
 
 
-def test_without_any_line_the_start_is_zero():
-    assert not (with_start(scan(empty=range(4)), "cg_sense").start != 0).any()
+@pytest.mark.parametrize("start", STARTS[1:])
+def test_without_any_line_the_start_is_zero(start):
+    assert not (with_start(scan(empty=range(4)), start).start != 0).any()
+
+
+def test_kt_sense_is_the_method_whatever_the_precision_of_the_network():
+    data = scan(empty=(1,))
+    expected = create_method("kt_sense", ReconOptions())(dataclasses.replace(data, notes=[]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = with_start(data, "kt_sense")
+    assert torch.equal(found.start, expected)
+    assert found.start[1].abs().max() > 0.1  # of a frame without a line
+    assert (found.notes, data.start) == ([], None)
 
 
 def test_another_start_is_refused():
-    with pytest.raises(SettingsError, match="starts from zero_filled or cg_sense, got 'grappa'"):
+    with pytest.raises(SettingsError, match="starts from one of zero_filled, cg_sense, kt_sense, got 'grappa'"):
         with_start(scan(), "grappa")
 
 

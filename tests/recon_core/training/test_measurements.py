@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recon_core.coils.calibration import time_average
+from recon_core.inference.start import with_start
 from recon_core.physics.consistency import DataConsistency
 from recon_core.simulate.sampling import uniform_mask
 from recon_core.training import measurements
@@ -190,6 +191,15 @@ def test_a_crop_of_the_zero_filled_image_is_that_of_the_crop():
     scan = measured(2)
     whole, part = (DataConsistency(each.maps, each.mask, each.hybrid).zero_filled for each in (scan, scan.crop(5, 11)))
     torch.testing.assert_close(part, whole[..., 5:16], rtol=1e-5, atol=1e-6)
+
+
+def test_the_start_is_that_of_the_whole_scan():
+    scan = measured(2)
+    whole = with_start(scan.slice(), "kt_sense").start
+    part = scan.started("kt_sense").crop(5, 11)
+    assert torch.equal(part.start, whole[..., 5:16])
+    assert part.slice().start is part.start
+    assert scan.started("zero_filled").crop(5, 11).start is None
 
 
 def test_a_slice_has_the_average_of_the_frames():

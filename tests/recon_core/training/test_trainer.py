@@ -250,7 +250,8 @@ def test_the_running_average_is_what_is_watched(tmp_path):
 
     def watched(network):
         with torch.inference_mode():
-            images = {scan.family: reconstruct_series(network, scan, "cg_sense") for scan in small_scans(trainer)}
+            scans = [scan.started("cg_sense") for scan in small_scans(trainer)]
+            images = {scan.family: reconstruct_series(network, scan) for scan in scans}
         return {scan.family: scores(images[scan.family].numpy(), scan.target.numpy()) for scan in small_scans(trainer)}
 
     assert trainer.validate() == watched(average)
@@ -321,7 +322,7 @@ def test_a_series_is_reconstructed_in_windows(n_frames):
     scan = measure((5,), series, mask=interleaved_mask(n_frames, 24, 3), n_coils=4)
     for start in ("zero_filled", "cg_sense"):
         with torch.inference_mode():
-            image = reconstruct_series(network, scan, start)
+            image = reconstruct_series(network, scan.started(start))
         assert image.shape == (n_frames, 24, 24)
         assert image.isfinite().all()
         if n_frames == 4:
@@ -385,7 +386,7 @@ def test_a_network_of_few_frames_learns_from_windows_of_longer_series(tmp_path, 
     assert len(whole.hybrid) == 8
     seen = []
     monkeypatch.setattr(trainer.network, "reconstruct", lambda data: seen.append(data) or data.start)
-    loss = image_objective(trainer.network, trainer._measured(0), "squared", "cg_sense", np.random.default_rng(3))
+    loss = image_objective(trainer.network, trainer._measured(0), "squared", np.random.default_rng(3))
     first = int(np.random.default_rng(3).integers(8))
     frames = [(first + number) % 8 for number in range(4)]
     assert torch.equal(seen[0].start, whole.start[frames])  # made of all frames

@@ -218,7 +218,7 @@ BROKEN = {
     "peak too large for a float": ({"input_peak": 10**400}, "input_peak must be a positive number"),
     "window negative": ({"window": -1}, "window must be a whole number"),
     "window a fraction": ({"window": 1.5}, "window must be a whole number"),
-    "start unknown": ({"start": "grappa"}, "start must be one of zero_filled, cg_sense, got 'grappa'"),
+    "start unknown": ({"start": "grappa"}, "start must be one of zero_filled, cg_sense, kt_sense, got 'grappa'"),
     "reference a network": ({"reference": "crunet_mr"}, "reference must be one of cg_sense, kt_sense, got 'crunet_mr'"),
     "range unknown": ({"range": {"speed": [1, 2]}}, "it has no 'speed'"),
     "range too large": ({"range": {"frames": [1, 10**400]}}, "too large"),
