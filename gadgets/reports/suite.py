@@ -115,7 +115,7 @@ def _best_of(row: Row, rows: Sequence[Row]) -> set[str]:
 def write_picture(path: Path, outcome: Outcome) -> None:
     """Draw one scan as a still figure, see `gadgets.pictures.still`.
 
-    Columns are the truth, ``zero_filled``, ``cg_sense``, of the other methods without weights the best, and the best
+    Columns are the truth, ``zero_filled``, ``kt_sense``, of the other methods without weights the best, and the best
     four networks, by the PSNR of the dynamic region.
 
     Parameters
@@ -147,7 +147,7 @@ def write_picture(path: Path, outcome: Outcome) -> None:
 
 def _columns(ranked: Mapping[str, float]) -> list[str]:
     """The methods to draw, out of those with an image and their rank."""
-    plain = ("zero_filled", "cg_sense")
+    plain = ("zero_filled", "kt_sense")
     by_rank = sorted(ranked, key=lambda name: -ranked[name])
     networks = [name for name in by_rank if find_method(method_of(name)).network]
     classical = [name for name in by_rank if name not in (*networks, *plain)]

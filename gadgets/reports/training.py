@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from recon_core.training.trainer import Trainer
 
 
-_BASELINES = ("zero_filled", "cg_sense", "low_rank_sparse")
+_BASELINES = ("zero_filled", "cg_sense", "kt_sense")
 _PLOT = (48, 500, 12, 260)  # left, right, top and bottom of the curves, in pixels
 _LABEL = 11  # pixels from name to name
 

@@ -196,7 +196,7 @@ class SeriesSettings(Options):
         name="series_by",
     )
     description: str = option("", "text for the series description; empty takes the method's name")
-    preview: Literal["none", "zero_filled", "cg_sense", "low_rank_sparse"] = option(
+    preview: Literal["none", "zero_filled", "cg_sense", "low_rank_sparse", "kt_sense"] = option(
         "none",
         "method that sends its images ahead of those of a method that takes longer, in a series of their own",
     )

@@ -80,7 +80,7 @@ def test_the_curves_have_the_points_and_other_methods(trained):
     assert {len(line) for line in lines} == {len(trainer.curve())} == {2}
     for kind in KINDS:
         assert f">{kind}</text>" in page
-        for method in ("zero_filled", "cg_sense", "low_rank_sparse"):
+        for method in ("zero_filled", "cg_sense", "kt_sense"):
             assert page.count(f"{method}, {kind}") == 2
     losses = [point.loss for point in trainer.curve()]
     heights = [float(place.split(",")[1]) for place in lines[0]]
