@@ -187,6 +187,8 @@ class HybridSlice:
     """``(y, x)`` bool, True where `ct` holds CT; None is everywhere."""
     start: torch.Tensor | None = None
     """``(frame, y, x)`` complex64: the image that a network starts from; None is the zero-filled one."""
+    start_deviation: torch.Tensor | None = None
+    """``(frame, y, x)`` float32: standard deviation that the real part of `start` is left with; None is not known."""
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
     """Methods add other images that they made, by name."""
     periodic: bool = True
@@ -209,6 +211,7 @@ class HybridSlice:
             ("ct", (ny, nx)),
             ("ct_cover", (ny, nx)),
             ("start", (frames, ny, nx)),
+            ("start_deviation", (frames, ny, nx)),
         ):
             tensor: torch.Tensor | None = getattr(self, name)
             if tensor is None:

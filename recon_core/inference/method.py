@@ -10,6 +10,7 @@ import torch
 
 from recon_core.coils.calibration import time_average
 from recon_core.errors import ResourceError
+from recon_core.inference.fusion import fuse
 from recon_core.inference.start import with_start
 from recon_core.inference.windows import over_windows
 from recon_core.physics.fourier import ifft
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from recon_core.data import HybridSlice
     from recon_core.options import NetworkOptions, Options
 
+# Samples that tell how well the start of a network is known.
+_SAMPLES = 2
 _HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -80,17 +83,18 @@ class NetworkMethod:
         if self._entry.range is None:
             data.notes.append(f"what the weights {self._entry.name} were trained for is not known")
         data.notes.append(f"weights {self._entry.name} (sha256 {self._entry.sha256[:8]})")
-        scale = 1.0
+        scale, peak = 1.0, _peak(data)
         if self._network.scale == "peak":
-            peak = _peak(data)
             if peak == 0:
                 return torch.zeros_like(data.hybrid[:, 0])
             scale = self._entry.input_peak / peak
-        data = with_start(data, self._entry.start)
+        data = with_start(data, self._entry.start, _SAMPLES if self._entry.error else 0)
         start = None if data.start is None else data.start * scale
-        scaled = dataclasses.replace(data, hybrid=data.hybrid * scale, start=start)
+        scaled = dataclasses.replace(data, hybrid=data.hybrid * scale, start=start, start_deviation=None)
         with precision_of_convolutions(self._options.precision, data.hybrid.device):
             image = self._reconstruct(scaled) / scale
+        if data.start is not None and data.start_deviation is not None:
+            image = fuse(data.start, data.start_deviation, image, self._entry.error * peak)
         if "uncertainty" in data.extra:
             data.extra["uncertainty"] = data.extra["uncertainty"] / scale
         return image

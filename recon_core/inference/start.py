@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ITERATIONS = 10  # more amplify the noise (measured on training scans: 5, 10, 30 give 28.3, 28.3, 27.9 dB)
 
 
-def with_start(data: HybridSlice, start: str) -> HybridSlice:
+def with_start(data: HybridSlice, start: str, samples: int = 0) -> HybridSlice:
     """Add the initial image of the network to a slice.
 
     Parameters
@@ -34,6 +34,9 @@ def with_start(data: HybridSlice, start: str) -> HybridSlice:
     start
         One of `recon_core.weights.manifest.STARTS`. Frames without data start from the mean of the others, or, with
         ``kt_sense``, from what those let expect.
+
+    samples
+        Of what the data leave open, for ``kt_sense``; from one on `HybridSlice.start_deviation` is added too.
 
     Returns
     -------
@@ -51,8 +54,9 @@ def with_start(data: HybridSlice, start: str) -> HybridSlice:
         return dataclasses.replace(data, start=None)
     if start == "kt_sense":
         with torch.autocast(data.hybrid.device.type, enabled=False):  # training has it on, for the convolutions
-            image = KtSense(KtSenseOptions())(dataclasses.replace(data, notes=[], extra={}))
-        return dataclasses.replace(data, start=image)
+            own = dataclasses.replace(data, notes=[], extra={})
+            image = KtSense(KtSenseOptions(samples=samples))(own)
+        return dataclasses.replace(data, start=image, start_deviation=own.extra.get("uncertainty"))
     image = CGSense(CGSenseOptions(iterations=_ITERATIONS))(data)
     filled = data.mask.any(-1)
     if not bool(filled.all()) and bool(filled.any()):

@@ -54,6 +54,10 @@ class WeightsFacts:
     recorded."""
     reference: str = "cg_sense"
     """The method that the images are compared with, one of `REFERENCES`: what the limits were measured against."""
+    error: float = 0.0
+    """Typical error of their images where nothing else is known, over the peak of the time average: of an image that
+    starts from that of ``kt_sense``, each pixel is sent as far as it is better known (`recon_core.inference.fusion`).
+    0 sends the image as it is."""
     training: dict[str, str | float] = field(default_factory=dict)
     """How they were trained: texts and numbers by name, such as recipe, seed, steps and hardware."""
     metrics: dict[str, float | dict[str, float]] = field(default_factory=dict)
@@ -326,6 +330,9 @@ class _Fields:
         peak = self._left.pop("input_peak", 1.0)
         if isinstance(peak, bool) or not isinstance(peak, int | float) or not 0 < peak <= _LARGEST:
             raise self.wrong("input_peak", f"a positive number, got {peak!r:.60}")
+        typical = self._left.pop("error", 0.0)
+        if isinstance(typical, bool) or not isinstance(typical, int | float) or not 0 <= typical <= 1:
+            raise self.wrong("error", f"a share of the peak from 0 to 1, got {typical!r:.60}")
         window = self._left.pop("window", 0)
         if isinstance(window, bool) or not isinstance(window, int) or window < 0:
             raise self.wrong("window", f"a whole number of frames, 0 for all, got {window!r:.60}")
@@ -346,6 +353,7 @@ class _Fields:
             range=trained,
             limits=kept,
             reference=reference,
+            error=float(typical),
             training=self._training(),
             metrics=self._metrics(),
             source=self.text("source"),
@@ -419,6 +427,7 @@ def write_entry(folder: Path, entry: WeightsEntry) -> None:
         "range": entry.range.mapping() if entry.range else {},
         "limits": entry.limits.mapping() if entry.limits else {},
         "reference": entry.reference,
+        "error": entry.error,
         "training": entry.training,
         "metrics": entry.metrics,
         "source": entry.source,

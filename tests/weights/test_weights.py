@@ -1,5 +1,7 @@
 """The packaged weights: whole, described, and of use."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -65,11 +67,14 @@ def test_every_file_is_loaded(packaged):
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "dstdm-small")) for name in IN_FLOAT32]
 )
-def test_images_are_those_of_the_weights_in_float32(packaged, name):
+def test_images_are_those_of_the_weights_in_float32(packaged, name, monkeypatch):
+    """Measured from the start and with the maps that they were trained with, and not weighed against anything."""
+    entry = replace(packaged[name], start="cg_sense", error=0.0)
+    monkeypatch.setattr("recon_core.inference.method.find_weights", lambda *_: entry)
     scan = simulate_cine(frames=8, matrix=(48, 64), coils=4, acceleration=4, seed=5)
     method = packaged[name].method
     options = ReconOptions.of(
-        method=method, weights=name, outside_range="note", fallback="none", sampler="fastest", seed=1
+        method=method, weights=name, outside_range="note", fallback="none", sampler="fastest", seed=1, maps="walsh"
     )
     image = Engine("cpu").reconstruct(CineSlice(scan.kspace, scan.mask), options)
     assert image.method == method

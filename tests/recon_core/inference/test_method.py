@@ -11,12 +11,14 @@ from recon_core.engine import create_method
 from recon_core.errors import ResourceError
 from recon_core.inference import method as method_module
 from recon_core.inference.method import NetworkMethod, signal_to_noise
+from recon_core.inference.start import with_start
 from recon_core.networks.base import Network
 from recon_core.options import NetworkOptions, ReconOptions
 from recon_core.physics import memory
 from recon_core.physics.sense import SenseOperator
 from recon_core.simulate.sampling import interleaved_mask
 from recon_core.trust.ranges import Limits, TrainingRange
+from recon_core.weights.manifest import find_weights
 from tests.helpers.networks import tiny, write_tiny_weights
 
 
@@ -248,3 +250,18 @@ def test_an_uncertainty_has_the_units_and_the_frames_of_the_image(weights, windo
         found.append(slice_.extra["uncertainty"])
     assert (found[0] != 0).any()
     torch.testing.assert_close(found[1], 50 * found[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("window", [0, 4])
+def test_the_image_is_weighed_against_its_start(weights, monkeypatch, window):
+    """The less the weights are trusted, the nearer it is to k-t SENSE, in windows of frames too."""
+    weights("crunet_mr")
+    entry, start = find_weights("crunet_mr", ""), with_start(data(8), "kt_sense").start
+    distances = []
+    for error in (0.0, 0.2, 1.0):
+        ours = dataclasses.replace(entry, start="kt_sense", error=error)
+        monkeypatch.setattr(method_module, "find_weights", lambda *_, ours=ours: ours)
+        image = NetworkMethod("crunet_mr", NetworkOptions(window=window))(data(8))
+        distances.append(float((image - start).norm()))
+    assert distances[0] > distances[1] > distances[2] > 0
+    assert distances[2] < 0.3 * distances[0]
