@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 
 import recon_core  # noqa: F401 - before torch, for the settings that it makes for it
+from recon_core.methods import OWN_METHODS
 from tests.helpers.paths import ABSENT, REPOSITORY
 
 PACKAGED = REPOSITORY / "weights"
@@ -22,6 +23,15 @@ def _no_weights(tmp_path_factory):
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))  # where serve keeps noise
         patch.setattr("recon_core.weights.manifest._packaged", lambda: folder)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _only_own_methods_of_this_test():
+    """Methods that a test, or what it calls, makes known are unknown afterwards."""
+    before = dict(OWN_METHODS)
+    yield
+    OWN_METHODS.clear()
+    OWN_METHODS.update(before)
 
 
 def pytest_terminal_summary(terminalreporter):

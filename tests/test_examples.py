@@ -6,7 +6,6 @@ import os
 
 import pytest
 
-from recon_core.methods import OWN_METHODS
 from tests.helpers.paths import REPOSITORY
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -24,10 +23,6 @@ def _somewhere(tmp_path, monkeypatch):
     """Examples write files into the working directory, and make methods known."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CINESTREAM_METHODS", str(REPOSITORY / "docs" / "examples"))
-    before = dict(OWN_METHODS)
-    yield
-    OWN_METHODS.clear()
-    OWN_METHODS.update(before)
 
 
 def test_the_interfaces_have_examples():

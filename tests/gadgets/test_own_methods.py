@@ -31,10 +31,6 @@ NAME = "view_sharing"
 def _examples(monkeypatch, tmp_path):
     monkeypatch.setenv("CINESTREAM_METHODS", str(REPOSITORY / "docs" / "examples"))
     monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "weights"))
-    before = dict(OWN_METHODS)
-    yield
-    OWN_METHODS.clear()
-    OWN_METHODS.update(before)
 
 
 @pytest.fixture(scope="module")

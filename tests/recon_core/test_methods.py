@@ -11,12 +11,9 @@ from recon_core.training.losses import LOSSES
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for folder in ("recon_core", "gadgets") for path in (ROOT / folder).rglob("*.py"))
+
+
 # Comparisons with words that are no choice of a method, though a method bears the same name.
-ALLOWED = {
-    ("recon_core/inference/start.py", "start == 'zero_filled'"): "the image that a network starts from",
-}
-
-
 def words(node):
     """The texts in a constant, or in a tuple, list or set of constants."""
     parts = node.elts if isinstance(node, ast.Tuple | ast.List | ast.Set) else [node]
@@ -50,7 +47,7 @@ def test_no_other_module_knows_one_method_from_another():
         for path in SOURCES
         for code in compared(ast.parse(path.read_text(encoding="utf-8")))
     }
-    assert found == set(ALLOWED)
+    assert found == set()
 
 
 @pytest.mark.parametrize("code", [

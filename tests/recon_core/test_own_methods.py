@@ -26,12 +26,8 @@ EXAMPLES = REPOSITORY / "docs" / "examples"
 
 
 @pytest.fixture(autouse=True)
-def _unknown_afterwards(monkeypatch):
+def _no_folder(monkeypatch):
     monkeypatch.delenv("CINESTREAM_METHODS", raising=False)
-    before = dict(OWN_METHODS)
-    yield
-    OWN_METHODS.clear()
-    OWN_METHODS.update(before)
 
 
 @pytest.fixture

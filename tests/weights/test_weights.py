@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from gadgets.evaluation.held_out import held_out_scans
+from recon_core.api import reconstruct
 from recon_core.data import CineSlice
 from recon_core.engine import Engine
 from recon_core.methods import METHODS
+from recon_core.metrics.scores import measure, scaled
 from recon_core.options import ReconOptions
 from recon_core.simulate.kspace import simulate_cine
 from recon_core.training.trainer import scores
@@ -96,3 +98,25 @@ def test_what_is_sent_is_not_worse_than_the_reference(packaged, part):
         gains[entry.name] = ours - theirs
     assert min(gains.values()) >= -0.2
     assert np.max([*gains.values()]) > 0.3
+
+
+@pytest.mark.parametrize(
+    ("sampling", "acceleration", "acs_lines"),
+    [("variable_density", 6, 24), ("uniform", 4, 24), ("uniform", 8, 16), ("interleaved", 6, 0)],
+)
+def test_crunet_mr_is_not_worse_than_its_start(packaged, sampling, acceleration, acs_lines):
+    """Whole and where it moves, also where it is outside its range and its own image would be worse by decibels."""
+    scan = simulate_cine(
+        frames=16, matrix=(96, 112), coils=8, sampling=sampling, acceleration=acceleration, acs_lines=acs_lines, seed=3
+    )
+    entry = packaged["crunet_mr-small"]
+    names = {"weights": entry.name, "outside_range": "note"}
+    images = [
+        reconstruct(
+            scan.kspace, method, mask=scan.mask, noise_covariance=scan.noise_covariance, fallback="none", **more
+        ).image
+        for method, more in (("kt_sense", {}), (entry.method, names))
+    ]
+    start, ours = (measure(scaled([np.abs(image)], scan.image[None]), [scan.image]) for image in images)
+    for score in ("psnr", "dynamic_psnr"):
+        assert ours[score] > start[score] - 0.2
