@@ -370,8 +370,8 @@ class KtSenseOptions(Options):
     )
     samples: int = option(
         0,
-        "samples of what the data leave open, whose spread is the uncertainty; extra_series=uncertainty takes 16; each "
-        "takes the time of 3 rounds",
+        "samples of what the data leave open; their spread is the uncertainty, for which extra_series=uncertainty "
+        "takes some by itself; each takes the time of 3 rounds",
         name="kt_samples",
         minimum=0,
         maximum=256,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from recon_core.coils.calibration import calibration_lines, coil_images
-from recon_core.coils.walsh import box_average
+from recon_core.coils.walsh import box_mean
 from recon_core.physics.sense import SenseOperator
 from recon_core.physics.solvers import PORTION_BYTES, conjugate_gradient
 
@@ -142,7 +142,4 @@ def expected_power(data: HybridSlice) -> torch.Tensor:
     if lines.stop <= lines.start:
         lines = slice(0, data.measured.numel())
     low_resolution = (data.maps.conj() * coil_images(data.reference, lines)).sum(0)
-    power = low_resolution.abs().square()
-    average_y, average_x = (box_average(size, _NEIGHBOURHOOD).to(power) for size in power.shape)
-    smooth: torch.Tensor = average_y @ power @ average_x.mT
-    return smooth
+    return box_mean(low_resolution.abs().square(), _NEIGHBOURHOOD)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from recon_core.coils.walsh import box_average
+from recon_core.coils.walsh import box_mean
 
 # Principal components that are used: the first hold what moves, the others noise.
 _COMPONENTS = 8
@@ -67,7 +67,7 @@ def first_prior(average: torch.Tensor, frames: int) -> KtPrior:
     """
     frequency = torch.arange(frames, device=average.device, dtype=torch.float32)
     shares = 1 / (1 + (frequency.clamp(min=1) / _FIRST_CORNER).square())
-    brightness = _smooth(average.abs().square(), _FIRST_NEIGHBOURHOOD).flatten()
+    brightness = box_mean(average.abs().square(), _FIRST_NEIGHBOURHOOD).flatten()
     power = _FIRST_SHARE * frames * (shares / shares.sum())[:, None] * brightness
     return KtPrior(_cosines(frames).to(average.device), power.clamp(min=_FLOOR))
 
@@ -131,14 +131,7 @@ def _principal_components(series: torch.Tensor) -> torch.Tensor:
 def _mean_power(components: torch.Tensor, plane: tuple[int, int]) -> torch.Tensor:
     """Squared magnitudes ``(component, pixel)``, averaged over neighbouring pixels."""
     power = components.square().sum(1)
-    return _smooth(power.view(-1, *plane), _NEIGHBOURHOOD).flatten(1)
-
-
-def _smooth(power: torch.Tensor, side: int) -> torch.Tensor:
-    """Average ``(..., x, y)`` over squares."""
-    along_x, along_y = (box_average(size, side).to(power) for size in power.shape[-2:])
-    smooth: torch.Tensor = along_x @ power @ along_y.mT
-    return smooth
+    return box_mean(power.view(-1, *plane), _NEIGHBOURHOOD).flatten(1)
 
 
 def _over_frequencies(power: torch.Tensor) -> torch.Tensor:

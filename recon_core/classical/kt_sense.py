@@ -19,6 +19,7 @@ from recon_core.coils.columns import combine_columnwise
 from recon_core.options import CGSenseOptions
 from recon_core.physics.hybrid_noise import hybrid_noise_deviation
 from recon_core.physics.sense import SenseOperator
+from recon_core.physics.solvers import ratio
 
 if TYPE_CHECKING:
     from recon_core.classical.kt_prior import KtPrior
@@ -69,8 +70,8 @@ class KtSense:
         Returns
         -------
         torch.Tensor
-            ``(frame, y, x)`` complex64 in the units of the data. Frames without a measured line are as the others let
-            expect.
+            ``(frame, y, x)`` complex64 in the units of the data. Frames without a measured line are predicted from the
+            others.
         """
         average = self._average(data)
         deviation = _noise(data, float(average.abs().max()))
@@ -86,15 +87,16 @@ class KtSense:
             components = problem.improve(prior, prior.express(components, before), remaining)
         empty = (~data.mask.any(-1)).nonzero().flatten().tolist()
         if empty:
-            data.notes.append(f"frames without a line are as the others let expect: {', '.join(map(str, empty))}")
+            data.notes.append(f"frames without a line are predicted from the others: {', '.join(map(str, empty))}")
         if self._options.samples:
             data.extra["uncertainty"] = deviation * problem.uncertainty(prior, self._options.samples)
         return deviation * problem.image(base + prior.synthesise(components))
 
     def _average(self, data: HybridSlice) -> torch.Tensor:
-        """The image ``(1, y, x)`` of the time average."""
+        """The image ``(1, y, x)`` of the time average, with the mean of maps that differ from frame to frame."""
         reference, measured = time_average(data.hybrid, data.mask)
-        one = replace(data, hybrid=reference[None], mask=measured[None], start=None)
+        maps = data.maps if data.maps.ndim == 3 else data.maps.mean(0)
+        one = replace(data, hybrid=reference[None], mask=measured[None], maps=maps, start=None)
         return CGSense(_AVERAGE, self._implementation)(one)
 
 
@@ -136,7 +138,7 @@ class _Problem:
         n_y, n_x = data.maps.shape[-2:]
         operator, coils = whole, data.maps.shape[-3]
         if data.maps.ndim == 3:
-            _, maps = combine_columnwise(data.maps, _LOST)
+            maps = combine_columnwise(data.maps, _LOST)
             operator, coils = SenseOperator(maps, data.mask, implementation=implementation), len(maps)
         return cls(operator, whole, (n_x, n_y), coils, float(data.mask.float().mean()))
 
@@ -185,12 +187,12 @@ class _Problem:
         for _ in range(iterations):
             explained = self.normal(prior.synthesise(scale * direction))
             image = prior.analyse(explained).mul_(scale).addcmul_(rest, direction)
-            step = _ratio(power, _inner(direction, image))
+            step = ratio(power, _inner(direction, image))
             solution.addcmul_(direction, step)
             remaining.addcmul_(explained, step, value=-1)
             residual.addcmul_(image, step, value=-1)
             previous, power = power, _inner(residual, residual)
-            direction.mul_(_ratio(power, previous)).add_(residual)
+            direction.mul_(ratio(power, previous)).add_(residual)
         return solution.mul_(scale)
 
     def uncertainty(self, prior: KtPrior, samples: int) -> torch.Tensor:
@@ -218,8 +220,3 @@ def _inner(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Inner product."""
     product: torch.Tensor = torch.dot(left.flatten(), right.flatten())
     return product
-
-
-def _ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
-    """Quotient, zero where the denominator is."""
-    return torch.where(denominator > 0, numerator / torch.where(denominator > 0, denominator, 1), 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 
-def combine_columnwise(maps: torch.Tensor, lost: float) -> tuple[torch.Tensor, torch.Tensor]:
+def combine_columnwise(maps: torch.Tensor, lost: float) -> torch.Tensor:
     """Find, for every column, the few combinations of coils that hold its maps.
 
     Parameters
@@ -20,12 +20,13 @@ def combine_columnwise(maps: torch.Tensor, lost: float) -> tuple[torch.Tensor, t
 
     Returns
     -------
-    tuple of torch.Tensor
-        Orthonormal combinations ``(x, combination, coil)``, and their maps ``(combination, y, x)``, both complex64.
+    torch.Tensor
+        ``(combination, y, x)`` complex64: maps of the combinations, which are orthonormal in every column.
     """
     columns = maps.permute(2, 0, 1)
     values, vectors = torch.linalg.eigh(columns @ columns.mH)
     energy = values.clamp(min=0).sum(0).cumsum(0)
     kept = max(1, int((energy > lost * energy[-1]).sum()))
     combinations = vectors[:, :, -kept:].mH
-    return combinations, (combinations @ columns).permute(1, 2, 0).contiguous()
+    fewer: torch.Tensor = (combinations @ columns).permute(1, 2, 0).contiguous()
+    return fewer

@@ -77,7 +77,7 @@ def joint_maps(hybrid: torch.Tensor, measured: torch.Tensor) -> tuple[torch.Tens
 
 
 def _columns(n_columns: int) -> slice:
-    """Every so manyth column, but all where there are few."""
+    """Columns at equal distances, or all where there are few."""
     stride = max(1, n_columns // _COLUMNS)
     return slice(stride // 2, None, stride)
 

@@ -182,6 +182,13 @@ def box_average(n_pixels: int, side: int) -> torch.Tensor:
     return torch.zeros(n_pixels, n_pixels).index_put_((pixel, neighbour), share, accumulate=True)
 
 
+def box_mean(field: torch.Tensor, side: int) -> torch.Tensor:
+    """Average real ``(..., y, x)`` over squares of `side` pixels, mirrored at the border."""
+    along_y, along_x = (box_average(size, side).to(field) for size in field.shape[-2:])
+    mean: torch.Tensor = along_y @ field @ along_x.mT
+    return mean
+
+
 def normalise(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Divide ``(coil, y, x)`` by its norm over the coils, which is returned too; zero stays zero."""
     norm = torch.view_as_real(vectors).square().sum((0, -1)).sqrt()

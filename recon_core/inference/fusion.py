@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recon_core.coils.walsh import box_average
+from recon_core.coils.walsh import box_mean
 
 # Side of the square, in pixels, over which the error of the start is averaged: a few samples know it roughly.
 _NEIGHBOURHOOD = 9
@@ -32,9 +32,7 @@ def fuse(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, erro
     torch.Tensor
         ``(frame, y, x)`` complex64.
     """
-    variance = 2 * deviation.square().mean(0)
-    along_y, along_x = (box_average(size, _NEIGHBOURHOOD).to(variance) for size in variance.shape)
-    variance = along_y @ variance @ along_x.mT
+    variance = box_mean(2 * deviation.square().mean(0), _NEIGHBOURHOOD)
     if not bool(image.imag.any()):
         image = torch.polar(image.abs(), start.angle())
     fused: torch.Tensor = start + variance / (variance + error**2) * (image - start)

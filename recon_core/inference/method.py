@@ -83,7 +83,8 @@ class NetworkMethod:
         if self._entry.range is None:
             data.notes.append(f"what the weights {self._entry.name} were trained for is not known")
         data.notes.append(f"weights {self._entry.name} (sha256 {self._entry.sha256[:8]})")
-        scale, peak = 1.0, _peak(data)
+        scale = 1.0
+        peak = _peak(data) if self._network.scale == "peak" or self._entry.error else 0.0
         if self._network.scale == "peak":
             if peak == 0:
                 return torch.zeros_like(data.hybrid[:, 0])

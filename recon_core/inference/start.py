@@ -38,7 +38,7 @@ def with_start(data: HybridSlice, start: str, samples: int = 0) -> HybridSlice:
         The slice.
     start
         One of `recon_core.weights.manifest.STARTS`. Frames without data start from the mean of the others, or, with
-        ``kt_sense``, from what those let expect.
+        ``kt_sense``, from what it predicts.
     samples
         Of what the data leave open, for ``kt_sense``; from one on `HybridSlice.start_deviation` is added too.
 

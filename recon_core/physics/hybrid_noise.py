@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from recon_core.physics.fourier import fft
-from recon_core.physics.noise_level import UNIT_MEDIAN, outer, outer_lines
+from recon_core.physics.noise_level import UNIT_MEDIAN, is_outer, outer_lines
 
 _MOST_LINES = 256  # that are looked at
 
@@ -34,7 +34,7 @@ def hybrid_noise_deviation(hybrid: torch.Tensor, mask: torch.Tensor) -> float:
         return math.nan
     some = torch.linspace(0, len(row) - 1, min(len(row), _MOST_LINES), device=row.device).long()
     lines = fft(hybrid[frame[some], :, row[some]], (-1,)).abs()
-    corners = lines[..., torch.from_numpy(outer(np.arange(hybrid.shape[3]), hybrid.shape[3])).to(hybrid.device)]
+    corners = lines[..., torch.from_numpy(is_outer(np.arange(hybrid.shape[3]), hybrid.shape[3])).to(hybrid.device)]
     # an asymmetric echo leaves columns out: zero but for rounding
     present = corners > 1e-5 * lines.amax()
     found = [

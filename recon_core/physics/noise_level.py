@@ -34,7 +34,7 @@ def noise_deviation(kspace: NDArray[np.complex64], mask: NDArray[np.bool_]) -> f
         Of the real and of the imaginary part, in the units of the k-space; NaN where no corner was measured.
     """
     frame, row = outer_lines(mask)
-    corners = np.abs(kspace[frame, :, row][:, :, outer(np.arange(kspace.shape[3]), kspace.shape[3])])
+    corners = np.abs(kspace[frame, :, row][:, :, is_outer(np.arange(kspace.shape[3]), kspace.shape[3])])
     corners = corners[corners > 0]  # an asymmetric echo leaves columns out
     return float(np.median(corners)) / UNIT_MEDIAN if corners.size else math.nan
 
@@ -42,11 +42,11 @@ def noise_deviation(kspace: NDArray[np.complex64], mask: NDArray[np.bool_]) -> f
 def outer_lines(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Frames and rows of the measured lines ``(frame, ky)`` that are furthest out."""
     frame, row = np.nonzero(mask)
-    far = outer(row, mask.shape[1])
+    far = is_outer(row, mask.shape[1])
     return frame[far], row[far]
 
 
-def outer(index: NDArray[np.intp], size: int) -> NDArray[np.bool_]:
+def is_outer(index: NDArray[np.intp], size: int) -> NDArray[np.bool_]:
     """Tell which of some samples of an axis are furthest from its centre."""
     off = np.abs(index - size // 2)
     return off >= np.quantile(off, _OUTER) if off.size else np.zeros(0, np.bool_)

@@ -60,7 +60,7 @@ def conjugate_gradient(
     # overflow in the squares below.
     right_side = right_side.mT.contiguous().mT
     scale = kept(_norm(right_side, axes))
-    residual = _ratio(right_side, scale)
+    residual = ratio(right_side, scale)
     image = torch.zeros_like(residual)
     direction = residual
     power = _inner(residual, residual, axes)
@@ -69,11 +69,11 @@ def conjugate_gradient(
         if tolerance > 0 and bool((power <= tolerance**2).all()):
             break
         image_of_direction = operator.normal(direction) + regularization * direction
-        step = kept(_ratio(power, _inner(direction, image_of_direction, axes)))
+        step = kept(ratio(power, _inner(direction, image_of_direction, axes)))
         image = torch.addcmul(image, direction, step)
         residual = torch.addcmul(residual, image_of_direction, step, value=-1)
         previous, power = power, _inner(residual, residual, axes)
-        direction = torch.addcmul(residual, direction, kept(_ratio(power, previous)))
+        direction = torch.addcmul(residual, direction, kept(ratio(power, previous)))
     return image * scale
 
 
@@ -90,6 +90,6 @@ def _norm(vector: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
     return norm.squeeze(-1)
 
 
-def _ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
+def ratio(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
     """Quotient, zero where the denominator is: a frame without data, or one already solved, stays as it is."""
     return torch.where(denominator > 0, numerator / torch.where(denominator > 0, denominator, 1), 0)

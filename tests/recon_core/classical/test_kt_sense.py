@@ -123,10 +123,17 @@ def test_zeros_give_zeros(smooth_maps):
         assert image.count_nonzero() == 0
 
 
-def test_one_coil_and_a_map_for_each_frame(smooth_maps, disc):
+def test_one_coil(smooth_maps, disc):
     data, maps, mask, truth = scan(smooth_maps, disc, "variable_density", 3, 6, coils=1)
     image = run(KtSense(KtSenseOptions()), data, maps, mask, noise_variance=NOISE)
     assert error(image, truth) < error(run(CGSense(CGSenseOptions()), data, maps, mask, noise_variance=NOISE), truth)
+
+
+def test_maps_for_each_frame(smooth_maps, disc):
+    data, maps, mask, _ = scan(smooth_maps, disc, "interleaved", 4, 0)
+    plain = run(KtSense(KtSenseOptions()), data, maps, mask, noise_variance=NOISE)
+    each = maps.expand(len(mask), -1, -1, -1).contiguous()
+    assert error(run(KtSense(KtSenseOptions()), data, each, mask, noise_variance=NOISE), plain) < 0.01
 
 
 def test_two_thirds_of_the_errors_are_within_the_uncertainty(smooth_maps, disc):
