@@ -255,8 +255,10 @@ class NetworkOptions(Options):
         "with, else all frames",
         minimum=0,
     )
-    precision: Literal["float32", "tf32", "bfloat16", "float16"] = option(
-        "float32", "precision of the convolutions; everything else stays in float32"
+    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = option(
+        "float32",
+        "precision of the convolutions; everything else stays in float32; auto takes bfloat16 where the processor or "
+        "GPU has units for it, else float32",
     )
 
 

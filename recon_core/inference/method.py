@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 # Samples that tell how well the start of a network is known.
 _SAMPLES = 2
+# Processors and GPUs (compute capability) with units for bfloat16.
+_BFLOAT16_QUERIES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+_BFLOAT16_GPU = (8, 0)
 _HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -229,10 +232,13 @@ def precision_of_convolutions(name: str, device: torch.device) -> Iterator[None]
     Parameters
     ----------
     name
-        ``float32``, ``tf32`` (of NVIDIA GPUs), ``bfloat16`` or ``float16``.
+        ``float32``, ``tf32`` (of NVIDIA GPUs), ``bfloat16``, ``float16``, or ``auto``: ``bfloat16`` where the device is
+        made for it, else ``float32``.
     device
         Where they run.
     """
+    if name == "auto":
+        name = "bfloat16" if _has_bfloat16(device) else "float32"
     cudnn = torch.backends.cudnn
     before = cudnn.allow_tf32
     cudnn.allow_tf32 = name == "tf32"
@@ -241,3 +247,14 @@ def precision_of_convolutions(name: str, device: torch.device) -> Iterator[None]
             yield
     finally:
         cudnn.allow_tf32 = before
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 faster than float32; a processor that emulates it takes many times longer.
+
+    What torch tells of a processor has private names that come and go; where it tells nothing there is none.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= _BFLOAT16_GPU
+    queries = (getattr(torch.cpu, name, None) for name in _BFLOAT16_QUERIES)
+    return any(bool(query()) for query in queries if query is not None)

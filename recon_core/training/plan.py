@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Schedule = Literal["constant", "cosine", "step", "decay"]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16"]
 
 # What a value must be at least, and at most.
 _WHOLE = {"steps": 1, "width": 1, "crops": 1, "validate_every": 1, "survey": 1, "warm_up": 0, "seed": 0}
@@ -78,8 +78,8 @@ class TrainingPlan:
     """Consecutive steps on crops of the same scan."""
     start: str = "cg_sense"
     """The image that the network starts from, one of `recon_core.weights.manifest.STARTS`."""
-    precision: Precision = "bfloat16"
-    """Of the convolutions: ``float32`` or ``bfloat16``."""
+    precision: Precision = "auto"
+    """Of the convolutions: ``float32`` or ``bfloat16``, or ``auto`` for that which the processor is made for."""
     seed: int = 0
     """Of weights and data."""
     validate_every: int = 250

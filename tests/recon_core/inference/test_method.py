@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import re
 
@@ -231,6 +232,28 @@ def test_precision(weights, precision, limit):
     assert image.dtype == torch.complex64
     assert not torch.is_autocast_enabled("cpu")
     torch.testing.assert_close(run(data(), method="crunet_mr"), exact)
+
+
+@pytest.mark.parametrize("query", [None, "_is_avx512_bf16_supported", "_is_amx_tile_supported"])
+def test_auto_is_the_precision_that_the_processor_has(weights, monkeypatch, query):
+    """Also with a torch that cannot tell: that is float32."""
+    for name in method_module._BFLOAT16_QUERIES:
+        monkeypatch.delattr(torch.cpu, name, raising=False)
+    if query:
+        monkeypatch.setattr(torch.cpu, query, lambda: True, raising=False)
+    weights("crunet_mr")
+    image = run(data(), method="crunet_mr", precision="auto")
+    expected = run(data(), method="crunet_mr", precision="bfloat16" if query else "float32")
+    torch.testing.assert_close(image, expected)
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((7, 5), None), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)])
+def test_auto_is_the_precision_that_the_gpu_has(monkeypatch, capability, dtype):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    seen = []
+    monkeypatch.setattr(torch, "autocast", lambda *_, dtype, enabled: seen.append(dtype) or contextlib.nullcontext())
+    with method_module.precision_of_convolutions("auto", torch.device("cuda")):
+        assert seen == [dtype]
 
 
 def test_memory_that_is_available_is_asked_of_the_device():

@@ -126,7 +126,7 @@ WRONG = [
     ({"decoupled": "no"}, "decoupled must be true or false, got 'no'"),
     ({"loss": "denoising"}, "loss of crunet_mr must be one of decibel"),
     ({"schedule": "linear"}, "schedule of crunet_mr must be one of constant, cosine, step, decay, got 'linear'"),
-    ({"precision": "float16"}, "precision of crunet_mr must be one of float32, bfloat16"),
+    ({"precision": "float16"}, "precision of crunet_mr must be one of auto, float32, bfloat16"),
     ({"start": "grappa"}, "start of crunet_mr must be one of zero_filled, cg_sense, kt_sense"),
     ({"name": "a/b"}, "letters, digits"),
     ({"name": 5}, "name must be a text, got 5"),
