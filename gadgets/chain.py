@@ -140,6 +140,8 @@ class Chain:
         self._engine = engine
         self._watch = watch
         problems = self.summary.problems
+        for number, doubt in enumerate(header.doubts):
+            problems.add(Kind.SCAN_HEADER, doubt.text, damage=False, of=str(number), pixels=doubt.pixels)
         whiten = settings.whitening.enabled and not settings.whitening.done
         self._noise = ScanNoise(header, problems, whiten=whiten, sources=noise)
         self._preparation = Preparation(header, problems, self._noise, settings.readouts.oversampling)
@@ -192,6 +194,9 @@ class Chain:
             elif not isinstance(item, handed_on):
                 text = f"{type(item).__name__} messages are not used; this pipeline works from readouts"
                 self.summary.problems.add(Kind.MESSAGE, text, damage=False)
+        for prepared in self._preparation.flush():
+            for complete in self._buffers.add(prepared):
+                yield from self._reconstruct(complete)
         for complete in self._buffers.flush():
             yield from self._reconstruct(complete)
         self._check_completeness()
@@ -205,7 +210,7 @@ class Chain:
             runs = readouts_of_bucket(item)
         for readouts in runs:
             self.summary.readouts += len(readouts)
-            for prepared in self._preparation(readouts):
+            for prepared in self._preparation(readouts, gathered=not isinstance(item, Readouts)):
                 yield from self._buffers.add(prepared)
 
     def _next(self, source: Iterator[Message]) -> Message | None:
@@ -273,7 +278,7 @@ class Chain:
         return dataclasses.replace(
             complete,
             cine=dataclasses.replace(complete.cine, receiver=receiver, maps=maps, ct=ct),
-            notes=notes,
+            notes=(*notes, *self.summary.problems.guesses),
             meta={**complete.meta, "cinestream_noise": self._noise.used},
         )
 

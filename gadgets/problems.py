@@ -18,6 +18,7 @@ class Kind(str, Enum):
     """Kinds of problems; cases of one kind are counted together."""
 
     # the stream
+    SCAN_HEADER = "scan header"
     STREAM = "stream"
     MESSAGE = "message"
     FAILURE = "failure"
@@ -31,6 +32,7 @@ class Kind(str, Enum):
     EMPTY_READOUT = "empty"
     VALUES = "values"
     ENCODING = "encoding"
+    PARTITION = "partition"
     COILS = "coils"
     SAMPLES = "samples"
     OVERSAMPLING = "oversampling"
@@ -92,6 +94,8 @@ class Problem:
     """True if data were lost or an image is missing or wrong; False for what was noticed and handled."""
     count: int = 1
     """How many cases."""
+    pixels: bool = False
+    """Something was guessed, and the images would be others if it were otherwise."""
 
     def __str__(self) -> str:
         """The sentence for the log, the shell and the client."""
@@ -107,7 +111,7 @@ class Problems:
     kinds: dict[str, Problem] = field(default_factory=dict)
     """By name of the kind, with what `add` calls `of`."""
 
-    def add(self, kind: Kind, text: str, *, damage: bool, count: int = 1, of: str = "") -> None:
+    def add(self, kind: Kind, text: str, *, damage: bool, count: int = 1, of: str = "", pixels: bool = False) -> None:
         """Note cases of a kind; the first is logged at once.
 
         Parameters
@@ -123,6 +127,8 @@ class Problems:
             How many cases.
         of
             What of several like things it is about, where each is to be counted for itself.
+        pixels
+            Something was guessed, and the images would be others if it were otherwise: their comments say so.
         """
         name = f"{kind.value} {of}".rstrip()
         if name in self.kinds and damage and not self.kinds[name].damage:
@@ -131,7 +137,7 @@ class Problems:
         if known is not None:
             known.count += count
             return
-        self.kinds[name] = problem = Problem(text, damage, count)
+        self.kinds[name] = problem = Problem(text, damage, count, pixels)
         logger.log(logging.ERROR if damage else logging.WARNING, "%s", str(problem))
         if self.listener is not None:
             self.listener(problem)
@@ -139,6 +145,11 @@ class Problems:
     def __iter__(self) -> Iterator[Problem]:
         """All kinds in the order they came."""
         return iter(self.kinds.values())
+
+    @property
+    def guesses(self) -> tuple[str, ...]:
+        """What was guessed so far, and changes the images."""
+        return tuple(problem.text for problem in self if problem.pixels)
 
     @property
     def damage(self) -> list[Problem]:

@@ -437,7 +437,8 @@ def _index(header: np.void, encoding: Encoding, counters: Iterable[str], used: s
     """Gadgetron's 1-based image number, the last counter fastest; the next free one where counters exceed limits."""
     index = 0
     for name in counters:
-        index = index * encoding.count(name) + int(header[name])
+        promised = encoding.promised(name)
+        index = index * len(promised) + max(0, int(header[name]) - promised.start)
     index += 1
     if len(used) == _MOST_INDICES:
         used.clear()

@@ -10,7 +10,7 @@ import numpy as np
 
 from gadgets.gating.gate import Gate
 from gadgets.inspection.report import Fact
-from gadgets.preparation.readouts import ReadoutGrid
+from gadgets.preparation.readouts import ReadoutGrid, sender_habit
 from gadgets.problems import Problems
 from gadgets.slices.buffers import frame_counter
 from gadgets.slices.complete import describe
@@ -136,7 +136,8 @@ def _shape_in_words(header: ScanHeader, shape: Shape) -> str:
         text += f", {shape.discard_pre} and {shape.discard_post} to discard"
     if shape.kind not in ("image", "reference") or shape.encoding >= len(header.encodings):
         return text
-    grid = ReadoutGrid.of(header.encodings[shape.encoding], shape.samples, shape.center)
+    habit = sender_habit(header, "auto")
+    grid = ReadoutGrid.of(header.encodings[shape.encoding], shape.samples, shape.center, habit)
     if shape.samples < grid.encoded:
         missing = grid.encoded - shape.samples
         edge = "front" if 2 * shape.center < shape.samples else "end"

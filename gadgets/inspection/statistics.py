@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gadgets.preparation.readouts import carries_image
+from gadgets.wire.flags import carries_image, is_reference, may_carry_image
 from gadgets.wire.messages import ENCODING_COUNTERS, AcquisitionFlag, Readouts, Waveform
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _SIMPLE_COUNTERS = tuple(name for name in ENCODING_COUNTERS.names or () if name != "user")
 _USER_COUNTERS = 8
+_MARKED = "marked"  # kind of readouts of which the rest of the scan tells what they are
 # what is kept of every image readout
 _RECORD = np.dtype(
     [
@@ -73,6 +74,30 @@ class WaveformCount:
 
 
 @dataclass
+class _Images:
+    """Counters and stamps of image readouts."""
+
+    seen: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    records: list[NDArray[np.void]] = field(default_factory=list)
+
+    def add(self, image: NDArray[np.void]) -> None:
+        """Add acquisition headers ``(readout,)``."""
+        counters = image["idx"]
+        for name in _SIMPLE_COUNTERS:
+            self._see(name, counters[name])
+        for number in range(_USER_COUNTERS):
+            self._see(f"user[{number}]", counters["user"][:, number])
+        record = np.empty(len(image), _RECORD)
+        for name in _RECORD.names or ():
+            record[name] = counters[name] if name in _SIMPLE_COUNTERS else image[name]
+        self.records.append(record)
+
+    def _see(self, name: str, values: NDArray[np.uint16]) -> None:
+        seen = self.seen.setdefault(name, np.zeros(1 << 16, np.bool_))
+        seen[values] = True
+
+
+@dataclass
 class Tally:
     """Counts of one scan; `watching` fills it."""
 
@@ -95,8 +120,8 @@ class Tally:
     gaps: int = 0
     """`first_scan_counter`, `gaps`: Scan counter of the first readout; how many did not come, of those between it and
     the last."""
-    _seen: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
-    _records: list[NDArray[np.void]] = field(default_factory=list)
+    _images: _Images = field(default_factory=_Images)
+    _marked: _Images = field(default_factory=_Images)
     _last_scan_counter: int | None = None
 
     def watching(self, items: Iterable[Message]) -> Iterator[Message]:
@@ -107,15 +132,25 @@ class Tally:
             elif isinstance(item, Waveform):
                 self.waveforms.setdefault(int(item.header["waveform_id"]), WaveformCount()).add(item)
             yield item
+        self._settle()
+
+    def _settle(self) -> None:
+        """Readouts with a mark are image data where there are no others."""
+        marked = [shape for shape in self.shapes if shape.kind == _MARKED]
+        others = any(shape.kind == "image" for shape in self.shapes)
+        for shape in marked:
+            self.shapes[shape._replace(kind="other" if others else "image")] += self.shapes.pop(shape)
+        if not others:
+            self._images = self._marked
 
     def counters(self) -> dict[str, NDArray[np.intp]]:
         """The distinct values of every counter over the image readouts; user counters only where they are used."""
-        values = {name: np.flatnonzero(seen) for name, seen in self._seen.items()}
+        values = {name: np.flatnonzero(seen) for name, seen in self._images.seen.items()}
         return {name: found for name, found in values.items() if not name.startswith("user") or found.any()}
 
     def records(self) -> NDArray[np.void]:
         """Counters and stamps of all image readouts ``(readout,)`` in the order of the stream."""
-        return np.concatenate(self._records) if self._records else np.empty(0, _RECORD)
+        return np.concatenate(self._images.records) if self._images.records else np.empty(0, _RECORD)
 
     def _add(self, readouts: Readouts) -> None:
         headers = readouts.headers
@@ -135,28 +170,16 @@ class Tally:
         steps = np.diff(scan) if before is None else np.diff(scan, prepend=before)
         self.gaps += int(np.maximum(steps - 1, 0).sum())
         self._last_scan_counter = int(scan[-1])
-        image = headers[carries_image(flags)]
-        if not len(image):
-            return
-        counters = image["idx"]
-        for name in _SIMPLE_COUNTERS:
-            self._see(name, counters[name])
-        for number in range(_USER_COUNTERS):
-            self._see(f"user[{number}]", counters["user"][:, number])
-        record = np.empty(len(image), _RECORD)
-        for name in _RECORD.names or ():
-            record[name] = counters[name] if name in _SIMPLE_COUNTERS else image[name]
-        self._records.append(record)
-
-    def _see(self, name: str, values: NDArray[np.uint16]) -> None:
-        seen = self._seen.setdefault(name, np.zeros(1 << 16, np.bool_))
-        seen[values] = True
+        for image, one in ((carries_image(flags), self._images), (may_carry_image(flags), self._marked)):
+            if image.any():
+                one.add(headers[image])
 
     def _add_shapes(self, readouts: Readouts) -> None:
         headers, flags = readouts.headers, readouts.headers["flags"]
         kind = np.full(len(readouts), "other", "U9")
+        kind[may_carry_image(flags)] = _MARKED
         kind[carries_image(flags)] = "image"
-        kind[carries_image(flags) & ((flags & AcquisitionFlag.PARALLEL_CALIBRATION.bit) != 0)] = "reference"
+        kind[carries_image(flags) & is_reference(flags)] = "reference"
         kind[(flags & AcquisitionFlag.NOISE.bit) != 0] = "noise"
         coils, samples = readouts.data.shape[1:]
         columns = ("encoding_space_ref", "center_sample", "discard_pre", "discard_post", "sample_time_us")

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gadgets.problems import Kind
-from gadgets.wire.messages import AcquisitionFlag, Readouts, flag_mask
+from gadgets.wire.flags import carries_image, is_reference, may_carry_image
+from gadgets.wire.messages import AcquisitionFlag, Readouts
+from gadgets.wire.vendor import find_vendor
 from recon_core.data import Receiver
 from recon_core.errors import HeaderError
 
@@ -23,17 +25,6 @@ if TYPE_CHECKING:
     from gadgets.preparation.noise import ScanNoise
     from gadgets.problems import Problems
     from gadgets.wire.header import Encoding, ScanHeader
-
-_NO_IMAGE_DATA = flag_mask(
-    AcquisitionFlag.NAVIGATION,
-    AcquisitionFlag.PHASE_CORRECTION,
-    AcquisitionFlag.HP_FEEDBACK,
-    AcquisitionFlag.DUMMY,
-    AcquisitionFlag.RT_FEEDBACK,
-    AcquisitionFlag.SURFACE_COIL_CORRECTION,
-    AcquisitionFlag.PHASE_STABILIZATION_REFERENCE,
-    AcquisitionFlag.PHASE_STABILIZATION,
-)
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,7 @@ class ReadoutGrid:
 
         Some senders remove the oversampling but leave the header as it was (`oversampling` ``removed``, or
         ``present`` where they do not). ``auto`` takes a symmetric readout of just the size that removal would leave as
-        it is.
+        it is; `sender_habit` says of whom that is not to be thought.
         """
         encoded, wide, narrow = encoding.encoded.matrix[0], *_widths(encoding)
         kept = round(encoded * narrow / wide) if wide > narrow > 0 else encoded
@@ -67,6 +58,12 @@ def _widths(encoding: Encoding) -> tuple[float, float]:
     if wide > 0 and narrow > 0:
         return wide, narrow
     return float(encoding.encoded.matrix[0]), float(encoding.recon.matrix[0])
+
+
+def sender_habit(header: ScanHeader, oversampling: str) -> str:
+    """What is to be believed of the oversampling: the setting, or of some vendors that it is always ``present``."""
+    keeps = oversampling == "auto" and find_vendor(header.vendor).keeps_oversampling
+    return "present" if keeps else oversampling
 
 
 class Preparation:
@@ -87,12 +84,15 @@ class Preparation:
     def __init__(self, header: ScanHeader, problems: Problems, noise: ScanNoise, oversampling: str = "auto") -> None:
         self._header = header
         self._oversampling = oversampling
+        self._gathered = False
         self._problems = problems
         self._noise = noise
         self._noise_is_over = False
         self._whitening: NDArray[np.complex64] | None = None
         self._coils = 0
         self._shapes: dict[int, tuple[int, ReadoutGrid]] = {}  # samples and grid by encoding
+        self._partitions: dict[int, int] = {}  # by encoding
+        self._marked: list[Readouts] | None = []  # until image data without a mark come
         self._covered: dict[int, _Coverage] = {}  # by encoding
         self.noise_readouts = 0
         self.dropped = 0
@@ -128,13 +128,15 @@ class Preparation:
         # none that most have: readouts that differ too much to say anything
         return None if columns.all() or not columns.any() else columns
 
-    def __call__(self, readouts: Readouts) -> list[Readouts]:
+    def __call__(self, readouts: Readouts, *, gathered: bool = False) -> list[Readouts]:
         """Prepare a run of equally shaped readouts.
 
         Parameters
         ----------
         readouts
             ``(readout, coil, sample)`` as received.
+        gathered
+            They come from gadgets in front, which may have removed the oversampling.
 
         Returns
         -------
@@ -142,8 +144,9 @@ class Preparation:
             Those that carry image or calibration data, in order, ``(readout, coil, kx)``: k-space centre at
             ``kx//2``, without oversampling. Of one encoding each; usually one element or none.
         """
+        self._gathered = gathered
         flags = readouts.headers["flags"]
-        noise = np.asarray((flags & AcquisitionFlag.NOISE.bit) != 0)
+        noise = readouts.flagged(AcquisitionFlag.NOISE)
         wanted = carries_image(flags)
         self.noise_readouts += int(np.count_nonzero(noise))
         if noise.any():
@@ -152,9 +155,35 @@ class Preparation:
             if not self._noise_is_over:
                 self._noise.add(readouts[:begin][noise[:begin]])
         self._noise_is_over |= bool(wanted.any())
+        self._keep_marked(readouts, may_carry_image(flags), wanted & ~is_reference(flags))
         self.dropped += int(np.count_nonzero(~noise & ~wanted))
-        if not wanted.all():
-            readouts = readouts[wanted]
+        return self._prepared(readouts if wanted.all() else readouts[wanted])
+
+    def flush(self) -> list[Readouts]:
+        """Prepare what has waited for the end of the scan.
+
+        Readouts with a mark such as that of the surface coil correction are image data where there are no others. Of
+        several coil counts that of the header is taken, else the most frequent: the others are of a prescan.
+        """
+        marked, self._marked = self._marked or [], None
+        if not marked:
+            return []
+        counts: dict[int, int] = {}
+        for run in marked:
+            counts[run.data.shape[1]] = counts.get(run.data.shape[1], 0) + len(run)
+        most = max(counts, key=lambda coils: (coils == self._header.receiver_channels, counts[coils]))
+        marked = [run for run in marked if run.data.shape[1] == most]
+        self.dropped -= sum(len(run) for run in marked)
+        return [prepared for run in marked for prepared in self._prepared(run)]
+
+    def _keep_marked(self, readouts: Readouts, marked: NDArray[np.bool_], image: NDArray[np.bool_]) -> None:
+        """Keep readouts with a mark until the first image data without one."""
+        if image.any():
+            self._marked = None
+        elif self._marked is not None and marked.any():
+            self._marked.append(readouts[marked])
+
+    def _prepared(self, readouts: Readouts) -> list[Readouts]:
         prepared = []
         spaces = readouts.headers["encoding_space_ref"]
         edges = np.flatnonzero(spaces[1:] != spaces[:-1]) + 1
@@ -168,14 +197,14 @@ class Preparation:
         """Drop readouts that do not fit the scan; what remains has finite values, its grid says where they go."""
         coils, samples = readouts.data.shape[1:]
         discarded = readouts.headers["discard_pre"].astype(np.int64) + readouts.headers["discard_post"]
+        if not coils * samples:  # some senders end a scan so
+            readouts = readouts[~readouts.flagged(AcquisitionFlag.LAST_IN_MEASUREMENT)]
+            discarded = np.zeros(len(readouts), np.int64)
         readouts = self._without(readouts, discarded >= samples * min(1, coils), Kind.EMPTY_READOUT, "holds no samples")
         readouts = self._without(readouts, ~_finite(readouts), Kind.VALUES, "holds values that are not finite")
+        readouts = self._of_usable_encoding(readouts)
         if not len(readouts):
             return readouts, None
-        space = int(readouts.headers["encoding_space_ref"][0])
-        if space >= len(self._header.encodings):
-            text = f"belongs to encoding {space}, the header has {len(self._header.encodings)}"
-            return self._without(readouts, np.ones(len(readouts), np.bool_), Kind.ENCODING, text), None
         if not self._coils:
             self._begin(readouts)
         if coils != self._coils:
@@ -183,7 +212,8 @@ class Preparation:
             text += " (check which the sender selects)"
             return self._without(readouts, np.ones(len(readouts), np.bool_), Kind.COILS, text), None
         # a reference scan may have its own length; it is placed by its own centre
-        reference = readouts.flagged(AcquisitionFlag.PARALLEL_CALIBRATION)
+        space = int(readouts.headers["encoding_space_ref"][0])
+        reference = is_reference(readouts.headers["flags"])
         if space not in self._shapes and not reference.all():
             self._shapes[space] = samples, self._grid(readouts.headers[np.argmin(reference)], samples)
         expected, grid = self._shapes.get(space) or (samples, self._grid(readouts.headers[0], samples))
@@ -193,13 +223,54 @@ class Preparation:
             readouts = self._without(readouts, np.asarray(wrong), Kind.SAMPLES, text)
         return readouts, grid if len(readouts) else None
 
+    def _of_usable_encoding(self, readouts: Readouts) -> Readouts:
+        """Leave out readouts of an encoding, or of a partition, of which no images can be made."""
+        if not len(readouts):
+            return readouts
+        space = int(readouts.headers["encoding_space_ref"][0])
+        everything = np.ones(len(readouts), np.bool_)
+        if space >= len(self._header.encodings):
+            text = f"belongs to encoding {space}, the header has {len(self._header.encodings)}"
+            return self._without(readouts, everything, Kind.ENCODING, text)
+        if self._header.refusal:
+            raise HeaderError(self._header.refusal)
+        encoding = self._header.encodings[space]
+        if encoding.refusal:
+            reference = is_reference(readouts.headers["flags"])
+            self.dropped += int(np.count_nonzero(reference))
+            readouts = readouts[~reference]
+            return self._without(readouts, everything[~reference], Kind.ENCODING, f"cannot be used: {encoding.refusal}")
+        partition = readouts.headers["idx"]["kspace_encode_step_2"]
+        other = np.asarray(partition != self._partitions.setdefault(space, int(partition[0])))
+        if other.any() and encoding.encoded.matrix[2] > 1:
+            text = f"encoding {space} has {encoding.encoded.matrix[2]} partitions, and the readouts count them"
+            raise HeaderError(f"{text}; only 2-D slices can be reconstructed for now")
+        text = f"is of partition {partition[np.argmax(other)]}, those before of {self._partitions[space]}, and only "
+        return self._without(readouts, other, Kind.PARTITION, f"{text}2-D slices can be reconstructed for now")
+
     def _grid(self, header: np.void, samples: int) -> ReadoutGrid:
         encoding = self._header.encodings[header["encoding_space_ref"]]
-        grid = ReadoutGrid.of(encoding, samples, int(header["center_sample"]), self._oversampling)
+        center = int(header["center_sample"])
+        wanted = self._oversampling if self._gathered else sender_habit(self._header, self._oversampling)
+        grid = ReadoutGrid.of(encoding, samples, center, wanted)
+        if self._oversampling == "auto" and not self._gathered:
+            self._say_guess(encoding, samples, grid, ReadoutGrid.of(encoding, samples, center))
         if self._oversampling == "removed" and grid.kept < grid.encoded:
             text = f"oversampling=removed, but the readouts have {samples} samples and the image {grid.kept} columns"
             self._problems.add(Kind.OVERSAMPLING, f"{text}; they are taken as oversampled", damage=False)
         return grid
+
+    def _say_guess(self, encoding: Encoding, samples: int, grid: ReadoutGrid, seen: ReadoutGrid) -> None:
+        """Say what was made of readouts that look as if their oversampling had been removed."""
+        if seen.encoded == encoding.encoded.matrix[0]:
+            return
+        text = f"the readouts have {samples} samples, as many as the {encoding.encoded.matrix[0]} of the header without"
+        if grid == seen:
+            text += " oversampling: it is taken as removed by the sender; oversampling=present says otherwise"
+        else:
+            text += f" oversampling, but the converter of {self._header.vendor} removes none: they are taken as"
+            text += " oversampled, and as interpolated; oversampling=removed says otherwise"
+        self._problems.add(Kind.OVERSAMPLING, text, damage=False, pixels=True)
 
     def _without(self, readouts: Readouts, bad: NDArray[np.bool_], kind: Kind, text: str) -> Readouts:
         """Leave out what is bad, and note it."""
@@ -213,8 +284,6 @@ class Preparation:
 
     def _begin(self, readouts: Readouts) -> None:
         """The first image readout fixes the coil count and ends the collection of noise."""
-        if self._header.refusal:
-            raise HeaderError(self._header.refusal)
         self._coils = readouts.data.shape[1]
         self._whitening = self._noise.whitening(self._coils, float(readouts.headers["sample_time_us"][0]))
 
@@ -234,7 +303,7 @@ class Preparation:
         first = np.where(reverse, headers["discard_post"], headers["discard_pre"]).astype(np.int64)
         last = samples - np.where(reverse, headers["discard_pre"], headers["discard_post"]).astype(np.int64)
         out = np.zeros((count, coils, grid.encoded), np.complex64)
-        imaging = ~readouts.flagged(AcquisitionFlag.PARALLEL_CALIBRATION)
+        imaging = ~is_reference(headers["flags"])
         space = int(headers["encoding_space_ref"][0])
         if imaging.any() and space not in self._covered:
             self._covered[space] = _Coverage(grid)
@@ -278,11 +347,6 @@ class _Coverage:
         # Without oversampling the columns lie further apart, around the same centre.
         source = encoded // 2 + np.rint((np.arange(kept) - kept // 2) * (encoded / kept)).astype(np.intp)
         return np.asarray(measured[source.clip(0, encoded - 1)])
-
-
-def carries_image(flags: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Which readouts are image or calibration data, going by their flags ``(readout,)``."""
-    return np.asarray((flags & (_NO_IMAGE_DATA | AcquisitionFlag.NOISE.bit)) == 0)
 
 
 def _finite(readouts: Readouts) -> NDArray[np.bool_]:

@@ -42,7 +42,7 @@ class ReadoutSettings(Options):
     oversampling: Literal["auto", "present", "removed"] = option(
         "auto",
         "readout oversampling that the header declares: present is removed here, removed was removed by the sender; "
-        "auto sees it from the length of the readouts",
+        "auto sees it from the length of the readouts, but of Philips, whose converter removes none",
     )
 
 

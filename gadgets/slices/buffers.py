@@ -18,7 +18,7 @@ from gadgets.slices.complete import SliceKey
 from gadgets.slices.shared import ReferenceLines, SlicePlan, SliceStrategy, SortingContext, first_name
 from gadgets.slices.whole import WholeSlices
 from gadgets.slices.windows import REFERENCE_REPEATS, FrameWindows
-from gadgets.wire.messages import AcquisitionFlag
+from gadgets.wire.flags import is_reference
 from gadgets.wire.vendor import center_line, tick_length
 
 if TYPE_CHECKING:
@@ -104,17 +104,23 @@ class SliceBuffers:
         return len(self._strategy.sent)
 
     def absent(self) -> tuple[int, list[SliceKey]]:
-        """How many slices of the first encoding the header promises that have not left, and the first few of them."""
-        encoding, axis = self._header.encodings[0], self._time_axis[0]
-        counts = [1 if name == axis else encoding.count(name) for name in SliceKey._fields[1:]]
-        ranges = [range(count) for count in counts]
-        sent = sum(
-            key.encoding == 0 and all(value in promised for value, promised in zip(key[1:], ranges, strict=True))
-            for key in self._strategy.sent
-        )
-        missing = (SliceKey(0, *counters) for counters in itertools.product(*ranges))
-        first = itertools.islice((key for key in missing if key not in self._strategy.sent), 5)
-        return math.prod(counts) - sent, list(first)
+        """How many slices the header promises that have not left, and the first few of them.
+
+        Of the encodings of which some have.
+        """
+        count = 0
+        first: list[SliceKey] = []
+        for number in sorted({key.encoding for key in self._strategy.sent}):
+            encoding, axis = self._header.encodings[number], self._time_axis[number]
+            ranges = [range(1) if name == axis else encoding.promised(name) for name in SliceKey._fields[1:]]
+            sent = sum(
+                key.encoding == number and all(value in one for value, one in zip(key[1:], ranges, strict=True))
+                for key in self._strategy.sent
+            )
+            missing = (SliceKey(number, *counters) for counters in itertools.product(*ranges))
+            first += itertools.islice((key for key in missing if key not in self._strategy.sent), 5 - len(first))
+            count += math.prod(map(len, ranges)) - sent
+        return count, first
 
     def _plan(self, encoding: int, readouts: Readouts) -> SlicePlan:
         plan = self._plans.get(encoding)
@@ -156,7 +162,7 @@ class SliceBuffers:
         # Embedded reference lines lie in the frame they belong to and are as good as any other line of it.
         if self._header.encodings[encoding].calibration_mode == "embedded":
             return np.zeros(len(readouts), np.bool_)
-        return readouts.flagged(AcquisitionFlag.PARALLEL_CALIBRATION)
+        return is_reference(readouts.headers["flags"])
 
     def _keys(self, readouts: Readouts, encoding: int) -> NDArray[np.intp]:
         counters = readouts.headers["idx"]

@@ -63,7 +63,7 @@ class SlicePlan:
         self.first = max(0, first + self.offset)
         self.last = min(self.rows - 1, last + self.offset)
         self.lines_in_header = (first, last)
-        self.frames = min(encoding.count(time_axis), MOST_FRAMES)
+        self.frames = min(encoding.promised(time_axis).stop, MOST_FRAMES)
         self.limited = time_axis in encoding.limits
         self.averages = min(encoding.count("average"), _MOST_AVERAGES)
         self.segmented = encoding.count("segment") > 1

@@ -215,7 +215,7 @@ class WholeSlices:
         """Counters above the limits of the header: a slice that it forgot, or a stray readout."""
         encoding = self._context.header.encodings[key.encoding]
         names = ("repetition", "set", "contrast", "slice")
-        return [name for name in names if name in encoding.limits and getattr(key, name) >= encoding.count(name)]
+        return [name for name in names if name in encoding.limits and getattr(key, name) not in encoding.promised(name)]
 
     def _finish_complete(self) -> Iterator[CompleteSlice]:
         """At the last readout of the measurement: what has all its lines leaves, the rest waits for the end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeTree
@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 _LARGEST_COUNTER = 65535  # counters are uint16
+_LARGEST_MATRIX = 16384
+_EXACT = 0.01  # what a size may be off a whole number by the arithmetic of a converter
+_METRES = 2.0  # a field of view below this many mm is one in metres
+_THIN = 0.2  # and so is a slice below this
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,14 @@ class Space:
 
     matrix: tuple[int, int, int]
     field_of_view: tuple[float, float, float]
+
+
+class Doubt(NamedTuple):
+    """What cannot be believed in a header, and what is taken instead."""
+
+    text: str
+    pixels: bool
+    """The images would be others if it were meant otherwise."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +63,14 @@ class Encoding:
     refusal: str = ""
     """Why no images can be made of it; empty if they can. Its noise may be of use all the same."""
 
+    def promised(self, counter: str) -> range:
+        """The values of a counter that the header promises; 0 alone where it says nothing."""
+        limit = self.limits.get(counter)
+        return range(limit.minimum, limit.maximum + 1) if limit else range(1)
+
     def count(self, counter: str) -> int:
         """How many values of a counter the header promises; 1 where it says nothing."""
-        limit = self.limits.get(counter)
-        return limit.maximum + 1 if limit else 1
+        return len(self.promised(counter))
 
 
 @dataclass(frozen=True)
@@ -84,11 +100,14 @@ class ScanHeader:
     """Time in ms from one readout to the next; 0 where the header does not say."""
     waveform_types: frozenset[str] = frozenset()
     """Of the waveforms that the header announces, in lower case: ``ecg``, ``pulse``, ..."""
+    doubts: tuple[Doubt, ...] = ()
+    """What of it cannot be believed."""
 
     @property
     def refusal(self) -> str:
-        """Why no images can be made of the scan, which is not 2-D Cartesian; empty if they can."""
-        return next((encoding.refusal for encoding in self.encodings if encoding.refusal), "")
+        """Why no images can be made of any encoding, none being 2-D Cartesian; empty if they can."""
+        usable = any(not encoding.refusal for encoding in self.encodings)
+        return "" if usable else self.encodings[0].refusal
 
     @property
     def noise_dependency(self) -> str:
@@ -113,7 +132,8 @@ def parse_header(text: str) -> ScanHeader:
     root = read_xml(text)
     if root.tag != "ismrmrdHeader":
         raise HeaderError(f"expected an ISMRMRD header (<ismrmrdHeader>), got <{root.tag}>")
-    encodings = tuple(_encoding(node, i) for i, node in enumerate(root.findall("encoding")))
+    read = _Numbers()
+    encodings = tuple(_encoding(node, i, read) for i, node in enumerate(root.findall("encoding")))
     if not encodings:
         raise HeaderError("the ISMRMRD header has no <encoding>: matrix size and field of view are unknown")
     user = {
@@ -128,8 +148,8 @@ def parse_header(text: str) -> ScanHeader:
         protocol_name=root.findtext("measurementInformation/protocolName", "").strip(),
         measurement_id=root.findtext("measurementInformation/measurementID", "").strip(),
         vendor=root.findtext("acquisitionSystemInformation/systemVendor", "").strip(),
-        noise_bandwidth=_number(root, "acquisitionSystemInformation/relativeReceiverNoiseBandwidth", 0.793),
-        receiver_channels=int(_number(root, "acquisitionSystemInformation/receiverChannels", 0)),
+        noise_bandwidth=read.number(root, "acquisitionSystemInformation/relativeReceiverNoiseBandwidth", 0.793),
+        receiver_channels=read.count(root, "acquisitionSystemInformation/receiverChannels", 0),
         dependencies=tuple(
             (node.findtext("dependencyType", "").strip(), node.findtext("measurementID", "").strip())
             for node in root.iterfind("measurementInformation/measurementDependency")
@@ -142,6 +162,7 @@ def parse_header(text: str) -> ScanHeader:
         waveform_types=frozenset(
             node.text.strip().lower() for node in root.iterfind("waveformInformation/waveformType") if node.text
         ),
+        doubts=tuple(read.doubts),
     )
 
 
@@ -175,79 +196,148 @@ def read_xml(text: str) -> Element:
     return root
 
 
-def _encoding(node: Element, number: int) -> Encoding:
+class _Numbers:
+    """Reads numbers that a header may do without; what is none is noted, and the default taken."""
+
+    def __init__(self) -> None:
+        self.doubts: list[Doubt] = []
+
+    def doubt(self, text: str, *, pixels: bool = False) -> None:
+        """Note what cannot be believed."""
+        self.doubts.append(Doubt(text, pixels))
+
+    def number(self, node: Element, path: str, default: float) -> float:
+        """Any number, or `default`."""
+        text = node.findtext(path, "").strip()
+        value = _float(text) if text else default
+        if math.isnan(value):
+            self.doubt(f"<{path}> of the header is {text[:40]!r}, which is no number; {default:g} is taken")
+            return default
+        return value
+
+    def positive(self, node: Element, path: str, default: float, *, pixels: bool = False) -> float:
+        """A number above 0, or `default`; 0 means that it is not set."""
+        text = node.findtext(path, "").strip()
+        value = _float(text) if text else 0.0
+        if value > 0:
+            return value
+        if value != 0:  # below it, or none
+            self.doubt(f"<{path}> of the header is {text[:40]!r}, which cannot be; {default:g} is taken", pixels=pixels)
+        return default
+
+    def count(self, node: Element, path: str, default: int, *, pixels: bool = False) -> int:
+        """A whole number above 0, or `default`; converters leave rounding errors."""
+        value = self.positive(node, path, default, pixels=pixels)
+        if value > _LARGEST_COUNTER:
+            self.doubt(f"<{path}> of the header is {value:g}, which cannot be; {default} is taken", pixels=pixels)
+            return default
+        if abs(value - round(value)) > _EXACT:
+            self.doubt(f"<{path}> of the header is {value:g}; {round(value)} is taken", pixels=pixels)
+        return round(value)
+
+
+def _float(text: str) -> float:
+    """The number that a text holds; NaN if it is none, or not finite."""
+    try:
+        value = float(text)
+    except ValueError:
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def _encoding(node: Element, number: int, read: _Numbers) -> Encoding:
     trajectory = node.findtext("trajectory", "cartesian").strip().lower()
-    encoded, recon = _space(node, "encodedSpace", number), _space(node, "reconSpace", number)
-    refusal = ""
-    if trajectory != "cartesian":
-        refusal = f"encoding {number} has a {trajectory} trajectory; only Cartesian scans can be reconstructed for now"
-    elif encoded.matrix[2] > 1:
-        refusal = f"encoding {number} has {encoded.matrix[2]} partitions; only 2-D slices can be reconstructed for now"
-    limits = {limit.tag: _limit(limit) for limit in node.iterfind("encodingLimits/*")}
+    spaces = [_space(node, name, number, read) for name in ("encodedSpace", "reconSpace")]
+    encoded, recon = _filled(spaces[0], spaces[1], number, read)
+    limits = {}
+    for one in node.iterfind("encodingLimits/*"):
+        limit = _limit(one, number, read)
+        if limit is not None:
+            limits[one.tag] = limit
     lines = limits.get("kspace_encoding_step_1")
     if lines is not None and lines.maximum == 0 and encoded.matrix[1] > 1:
         del limits["kspace_encoding_step_1"]  # left at its default: a scan of one line would be encoded as one
-    acceleration = int(_number(node, "parallelImaging/accelerationFactor/kspace_encoding_step_1", 1))
-    mode = node.findtext("parallelImaging/calibrationMode", "").strip()
-    return Encoding(encoded, _filled(recon, encoded), limits, max(1, acceleration), mode, refusal)
+    partitions = limits.get("kspace_encoding_step_2", Limit(0, 0, 0))
+    refusal = ""
+    if trajectory != "cartesian":
+        refusal = f"encoding {number} has a {trajectory} trajectory; only Cartesian scans can be reconstructed for now"
+    elif encoded.matrix[2] > 1 and (recon.matrix[2] > 1 or partitions.maximum > partitions.minimum):
+        refusal = f"encoding {number} has {encoded.matrix[2]} partitions; only 2-D slices can be reconstructed for now"
+    elif encoded.matrix[2] > 1:
+        text = f"the encoded matrix of encoding {number} has {encoded.matrix[2]} partitions, but no more than one slice"
+        read.doubt(f"{text} is counted or wanted; it is taken as 2-D")
+    acceleration = read.count(node, "parallelImaging/accelerationFactor/kspace_encoding_step_1", 1)
+    mode = node.findtext("parallelImaging/calibrationMode", "").strip().lower()
+    return Encoding(encoded, recon, limits, max(1, acceleration), mode, refusal)
 
 
 def _readout_spacing(root: Element, user: dict[str, str]) -> float:
     """Echo spacing, else TR, which is that of a whole segment; what is no number is no reason to refuse a scan."""
-
-    def number(text: str) -> float:
-        try:
-            return float(text)
-        except ValueError:
-            return 0.0
-
-    spacing = number(root.findtext("sequenceParameters/echo_spacing", ""))
+    spacing = _float(root.findtext("sequenceParameters/echo_spacing", ""))
     if not spacing > 0:
-        lines = number(user.get("RetroGatedSegmentSize", ""))
-        spacing = number(root.findtext("sequenceParameters/TR", "")) / max(1.0, lines)
-    return spacing if 0 < spacing < math.inf else 0.0
+        lines = _float(user.get("RetroGatedSegmentSize", ""))
+        spacing = _float(root.findtext("sequenceParameters/TR", "")) / (lines if lines > 1 else 1.0)
+    return spacing if spacing > 0 else 0.0
 
 
-def _filled(recon: Space, encoded: Space) -> Space:
-    """Take from the encoded space what the recon space leaves at 0, which senders use for "not set"."""
-    field_of_view = tuple(own or other for own, other in zip(recon.field_of_view, encoded.field_of_view, strict=True))
+def _filled(encoded: Space, recon: Space, number: int, read: _Numbers) -> tuple[Space, Space]:
+    """Fill in what a space leaves at 0, which senders use for "not set", from the other one.
+
+    Where both do, pixels of 1 mm are taken.
+    """
     matrix = tuple(own or other for own, other in zip(recon.matrix, encoded.matrix, strict=True))
-    return Space(matrix, field_of_view)  # type: ignore[arg-type]
+    wide, narrow = list(encoded.field_of_view), list(recon.field_of_view)
+    unknown = [axis for axis, one, other in zip("xyz", wide, narrow, strict=True) if not one and not other]
+    if unknown:
+        text = f"no field of view along {', '.join(unknown)} is known of encoding {number}"
+        read.doubt(f"{text}; pixels of 1 mm are taken", pixels=True)
+    for axis in range(3):
+        if not wide[axis] and not narrow[axis]:
+            wide[axis], narrow[axis] = float(encoded.matrix[axis]), float(matrix[axis])
+        narrow[axis] = narrow[axis] or wide[axis]
+        wide[axis] = wide[axis] or narrow[axis] * encoded.matrix[axis] / matrix[axis]
+    return Space(encoded.matrix, tuple(wide)), Space(matrix, tuple(narrow))  # type: ignore[arg-type]
 
 
-def _space(node: Element, name: str, number: int) -> Space:
+def _space(node: Element, name: str, number: int, read: _Numbers) -> Space:
     space = node.find(name)
     if space is None:
         raise HeaderError(f"encoding {number} of the ISMRMRD header has no <{name}>")
-    matrix = tuple(int(_number(space, f"matrixSize/{axis}", 0 if axis != "z" else 1)) for axis in "xyz")
-    field_of_view = tuple(_number(space, f"fieldOfView_mm/{axis}", 0.0) for axis in "xyz")
-    lowest = 1 if name == "encodedSpace" else 0
-    if not all(lowest <= size <= 16384 for size in matrix) or min(field_of_view) < 0:
+    if name == "encodedSpace":
+        matrix = [_needed(space, f"matrixSize/{axis}") for axis in "xy"]
+        matrix.append(read.count(space, "matrixSize/z", 1))
+    else:
+        matrix = [read.count(space, f"matrixSize/{axis}", 0, pixels=axis != "z") for axis in "xyz"]
+    if max(matrix) > _LARGEST_MATRIX:
         raise HeaderError(
-            f"<{name}> of encoding {number} has a matrix of {matrix} over {field_of_view} mm; expected "
-            f"{lowest} to 16384 per axis"
+            f"<{name}> of encoding {number} has a matrix of {tuple(matrix)}; expected 1 to {_LARGEST_MATRIX} per axis"
         )
-    return Space(matrix, field_of_view)  # type: ignore[arg-type]
+    x, y, z = (read.positive(space, f"fieldOfView_mm/{axis}", 0.0, pixels=True) for axis in "xyz")
+    if 0 < max(x, y) < _METRES:
+        text = f"the field of view of <{name}> of encoding {number} is {x:g} x {y:g} mm, as if it were in metres"
+        read.doubt(f"{text}; {1000 * x:g} x {1000 * y:g} mm is taken", pixels=True)
+        x, y, z = 1000 * x, 1000 * y, 1000 * z if z < _THIN else z
+    return Space(tuple(matrix), (x, y, z))  # type: ignore[arg-type]
 
 
-def _limit(node: Element) -> Limit:
-    minimum, maximum, center = (int(_number(node, name, 0)) for name in ("minimum", "maximum", "center"))
-    if min(minimum, maximum, center) < 0 or max(minimum, maximum, center) > _LARGEST_COUNTER:
-        raise HeaderError(
-            f"the encoding limits of <{node.tag}> are {minimum} to {maximum} around {center}; expected 0 to "
-            f"{_LARGEST_COUNTER}"
-        )
-    return Limit(minimum, maximum, center)
+def _needed(node: Element, path: str) -> int:
+    """A size without which there is no image."""
+    text = node.findtext(path, "").strip()
+    value = _float(text)
+    if math.isnan(value):
+        raise HeaderError(f"<{path}> of the ISMRMRD header must be a number, got {text[:40]!r}")
+    if not 0.5 < value < _LARGEST_MATRIX + 0.5:
+        raise HeaderError(f"the encoded matrix has {path} {value:g}; expected 1 to {_LARGEST_MATRIX} per axis")
+    return round(value)
 
 
-def _number(node: Element, path: str, default: float) -> float:
-    text = node.findtext(path)
-    if text is None or not text.strip():
-        return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise HeaderError(f"<{path}> of the ISMRMRD header must be a number, got {text.strip()!r}")
-    return value
+def _limit(node: Element, number: int, read: _Numbers) -> Limit | None:
+    """The range of a counter; None, which promises nothing, where it cannot be one."""
+    texts = [node.findtext(name, "0").strip() or "0" for name in ("minimum", "maximum", "center")]
+    values = [_float(text) for text in texts]
+    if all(0 <= value <= _LARGEST_COUNTER for value in values) and values[0] <= values[1]:
+        return Limit(*map(round, values))
+    found = f"{texts[0][:20]} to {texts[1][:20]} around {texts[2][:20]}"
+    text = f"the encoding limits of <{node.tag}> of encoding {number} are {found}, which cannot be"
+    read.doubt(f"{text}; the readouts alone are asked", pixels=node.tag == "kspace_encoding_step_1")
+    return None

@@ -1,7 +1,7 @@
 """What the converters of the vendors mean by fields that ISMRMRD leaves open: one table, and settings that overrule it.
 
-Whether a sender removed the readout oversampling is not in the table: it depends on the sender rather than on the
-scanner, and the length of the readouts shows it (`gadgets.preparation.readouts.ReadoutGrid`).
+Whether a sender removed the readout oversampling depends on the sender rather than on the scanner, and the length of
+the readouts shows it (`gadgets.preparation.readouts.ReadoutGrid`), unless its converter is known never to do so.
 """
 
 from __future__ import annotations
@@ -37,11 +37,13 @@ class Vendor:
     """``idx.user[5]`` of a readout is the line of the k-space centre."""
     sorts_phases: bool = False
     """The scanner sorts the cardiac phases itself, and says the RR interval in the second physiology time stamp."""
+    keeps_oversampling: bool = False
+    """The converter never removes the readout oversampling; the encoded matrix is that of the interpolated image."""
 
 
 _VENDORS = (
     Vendor("SIEMENS", 2.5, center_in_readouts=True),
-    Vendor("PHILIPS", 1.0, sorts_phases=True),
+    Vendor("PHILIPS", 1.0, sorts_phases=True, keeps_oversampling=True),
     Vendor("CINESTREAM", 2.5),
 )
 _UNKNOWN = Vendor("", None)
@@ -116,14 +118,14 @@ def center_line(
             text = (
                 f"the header puts the k-space centre at line {center}, the readouts at {own}; the readouts are believed"
             )
-            problems.add(Kind.CENTER_LINE, text, damage=False)
+            problems.add(Kind.CENTER_LINE, text, damage=False, pixels=True)
         return own
     if choice == "readouts":
         text = f"center_line=readouts, but idx.user[5] of the readouts is {own}, expected {low + 1} to {high}"
-        problems.add(Kind.CENTER_LINE, f"{text}; line {center} of the header is taken", damage=False)
+        problems.add(Kind.CENTER_LINE, f"{text}; line {center} of the header is taken", damage=False, pixels=True)
         return center
     if limit and center == 0 and limit.maximum > 1:
         center = rows // 2
         text = f"the header puts the k-space centre at line 0, which no scan measures first; line {center} is taken"
-        problems.add(Kind.CENTER_LINE, text, damage=False)
+        problems.add(Kind.CENTER_LINE, text, damage=False, pixels=True)
     return center

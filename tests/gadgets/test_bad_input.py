@@ -289,7 +289,6 @@ HEADERS = {
     "matrix of nothing": (header_xml(encoded=(0, 0, 1)), ["1 to 16384"]),
     "matrix in words": (header_xml().replace("<x>32</x>", "<x>wide</x>"), ["number", "wide"]),
     "no encoded space": (header_xml(encoding_xml().replace("encodedSpace", "oddSpace")), ["encodedSpace"]),
-    "negative limit": (header_xml(limits={"phase": (0, -3, 0)}), ["limits"]),
     "not UTF-8": ("\udcff", ["XML"]),
 }
 

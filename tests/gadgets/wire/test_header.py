@@ -10,6 +10,12 @@ from tests.helpers.paths import SHARED, existing
 SHARED_DATA = SHARED / "data"
 
 
+def parallel(factor):
+    """<parallelImaging> of an acceleration along ky."""
+    step = f"<kspace_encoding_step_1>{factor}</kspace_encoding_step_1>"
+    return f"<parallelImaging><accelerationFactor>{step}</accelerationFactor></parallelImaging>"
+
+
 def test_full_header():
     header = parse_header(
         header_xml(
@@ -45,11 +51,11 @@ def test_full_header():
 
 
 def test_smallest_header():
-    encoded = space_xml("encodedSpace", (8, 4, 1), (1, 1, 1))
+    encoded = space_xml("encodedSpace", (8, 4, 1), (100, 100, 8))
     text = f"<ismrmrdHeader><encoding>{encoded}<reconSpace/></encoding></ismrmrdHeader>"
     header = parse_header(text)
     (encoding,) = header.encodings
-    assert encoding.recon == encoding.encoded == Space((8, 4, 1), (1.0, 1.0, 1.0))
+    assert encoding.recon == encoding.encoded == Space((8, 4, 1), (100.0, 100.0, 8.0))
     assert encoding.limits == {}
     assert encoding.count("phase") == encoding.acceleration == 1
     assert (header.vendor, header.noise_bandwidth, header.user_parameters) == ("", 0.793, {})
@@ -150,8 +156,14 @@ def test_what_is_no_header(text, message):
 
 @pytest.mark.parametrize("trajectory", ["radial", "spiral", "epi", "goldenangle", "other"])
 def test_only_cartesian_scans(trajectory):
-    header = parse_header(header_xml(encoding_xml(), encoding_xml(trajectory=trajectory)))
-    assert f"encoding 1 has a {trajectory} trajectory" in header.refusal
+    header = parse_header(header_xml(trajectory=trajectory))
+    assert f"encoding 0 has a {trajectory} trajectory" in header.refusal
+
+
+def test_one_usable_encoding_is_enough():
+    header = parse_header(header_xml(encoding_xml(trajectory="spiral"), encoding_xml()))
+    assert header.refusal == ""
+    assert ["spiral" in encoding.refusal for encoding in header.encodings] == [True, False]
 
 
 @pytest.mark.parametrize("trajectory", ["cartesian", "Cartesian", " cartesian\n"])
@@ -159,8 +171,24 @@ def test_spellings_of_cartesian(trajectory):
     assert parse_header(header_xml(trajectory=trajectory)).refusal == ""
 
 
-def test_only_two_dimensions():
-    assert "12 partitions" in parse_header(header_xml(encoded=(32, 16, 12))).refusal
+STEPS = {"kspace_encoding_step_1": (0, 15, 8)}
+
+
+@pytest.mark.parametrize(
+    ("recon", "limits", "refused"),
+    [
+        (12, STEPS, True),
+        (12, {**STEPS, "kspace_encoding_step_2": (0, 0, 0)}, True),  # left at its default
+        (1, {**STEPS, "kspace_encoding_step_2": (0, 11, 6)}, True),
+        (1, {**STEPS, "kspace_encoding_step_2": (0, 0, 0)}, False),
+        (1, STEPS, False),
+    ],
+)
+def test_partitions_are_those_that_are_wanted_or_counted(recon, limits, refused):
+    """Pulseq on Siemens scanners leaves an encoded matrix of two partitions for single slices."""
+    header = parse_header(header_xml(encoded=(32, 16, 12), recon=(16, 16, recon), limits=limits))
+    assert ("12 partitions" in header.refusal) is refused
+    assert any("taken as 2-D" in doubt.text for doubt in header.doubts) is not refused
 
 
 @pytest.mark.parametrize(
@@ -174,26 +202,102 @@ def test_only_two_dimensions():
         {"encoded": (32, -16, 1)},
         {"encoded": (1e300, 16, 1)},
         {"encoded": (16385, 16, 1)},
-        {"encoded": (32, 16, 0)},
-        {"recon": (4294967295, 16, 1)},
-        {"recon": (-1, 16, 1)},
-        {"recon": ("nan", 16, 1)},
-        {"encoded_fov": ("nan", 1, 1)},
-        {"encoded_fov": (-1, 1, 1)},
-        {"recon_fov": (1, "-inf", 1)},
-        {"limits": {"phase": (0, "nan", 0)}},
-        {"limits": {"phase": (0, 1e30, 0)}},
-        {"limits": {"phase": (0, 65536, 0)}},
-        {"limits": {"slice": (0, -1, 0)}},
-        {"limits": {"kspace_encoding_step_1": (0, 15, "x")}},
+        {"recon": (16385, 16, 1)},
     ],
     ids=str,
 )
-def test_numbers_that_cannot_be(encoding):
-    if not all(isinstance(size, int) for size in encoding.get("encoded", ())):
-        encoding = {"limits": {}, **encoding}
-    with pytest.raises(HeaderError, match=r"matrix|must be a number|limits"):
-        parse_header(header_xml(**encoding))
+def test_numbers_without_which_there_is_no_image(encoding):
+    with pytest.raises(HeaderError, match=r"matrix|must be a number"):
+        parse_header(header_xml(**{"limits": {}, **encoding}))
+
+
+ALL_LIMITS = {**STEPS, "phase": (0, 3, 0), "slice": (0, 2, 0)}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pixels"),
+    [
+        ({"encoded": (32, 16, "x")}, False),
+        ({"recon": (4294967295, 16, 1)}, True),
+        ({"recon": (-1, 16, 1)}, True),
+        ({"recon": ("nan", 16, 1)}, True),
+        ({"recon": (16, 16, "one")}, False),
+        ({"encoded_fov": ("nan", 200, 8)}, True),
+        ({"encoded_fov": (-1, 200, 8)}, True),
+        ({"recon_fov": (200, "-inf", 8)}, True),
+        ({"limits": {**ALL_LIMITS, "phase": (0, "nan", 0)}}, False),
+        ({"limits": {**ALL_LIMITS, "phase": (0, 1e30, 0)}}, False),
+        ({"limits": {**ALL_LIMITS, "phase": (0, 65536, 0)}}, False),
+        ({"limits": {**ALL_LIMITS, "phase": (5, 3, 0)}}, False),
+        ({"limits": {**ALL_LIMITS, "slice": (0, -1, 0)}}, False),
+        ({"limits": {**ALL_LIMITS, "kspace_encoding_step_1": (0, 15, "x")}}, True),
+        ({"limits": ALL_LIMITS, "extra": parallel("fast")}, False),
+        ({"limits": ALL_LIMITS, "extra": parallel(-2)}, False),
+    ],
+    ids=str,
+)
+def test_numbers_that_cannot_be_are_said_and_the_default_taken(encoding, pixels):
+    header = parse_header(header_xml(**{"limits": ALL_LIMITS, **encoding}))
+    (doubt,) = header.doubts
+    assert doubt.pixels is pixels
+    (one,) = header.encodings
+    assert one.encoded.matrix == (32, 16, 1)
+    assert one.acceleration == 1
+    broken = [name for name in ALL_LIMITS if name not in one.limits]
+    assert broken == [name for name in ALL_LIMITS if encoding.get("limits", ALL_LIMITS)[name] != ALL_LIMITS[name]]
+
+
+def test_numbers_of_the_scanner_that_are_none_are_said():
+    system = (
+        "<receiverChannels>all</receiverChannels><relativeReceiverNoiseBandwidth>NaN</relativeReceiverNoiseBandwidth>"
+    )
+    text = f"<acquisitionSystemInformation>{system}</acquisitionSystemInformation>"
+    header = parse_header(header_xml(before=text))
+    assert (header.receiver_channels, header.noise_bandwidth) == (0, 0.793)
+    assert len(header.doubts) == 2
+
+
+@pytest.mark.parametrize("value", [47.9996, 48.0004, "48.0", "4.8e1", 48])
+def test_rounding_errors_of_sizes_and_limits(value):
+    """Converters compute sizes, and leave what floating point leaves."""
+    limits = {"kspace_encoding_step_1": (0, 46.9998, 23.9999), "phase": ("0.0", "3.0", 0)}
+    header = parse_header(header_xml(encoded=(value, value, 1.0001), recon=(value, value, 0.9998), limits=limits))
+    (one,) = header.encodings
+    assert one.encoded.matrix == one.recon.matrix == (48, 48, 1)
+    assert one.limits == {"kspace_encoding_step_1": Limit(0, 47, 24), "phase": Limit(0, 3, 0)}
+    assert header.doubts == ()
+
+
+def test_a_size_between_two_numbers_is_said():
+    header = parse_header(header_xml(encoded=(32, 16, 1), recon=(16.4, 16, 1)))
+    assert header.encodings[0].recon.matrix == (16, 16, 1)
+    assert ["16.4" in doubt.text for doubt in header.doubts] == [True]
+
+
+@pytest.mark.parametrize(("thickness", "expected"), [(0.008, 8.0), (8.0, 8.0)])
+def test_fields_of_view_in_metres(thickness, expected):
+    header = parse_header(header_xml(encoded_fov=(0.4, 0.2, thickness), recon_fov=(0.2, 0.2, thickness)))
+    (one,) = header.encodings
+    assert one.encoded.field_of_view == pytest.approx((400.0, 200.0, expected))
+    assert one.recon.field_of_view == pytest.approx((200.0, 200.0, expected))
+    assert [doubt.pixels for doubt in header.doubts] == [True, True]
+    assert all("metres" in doubt.text for doubt in header.doubts)
+
+
+def test_fields_of_view_that_nobody_knows():
+    header = parse_header(header_xml(encoded_fov=("?", 0, 0), recon_fov=(0, "?", 8)))
+    (one,) = header.encodings
+    assert one.encoded.field_of_view == (32.0, 16.0, 8.0)
+    assert one.recon.field_of_view == (16.0, 16.0, 8.0)
+    assert any("1 mm" in doubt.text and doubt.pixels for doubt in header.doubts)
+
+
+@pytest.mark.parametrize(("limit", "values"), [((1, 6, 0), range(1, 7)), ((3, 3, 3), range(3, 4)), (None, range(1))])
+def test_limits_promise_what_lies_between_them(limit, values):
+    limits = {**STEPS, **({"phase": limit} if limit else {})}
+    (one,) = parse_header(header_xml(limits=limits)).encodings
+    assert one.promised("phase") == values
+    assert one.count("phase") == len(values)
 
 
 BILLION_LAUGHS = "<!DOCTYPE a [<!ENTITY a 'ha'>" + "".join(
