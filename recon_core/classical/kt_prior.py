@@ -28,10 +28,11 @@ _FLOOR = 0.05
 
 @dataclass(frozen=True)
 class KtPrior:
-    """Independent Gaussian components of the change of a series, with mean zero."""
+    """Independent Gaussian components of a series, with mean zero."""
 
     basis: torch.Tensor
-    """``(component, frame)`` float32: cosines, then principal components, both orthonormal."""
+    """``(component, frame)`` float32: cosines, of which the first is constant, then principal components of the change;
+    both are orthonormal."""
     power: torch.Tensor
     """``(component, pixel)`` float32: variance that is expected."""
 
@@ -56,7 +57,7 @@ class KtPrior:
 
 
 def first_prior(average: torch.Tensor, frames: int) -> KtPrior:
-    """Expect of every pixel slow changes in proportion to its brightness.
+    """Expect of every pixel its brightness, and slow changes in proportion to it.
 
     Parameters
     ----------
@@ -67,8 +68,9 @@ def first_prior(average: torch.Tensor, frames: int) -> KtPrior:
     """
     frequency = torch.arange(frames, device=average.device, dtype=torch.float32)
     shares = 1 / (1 + (frequency.clamp(min=1) / _FIRST_CORNER).square())
-    brightness = box_mean(average.abs().square(), _FIRST_NEIGHBOURHOOD).flatten()
-    power = _FIRST_SHARE * frames * (shares / shares.sum())[:, None] * brightness
+    squares = average.abs().square()
+    power = _FIRST_SHARE * frames * (shares / shares.sum())[:, None] * box_mean(squares, _FIRST_NEIGHBOURHOOD).flatten()
+    power[0] = frames * box_mean(squares, _NEIGHBOURHOOD).flatten()
     return KtPrior(_cosines(frames).to(average.device), power.clamp(min=_FLOOR))
 
 
@@ -83,7 +85,7 @@ def next_prior(before: KtPrior, series: torch.Tensor, plane: tuple[int, int], sa
     before
         The prior with which the series was estimated.
     series
-        Change of the series against its average.
+        The estimate.
     plane
         ``(x, y)``: pixels along both axes.
     sampled
@@ -100,7 +102,9 @@ def next_prior(before: KtPrior, series: torch.Tensor, plane: tuple[int, int], sa
     left = 1 / (1 / before.power + sampled)
     along_time, moving = left[:frames], (left[frames:] if len(old) else left)
     turned = (principal @ (old if len(old) else cosines).mT).square()
-    cosine_power = _over_frequencies(_mean_power(_product(cosines, series), plane)) + along_time
+    cosine_power = _mean_power(_product(cosines, series), plane)
+    cosine_power[1:] = _over_frequencies(cosine_power[1:])  # what stays is far stronger than what changes
+    cosine_power += along_time
     principal_power = _mean_power(_product(principal, series), plane) + turned @ moving
     power = torch.cat((cosine_power, principal_power))
     return KtPrior(torch.cat((cosines, principal)), power.clamp(min=_FLOOR))
@@ -121,10 +125,10 @@ def _cosines(frames: int) -> torch.Tensor:
 
 
 def _principal_components(series: torch.Tensor) -> torch.Tensor:
-    """The orthonormal ``(component, frame)`` that hold most of a series."""
-    parts = series.flatten(1)
+    """The orthonormal ``(component, frame)`` that hold most of the change of a series."""
+    parts = (series - series.mean(0)).flatten(1)
     vectors = torch.linalg.eigh((parts @ parts.mT).double()).eigenvectors
-    chosen: torch.Tensor = vectors.mT.flip(0)[:_COMPONENTS].float()
+    chosen: torch.Tensor = vectors.mT.flip(0)[: min(_COMPONENTS, len(series) - 1)].float()
     return chosen
 
 

@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING
 import torch
 
 from recon_core.classical.cg_sense import CGSense
-from recon_core.classical.kt_prior import first_prior, next_prior
+from recon_core.classical.kt_prior import KtPrior, first_prior, next_prior
 from recon_core.coils.calibration import time_average
 from recon_core.coils.columns import combine_columnwise
 from recon_core.options import CGSenseOptions
+from recon_core.physics.fourier import ifft
 from recon_core.physics.hybrid_noise import hybrid_noise_deviation
 from recon_core.physics.sense import SenseOperator
 from recon_core.physics.solvers import ratio
 
 if TYPE_CHECKING:
-    from recon_core.classical.kt_prior import KtPrior
     from recon_core.data import HybridSlice
     from recon_core.options import KtSenseOptions
 
 # In the first round and in each other one; what they leave is done in the next one, with a better prior.
-_FIRST_ITERATIONS, _ITERATIONS = 8, 4
+_FIRST_ITERATIONS, _ITERATIONS = 12, 4
 _SAMPLE_ITERATIONS = 12  # from zero
 _LOST = 3e-4  # share of the energy of the coil maps that need not be modelled
 # Noise, seen in the corners of k-space over what it should be: signal there makes it seem stronger, and nothing weaker.
@@ -48,10 +48,10 @@ class KtSense:
 
     Notes
     -----
-    The series is its time average plus a change d, whose temporal components are expected to be Gaussian with a power
-    P that differs from pixel to pixel (`recon_core.classical.kt_prior`). With noise of variance s^2 the estimate is the
-    minimum of |A (average + d) - y|^2 / s^2 + sum |c|^2 / P over the components c of d. Rounds of a few conjugate
-    gradient steps and a new prior take turns.
+    The temporal components of the series are expected to be Gaussian with a power P that differs from pixel to pixel
+    (`recon_core.classical.kt_prior`). With noise of variance s^2 the estimate of x is the minimum of |A x - y|^2 / s^2
+    + sum |c|^2 / P over its components c. Rounds of a few conjugate gradient steps and a new prior take turns; they
+    begin with the image of the time average, for all frames.
     """
 
     def __init__(self, options: KtSenseOptions, implementation: str = "auto") -> None:
@@ -73,14 +73,13 @@ class KtSense:
             ``(frame, y, x)`` complex64 in the units of the data. Frames without a measured line are predicted from the
             others.
         """
+        data, deviation = _with_noise(data)
         average = self._average(data)
-        deviation = _noise(data, float(average.abs().max()))
         problem = _Problem.of(data, self._implementation)
-        base = problem.flat((average / deviation).expand(len(data.mask), -1, -1))
-        remaining = problem.adjoint(data, deviation) - problem.normal(base)
-
         prior = first_prior(average[0].mT / deviation, len(data.mask))
-        components = problem.improve(prior, None, remaining, _FIRST_ITERATIONS)
+        components = prior.analyse(problem.flat((average / deviation).expand(len(data.mask), -1, -1)))
+        remaining = problem.adjoint(data, deviation) - problem.normal(prior.synthesise(components))
+        components = problem.improve(prior, components, remaining, _FIRST_ITERATIONS)
         for _ in range(1, self._options.rounds):
             before, series = prior, prior.synthesise(components)
             prior = next_prior(before, series, problem.plane, problem.sampled)
@@ -90,7 +89,7 @@ class KtSense:
             data.notes.append(f"frames without a line are predicted from the others: {', '.join(map(str, empty))}")
         if self._options.samples:
             data.extra["uncertainty"] = deviation * problem.uncertainty(prior, self._options.samples)
-        return deviation * problem.image(base + prior.synthesise(components))
+        return deviation * problem.image(prior.synthesise(components))
 
     def _average(self, data: HybridSlice) -> torch.Tensor:
         """The image ``(1, y, x)`` of the time average, with the mean of maps that differ from frame to frame."""
@@ -100,20 +99,21 @@ class KtSense:
         return CGSense(_AVERAGE, self._implementation)(one)
 
 
-def _noise(data: HybridSlice, peak: float) -> float:
-    """The standard deviation of a complex sample: as stated, unless the data contradict it."""
+def _with_noise(data: HybridSlice) -> tuple[HybridSlice, float]:
+    """The slice with the noise as stated, unless the data contradict it; and its deviation in a complex sample."""
     seen = 2**0.5 * hybrid_noise_deviation(data.hybrid, data.mask)
-    least = max(_LEAST_NOISE * peak, torch.finfo(torch.float32).tiny)
-    if data.noise_variance is None:
-        return max(seen, least) if math.isfinite(seen) else least
-    stated: float = data.noise_variance**0.5
-    if not math.isfinite(seen) or _BELIEVED[0] * stated <= seen <= _BELIEVED[1] * stated:
-        return stated
-    data.notes.append(
-        f"the noise in the corners of k-space has {seen / stated:.2g} times the deviation that it should have after "
-        "whitening; kt_sense goes by what it sees"
-    )
-    return max(seen, least)
+    if data.noise_variance is not None:
+        stated: float = data.noise_variance**0.5
+        if not math.isfinite(seen) or _BELIEVED[0] * stated <= seen <= _BELIEVED[1] * stated:
+            return data, stated
+        data.notes.append(
+            f"the noise in the corners of k-space has {seen / stated:.2g} times the deviation that it should have "
+            "after whitening; kt_sense goes by what it sees"
+        )
+    images = ifft(time_average(data.hybrid, data.mask)[0], (-2,))
+    least = max(_LEAST_NOISE * float(images.abs().max()), torch.finfo(torch.float32).tiny)
+    deviation = max(seen, least) if math.isfinite(seen) else least
+    return replace(data, noise_variance=deviation**2), deviation
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class _Problem:
             Steps.
         """
         scale = (self.sampled + 1 / prior.power).rsqrt()[:, None]
-        rest = 1 - self.sampled * scale.square()
+        rest = scale.square() / prior.power[:, None]
         residual = prior.analyse(remaining).mul_(scale)
         solution = torch.zeros_like(residual)
         if components is not None:
@@ -198,8 +198,12 @@ class _Problem:
     def uncertainty(self, prior: KtPrior, samples: int) -> torch.Tensor:
         """Find the standard deviation ``(frame, y, x)`` of the real part of what the data leave open.
 
-        A series that is drawn from the prior, minus its own estimate from noisy data, is such a sample.
+        A series that is drawn from the prior, minus its own estimate from noisy data, is such a sample. What stays the
+        same is drawn as weak as the slowest change: it is known nearly as well, and found in few steps then.
         """
+        power = prior.power.clone()
+        power[0] = power[:2].amin(0)
+        prior = KtPrior(prior.basis, power)
         generator = torch.Generator().manual_seed(0)
         total = torch.zeros(())
 

@@ -68,3 +68,18 @@ def test_what_was_not_measured_keeps_its_power():
     nothing, all_lines = (next_prior(before, torch.zeros(8, 2, PIXELS), PLANE, s) for s in (0.0, 1.0))
     torch.testing.assert_close(nothing.power[:8], before.power)
     assert (all_lines.power[:8] <= 1.0).all()
+
+
+def test_the_constant_is_expected_to_be_the_average():
+    power = first_prior(brightness(10.0), 8).power
+    torch.testing.assert_close(power[0], torch.full((PIXELS,), 800.0))
+    assert power[1:].sum() < 0.1 * power[0].sum()
+
+
+def test_what_stays_is_no_change():
+    """It neither makes slow changes seem likely nor takes a principal component."""
+    still = torch.full((8, 2, PIXELS), 100.0)
+    prior = next_prior(first_prior(brightness(), 8), still + noise(8, 2, PIXELS), PLANE, 0.5)
+    assert prior.power[0].min() > 8e4
+    assert prior.power[1:].max() < 100
+    assert prior.basis[8:].sum(1).abs().max() < 1e-4
