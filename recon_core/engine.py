@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from threading import Lock
@@ -23,15 +24,21 @@ from recon_core.steps.package import package
 from recon_core.steps.run import run
 from recon_core.steps.units import find_units
 from recon_core.steps.work import Work, finiteness
+from recon_core.stopping import can_stop, check, checked_networks
 from recon_core.weights.manifest import find_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from recon_core.data import Reconstruction
     from recon_core.methods import MethodInfo
     from recon_core.options import ReconOptions
     from recon_core.steps.work import Method
+
+
+_TURN_SECONDS = 0.5  # until a thread that waits for its turn asks whether it still should
 
 
 def create_method(name: str, options: ReconOptions) -> Method:
@@ -159,7 +166,7 @@ class Engine:
         ModelError
             If the device is missing.
         """
-        with self._lock, torch.inference_mode():
+        with self._turn(), torch.inference_mode():
             reference = ifft(to_device(calibration, self._device_for(options)), (-1,))
             maps, notes = estimate_maps(reference, measured_lines(reference), options.maps)
             return maps.cpu().numpy(), notes
@@ -185,10 +192,12 @@ class Engine:
             If the method is unknown, the device is missing, or the computation fails.
         ResourceError
             If the slice does not fit into the memory that is free.
+        ScanStoppedError
+            If nobody waits for it any more, see `recon_core.stopping`.
         """
-        with self._lock:
+        with self._turn():
             try:
-                with torch.inference_mode():
+                with torch.inference_mode(), checked_networks():
                     return self._reconstruct(cine_slice, options)
             except CinestreamError:
                 raise
@@ -198,6 +207,16 @@ class Engine:
                     f"{options.method} failed on a slice of {shape} (frame x coil x ky x kx): "
                     f"{type(error).__name__}: {error}; {finiteness(cine_slice)}"
                 ) from error
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for the slice of another thread, unless there is no more use in it."""
+        while not self._lock.acquire(timeout=_TURN_SECONDS if can_stop() else -1):
+            check()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _device_for(self, options: ReconOptions) -> torch.device:
         return self.device if options.compute.device == "auto" else resolve_device(options.compute.device)

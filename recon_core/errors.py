@@ -35,5 +35,9 @@ class ResourceError(CinestreamError):
     """The machine has not enough of something: disk, memory, ports."""
 
 
+class ScanStoppedError(CinestreamError):
+    """A scan was stopped before its end: its peer is gone, or the server ends."""
+
+
 class ReconstructionWarning(UserWarning):
     """The images are not what was asked for: another method took over, or they are doubtful."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from recon_core.stopping import check
+
 
 def fft(array: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
     """Transform from image space to k-space.
@@ -20,6 +22,7 @@ def fft(array: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
     torch.Tensor
         Same shape, unit and 2-norm, zero frequency at index ``N//2``.
     """
+    check()
     spectrum = torch.fft.fftn(torch.fft.ifftshift(array, dims), dim=dims, norm="ortho")
     kspace: torch.Tensor = torch.fft.fftshift(spectrum, dims)
     return kspace
@@ -40,6 +43,7 @@ def ifft(array: torch.Tensor, dims: tuple[int, ...]) -> torch.Tensor:
     torch.Tensor
         Same shape, unit and 2-norm, origin at index ``N//2``.
     """
+    check()
     periodic = torch.fft.ifftn(torch.fft.ifftshift(array, dims), dim=dims, norm="ortho")
     image: torch.Tensor = torch.fft.fftshift(periodic, dims)
     return image

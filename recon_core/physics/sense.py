@@ -14,6 +14,7 @@ import torch
 from recon_core.errors import DataError
 from recon_core.physics.fourier import fft, ifft
 from recon_core.physics.kernels import Kernels, choose_kernels
+from recon_core.stopping import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -292,6 +293,7 @@ class SenseOperator:
             for first_column in range(0, n_x, column):
                 columns = slice(first_column, first_column + column)
                 for first_frame in range(0, n_frames, frame):
+                    check()
                     yield sets, slice(first_frame, first_frame + frame), columns
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from recon_core.stopping import check
+
 if TYPE_CHECKING:
     from recon_core.physics.sense import NormalOperator
 
@@ -65,6 +67,7 @@ def conjugate_gradient(
     direction = residual
     power = _inner(residual, residual, axes)
     for _ in range(iterations):
+        check()
         # Without a tolerance a GPU need not be waited for: from a residual of zero on nothing changes.
         if tolerance > 0 and bool((power <= tolerance**2).all()):
             break
