@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from gadgets.ct import load_ct
@@ -27,7 +28,8 @@ from gadgets.slices.buffers import SliceBuffers
 from gadgets.slices.complete import describe
 from gadgets.wire.containers import Bucket, ImageArray, ReconData
 from gadgets.wire.messages import Image, Readouts, Text, Waveform
-from recon_core.errors import CinestreamError, DataError, ProtocolError, SettingsError
+from recon_core.budget import Budget
+from recon_core.errors import CinestreamError, DataError, ProtocolError, ResourceError, ScanStoppedError, SettingsError
 from recon_core.physics.noise_level import is_unit_noise, noise_deviation
 
 if TYPE_CHECKING:
@@ -101,6 +103,8 @@ class Chain:
         Called with every slice and its reconstruction, for a report; may be None.
     noise
         Noise from outside of the scan; may be None.
+    budget
+        Memory that the scan may take; None takes what a process may have.
     to_gadgetron
         Gadgets come behind; others take images only, whatever the settings say.
 
@@ -123,6 +127,7 @@ class Chain:
         watch: Callable[[CompleteSlice, Reconstruction], None] | None = None,
         noise: NoiseSources | None = None,
         *,
+        budget: Budget | None = None,
         to_gadgetron: bool = False,
     ) -> None:
         self.summary = ScanSummary(problems=problems or Problems())
@@ -144,9 +149,10 @@ class Chain:
             problems.add(Kind.SCAN_HEADER, doubt.text, damage=False, of=str(number), pixels=doubt.pixels)
         whiten = settings.whitening.enabled and not settings.whitening.done
         self._noise = ScanNoise(header, problems, whiten=whiten, sources=noise)
-        self._preparation = Preparation(header, problems, self._noise, settings.readouts.oversampling)
-        self._buffers = _buffers(header, settings, problems)
-        self._images = ImageMaker(header, settings, problems)
+        budget = budget or Budget()
+        self._preparation = Preparation(header, problems, self._noise, settings.readouts.oversampling, budget)
+        self._buffers = _buffers(header, settings, problems, budget)
+        self._images = ImageMaker(header, settings, problems, budget)
         self._methods: dict[SliceKey, str] = {}  # by which the slices were made last
         self._ct = load_ct(header, settings, self.summary.problems)
 
@@ -175,6 +181,8 @@ class Chain:
         ------
         DataError
             At the end, if not one image could be made; a scan of noise readouts alone has none to make.
+        ScanStoppedError
+            If nobody waits for the images any more, see `recon_core.stopping`.
         """
         source = iter(items)
         handed_on = (Waveform, *_HANDED_ON[self._settings.images.forward])
@@ -194,9 +202,8 @@ class Chain:
             elif not isinstance(item, handed_on):
                 text = f"{type(item).__name__} messages are not used; this pipeline works from readouts"
                 self.summary.problems.add(Kind.MESSAGE, text, damage=False)
-        for prepared in self._preparation.flush():
-            for complete in self._buffers.add(prepared):
-                yield from self._reconstruct(complete)
+        for complete in self._sort(self._preparation.flush, "readouts with a mark", 1):
+            yield from self._reconstruct(complete)
         for complete in self._buffers.flush():
             yield from self._reconstruct(complete)
         self._check_completeness()
@@ -210,8 +217,18 @@ class Chain:
             runs = readouts_of_bucket(item)
         for readouts in runs:
             self.summary.readouts += len(readouts)
-            for prepared in self._preparation(readouts, gathered=not isinstance(item, Readouts)):
+            for part in self._preparation.portions(readouts):
+                prepare = partial(self._preparation, part, gathered=not isinstance(item, Readouts))
+                yield from self._sort(prepare, f"readout {part.headers['scan_counter'][0]}", len(part))
+
+    def _sort(self, prepare: Callable[[], Iterable[Readouts]], first: str, count: int) -> Iterator[CompleteSlice]:
+        """Slices that are complete with readouts, which are left out where there is no memory for them."""
+        try:
+            for prepared in prepare():
                 yield from self._buffers.add(prepared)
+        except ResourceError as error:
+            text = f"{first} and others are left out: {error}"
+            self.summary.problems.add(Kind.MEMORY, text, damage=True, count=count)
 
     def _next(self, source: Iterator[Message]) -> Message | None:
         try:
@@ -249,6 +266,8 @@ class Chain:
                 shown = self._ct.label(complete, placed)
             images: list[Image] = list(self._images.make(shown, reconstruction, second="preview" if preview else ""))
             images += self._further_images(complete, reconstruction, settings)
+        except ScanStoppedError:
+            raise
         except CinestreamError as error:
             self._note_failure(complete, str(error))
             return []
@@ -352,7 +371,7 @@ def _waveforms(item: Message) -> tuple[Waveform, ...]:
     return item.waveforms if isinstance(item, Bucket) else ()
 
 
-def _buffers(header: ScanHeader, settings: Settings, problems: Problems) -> SliceBuffers:
+def _buffers(header: ScanHeader, settings: Settings, problems: Problems, budget: Budget) -> SliceBuffers:
     """Whole slices, or windows of frames in real time."""
     real_time = settings.realtime.mode != "off"
     if real_time and settings.gating.mode == "retrospective":
@@ -360,8 +379,8 @@ def _buffers(header: ScanHeader, settings: Settings, problems: Problems) -> Slic
             f"realtime={settings.realtime.mode} sends frames as they are measured, gating=retrospective makes them "
             "from all beats; set one of them to off or counter"
         )
-    gate = None if real_time or settings.gating.mode == "counter" else Gate(header, settings, problems)
-    return SliceBuffers(header, problems, settings, gate)
+    gate = None if real_time or settings.gating.mode == "counter" else Gate(header, settings, problems, budget)
+    return SliceBuffers(header, problems, settings, gate, budget)
 
 
 def _for_others(settings: Settings, problems: Problems) -> Settings:

@@ -22,6 +22,7 @@ class Kind(str, Enum):
     STREAM = "stream"
     MESSAGE = "message"
     FAILURE = "failure"
+    MEMORY = "memory"
     RAW_STREAM = "raw stream"
     PARAMETER = "parameter"
     UNKNOWN_PARAMETERS = "unknown parameters"

@@ -34,6 +34,7 @@ def option(
     or_line: bool = False,
     minimum: float | None = None,
     maximum: float | None = None,
+    peer: float | None = None,
 ) -> Any:  # noqa: ANN401 - dataclasses.field is typed as its default for the reader of the class
     """Declare one option.
 
@@ -47,9 +48,11 @@ def option(
         What users call it, where that is not the name of the field.
     choices, several, or_line, minimum, maximum
         As for `recon_core.values.Allowed`; the kind is the annotation of the field.
+    peer
+        Largest value that a peer may ask a server for, where more takes long; None where there is no such limit.
     """
     limits = {"choices": choices, "several": several, "or_line": or_line, "minimum": minimum, "maximum": maximum}
-    return field(default=default, metadata={"help": text, "name": name, "limits": limits})
+    return field(default=default, metadata={"help": text, "name": name, "limits": limits, "peer": peer})
 
 
 def group(kind: type[Options], heading: str) -> Any:  # noqa: ANN401 - as `option`
@@ -74,6 +77,8 @@ class Option:
     """One sentence."""
     allowed: Allowed
     """The values that it may have."""
+    peer: float | None = None
+    """Largest value that a peer may ask a server for; None where there is no such limit."""
 
     @property
     def path(self) -> str:
@@ -162,6 +167,7 @@ def own_options(kind: OptionsClass, group_name: str = "", heading: str = "") -> 
             cast("bool | int | float | str", item.default),
             item.metadata["help"],
             Allowed(hints[item.name], **item.metadata["limits"]),
+            item.metadata["peer"],
         )
         for item in dataclasses.fields(kind)
         if "help" in item.metadata
@@ -270,7 +276,7 @@ class DSTDMOptions(Options):
         "fast", "fast takes 20 steps from a first image, fastest 10, paper 100 of both orientations from noise"
     )
     steps: int = option(
-        0, "steps, two or more; 0 takes those of the sampler", name="sampler_steps", minimum=0, maximum=10000
+        0, "steps, two or more; 0 takes those of the sampler", name="sampler_steps", minimum=0, maximum=10000, peer=200
     )
     seed: int = option(0, "seed of the noise; the same seed gives the same image", minimum=0, maximum=2**31)
     samples: int = option(
@@ -278,15 +284,21 @@ class DSTDMOptions(Options):
         "images that are drawn and averaged; with two or more their standard deviation becomes a series",
         minimum=1,
         maximum=1000,
+        peer=16,
     )
     consistency_repetitions: int = option(
         0,
         "how often measured samples are put back after a step; 0 takes one, or three from a poor first image",
         minimum=0,
         maximum=100,
+        peer=10,
     )
     consistency_iterations: int = option(
-        0, "conjugate gradient steps instead of putting measured samples back; 0 puts back", minimum=0, maximum=100
+        0,
+        "conjugate gradient steps instead of putting measured samples back; 0 puts back",
+        minimum=0,
+        maximum=100,
+        peer=20,
     )
     start_noise: float = option(
         0.0,
@@ -312,7 +324,7 @@ class DSTDMOptions(Options):
 class CGSenseOptions(Options):
     """Options of iterative SENSE."""
 
-    iterations: int = option(30, "iterations at most", minimum=1, maximum=1000)
+    iterations: int = option(30, "iterations at most", minimum=1, maximum=1000, peer=200)
     signal_prior: bool = option(
         True, "regularise by the noise level over the expected signal of each pixel, where noise was measured"
     )
@@ -351,7 +363,7 @@ class LowRankSparseOptions(Options):
     sparse_weight: float = option(
         0.01, "threshold of the temporal spectrum, relative to the largest pixel", minimum=0.0, maximum=1.0
     )
-    iterations: int = option(50, "passes at most", name="low_rank_sparse_iterations", minimum=1, maximum=1000)
+    iterations: int = option(50, "passes at most", name="low_rank_sparse_iterations", minimum=1, maximum=1000, peer=200)
     momentum: bool = option(
         True,
         "converge with momentum; false runs the published iteration with its stopping rule",
@@ -369,6 +381,7 @@ class KtSenseOptions(Options):
         name="kt_rounds",
         minimum=1,
         maximum=100,
+        peer=20,
     )
     samples: int = option(
         0,
@@ -377,6 +390,7 @@ class KtSenseOptions(Options):
         name="kt_samples",
         minimum=0,
         maximum=256,
+        peer=32,
     )
 
 
@@ -396,6 +410,7 @@ class MapOptions(Options):
         name="map_neighbourhood",
         minimum=1,
         maximum=101,
+        peer=31,
     )
     refinements: int = option(
         4,
@@ -403,6 +418,7 @@ class MapOptions(Options):
         name="map_refinements",
         minimum=0,
         maximum=100,
+        peer=16,
     )
     kernel: int = option(6, "espirit: side of the k-space patch, in samples", name="map_kernel", minimum=2, maximum=12)
     calibration: int = option(

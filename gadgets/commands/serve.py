@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import signal
 import threading
 from pathlib import Path
@@ -19,7 +21,7 @@ from gadgets.commands.arguments import (
     within,
 )
 from gadgets.commands.console import say
-from gadgets.connection.server import DEFAULT_HOST, DEFAULT_PORT, Server
+from gadgets.connection.server import CONNECTIONS, DEFAULT_HOST, DEFAULT_PORT, Server
 from gadgets.connection.session import SessionOptions
 from gadgets.settings.pipelines import find_pipeline
 from gadgets.settings.settings import Settings, apply, parse_assignments
@@ -27,6 +29,8 @@ from recon_core.own_methods import ALLOWED, allow_methods, allowed_by_operator
 
 if TYPE_CHECKING:
     import argparse
+
+_GIB = 1 << 30
 
 NAME = "serve"
 HELP = "run the resident server for Gadgetron or FIRE"
@@ -51,10 +55,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ct-folder", type=folder, action="append", default=[], metavar="DIR", help=text)
     add_noise_store(parser, "off keeps none (default: cinestream/noise in your cache folder)")
     parser.add_argument("--save-raw", type=Path, metavar="DIR", help="keep the raw stream of every scan in this folder")
-    text = "how much of a scan may wait for the reconstruction before the sender is held up (default: %(default)s)"
+    text = (
+        "how much of all scans may wait for the reconstruction before the senders are held up; a quarter of the free "
+        "memory at most (default: %(default)s)"
+    )
     parser.add_argument("--queue-gib", type=within(float, 0, 1e6), default=4.0, metavar="GIB", help=text)
+    text = "memory for what all scans gather and make; one may take half of it (default: half of what is free)"
+    parser.add_argument("--memory-gib", type=within(float, 0, 1e6), metavar="GIB", help=text)
+    text = "connections that are served at a time; further ones are turned away (default: %(default)s)"
+    parser.add_argument("--connections", type=within(int, 1, 10_000), default=CONNECTIONS, metavar="N", help=text)
+    text = "how long a peer may be silent while it is waited for (default: %(default)s s)"
+    parser.add_argument("--idle", type=within(float, 0.1, 1e6), default=600.0, metavar="SECONDS", help=text)
     text = "how long running scans may take to finish when the server is stopped (default: %(default)s s)"
-    parser.add_argument("--grace", type=within(float, 0, 1e6), default=10.0, metavar="SECONDS", help=text)
+    parser.add_argument("--grace", type=within(float, 0, 1e6), default=2.0, metavar="SECONDS", help=text)
     parser.epilog = settings_help()
 
 
@@ -66,22 +79,29 @@ def run(options: argparse.Namespace) -> int:
         aliases=parse_assignments(options.alias),
         overrides=parse_assignments(options.set),
         save_raw=options.save_raw,
-        queue_bytes=int(options.queue_gib * (1 << 30)),
+        queue_bytes=int(options.queue_gib * _GIB),
+        memory_bytes=None if options.memory_gib is None else int(options.memory_gib * _GIB),
+        idle_seconds=options.idle,
         ct_folders=tuple(options.ct_folder),
         noise_store=noise_store(options),
     )
     for name in session.aliases.values():
         find_pipeline(name, session.pipelines)
     apply(Settings(), session.overrides)
-    server = Server(options.host, options.port, session)
+    server = Server(options.host, options.port, session, options.connections)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    thread = threading.Thread(target=server.serve, name="cinestream-accept")
+    ended: list[bool] = []
+    thread = threading.Thread(target=lambda: ended.append(server.serve()), name="cinestream-accept")
     thread.start()
     say(f"cinestream {__version__} listens on {server.address[0]} port {server.address[1]}")
     while thread.is_alive() and not stop.wait(0.2):
         pass
     server.stop(options.grace)
     thread.join()
+    if ended == [False]:
+        # at its end Python would pull the rug from under what computes, which aborts
+        logging.shutdown()
+        os._exit(0)
     return 0

@@ -41,11 +41,20 @@ class Drain:
         Takes every block of bytes as it came, before its messages.
     ended
         Called once nothing more will be read.
+    grows
+        As for `gadgets.wire.source.Source`.
+    is_busy
+        Says, once the peer has been silent for as long as the time limit of the socket, whether it is to be waited for;
+        without, silence ends the stream.
 
     Attributes
     ----------
     received : int
         Bytes so far.
+    closed : bool
+        CLOSE has come.
+    lost : bool
+        The connection broke.
     """
 
     def __init__(
@@ -54,8 +63,13 @@ class Drain:
         deliver: Callable[[Message | ProtocolError, int], None],
         tee: Callable[[memoryview], None] | None = None,
         ended: Callable[[], None] | None = None,
+        grows: Callable[[int], None] | None = None,
+        is_busy: Callable[[], bool] | None = None,
     ) -> None:
         self.received = 0
+        self.closed = self.lost = False
+        self._grows = grows
+        self._is_busy = is_busy
         self._connection = connection
         self._deliver = deliver
         self._tee = tee
@@ -76,7 +90,8 @@ class Drain:
             self._thread.join(_SILENCE_SECONDS)
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
+        if self._thread.ident is not None:  # it was started
+            self._thread.join()
 
     def _run(self) -> None:
         self._read_messages()
@@ -84,13 +99,14 @@ class Drain:
             self._ended()
 
     def _read_messages(self) -> None:
-        reader, before = Reader(self._receive), 0
+        reader, before = Reader(self._receive, grows=self._grows), 0
         try:
             while True:
                 message = reader.read()
                 self._deliver(message, reader.bytes_read - before)
                 before = reader.bytes_read
                 if isinstance(message, Close):
+                    self.closed = True
                     return
         except EndOfStreamError as error:
             self._deliver(error, 0)
@@ -107,10 +123,19 @@ class Drain:
                 pass
 
     def _receive(self, buffer: memoryview) -> int:
-        try:
-            count = self._connection.recv_into(buffer)
-        except OSError:
-            return 0
+        count = None
+        while count is None:
+            try:
+                count = self._connection.recv_into(buffer)
+            except TimeoutError:
+                if self._is_busy is None or not self._is_busy():
+                    logger.warning(
+                        "nothing came for %g s; the connection is closed", self._connection.gettimeout() or 0
+                    )
+                    return 0
+            except OSError:
+                self.lost = True
+                return 0
         if self._tee is not None:
             self._tee(buffer[:count])
         self.received += count

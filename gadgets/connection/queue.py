@@ -8,9 +8,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gadgets.wire.messages import Message
-    from recon_core.errors import ProtocolError
+    from recon_core.errors import CinestreamError
 
 _MESSAGE_OVERHEAD = 512  # what a message counts in the queue besides its bytes: a flood of small ones is bounded too
+
+
+class QueueSpace:
+    """Bytes that may wait in all queues of a process together.
+
+    Parameters
+    ----------
+    limit
+        Most bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self.changed = threading.Condition()
 
 
 class MessageQueue:
@@ -18,42 +33,51 @@ class MessageQueue:
 
     Parameters
     ----------
-    limit
-        Most bytes that wait; `put` blocks beyond. One message is always let in.
+    space
+        Bytes that wait, of this queue and others; `put` blocks while there is no space. One message is always let in.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._items: deque[tuple[Message | ProtocolError, int]] = deque()
-        self._bytes = 0
+    def __init__(self, space: QueueSpace) -> None:
+        self._space = space
+        self._items: deque[tuple[Message | CinestreamError, int]] = deque()
         self._abandoned = False
-        self._changed = threading.Condition()
+        self._changed = space.changed
+        self.awaited = False  # who works waits for a message
 
-    def put(self, item: Message | ProtocolError, size: int = 0) -> None:
+    def put(self, item: Message | CinestreamError, size: int = 0) -> None:
         """Add a message of so many bytes, or the error that ends the stream; does nothing once it is abandoned."""
         size += _MESSAGE_OVERHEAD
         with self._changed:
-            while self._bytes + size > self._limit and self._items and not self._abandoned:
+            while self._space.used + size > self._space.limit and self._items and not self._abandoned:
                 self._changed.wait()
             if not self._abandoned:
                 self._items.append((item, size))
-                self._bytes += size
+                self._space.used += size
                 self._changed.notify_all()
 
-    def get(self) -> Message | ProtocolError:
+    def get(self) -> Message | CinestreamError:
         """Wait for the next message."""
         with self._changed:
+            self.awaited = not self._items
             while not self._items:
                 self._changed.wait()
+            self.awaited = False
             item, size = self._items.popleft()
-            self._bytes -= size
+            self._space.used -= size
             self._changed.notify_all()
             return item
+
+    def interrupt(self, error: CinestreamError) -> None:
+        """Drop what waits, and end the stream with an error."""
+        self.abandon()
+        with self._changed:
+            self._items.append((error, 0))
+            self._changed.notify_all()
 
     def abandon(self) -> None:
         """Drop what waits and whatever comes; the drain goes on."""
         with self._changed:
             self._abandoned = True
+            self._space.used -= sum(size for _, size in self._items)
             self._items.clear()
-            self._bytes = 0
             self._changed.notify_all()

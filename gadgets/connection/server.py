@@ -12,7 +12,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from gadgets.connection.session import Session, SessionOptions
+from gadgets.connection.session import Resources, Session, SessionOptions
+from gadgets.wire.messages import Close, Text
+from gadgets.wire.writer import Writer
 from recon_core.errors import ModelError, ResourceError
 from recon_core.methods import OWN_METHODS, find_method
 
@@ -25,7 +27,10 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9012  # a Gadgetron on the same machine has 9002
 
 _RETRY_SECONDS = 0.1  # until accepting is tried again
-_CUT_SECONDS = 5.0  # a session with its connection cut ends with the slice it is at
+_STOP_SECONDS = 1.5  # a session that is told to stop does so between two steps, and tells its peer
+_CUT_SECONDS = 0.5  # and with its connection cut it need not
+#: Connections that are served at a time, where the operator does not say.
+CONNECTIONS = 32
 
 
 class SharedEngine:
@@ -56,6 +61,8 @@ class Server:
         Port to bind to; 0 takes a free one.
     options
         The operator's choices for every session.
+    connections
+        How many are served at a time; a further one takes the place of one that says nothing, or is told so and closed.
 
     Raises
     ------
@@ -64,11 +71,17 @@ class Server:
     """
 
     def __init__(
-        self, host: str = DEFAULT_HOST, port: int = DEFAULT_PORT, options: SessionOptions | None = None
+        self,
+        host: str = DEFAULT_HOST,
+        port: int = DEFAULT_PORT,
+        options: SessionOptions | None = None,
+        connections: int = CONNECTIONS,
     ) -> None:
         self._options = options or SessionOptions()
+        self._resources = Resources(self._options)
+        self._connections = connections
         self._engine = SharedEngine()
-        self._sessions: dict[threading.Thread, socket.socket] = {}
+        self._sessions: dict[threading.Thread, tuple[socket.socket, Session]] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._deadline = 0.0
@@ -80,8 +93,14 @@ class Server:
             raise ResourceError(f"cannot listen on {host} port {port}: {why}; {remedy}") from error
         self.address: tuple[str, int] = self._listener.getsockname()[:2]
 
-    def serve(self) -> None:
-        """Accept connections until `stop` is called; then wait for the sessions that run."""
+    def serve(self) -> bool:
+        """Accept connections until `stop` is called; then wait for the sessions that run.
+
+        Returns
+        -------
+        bool
+            False if a session does not end, whatever it is at.
+        """
         threading.Thread(target=self._warm_up, name="cinestream-warm-up", daemon=True).start()
         logger.info("listening on %s port %d", *self.address)
         with self._listener:
@@ -94,16 +113,20 @@ class Server:
                         logger.error("a connection could not be accepted: %s", error)
                     continue
                 logger.info("connection from %s port %d", *peer[:2])
-                thread = threading.Thread(target=self._run, args=(connection,), name="cinestream-session", daemon=True)
-                with self._lock:
-                    self._sessions[thread] = connection
-                thread.start()
-        for thread in self._running():
-            thread.join(self._seconds_left())
-        self._cut()
-        for thread in self._running():
-            thread.join(_CUT_SECONDS)
-        logger.info("stopped")
+                self._begin(connection)
+        self._join()
+        for _, session in self._running().values():
+            session.stop("the server is being stopped before the scan was done; send it again")
+        self._deadline = time.monotonic() + _STOP_SECONDS
+        self._join()
+        for connection, _ in self._running().values():
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._deadline = time.monotonic() + _CUT_SECONDS
+        self._join()
+        left = len(self._running())
+        logger.info("stopped%s", f" with {left} scans that did not end" if left else "")
+        return not left
 
     def stop(self, grace_seconds: float = 10.0) -> None:
         """Stop accepting at once; sessions may finish within the grace period, then their connections are cut."""
@@ -113,23 +136,39 @@ class Server:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
-    def _seconds_left(self) -> float:
-        return max(0.0, self._deadline - time.monotonic())
-
-    def _running(self) -> list[threading.Thread]:
+    def _begin(self, connection: socket.socket) -> None:
+        """Run a session in a thread of its own, or say why not."""
+        running = self._running()
+        if len(running) >= self._connections:
+            silent = next((session for _, session in running.values() if session.silent), None)
+            if silent is None:
+                _turn_away(connection, f"{self._connections} connections are served already; try again later")
+                return
+            silent.stop("other connections need the place of one that says nothing")
+        session = Session(connection, self._engine, self._options, resources=self._resources)
+        thread = threading.Thread(target=self._run, args=(connection, session), name="cinestream-session", daemon=True)
         with self._lock:
-            return list(self._sessions)
+            self._sessions[thread] = connection, session
+        try:
+            thread.start()
+        except RuntimeError as error:  # the machine has no more threads
+            with self._lock:
+                del self._sessions[thread]
+            _turn_away(connection, f"no session can be started ({error}); try again later")
 
-    def _cut(self) -> None:
+    def _join(self) -> None:
+        """Wait for the sessions up to the deadline."""
+        for thread in self._running():
+            thread.join(max(0.0, self._deadline - time.monotonic()))
+
+    def _running(self) -> dict[threading.Thread, tuple[socket.socket, Session]]:
         with self._lock:
-            for connection in self._sessions.values():
-                with contextlib.suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
+            return dict(self._sessions)
 
-    def _run(self, connection: socket.socket) -> None:
+    def _run(self, connection: socket.socket, session: Session) -> None:
         try:
             with connection:
-                good = Session(connection, self._engine, self._options).run()
+                good = session.run()
             logger.info("session over%s", "" if good else " with errors")
         finally:
             with self._lock:
@@ -145,3 +184,14 @@ class Server:
                 find_method(name)
             except ModelError as error:
                 logger.error("scans that ask for the method %s will fail: %s", name, error)
+
+
+def _turn_away(connection: socket.socket, why: str) -> None:
+    """Tell a peer why it is not served, if it listens, and close."""
+    logger.error("%s", why)
+    with connection, contextlib.suppress(OSError):
+        connection.settimeout(_RETRY_SECONDS)
+        for message in (Text(f"ERROR   {why}"), Close()):
+            Writer.of_socket(connection).send(message)
+        connection.shutdown(socket.SHUT_WR)
+        connection.recv(1 << 16)  # what is left unread would reset the connection, and lose the text

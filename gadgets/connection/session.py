@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import select
 import socket
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,17 +31,21 @@ from gadgets.connection.handshake import (
     Scan,
 )
 from gadgets.connection.questions import answer
-from gadgets.connection.queue import MessageQueue
+from gadgets.connection.queue import MessageQueue, QueueSpace
 from gadgets.connection.spool import Spool
 from gadgets.ct import confine
 from gadgets.preparation.noise import NoiseSources
 from gadgets.problems import Kind, Problems
 from gadgets.settings.checks import check_weights
 from gadgets.settings.pipelines import find_pipeline, parse_configuration
-from gadgets.settings.settings import Settings, apply
+from gadgets.settings.settings import Settings, apply, refuse_costly
 from gadgets.wire.header import parse_header
+from gadgets.wire.messages import Text
+from gadgets.wire.source import EndOfStreamError
 from gadgets.wire.writer import Writer
-from recon_core.errors import CinestreamError, ProtocolError, SettingsError
+from recon_core.budget import Budget, free_bytes
+from recon_core.errors import CinestreamError, ProtocolError, ResourceError, ScanStoppedError, SettingsError
+from recon_core.stopping import stoppable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -57,6 +63,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cinestream")
 
 _GIB = 1 << 30
+_PROBE_SECONDS = 1.0  # between two texts that show whether a peer is still there
+_ONE_SIDE_CLOSED = getattr(select, "POLLRDHUP", 0)  # of Linux
 # What stock clients send a noise measurement with: any pipeline keeps its noise, and makes no images of it.
 _ALIASES = {"default_measurement_dependencies": "cg_sense"}
 
@@ -74,7 +82,13 @@ class SessionOptions:
     save_raw: Path | None = None
     """Folder for the raw stream of every scan, or None."""
     queue_bytes: int = 4 * _GIB
-    """How much of the stream may wait for the reconstruction before the sender is held up."""
+    """How much of all streams may wait for the reconstruction before the senders are held up; a quarter of the free
+    memory at most."""
+    memory_bytes: int | None = None
+    """How much all scans may take for what they gather and make, and each of them half of it; None takes half of the
+    memory that is free."""
+    idle_seconds: float = 600.0
+    """How long a peer may be silent while it is waited for, or take nothing of what is sent."""
     ct_folders: tuple[Path, ...] = ()
     """Where a peer may name files for CT; pipelines by name and overrides may name them anywhere."""
     noise_store: NoiseStore | None = None
@@ -86,13 +100,13 @@ class SessionOptions:
         Raises
         ------
         CinestreamError
-            If there is no such pipeline, it is broken, names files that a peer may not name, or its weights are missing
-            and there is no fallback.
+            If there is no such pipeline, it is broken, asks for files or computing times that are not for a peer, or
+            its weights are missing and there is no fallback.
         """
         if wanted.name is not None:
             settings = self._by_name(wanted.name)
         else:
-            settings = confine(parse_configuration(wanted.document) or Settings(), Settings(), self.ct_folders)
+            settings = self._of_peer(parse_configuration(wanted.document) or Settings(), Settings())
         check_weights(self.override(settings))
         return settings
 
@@ -107,7 +121,7 @@ class SessionOptions:
         if parameters.pipeline:
             settings = self._by_name(parameters.pipeline)
         try:
-            settings = confine(apply(settings, parameters.settings), settings, self.ct_folders)
+            settings = self._of_peer(apply(settings, parameters.settings), settings)
         except SettingsError as error:
             problems.add(Kind.PARAMETER, f"{error}; the pipeline's own settings are kept", damage=False)
         if parameters.unknown:
@@ -121,9 +135,29 @@ class SessionOptions:
         """Put the operator's settings over those of the scan."""
         return apply(settings, self.overrides)
 
+    def _of_peer(self, settings: Settings, trusted: Settings) -> Settings:
+        """Keep a peer from files and computing times that are not for it."""
+        refuse_costly(settings, trusted)
+        return confine(settings, trusted, self.ct_folders)
+
     def _by_name(self, name: str) -> Settings:
         alias = {**_ALIASES, **self.aliases}.get(name.removesuffix(".xml"), name)
         return find_pipeline(alias, self.pipelines).settings
+
+
+class Resources:
+    """What all sessions of a process share.
+
+    Parameters
+    ----------
+    options
+        The operator's limits.
+    """
+
+    def __init__(self, options: SessionOptions) -> None:
+        self.budget = Budget(options.memory_bytes)
+        free = free_bytes()
+        self.queues = QueueSpace(options.queue_bytes if free is None else min(options.queue_bytes, free // 4))
 
 
 class _PeerGoneError(Exception):
@@ -143,6 +177,8 @@ class Session:
         The operator's choices.
     begun
         Configuration and header, when they were taken from the socket already; then this is Gadgetron's ``<execute>``.
+    resources
+        What other sessions share with this one; None shares with none.
     """
 
     def __init__(
@@ -151,13 +187,20 @@ class Session:
         engine: Callable[[], Engine],
         options: SessionOptions | None = None,
         begun: tuple[ConfigText, Header] | None = None,
+        resources: Resources | None = None,
     ) -> None:
         self._connection = connection
         self._engine = engine
         self._options = options or SessionOptions()
         self._begun = begun or ()
         self._handshake = Handshake(Dialect.GADGETRON if begun else Dialect.CLIENT)
-        self._queue = MessageQueue(self._options.queue_bytes)
+        resources = resources or Resources(self._options)
+        self._queue = MessageQueue(resources.queues)
+        self._budget = Budget(resources.budget.limit // 2, resources.budget)
+        self._receiving = 0  # bytes of a message that is not whole yet
+        self._stopped = ""
+        self.silent = True  # nothing has come from the peer
+        self._next_probe = 0.0
         self._writer = Writer.of_socket(connection)
 
     def run(self) -> bool:
@@ -170,29 +213,48 @@ class Session:
             never raised.
         """
         with contextlib.suppress(OSError):
+            self._connection.settimeout(self._options.idle_seconds)
             self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a host may lose power
         with Spool.into(self._options.save_raw) as spool:
-            drain = Drain(self._connection, self._queue.put, tee=spool.write if spool else None)
+            drain = Drain(
+                self._connection,
+                self._queue.put,
+                tee=self._tee(spool),
+                grows=self._receive_more,
+                is_busy=lambda: not self._queue.awaited,
+            )
             if spool is not None:
                 for message in self._begun:
                     spool.write_message(message)
-            drain.start()
             try:
+                try:
+                    drain.start()
+                except RuntimeError as error:  # the machine has no more threads
+                    self._queue.put(ProtocolError(f"the connection cannot be read: {error}; try again later"))
                 return self._serve(drain, spool)
             finally:
                 self._queue.abandon()
                 drain.finish()
+                self._budget.close()
+
+    def stop(self, why: str) -> None:
+        """End the scan between two steps of its reconstruction, and tell the peer why; from any thread."""
+        self._stopped = why
+        self._queue.interrupt(ScanStoppedError(why))
 
     def _serve(self, drain: Drain, spool: Spool | None) -> bool:
         problems = Problems(listener=self._report)
         try:
-            scanned = self._scan(problems)
+            with stoppable(lambda: self._why_stop(drain)):
+                scanned = self._scan(problems)
         except _PeerGoneError as error:
             logger.warning("the peer is gone (%s); nothing more can be sent to it", error)
             return False
         except CinestreamError as error:
-            if not drain.received and not self._begun:  # as health checks do
+            if (
+                self.silent and isinstance(error, EndOfStreamError | ScanStoppedError) and not self._begun
+            ):  # as health checks do
                 logger.info("the peer closed the connection without a request")
                 if spool is not None:
                     spool.discard()
@@ -249,12 +311,44 @@ class Session:
             self._engine,
             problems,
             noise=NoiseSources(store=self._options.noise_store),
+            budget=self._budget,
             to_gadgetron=dialect is Dialect.GADGETRON,
         )
         for item in chain(items):
             form = dialect.translate(item)
             if form is not None:
                 self._send(form)
+
+    def _why_stop(self, drain: Drain) -> str:
+        """Why the reconstruction is to be stopped; empty while it is not.
+
+        A peer that has closed one direction may still want its images. That it has closed both shows only when
+        something is sent to it.
+        """
+        if self._stopped:
+            return self._stopped
+        poll = select.poll()
+        poll.register(self._connection, _ONE_SIDE_CLOSED)
+        events = dict(poll.poll(0)).get(self._connection.fileno(), 0)
+        gone = drain.lost or bool(events & (select.POLLERR | select.POLLHUP | select.POLLNVAL))
+        if events & _ONE_SIDE_CLOSED and not gone and time.monotonic() > self._next_probe:
+            self._next_probe = time.monotonic() + _PROBE_SECONDS
+            if self._handshake.dialect is Dialect.GADGETRON:
+                gone = not drain.closed  # a Gadgetron says CLOSE first, and takes no text
+            else:
+                try:
+                    self._writer.send(Text("INFO    the images are still being made"))
+                except OSError:
+                    gone = True
+        return "the peer is gone, so that its scan is stopped" if gone else ""
+
+    def _receive_more(self, count: int) -> None:
+        """Take memory for the message that is being received."""
+        try:
+            self._budget.take(count - self._receiving, "the messages that are being received")
+        except ResourceError as error:
+            raise ProtocolError(f"a message is too large: {error}") from error
+        self._receiving = count
 
     def _warm_up(self, settings: Settings) -> None:
         """Import what is heavy and read weights while readouts come in; if that fails, the first slice will say so."""
@@ -263,7 +357,8 @@ class Session:
             with contextlib.suppress(Exception):
                 self._engine().prepare(self._options.override(settings))
 
-        threading.Thread(target=prepare, name="cinestream-warm-up", daemon=True).start()
+        with contextlib.suppress(RuntimeError):  # no thread can be started now: the first slice prepares then
+            threading.Thread(target=prepare, name="cinestream-warm-up", daemon=True).start()
 
     # --- messages -----------------------------------------------------------------------------------------------------
 
@@ -288,9 +383,19 @@ class Session:
                 if isinstance(action, Finish):
                     return
 
+    def _tee(self, spool: Spool | None) -> Callable[[memoryview], None]:
+        """Take note of what comes as it comes."""
+
+        def take(block: memoryview) -> None:
+            self.silent = False
+            if spool is not None:
+                spool.write(block)
+
+        return take
+
     def _messages(self) -> Iterator[Message]:
         yield from self._begun
-        while not isinstance(item := self._queue.get(), ProtocolError):
+        while not isinstance(item := self._queue.get(), CinestreamError):
             yield item
         raise item
 

@@ -16,6 +16,7 @@ from gadgets.gating.clock import readout_times, typical_step
 from gadgets.gating.ecg import Ecg
 from gadgets.problems import Kind
 from gadgets.wire.vendor import find_vendor, tick_doubt, tick_length
+from recon_core.budget import Budget
 from recon_core.errors import DataError
 from recon_core.gating.beats import (
     BRIDGED,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cinestream")
 
 MOST_FRAMES = 4096  # of a slice that are believed
+_BYTES = 24  # of a sample, while the frames are made
 _USUAL_FRAMES = 25
 # A counter runs on from beat to beat when this share of the beats goes beyond the header's frames, or ends early.
 _RUN_ON_SHARE = 0.25
@@ -119,9 +121,14 @@ class Gate:
         Those of gating.
     problems
         Where to report what is wrong with the time stamps.
+    budget
+        Memory for the frames; None takes what a process may have.
     """
 
-    def __init__(self, header: ScanHeader, settings: Settings, problems: Problems) -> None:
+    def __init__(
+        self, header: ScanHeader, settings: Settings, problems: Problems, budget: Budget | None = None
+    ) -> None:
+        self._budget = budget or Budget()
         self._settings = settings.gating
         self._problems = problems
         self._announced = _announced_frames(header)
@@ -216,6 +223,7 @@ class Gate:
     def _mean(self, readouts: _Slice, rhythm: Rhythm, position: NDArray[np.float64], frames: int, source: str) -> Gated:
         """The frames of the mean beat."""
         name, headers, row, data, rows = readouts
+        self._check_room(readouts, frames)
         binned = bin_lines(data, row, position, rhythm, frames, rows)
         logger.info("%s: %s", name, _beats_in_words(rhythm, binned, source))
         beats = tuple(
@@ -236,6 +244,7 @@ class Gate:
         """The frames of every beat that is accepted and has all lines all the time."""
         name, headers, row, data, rows = readouts
         lines = len(np.unique(row))
+        self._check_room(readouts, frames * int(np.count_nonzero(rhythm.grade != REJECTED)))
         for number in np.flatnonzero(rhythm.grade != REJECTED).tolist():
             which = np.flatnonzero(rhythm.beat == number)
             if len(np.unique(row[which])) < lines:
@@ -259,6 +268,12 @@ class Gate:
                 (note,),
                 Gating(source, length, beat=number),
             )
+
+    def _check_room(self, readouts: _Slice, frames: int) -> None:
+        _, coils, columns = readouts.data.shape
+        count = _BYTES * frames * coils * readouts.rows * columns
+        with self._budget.lent(count, f"{frames} gated frames of {readouts.name}"):
+            pass
 
     def _rhythm(self, readouts: _Slice) -> tuple[Rhythm, str]:
         """The beats of a slice, by the best source that shows them, and which one that is."""

@@ -15,6 +15,7 @@ from gadgets.problems import Kind, Problems
 from gadgets.slices.complete import describe
 from gadgets.wire.attributes import meta_entries, serialize_meta
 from gadgets.wire.messages import IMAGE_HEADER, IMAGE_TYPE_COMPLEX, IMAGE_TYPE_MAGNITUDE, Image
+from recon_core.budget import Budget
 from recon_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from gadgets.wire.header import Encoding, ScanHeader
     from recon_core.data import Reconstruction
 
+_IMAGE_BYTES = 64  # of a pixel, while images are brought to the recon space and sent
 _BRIGHT = 1000.0  # value of bright tissue: far from both ends of the 12 bits that the stock converters keep
 _MOST_INDICES = 65535  # of the 16 bits in the image header
 # Added to the series index; that of the g-factor, and its factor, as Gadgetron has them.
@@ -137,9 +139,18 @@ class ImageMaker:
         What to send: magnitude or complex, intensity, series.
     problems
         Where to note time stamps that cannot be believed; None keeps that to the attributes.
+    budget
+        Memory for the images; None takes what a process may have.
     """
 
-    def __init__(self, header: ScanHeader, settings: Settings, problems: Problems | None = None) -> None:
+    def __init__(
+        self,
+        header: ScanHeader,
+        settings: Settings,
+        problems: Problems | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        self._budget = budget or Budget()
         self._header = header
         self._settings = settings
         self._for_gadgets = settings.images.emit == "image_array"  # they cut, scale and set the window themselves
@@ -165,6 +176,8 @@ class ImageMaker:
         ------
         DataError
             If there is not one image for every frame.
+        ResourceError
+            If the recon space is too large for the memory that there is.
 
         Yields
         ------
@@ -259,7 +272,14 @@ class ImageMaker:
             yield _Series(difference, DIFFERENCE_SERIES, "difference", "Difference", scale, level.bright, comment)
 
     def _in_view(self, images: NDArray[np.complex64], encoding: Encoding) -> NDArray[np.complex64]:
-        return images if self._for_gadgets else to_recon_space(images, encoding)
+        if self._for_gadgets:
+            return images
+        rows, columns = _pixels_wanted(encoding, *images.shape[1:])
+        x, y, _ = encoding.recon.matrix
+        rows, columns = max(rows, y, images.shape[1]), max(columns, x, images.shape[2])
+        count, size = _IMAGE_BYTES * len(images) * rows * columns, f"{len(images)} images of {columns} x {rows} pixels"
+        with self._budget.lent(count, f"{size}, which matrix and field of view of the recon space ask for,"):
+            return to_recon_space(images, encoding)
 
     def _level(
         self, second: str, units: str, frames: NDArray[np.complex64], trusted: NDArray[np.complex64] | None

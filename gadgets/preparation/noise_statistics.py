@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gadgets.wire.messages import Readouts
 
 _WORST_CONDITION = 1e10
+#: Coils that are believed; their covariance grows with the square.
+MOST_COILS = 1024
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class NoiseStatistics:
     """Dwell time of the noise readouts."""
 
     def add(self, readouts: Readouts) -> None:
-        """Take noise readouts in; those with values that are not finite or of another coil count are ignored."""
+        """Take noise readouts in; those with values not finite, or with other or too many coils, are ignored."""
         readouts = readouts[np.asarray(np.isfinite(readouts.data).all(axis=(1, 2)))]
-        if not readouts.data.size:
+        if not readouts.data.size or readouts.data.shape[1] > MOST_COILS:
             return
         coils = readouts.data.shape[1]
         if self.products is None:

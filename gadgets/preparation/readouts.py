@@ -12,19 +12,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gadgets.preparation.noise_statistics import MOST_COILS
 from gadgets.problems import Kind
 from gadgets.wire.flags import carries_image, is_reference, may_carry_image
 from gadgets.wire.messages import AcquisitionFlag, Readouts
 from gadgets.wire.vendor import find_vendor
+from recon_core.budget import Budget
 from recon_core.data import Receiver
 from recon_core.errors import HeaderError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from gadgets.preparation.noise import ScanNoise
     from gadgets.problems import Problems
     from gadgets.wire.header import Encoding, ScanHeader
+
+_PORTION_BYTES = 64 << 20
+_SAMPLE_BYTES = np.dtype(np.complex64).itemsize
 
 
 @dataclass(frozen=True)
@@ -79,9 +86,19 @@ class Preparation:
         Takes the noise readouts and gives the matrix that whitens the others.
     oversampling
         ``present`` or ``removed`` by the sender, where the header has some; ``auto`` looks at the readouts.
+    budget
+        Memory for readouts on their grid; None takes what a process may have.
     """
 
-    def __init__(self, header: ScanHeader, problems: Problems, noise: ScanNoise, oversampling: str = "auto") -> None:
+    def __init__(
+        self,
+        header: ScanHeader,
+        problems: Problems,
+        noise: ScanNoise,
+        oversampling: str = "auto",
+        budget: Budget | None = None,
+    ) -> None:
+        self._budget = budget or Budget()
         self._header = header
         self._oversampling = oversampling
         self._gathered = False
@@ -128,6 +145,13 @@ class Preparation:
         # none that most have: readouts that differ too much to say anything
         return None if columns.all() or not columns.any() else columns
 
+    def portions(self, readouts: Readouts) -> Iterator[Readouts]:
+        """Cut a run into parts that stay small on their grid: few samples may be encoded as many columns."""
+        widest = max(encoding.encoded.matrix[0] for encoding in self._header.encodings)
+        size = max(1, _PORTION_BYTES // (_SAMPLE_BYTES * widest * max(1, readouts.data.shape[1])))
+        for begin in range(0, len(readouts), size):
+            yield readouts[begin : begin + size]
+
     def __call__(self, readouts: Readouts, *, gathered: bool = False) -> list[Readouts]:
         """Prepare a run of equally shaped readouts.
 
@@ -143,6 +167,11 @@ class Preparation:
         list of Readouts
             Those that carry image or calibration data, in order, ``(readout, coil, kx)``: k-space centre at
             ``kx//2``, without oversampling. Of one encoding each; usually one element or none.
+
+        Raises
+        ------
+        ResourceError
+            If there is no memory for them.
         """
         self._gathered = gathered
         flags = readouts.headers["flags"]
@@ -181,7 +210,9 @@ class Preparation:
         if image.any():
             self._marked = None
         elif self._marked is not None and marked.any():
-            self._marked.append(readouts[marked])
+            run = readouts[marked]
+            self._budget.keep(run.data, "the readouts with a mark that wait for others without")
+            self._marked.append(run)
 
     def _prepared(self, readouts: Readouts) -> list[Readouts]:
         prepared = []
@@ -190,12 +221,17 @@ class Preparation:
         for begin, end in zip([0, *edges], [*edges, len(readouts)], strict=True):
             part, grid = self._checked(readouts[int(begin) : int(end)])
             if grid is not None:
-                prepared.append(self._on_grid(part, grid))
+                size = f"{part.data.shape[1]} coils x {grid.encoded} columns"
+                with self._budget.lent(3 * len(part) * part.data.shape[1] * grid.encoded * _SAMPLE_BYTES, size):
+                    prepared.append(self._on_grid(part, grid))
         return prepared
 
     def _checked(self, readouts: Readouts) -> tuple[Readouts, ReadoutGrid | None]:
         """Drop readouts that do not fit the scan; what remains has finite values, its grid says where they go."""
         coils, samples = readouts.data.shape[1:]
+        if coils > MOST_COILS:
+            text = f"has {coils} coils; at most {MOST_COILS} are believed"
+            return self._without(readouts, np.ones(len(readouts), np.bool_), Kind.COILS, text), None
         discarded = readouts.headers["discard_pre"].astype(np.int64) + readouts.headers["discard_post"]
         if not coils * samples:  # some senders end a scan so
             readouts = readouts[~readouts.flagged(AcquisitionFlag.LAST_IN_MEASUREMENT)]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 MODULE, TARGET = "gadgets.external", "reconstruct"
 
+_MOST_TAGS = 20_000  # of a configuration; an element in memory takes 100 times its text
+
 
 def parse_configuration(text: str) -> Settings | None:
     """Read a configuration document, whichever of the two kinds it is.
@@ -63,6 +65,8 @@ def _parse(text: str) -> Element | None:
     body = re.sub(r"^\s*<\?xml[^>]*\?>", "", text, count=1).strip()
     if not body:
         return None
+    if body.count("<") > _MOST_TAGS:
+        raise SettingsError(f"the configuration has {body.count('<')} XML tags, at most {_MOST_TAGS} are read")
     try:
         root: Element = SafeTree.fromstring(body, forbid_dtd=True)
     except DefusedXmlException as error:

@@ -16,7 +16,7 @@ from recon_core.options import Option, Options, ReconOptions, apply, find_option
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["FIELDS", "Settings", "apply", "find_setting", "grouped_settings", "parse_assignments"]
+__all__ = ["FIELDS", "Settings", "apply", "find_setting", "grouped_settings", "parse_assignments", "refuse_costly"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,7 @@ class GatingSettings(Options):
         name="gated_frames",
         minimum=0,
         maximum=4096,
+        peer=256,
     )
     arrhythmia_tolerance: float = option(
         0.25,
@@ -118,6 +119,7 @@ class RealtimeSettings(Options):
         name="realtime_window",
         minimum=0,
         maximum=4096,
+        peer=256,
     )
     lines_per_frame: int = option(
         0,
@@ -155,6 +157,7 @@ class ImageSettings(Options):
         0.0,
         "factor on all images; 0 sets it once per scan so that the bright tissue of the first slice is near 1000",
         minimum=0.0,
+        maximum=1e12,
     )
     emit: Literal["images", "image_array"] = option(
         "images",
@@ -255,3 +258,27 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
             raise SettingsError(f"expected key=value, got {text!r}; for instance iterations=20")
         values[name.strip()] = value
     return values
+
+
+def refuse_costly(settings: Settings, trusted: Settings) -> None:
+    """Refuse numbers of a peer that would keep a server busy for long.
+
+    Parameters
+    ----------
+    settings
+        As the peer wants them.
+    trusted
+        What the operator said; that may be any number.
+
+    Raises
+    ------
+    SettingsError
+        If a number is larger than a peer may ask for.
+    """
+    for name, one in FIELDS.items():
+        wanted = one.of(settings)
+        if one.peer is not None and wanted != one.of(trusted) and float(wanted) > one.peer:
+            raise SettingsError(
+                f"setting {name!r} is {wanted}; a peer may ask for {one.peer:g} at most, and only the operator of the "
+                "server for more, in a pipeline of --pipelines or with --set"
+            )

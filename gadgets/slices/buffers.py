@@ -20,6 +20,7 @@ from gadgets.slices.whole import WholeSlices
 from gadgets.slices.windows import REFERENCE_REPEATS, FrameWindows
 from gadgets.wire.flags import is_reference
 from gadgets.wire.vendor import center_line, tick_length
+from recon_core.budget import Budget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,16 +48,26 @@ class SliceBuffers:
         Those of real time, of the time axis, of the k-space centre and of coil compression.
     gate
         Makes frames of whole slices from time stamps where the counter cannot; None takes the counter.
+    budget
+        Memory that slices are gathered in; None takes what a process may have.
     """
 
-    def __init__(self, header: ScanHeader, problems: Problems, settings: Settings, gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        header: ScanHeader,
+        problems: Problems,
+        settings: Settings,
+        gate: Gate | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        self._budget = budget = budget or Budget()
         self._header = header
         self._problems = problems
         self._center = settings.readouts.center_line
         self._time_axis = [frame_counter(encoding, settings.readouts.time_axis) for encoding in header.encodings]
         self._plans: dict[int, SlicePlan] = {}
         real_time = settings.realtime.mode != "off"
-        self._reference = ReferenceLines(REFERENCE_REPEATS if real_time else 0)
+        self._reference = ReferenceLines(REFERENCE_REPEATS if real_time else 0, budget)
         context = SortingContext(
             header,
             problems,
@@ -64,13 +75,20 @@ class SliceBuffers:
             settings.coils.virtual,
             settings.coils.energy,
             self._reference,
+            budget,
         )
         self._strategy: SliceStrategy = (
             FrameWindows(context, settings.realtime) if real_time else WholeSlices(context, gate)
         )
 
     def add(self, readouts: Readouts) -> Iterator[CompleteSlice]:
-        """Add prepared readouts of one encoding and yield the slices that they complete."""
+        """Add prepared readouts of one encoding and yield the slices that they complete.
+
+        Raises
+        ------
+        ResourceError
+            If there is no room for them; they are then left out.
+        """
         encoding = int(readouts.headers["encoding_space_ref"][0])
         plan = self._plan(encoding, readouts)
         row = readouts.headers["idx"]["kspace_encode_step_1"].astype(np.intp) + plan.offset
@@ -84,6 +102,7 @@ class SliceBuffers:
             readouts, row, time = readouts[~reference], row[~reference], time[~reference]
         if not len(readouts):
             return
+        self._budget.keep(readouts.data, "the readouts that wait for the rest of their slices")
         keys = self._keys(readouts, encoding)
         edges = np.flatnonzero((keys[1:] != keys[:-1]).any(axis=1)) + 1
         for begin, end in zip([0, *edges], [*edges, len(readouts)], strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -9,7 +10,9 @@ import numpy as np
 
 from gadgets.gating.gate import MOST_FRAMES
 from gadgets.problems import Kind
+from gadgets.slices.complete import describe
 from gadgets.wire.messages import AcquisitionFlag, Readouts, flag_mask
+from recon_core.budget import Budget
 from recon_core.coils.compression import CoilCompression
 from recon_core.errors import DataError
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 #: Flags with which a slice may be over.
 LAST = flag_mask(AcquisitionFlag.LAST_IN_SLICE, AcquisitionFlag.LAST_IN_MEASUREMENT)
 _MOST_AVERAGES = 64
+_BYTES = 3 * np.dtype(np.complex64).itemsize  # of a sample: as it came, sorted, and on its way through the engine
 
 
 class SliceStrategy(Protocol):
@@ -88,9 +92,12 @@ class VirtualCoils:
         Row of the k-space centre.
     fewest
         Readouts to learn from at least.
+    budget
+        Memory that the compressed readouts are kept in.
     """
 
-    def __init__(self, coils: int, energy: float, center: int, fewest: int) -> None:
+    def __init__(self, coils: int, energy: float, center: int, fewest: int, budget: Budget) -> None:
+        self._budget = budget
         self._coils = coils or None
         self._energy = energy
         self._center = center
@@ -102,7 +109,7 @@ class VirtualCoils:
     def take(self, parts: list[Readouts], row: NDArray[np.intp]) -> None:
         """Compress the last of the parts, of lines `row`; all of them change when the coils are learned."""
         if self.matrix is not None:
-            parts[-1] = _compressed(parts[-1], self.matrix)
+            parts[-1] = self._compressed(parts[-1], self.matrix)
             return
         hits = np.flatnonzero(row == self._center)
         if self._center_at is None and len(hits):
@@ -123,11 +130,11 @@ class VirtualCoils:
         except DataError:  # nothing but zeros: keep the coils as they are
             matrix = np.eye(data.shape[1], dtype=np.complex64)
         self.matrix = matrix
-        parts[:] = [_compressed(part, matrix) for part in parts]
+        parts[:] = [self._compressed(part, matrix) for part in parts]
 
-
-def _compressed(readouts: Readouts, matrix: NDArray[np.complex64]) -> Readouts:
-    return Readouts(readouts.headers, np.matmul(matrix, readouts.data))
+    def _compressed(self, readouts: Readouts, matrix: NDArray[np.complex64]) -> Readouts:
+        data = np.matmul(matrix, readouts.data)
+        return Readouts(readouts.headers, self._budget.keep(data, "the virtual coils of the readouts"))
 
 
 class ReferenceLines:
@@ -137,19 +144,30 @@ class ReferenceLines:
     ----------
     repeats
         How often a line is kept about, the last ones of a scan that measures them on and on; 0 keeps all.
+    budget
+        Memory that they are kept in.
     """
 
-    def __init__(self, repeats: int = 0) -> None:
+    def __init__(self, repeats: int = 0, budget: Budget | None = None) -> None:
         self._repeats = repeats
+        self._budget = budget or Budget()
         self._parts: dict[tuple[int, int], list[tuple[NDArray[np.intp], Readouts]]] = {}
 
     def add(self, readouts: Readouts, row: NDArray[np.intp], encoding: int, rows: int) -> None:
-        """Add readouts of one encoding with their rows ``(readout,)`` of `rows` in all."""
+        """Add readouts of one encoding with their rows ``(readout,)`` of `rows` in all.
+
+        Raises
+        ------
+        ResourceError
+            If there is no room for them.
+        """
         slices = readouts.headers["idx"]["slice"]
         for number in np.unique(slices).tolist():
             same = np.asarray(slices == number)
+            part = readouts[same]
+            self._budget.keep(part.data, f"the reference lines of slice {number}")
             parts = self._parts.setdefault((encoding, number), [])
-            parts.append((row[same], readouts[same]))
+            parts.append((row[same], part))
             while self._repeats and sum(len(lines) for lines, _ in parts[1:]) >= self._repeats * rows:
                 parts.pop(0)
 
@@ -184,11 +202,26 @@ class SortingContext:
     """Share of the signal energy that the virtual coils keep, where their number is 0."""
     reference: ReferenceLines = field(default_factory=ReferenceLines)
     """Reference lines of all slices."""
+    budget: Budget = field(default_factory=Budget)
+    """Memory that slices are gathered in."""
 
     def virtual_coils(self, plan: SlicePlan, n_coils: int) -> VirtualCoils | None:
         """Coil compression for a new slice; None where all coils are kept."""
         fewer = self.coils < n_coils if self.coils else self.coil_energy < 1
-        return VirtualCoils(self.coils, self.coil_energy, plan.rows // 2, plan.fewest_lines) if fewer else None
+        center, fewest = plan.rows // 2, plan.fewest_lines
+        return VirtualCoils(self.coils, self.coil_energy, center, fewest, self.budget) if fewer else None
+
+    def check_room(self, key: SliceKey, *shape: int) -> None:
+        """Refuse a slice whose k-space ``(frame, coil, ky, kx)`` would take more memory than is left.
+
+        Raises
+        ------
+        ResourceError
+            If it would.
+        """
+        size = " x ".join(map(str, shape))
+        with self.budget.lent(_BYTES * math.prod(shape), f"{size} (frame x coil x ky x kx) of {describe(key)}"):
+            pass
 
     def report_late(self, what: str, readouts: Readouts) -> None:
         """Report readouts of a slice or frame that has left."""

@@ -20,7 +20,7 @@ from gadgets.slices.complete import CompleteSlice, describe
 from gadgets.slices.shared import LAST, first_name, merge
 from gadgets.wire.messages import AcquisitionFlag, join_headers
 from recon_core.data import CineSlice
-from recon_core.errors import DataError
+from recon_core.errors import DataError, ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,6 +115,8 @@ class _Buffer:
         """Every promised frame has at least the lines that the acceleration leaves."""
         if self.gated:
             return int(np.count_nonzero(self.came.any(axis=(0, 2)))) >= self.plan.fewest_lines
+        if self.count < self.plan.frames * self.plan.averages * self.plan.fewest_lines:
+            return False  # the limits of a header may be large, and to count is slow then
         return bool((self.lines(complete=True)[: self.plan.frames] >= self.plan.fewest_lines).all())
 
     @property
@@ -229,7 +231,10 @@ class WholeSlices:
             gate = self._gate_of(plan)
             if gate is not None and not plan.limited and not gate.expected:
                 gate = None
-            self._open[key] = buffer = _Buffer(plan, self._context.virtual_coils(plan, n_coils), gate)
+            promised = plan.frames * plan.rows * plan.averages
+            with self._context.budget.lent(promised, "the phases, lines and averages of the encoding limits"):
+                buffer = _Buffer(plan, self._context.virtual_coils(plan, n_coils), gate)
+            self._open[key] = buffer
         return buffer
 
     def _gate_of(self, plan: SlicePlan) -> Gate | None:
@@ -256,6 +261,12 @@ class WholeSlices:
             yield from self._assemble(key, buffer)
 
     def _assemble(self, key: SliceKey, buffer: _Buffer) -> Iterator[CompleteSlice]:
+        try:
+            yield from self._assembled(key, buffer)
+        except ResourceError as error:  # the other slices may have room
+            self._problems.add(Kind.MEMORY, f"there are no images of {describe(key)}: {error}", damage=True)
+
+    def _assembled(self, key: SliceKey, buffer: _Buffer) -> Iterator[CompleteSlice]:
         plan = buffer.plan
         compression = None
         if buffer.virtual is not None:
@@ -275,6 +286,7 @@ class WholeSlices:
             frames = self._only_complete(buffer, str(error))
         if not len(frames):
             return
+        self._context.check_room(key, len(frames), data.shape[1], plan.rows, data.shape[2])
         place = np.full(len(buffer.came), -1)
         place[frames] = np.arange(len(frames))
         kspace, measured, of_frames = merge(place[frame], row, data, headers, (len(frames), plan.rows))

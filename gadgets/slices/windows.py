@@ -20,6 +20,7 @@ from gadgets.slices.shared import LAST, merge
 from gadgets.wire.messages import AcquisitionFlag, join_headers
 from recon_core.coils.running_maps import RunningMaps
 from recon_core.data import CineSlice
+from recon_core.errors import ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,7 +131,10 @@ class FrameWindows:
     def flush(self) -> Iterator[CompleteSlice]:
         """Yield what is left at the end of the scan: frames that were cut short, and the rest of every window."""
         for key in sorted(self._running):
-            yield from self._end(key)
+            try:
+                yield from self._end(key)
+            except ResourceError as error:  # the other slices may have room
+                self._problems.add(Kind.MEMORY, f"{describe(key)} is cut short: {error}", damage=True)
 
     def take(
         self, key: SliceKey, readouts: Readouts, row: NDArray[np.intp], time: NDArray[np.intp], plan: SlicePlan
@@ -238,6 +242,7 @@ class FrameWindows:
     def _close(self, key: SliceKey) -> Iterator[CompleteSlice]:
         """The frame that is being measured is over; give the window out if it is time."""
         running, plan = self._running[key], self._running[key].plan
+        self._context.check_room(key, len(running.window) + 1, *running.parts[0].data.shape[1:], plan.rows)
         if running.virtual is not None:
             running.virtual.learn(running.parts)
         row = np.concatenate(running.row)
@@ -253,7 +258,8 @@ class FrameWindows:
             self._problems.add(Kind.MISSING_LINES, f"{text}{plan.fewest_lines}", damage=False)
         before = running.maps.lines
         running.maps.add(kspace[0], mask[0])
-        running.closed(_Frame(running.counter, kspace[0][:, mask[0]], mask[0], headers))
+        lines_only = self._context.budget.keep(kspace[0][:, mask[0]], "the frames of the window")
+        running.closed(_Frame(running.counter, lines_only, mask[0], headers))
         begins = running.new == running.frames and before < running.maps.lines < plan.lines
         promised = plan.limited and not self._count and 1 < plan.frames == running.frames
         if (self._sliding and not begins) or promised or running.new == running.window.maxlen:

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 _LARGEST_COUNTER = 65535  # counters are uint16
-_LARGEST_MATRIX = 16384
+_LARGEST_MATRIX = 4096  # per axis; no 2-D scan of today comes near
+_MOST_ELEMENTS = 50_000  # of the XML; an element in memory takes 100 times its text
 _EXACT = 0.01  # what a size may be off a whole number by the arithmetic of a converter
 _METRES = 2.0  # a field of view below this many mm is one in metres
 _THIN = 0.2  # and so is a slice below this
+_SENSIBLE = 1e-3, 1e6  # field of view in mm
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,13 @@ def read_xml(text: str) -> Element:
     Raises
     ------
     HeaderError
-        If it is no XML or holds entities.
+        If it is no XML, holds entities, or has more elements than any header.
     """
+    if text.count("<") > 2 * _MOST_ELEMENTS:
+        raise HeaderError(
+            f"the ISMRMRD header has {text.count('<')} XML tags, at most {2 * _MOST_ELEMENTS} are read; drop user "
+            "parameters that the reconstruction does not need"
+        )
     try:
         # A declaration of another encoding is void: the text is decoded already.
         root: Element = SafeTree.fromstring(re.sub(r"^\s*<\?xml[^>]*\?>", "", text, count=1), forbid_dtd=True)
@@ -317,6 +324,10 @@ def _space(node: Element, name: str, number: int, read: _Numbers) -> Space:
         text = f"the field of view of <{name}> of encoding {number} is {x:g} x {y:g} mm, as if it were in metres"
         read.doubt(f"{text}; {1000 * x:g} x {1000 * y:g} mm is taken", pixels=True)
         x, y, z = 1000 * x, 1000 * y, 1000 * z if z < _THIN else z
+    if not all(_SENSIBLE[0] <= size <= _SENSIBLE[1] for size in (x, y, z) if size):
+        text = f"the field of view of <{name}> of encoding {number} is {x:g} x {y:g} x {z:g} mm, which cannot be"
+        read.doubt(f"{text}; it is taken as unknown", pixels=True)
+        x, y, z = 0.0, 0.0, 0.0
     return Space(tuple(matrix), (x, y, z))  # type: ignore[arg-type]
 
 

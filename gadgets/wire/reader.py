@@ -91,6 +91,7 @@ class Reader(Source):
             If the id is unknown or a claimed length is beyond the limits.
         """
         self.within = "between two messages"
+        self.begin_message()
         if self._end - self._start < _ID_BYTES:
             self._fill(_ID_BYTES)
         number = U2.unpack_from(self._view, self._start)[0]

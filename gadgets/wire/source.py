@@ -35,7 +35,7 @@ class EndOfStreamError(ProtocolError):
 class Limits:
     """The largest claims that are believed; a claim above means a broken or hostile peer, not a large scan."""
 
-    text_bytes: int = 64 << 20
+    text_bytes: int = 16 << 20
     message_bytes: int = 1 << 30
     container_bytes: int = 8 << 30
     container_items: int = 1 << 22
@@ -52,6 +52,9 @@ class Source:
         The largest claims that are believed.
     chunk_bytes
         Size of a receive buffer.
+    grows
+        Called before more memory is taken for a message that is larger than a buffer, with the bytes that it then
+        takes; it may refuse with an error.
 
     Attributes
     ----------
@@ -63,8 +66,15 @@ class Source:
     """
 
     def __init__(
-        self, readinto: Callable[[memoryview], int], limits: Limits | None = None, chunk_bytes: int = 2 << 20
+        self,
+        readinto: Callable[[memoryview], int],
+        limits: Limits | None = None,
+        chunk_bytes: int = 2 << 20,
+        grows: Callable[[int], None] | None = None,
     ) -> None:
+        self._grows = grows
+        self._message_begin = 0
+        self._grown = False
         self.limits = limits or Limits()
         self.within = ""
         self.bytes_read = 0
@@ -74,6 +84,13 @@ class Source:
         self._view = self._buffer.data
         self._start = 0
         self._end = 0
+
+    def begin_message(self) -> None:
+        """Count the memory of a message from here."""
+        self._message_begin = self.bytes_read - (self._end - self._start)
+        if self._grown and self._grows is not None:
+            self._grows(0)
+        self._grown = False
 
     def check(self, claimed: int, limit: int, what: str) -> None:
         """Refuse a claim beyond a limit.
@@ -142,12 +159,10 @@ class Source:
     def _fill(self, count: int) -> None:
         """Make `count` bytes available from `_start` on, taking whatever else the peer has ready."""
         if self._start + count > len(self._buffer):
-            # A new buffer, not a move within the old one: blocks that were handed out still look into it.
-            fresh = np.empty(max(self._chunk_bytes, count), np.uint8)
-            rest = self._end - self._start
-            fresh[:rest] = self._buffer[self._start : self._end]
-            self._buffer, self._view, self._start, self._end = fresh, fresh.data, 0, rest
+            self._renew(count)
         while self._end - self._start < count:
+            if self._end == len(self._buffer):
+                self._renew(count)
             got = self._readinto(self._view[self._end :])
             if got == 0:
                 missing = count - (self._end - self._start)
@@ -157,3 +172,17 @@ class Source:
                 )
             self._end += got
             self.bytes_read += got
+
+    def _renew(self, count: int) -> None:
+        """Begin a buffer for `count` bytes: of those that have not come yet no more than there are already.
+
+        A new one, not a move within the old one: blocks that were handed out still look into it.
+        """
+        rest = self._end - self._start
+        size = max(self._chunk_bytes, min(count, 2 * rest))
+        if self._grows is not None and size > self._chunk_bytes:
+            self._grown = True
+            self._grows(self.bytes_read - self._message_begin + size)
+        fresh = np.empty(size, np.uint8)
+        fresh[:rest] = self._buffer[self._start : self._end]
+        self._buffer, self._view, self._start, self._end = fresh, fresh.data, 0, rest

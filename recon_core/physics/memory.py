@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 import torch
 
+from recon_core.budget import free_bytes
 from recon_core.physics.sense import WORKSPACE_BYTES, portion_sizes
 from recon_core.physics.solvers import PORTION_BYTES
 
@@ -85,9 +85,4 @@ def available_bytes(device: torch.device) -> int | None:
     """Say how much memory of a device is free; None where the system does not say."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    kibibytes = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return 1024 * kibibytes[0] if kibibytes else None
+    return free_bytes()

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from gadgets.chain import Chain
-from gadgets.connection.server import Server
+from gadgets.connection.server import CONNECTIONS, Server
 from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
 from gadgets.wire.header import parse_header
@@ -265,11 +265,11 @@ def nothing_left(server=None):
 
 
 @contextlib.contextmanager
-def serving(engine=None, options=None, host="127.0.0.1", grace=5.0):
+def serving(engine=None, options=None, host="127.0.0.1", grace=5.0, connections=CONNECTIONS):
     """A server on a free port, with a stub for an engine; everything must be gone when it was stopped."""
     engine = engine or StubEngine()
     with nothing_left():
-        server = Server(host, 0, options)
+        server = Server(host, 0, options, connections)
         server._engine = lambda: engine
         thread = threading.Thread(target=server.serve, name="cinestream-accept")
         thread.start()

@@ -1,6 +1,6 @@
 import threading
 
-from gadgets.connection.queue import MessageQueue
+from gadgets.connection.queue import MessageQueue, QueueSpace
 from gadgets.wire.messages import Close, Text
 from recon_core.errors import ProtocolError
 from tests.helpers.builders import readouts
@@ -13,17 +13,17 @@ def in_background(function, *arguments):
 
 
 def test_queue_keeps_order_and_counts_bytes():
-    queue = MessageQueue(10**6)
+    queue = MessageQueue(QueueSpace(10**6))
     items = [readouts(3, 2, 8), Text("a"), ProtocolError("b"), Close()]
     for item in items:
         queue.put(item)
     assert [queue.get() for _ in items] == items
-    assert queue._bytes == 0
+    assert queue._space.used == 0
 
 
 def test_queue_holds_up_beyond_its_limit():
     block = readouts(10, 4, 64)
-    queue = MessageQueue(3 * block.data.nbytes)
+    queue = MessageQueue(QueueSpace(3 * block.data.nbytes))
     thread = in_background(lambda: [queue.put(block, block.data.nbytes) for _ in range(5)])
     thread.join(0.3)
     assert thread.is_alive()
@@ -37,7 +37,7 @@ def test_queue_holds_up_beyond_its_limit():
 
 
 def test_a_message_wakes_the_one_that_waits_for_it():
-    queue = MessageQueue(1000)
+    queue = MessageQueue(QueueSpace(1000))
     taken = []
     thread = in_background(lambda: taken.append(queue.get()))
     thread.join(0.2)
@@ -49,7 +49,7 @@ def test_a_message_wakes_the_one_that_waits_for_it():
 
 def test_queue_lets_one_oversized_item_in():
     """Without this rule a message larger than the limit would wait for ever."""
-    queue = MessageQueue(1)
+    queue = MessageQueue(QueueSpace(1))
     thread = in_background(queue.put, readouts(10, 4, 64), 10**6)
     thread.join(10)
     assert not thread.is_alive()
@@ -63,7 +63,7 @@ def test_queue_lets_one_oversized_item_in():
 
 
 def test_abandoned_queue_holds_nothing_and_nobody_up():
-    queue = MessageQueue(1000)
+    queue = MessageQueue(QueueSpace(1000))
     queue.put(Text("first"))
     thread = in_background(queue.put, Text("second"), 1000)
     queue.abandon()
@@ -72,4 +72,33 @@ def test_abandoned_queue_holds_nothing_and_nobody_up():
     for _ in range(100):
         queue.put(readouts(10, 4, 64), 10**6)
     assert not queue._items
-    assert queue._bytes == 0
+    assert queue._space.used == 0
+
+
+def test_queues_share_their_space():
+    """What all connections together may keep waiting is bounded, and each of them goes on all the same."""
+    space = QueueSpace(5000)
+    queues = [MessageQueue(space) for _ in range(3)]
+    for queue in queues:
+        queue.put(Text("a"), 1000)
+    thread = in_background(queues[0].put, Text("b"), 1000)
+    thread.join(0.2)
+    assert thread.is_alive()
+    queues[1].abandon()  # a scan that is over makes room for the others
+    thread.join(10)
+    assert not thread.is_alive()
+    assert space.used == 3 * 1512
+    for _ in range(2):
+        queues[0].get()
+    queues[2].get()
+    assert space.used == 0
+
+
+def test_an_interrupted_queue_ends_with_the_error():
+    queue = MessageQueue(QueueSpace(1000))
+    queue.put(Text("a"))
+    error = ProtocolError("stopped")
+    queue.interrupt(error)
+    queue.put(Text("b"))
+    assert queue.get() is error
+    assert queue._space.used == 0

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 
@@ -17,7 +18,8 @@ from gadgets.files.images import read_images
 from gadgets.replay import replay
 from gadgets.settings.settings import Settings
 from gadgets.wire.messages import Close, ConfigFile, Header, Image, Query, Readouts
-from recon_core.errors import ResourceError
+from recon_core.errors import ResourceError, ScanStoppedError
+from recon_core.stopping import check
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.peers import (
     CONFIGURATIONS,
@@ -265,6 +267,132 @@ def test_stop_cuts_what_does_not_finish(said):
             answer = peer.collect()
     assert answer.images == []
     assert not server._sessions
+    assert bool(said) == any("the server is being stopped" in text for text in answer.complaints("client"))
+    assert answer.closed == bool(said)
+
+
+# --- peers that take without giving -----------------------------------------------------------------------------------
+
+
+class LongEngine(StubEngine):
+    """Takes a minute for a slice, unless it is stopped."""
+
+    def __init__(self):
+        super().__init__(self._work)
+        self.began, self.stopped = threading.Event(), threading.Event()
+
+    def _work(self, _):
+        self.began.set()
+        try:
+            for _ in range(600):
+                check()
+                time.sleep(0.1)
+        except ScanStoppedError:
+            self.stopped.set()
+            raise
+
+
+LEAVE = {
+    "reset": lambda peer: peer.reset(),
+    "close": lambda peer: peer.socket.close(),
+}
+
+
+@pytest.mark.parametrize("said", ["whole scan", "first slice"])
+@pytest.mark.parametrize("how", LEAVE)
+@pytest.mark.parametrize("door", DOORS)
+def test_scan_of_a_peer_that_is_gone_is_stopped(door, how, said):
+    if (door, how, said) == ("gadgetron", "close", "whole scan"):
+        pytest.skip("a Gadgetron that has said CLOSE may close its side and wait for its images")
+    engine = LongEngine()
+    with serving(engine) as server:
+        peer = Peer(server.address)
+        peer.send(CONFIGURATIONS[door], Header(HEADER), *ITEMS, *([Close()] if said == "whole scan" else []))
+        assert engine.began.wait(PATIENCE)
+        begin = time.monotonic()
+        LEAVE[how](peer)
+        assert engine.stopped.wait(PATIENCE)
+        wait_until(lambda: not server._sessions)
+        assert time.monotonic() - begin < 4
+        assert engine.slices == 1  # the others are not begun
+        engine.before = None
+        assert_whole_scan(server)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_peer_that_closes_its_side_gets_its_images(door):
+    """Also when that takes longer than it takes to find out whether it is there."""
+    with serving(StubEngine(lambda _: [(check(), time.sleep(0.1)) for _ in range(15)])) as server:
+        answer = talk(server, CONFIGURATIONS[door], Header(HEADER), *ITEMS, Close(), end=True)
+    texts = [text for text in answer.texts if not text.startswith("INFO    the images are still being made")]
+    assert bool(len(answer.texts) - len(texts)) == (door == "client")
+    assert [wire(image) for image in answer.images] == expected_images()
+    assert answer.closed
+
+
+def test_connections_are_limited():
+    with serving(connections=2) as server, contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(Peer(server.address)) for _ in range(2)]
+        for peer in peers:
+            peer.send(*OPENING)
+        wait_until(lambda: len(server._sessions) == 2)
+        for said in ([], [*OPENING, *ITEMS, Close()]):
+            with Peer(server.address) as further:
+                with contextlib.suppress(OSError):
+                    further.send(*said)
+                answer = further.collect()
+                if not said:  # who sends on may lose the words to a reset
+                    assert any("2 connections are served already" in text for text in answer.complaints("client"))
+                assert not answer.images
+        for peer in peers:
+            peer.send(*ITEMS, Close())
+            assert [wire(image) for image in peer.collect().images] == expected_images()
+        wait_until(lambda: not server._sessions)
+        assert_whole_scan(server)
+
+
+@pytest.mark.parametrize("said", [[], OPENING[:1], OPENING, [*OPENING, *ITEMS[:4]]], ids=len)
+def test_silent_peers_are_not_waited_for_ever(said):
+    with serving(options=SessionOptions(idle_seconds=0.3)) as server, nothing_left(server):
+        with Peer(server.address) as peer:
+            peer.send(*said)
+            answer = peer.collect()
+        assert bool(answer.complaints("client")) == bool(said)
+        assert_whole_scan(server)
+
+
+def test_a_peer_may_be_silent_while_the_server_works():
+    """It waits for its images before it goes on."""
+    engine = StubEngine(lambda _: time.sleep(1.0))
+    with serving(engine, SessionOptions(idle_seconds=0.5)) as server, Peer(server.address) as peer:
+        peer.send(*OPENING, *ITEMS)
+        wait_until(lambda: engine.slices == SLICES)
+        peer.send(Close())
+        answer = peer.collect()
+    assert answer.complaints("client") == []
+    assert [wire(image) for image in answer.images] == expected_images()
+
+
+def test_machine_without_threads(monkeypatch):
+    """The server survives, says why, and serves again once there are some."""
+    start, failing = threading.Thread.start, ["session"]
+
+    def fail(thread):
+        if failing and failing[0] in thread.name and thread.name.startswith("cinestream-"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    with serving() as server:
+        answer = talk(server)
+        assert any("no session can be started" in text for text in answer.complaints("client"))
+        failing[0] = "drain"
+        answer = talk(server, *OPENING)
+        assert any("can't start new thread" in text for text in answer.complaints("client"))
+        failing[0] = "warm-up"
+        assert_whole_scan(server)
+        failing.clear()
+        assert_whole_scan(server)
 
 
 # --- the process ------------------------------------------------------------------------------------------------------
@@ -294,7 +422,7 @@ SLOW_TORCH = """
     sys.meta_path.insert(0, Wait())
 """
 # Sessions that cannot end are not waited for as long as usual.
-CUT_SHORT = "import gadgets.connection.server; gadgets.connection.server._CUT_SECONDS = 0.1\n"
+CUT_SHORT = "import gadgets.connection.server as server; server._STOP_SECONDS = server._CUT_SECONDS = 0.1\n"
 
 
 class Process:
@@ -370,6 +498,27 @@ def test_signal_ends_the_process(tmp_path, number, state):
             wait_until((tmp_path / "computing").exists)
         code, error = server.stop(number)
     assert code == 0
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_signal_stops_what_takes_long(tmp_path, number):
+    """In a few seconds, with an engine in the middle of its steps, and the peer is told."""
+    computing = (
+        f'open({str(tmp_path / "computing")!r}, "w").close(); from recon_core.stopping import check; '
+        '[(check(), __import__("time").sleep(0.1)) for _ in range(600)]'
+    )
+    with Process(tmp_path, before=stub(computing)) as server, Peer(server.address) as peer:
+        peer.send(*OPENING, *ITEMS, Close())
+        wait_until((tmp_path / "computing").exists)
+        begin = time.monotonic()
+        server.process.send_signal(number)
+        answer = peer.collect()
+        error = server.process.communicate(timeout=PATIENCE)[1]
+        assert time.monotonic() - begin < 5
+        assert server.process.returncode == 0
+    assert any("the server is being stopped" in text for text in answer.complaints("client"))
+    assert answer.closed
     assert "Traceback" not in error
 
 
