@@ -6,6 +6,7 @@ The picture is a short-axis bSSFP cine: bright blood, dark-grey myocardium, brig
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -136,22 +137,35 @@ class _Canvas:
         columns = slice(*self.x.searchsorted((outline.x - reach, outline.x + reach)).tolist())
         if rows.start == rows.stop or columns.start == columns.stop:
             return
-        cosine, sine = np.float32(np.cos(outline.angle)), np.float32(np.sin(outline.angle))
-        dy = (self.y[rows] - np.float32(outline.y))[:, None]
-        dx = (self.x[columns] - np.float32(outline.x))[None, :]
-        u = (cosine * dx + sine * dy) / np.float32(outline.a)
-        v = (cosine * dy - sine * dx) / np.float32(outline.b)
-        level = np.sqrt(u * u + v * v) + np.float32(1e-6)
-        slope = np.sqrt((u / outline.a) ** 2 + (v / outline.b) ** 2) / level + np.float32(1e-6)
-        rim = np.float32(1.0)
+        a, b = outline.a, outline.b
+        cosine, sine = math.cos(outline.angle), math.sin(outline.angle)
+        dy = self.y[rows] - np.float32(outline.y)
+        dx = self.x[columns] - np.float32(outline.x)
+        u = np.add.outer(np.float32(sine / a) * dy, np.float32(cosine / a) * dx)
+        v = np.subtract.outer(np.float32(cosine / b) * dy, np.float32(sine / b) * dx)
+        u2, v2 = u * u, v * v
+        level = np.sqrt(u2 + v2)
+        level += np.float32(1e-6)
+        slope = np.sqrt(u2 * np.float32(1.0 / (a * a)) + v2 * np.float32(1.0 / (b * b)))
+        slope /= level
+        slope += np.float32(1e-6)
+        cover = -level
+        cover += np.float32(1.0)
         if outline.waves:
             theta = np.arctan2(v, u)
             for harmonic, amplitude, phase in outline.waves:
-                rim = rim + np.float32(amplitude) * np.cos(np.float32(harmonic) * theta + np.float32(phase))
-        cover = np.minimum(np.maximum(0.5 - (level - rim) / (slope * np.float32(edge)), 0.0), 1.0) * np.float32(opacity)
+                cover += np.float32(amplitude) * np.cos(np.float32(harmonic) * theta + np.float32(phase))
+        cover /= slope
+        cover *= np.float32(1.0 / edge)
+        cover += np.float32(0.5)
+        np.maximum(cover, np.float32(0.0), out=cover)
+        np.minimum(cover, np.float32(1.0), out=cover)
+        if opacity < 1.0:
+            cover *= np.float32(opacity)
         part = self.image[rows, columns]
         target = np.float32(value) if texture is None else np.float32(value) * texture[rows, columns]
-        part += cover * (target - part)
+        cover *= target - part
+        part += cover
 
 
 def _texture(
@@ -498,8 +512,12 @@ class BeatingThorax:
         canvas = self._thorax[step].copy()
         volume = float(volume_curve(moment, self._ejection_fraction))
         _draw_heart(canvas, moment, volume, self._slice_offset, respiration_mm, self._textures)
-        moving = np.exp(np.complex64(0.25j * np.sin(2.0 * np.pi * moment)) * self._near_heart)  # phase of flowing blood
-        return np.asarray(canvas.image * moving * self._carrier, dtype=np.complex64)
+        phase = np.float32(0.25 * np.sin(2.0 * np.pi * moment)) * self._near_heart  # of flowing blood
+        image = np.empty(canvas.image.shape, np.complex64)
+        np.multiply(canvas.image, np.cos(phase), out=image.real)
+        np.multiply(canvas.image, np.sin(phase), out=image.imag)
+        image *= self._carrier
+        return image
 
 
 def beating_thorax(
