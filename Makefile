@@ -7,8 +7,8 @@ TORCH  ?= torch==2.13.0
 TORCH_INDEX ?=
 BIN     = $(VENV)/bin
 # One thread for each of the processes that share the tests, or they would get in each other's way.
-# The tests of a file go to one process, which makes what they share once.
-PYTEST  = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+# The tests of a file go to one process, which makes what they share once; tests/conftest.py says which files come first.
+PYTEST  = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all lint docs bench openrecon clean
 

@@ -10,6 +10,8 @@ from recon_core.methods import OWN_METHODS
 from tests.helpers.paths import ABSENT, REPOSITORY
 
 PACKAGED = REPOSITORY / "weights"
+#: How many of the other tests take as long as one with the marker, roughly.
+SLOW = 50
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,6 +27,27 @@ def _no_weights(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="module")
+def _coil_maps_once():
+    """Where many tests have the same lines, their coil maps of the usual kind are computed once."""
+    from recon_core.coils import estimate
+
+    known = {}
+    compute = estimate.joint_maps
+
+    def joint_maps(hybrid, measured):
+        lines = [array.resolve_conj().cpu().contiguous().numpy() for array in (hybrid, measured)]
+        key = (hybrid.device, *((array.shape, array.tobytes()) for array in lines))
+        if key not in known:
+            known[key] = compute(hybrid, measured)
+        maps, notes = known[key]
+        return maps.clone(), notes
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimate, "joint_maps", joint_maps)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _only_own_methods_of_this_test():
     """Methods that a test, or what it calls, makes known are unknown afterwards."""
@@ -32,6 +55,15 @@ def _only_own_methods_of_this_test():
     yield
     OWN_METHODS.clear()
     OWN_METHODS.update(before)
+
+
+@pytest.hookimpl(trylast=True)  # after those that are not asked for were taken out
+def pytest_collection_modifyitems(items):
+    """Put the files that take longest first, so that processes which take a file at a time end together."""
+    cost = Counter()
+    for item in items:
+        cost[item.path] += SLOW if item.get_closest_marker("slow") else 1
+    items.sort(key=lambda item: (-cost[item.path], item.path))
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -50,9 +50,7 @@ AT_EVERY_DOOR = {
     "complex_output",
     "crunet_mr",
     "dstdm",
-    "grappa_interleaved_r4",
     "kt_sense_interleaved_r4",
-    "low_rank_sparse_vd",
     "odd_sizes",
     "partial_fourier_pocs",
     "realtime_kt_sense",
@@ -171,7 +169,7 @@ def test_every_door_gives_the_same_images(name, door, from_file, server, tmp_pat
     assert_same(through(door, CASES[name], source, server, tmp_path), images)
 
 
-@pytest.mark.parametrize("door", ["connect", "execute"])
+@pytest.mark.parametrize("door", ["connect", pytest.param("execute", marks=pytest.mark.slow)])
 def test_a_slice_leaves_while_the_scan_goes_on(door, server):
     """Of two interleaved slices the first is complete one readout before the end: its images need not wait for that."""
     case = CASES["two_slices_segmented"]

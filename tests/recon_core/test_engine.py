@@ -26,6 +26,8 @@ from recon_core.trust.ranges import Limits, TrainingRange
 from recon_core.weights.manifest import find_weights, write_entry
 from tests.helpers.networks import write_tiny_weights
 
+pytestmark = pytest.mark.usefixtures("_coil_maps_once")
+
 # Five coils that were whitened, and were white before.
 WHITE = Receiver(np.eye(5, dtype=np.complex64))
 

@@ -102,7 +102,12 @@ def test_what_is_sent_is_not_worse_than_the_reference(packaged, part):
 
 @pytest.mark.parametrize(
     ("sampling", "acceleration", "acs_lines"),
-    [("variable_density", 6, 24), ("uniform", 4, 24), ("uniform", 8, 16), ("interleaved", 6, 0)],
+    [
+        ("variable_density", 6, 24),
+        pytest.param("uniform", 4, 24, marks=pytest.mark.slow),
+        ("uniform", 8, 16),
+        pytest.param("interleaved", 6, 0, marks=pytest.mark.slow),
+    ],
 )
 def test_crunet_mr_is_not_worse_than_its_start(packaged, sampling, acceleration, acs_lines):
     """Whole and where it moves, also where it is outside its range and its own image would be worse by decibels."""

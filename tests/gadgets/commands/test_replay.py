@@ -65,6 +65,7 @@ def test_damaged_data_give_the_images_and_status_1(damaged, tmp_path, run):
     assert len(read_images(tmp_path / "images.h5")[1]) == 3
 
 
+@pytest.mark.slow
 def test_the_log_reports_damage(damaged, tmp_path):
     outcome = program("replay", damaged, "-o", tmp_path / "images.h5")
     assert outcome.returncode == 1

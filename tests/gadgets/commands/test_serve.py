@@ -24,13 +24,14 @@ from tests.gadgets.commands.conftest import program
     ("options", "texts"),
     [
         (["--alias", "openrecon=magic"], ["magic", *sorted(list_pipelines())]),
-        (["--alias", "openrecon"], ["openrecon"]),
+        (["--alias", "openrecon"], ["openrecon", "key=value"]),
         (["--set", "speed=1"], ["speed", *FIELDS]),
         (["--set", "method=magic"], ["magic", *METHODS]),
-        (["--port", "99999"], ["65535"]),
+        (["--port", "65536"], ["65535"]),
         (["--port", "-1"], ["65535"]),
         (["--queue-gib", "nan"], ["nan"]),
         (["--queue-gib", "inf"], ["inf"]),
+        (["--queue-gib", "-1"], ["-1"]),
         (["--grace", "-1"], ["-1"]),
         (["--pipelines", "/no/such/folder"], ["/no/such/folder"]),
         (["--ct-folder", "/no/such/folder"], ["/no/such/folder"]),
@@ -54,7 +55,7 @@ def test_serve_says_when_the_address_is_not_to_be_had(run):
     assert "cannot listen on .." in err
 
 
-def test_serve_and_send_as_processes(scan, tmp_path):
+def test_serve_and_send_as_processes(scan, tmp_path, run):
     raw, store = tmp_path / "raw", tmp_path / "store"
     command = ["serve", "--port", "0", "--save-raw", str(raw), "--alias", "openrecon=zero_filled", "--set", "series=4"]
     command += ["--noise-store", str(store)]
@@ -80,8 +81,8 @@ def test_serve_and_send_as_processes(scan, tmp_path):
             noise = tmp_path / "noise.h5"
             with open_scan(scan) as opened:
                 write_scan(noise, opened.header, [next(item for item in opened.items if isinstance(item, Readouts))])
-            alone = program("send", noise, "-o", tmp_path / "no.h5", "--port", port, "-c", "openrecon")
-            assert (alone.returncode, alone.stderr) == (0, "")
+            status, _, err = run("send", noise, "-o", tmp_path / "no.h5", "--port", port, "-c", "openrecon")
+            assert (status, err) == (0, "")
             assert [path.suffix for path in store.iterdir()] == [".npz"]
             bad = program("send", scan, "-o", tmp_path / "none.h5", "--port", port, "-c", "magic")
             assert bad.returncode == 1

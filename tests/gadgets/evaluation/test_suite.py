@@ -47,6 +47,7 @@ from tests.gadgets.evaluation.test_held_out import write_patient
 from tests.gadgets.reports.test_scan import Checker, beating
 from tests.helpers.networks import NETWORKS, write_tiny_weights
 
+pytestmark = pytest.mark.usefixtures("_coil_maps_once")
 PLAIN = [name for name, info in METHODS.items() if not info.network]
 FACTS = {"version": "0", "torch": "2", "device": "cpu", "threads": 1, "seed": 7}
 HERE = ("cine", "view")

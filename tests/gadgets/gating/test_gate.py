@@ -1,5 +1,6 @@
+import dataclasses
 import itertools
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from gadgets.gating.gate import Gate
 from gadgets.problems import Problems
 from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
+from gadgets.simulation import scan as simulation
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import Image, Readouts, Waveform
 from recon_core.data import Reconstruction
@@ -52,6 +54,41 @@ class PlainEngine:
 
 def plan(**changes):
     return ScanPlan(**{**PLAN, **changes})
+
+
+#: What a heart looks like at a moment does not depend on these.
+RHYTHM = ("segments", "averages", "gating", "rr_variability", "ectopic_beat", "missed_trigger", "false_trigger")
+RHYTHM += ("remeasure", "rr_stretch", "stamps", "waveforms", "sampling", "acceleration", "acs_lines", "vendor", "snr")
+MOMENTS = 1024  # of a cycle that are drawn, each once for all scans of a heart
+
+
+DRAWN = simulation._SliceSource
+
+
+@lru_cache(4)
+def moments_of(appearance, number):
+    source = DRAWN(appearance, number)
+    source.frame = cache(source.frame)
+    return source
+
+
+class Heart:
+    """Stands where a slice is drawn anew for every readout or segment."""
+
+    def __init__(self, plan, number):
+        plain = {field.name: field.default for field in dataclasses.fields(ScanPlan) if field.name in RHYTHM}
+        self._moments = moments_of(dataclasses.replace(plan, **plain), number)
+        self.maps = self._moments.maps
+
+    def frame(self, time, respiration):
+        return self._moments.frame(round(time * MOMENTS) / MOMENTS, respiration)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _draw_a_moment_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(simulation, "_SliceSource", Heart)
+        yield
 
 
 @lru_cache

@@ -16,7 +16,7 @@ from recon_core.simulate.sampling import interleaved_mask
 from recon_core.weights.loading import import_weights
 from tests.helpers.networks import NETWORKS, TINY, tiny, write_tiny_weights
 
-pytestmark = pytest.mark.parametrize("name", NETWORKS)
+pytestmark = [pytest.mark.parametrize("name", NETWORKS), pytest.mark.usefixtures("_coil_maps_once")]
 
 
 @pytest.fixture(scope="module")

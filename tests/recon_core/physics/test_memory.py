@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.autograd.profiler import profile
 
 from recon_core.classical.cg_sense import CGSense
 from recon_core.options import CGSenseOptions
@@ -42,10 +42,13 @@ def work(stage, measured, maps, mask):
 
 def peak_bytes(function):
     """The highest sum of what torch allocated and not yet freed while `function` ran."""
-    gc.collect()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorder:
-        function()
-    events = recorder.profiler.kineto_results.events()
+    gc.disable()  # what others left is not to be freed meanwhile
+    try:
+        with profile(profile_memory=True) as recorder:
+            function()
+    finally:
+        gc.enable()
+    events = recorder.kineto_results.events()
     now = peak = 0
     for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
         now += event.nbytes()
