@@ -12,6 +12,8 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from recon_core.printable import make_log_printable
+
 if TYPE_CHECKING:
     from recon_core.api import reconstruct as reconstruct
     from recon_core.data import Reconstruction as Reconstruction
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 # OpenMP threads that wait spin, unless this is set before torch is imported. On a machine that does anything else at
 # the same time (a Gadgetron, another scan) they then fight for the cores: measured 8 times slower with two busy cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+make_log_printable("cinestream")  # texts of peers and of files are in it
 
 # Imported when they are first used, so that `import recon_core.errors` stays light.
 _LAZY = {

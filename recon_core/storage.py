@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import uuid
 from contextlib import contextmanager, suppress
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from recon_core.errors import ResourceError, SettingsError
+
+#: End of the name of a file that is not whole.
+PART = ".part"
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,19 +62,33 @@ def xdg_folder(variable: str, usual: str, remedy: str) -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, make_folder: bool = True) -> Iterator[Path]:
     """Give a file to write next to `path` that replaces it at the end, so that no reader ever sees half of it.
+
+    What was there stays until then, and for good if something fails; what is no file, as a pipe, is written to at once.
+
+    Parameters
+    ----------
+    path
+        The file.
+    make_folder
+        Make its folder if there is none.
 
     Raises
     ------
     ResourceError
         If the folder cannot be made or the file not be written.
     """
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    target = path.resolve() if path.is_symlink() else path
+    part = target.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PART}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
         yield part
-        part.replace(path)
+        part.replace(target)
     except OSError as error:
         raise ResourceError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -78,18 +96,27 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def open_private(path: Path) -> io.FileIO:
+    """Make a file that nobody else may read, without a buffer.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made, or is there already.
+    """
+    return io.FileIO(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
 def write_file(path: Path, content: bytes) -> None:
-    """Write a whole file.
+    """Write a whole file, or none.
 
     Raises
     ------
     ResourceError
         If it cannot be written.
     """
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise ResourceError(f"cannot write {path}: {error.strerror}") from error
+    with replacing(path, make_folder=False) as part:
+        part.write_bytes(content)
 
 
 def refuse_same_file(source: Path, output: Path) -> None:

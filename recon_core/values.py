@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PLAIN: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_MOST_ALIASES = 20
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -113,6 +114,22 @@ class Allowed:
         if "none" in wanted and len(wanted) > 1:
             raise SettingsError(f"{what} is none or something, not both; got {text!r}")
         return ",".join(choice for choice in self.names if choice in wanted)
+
+
+def read_yaml(text: str) -> Any:  # noqa: ANN401 - whatever a document holds
+    """Read a YAML document of plain values.
+
+    Raises
+    ------
+    yaml.YAMLError
+        If it is none; or if it refers to parts of itself so often that a few lines could become gigabytes.
+    """
+    import yaml
+
+    aliases = sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader))
+    if aliases > _MOST_ALIASES:
+        raise yaml.YAMLError(f"{aliases} aliases; at most {_MOST_ALIASES} are read, so write the values out")
+    return yaml.safe_load(text)
 
 
 def _limits(minimum: float | None, maximum: float | None) -> str:

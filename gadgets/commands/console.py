@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from recon_core.errors import ResourceError
+from recon_core.printable import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 def say(text: str, *, error: bool = False) -> None:
     """Print a line for the user, on standard output or as an error."""
     stream = sys.stderr if error else sys.stdout
-    stream.write(text + "\n")
+    stream.write(printable(text, lines=True) + "\n")
     stream.flush()
 
 

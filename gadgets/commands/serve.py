@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import threading
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ from recon_core.own_methods import ALLOWED, allow_methods, allowed_by_operator
 
 if TYPE_CHECKING:
     import argparse
+
+logger = logging.getLogger("cinestream")
 
 _GIB = 1 << 30
 
@@ -89,6 +92,12 @@ def run(options: argparse.Namespace) -> int:
         find_pipeline(name, session.pipelines)
     apply(Settings(), session.overrides)
     server = Server(options.host, options.port, session, options.connections)
+    if not ip_address(server.address[0]).is_loopback:
+        logger.warning(
+            "%s can be reached from other machines, and the protocol knows no passwords: whoever reaches it can send "
+            "scans; let a firewall allow the scanner alone",
+            server.address[0],
+        )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -127,6 +127,8 @@ def send(
                     with contextlib.suppress(OSError):
                         connection.shutdown(socket.SHUT_RDWR)  # wakes a sender that nobody listens to
                 sender.join()
+            if result.problem:
+                images.mark_incomplete(result.problem)
     return result
 
 

@@ -387,7 +387,7 @@ class Session:
         """Take note of what comes as it comes."""
 
         def take(block: memoryview) -> None:
-            self.silent = False
+            self.silent &= not block
             if spool is not None:
                 spool.write(block)
 

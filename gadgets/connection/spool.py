@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gadgets.wire.writer import Writer
+from recon_core.storage import open_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,8 +62,8 @@ class Spool:
             return
         name = f"{time.strftime('%Y%m%d-%H%M%S')}_{os.getpid()}_{next(_numbers)}.mrd"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            file = (folder / name).open("xb", buffering=0)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            file = open_private(folder / name)
         except OSError as error:
             logger.error("cannot save the raw stream in %s: %s; the scan goes on without", folder, error)
             yield None

@@ -29,11 +29,10 @@ from pydicom.uid import (
 from pydicom.valuerep import DSfloat
 
 from gadgets import __version__
-from gadgets.export.places import make_folder
+from gadgets.export.places import replace_files
 from gadgets.images.collection import number_of
 from gadgets.problems import Kind
 from gadgets.wire.attributes import is_derived
-from recon_core.storage import write_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -152,16 +151,16 @@ def write_dicom(
     ResourceError
         If a file cannot be written.
     """
-    make_folder(folder, lambda path: bool(_OURS.fullmatch(path.name)))
     exam = _identify(series, facts, problems)
-    paths = []
-    for one in series:
-        datasets = _enhanced(one, facts, exam, made) if kind == "enhanced" else _classic(one, facts, exam, made)
-        for dataset in datasets:
-            number = "" if kind == "enhanced" else f"_image{int(dataset.InstanceNumber):05d}"
-            paths.append(folder / f"series{one.number:03d}{number}.dcm")
-            write_file(paths[-1], _file(dataset))
-    return paths
+
+    def files() -> Iterator[tuple[str, bytes]]:
+        for one in series:
+            datasets = _enhanced(one, facts, exam, made) if kind == "enhanced" else _classic(one, facts, exam, made)
+            for dataset in datasets:
+                number = "" if kind == "enhanced" else f"_image{int(dataset.InstanceNumber):05d}"
+                yield f"series{one.number:03d}{number}.dcm", _file(dataset)
+
+    return replace_files(folder, files(), lambda path: bool(_OURS.fullmatch(path.name)))
 
 
 def _file(dataset: Dataset) -> bytes:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gadgets.export.places import check_file, make_folder
+from gadgets.export.places import check_file, replace_files
 from gadgets.images.geometry import affine_ras, slice_step
 from gadgets.problems import Kind
 from recon_core.storage import write_file
@@ -79,13 +79,16 @@ def write_nifti(target: Path, series: Sequence[Series], problems: Problems, *, o
         paths = [target.with_name(name) for name in names]
         for path in paths:
             check_file(path, overwrite=overwrite)
-    else:
-        make_folder(target, lambda path: bool(_OURS.fullmatch(path.name)))
-        paths = [target / f"{volume.name}.nii.gz" for volume in volumes]
-    for path, volume in zip(paths, volumes, strict=True):
-        content: bytes = _image(volume).to_bytes()
-        write_file(path, gzip.compress(content, mtime=0) if path.name.lower().endswith(".gz") else content)
-    return paths
+        for path, volume in zip(paths, volumes, strict=True):
+            write_file(path, _content(volume, compressed=path.name.lower().endswith(".gz")))
+        return paths
+    files = ((f"{volume.name}.nii.gz", _content(volume, compressed=True)) for volume in volumes)
+    return replace_files(target, files, lambda path: bool(_OURS.fullmatch(path.name)))
+
+
+def _content(volume: _Volume, *, compressed: bool) -> bytes:
+    content: bytes = _image(volume).to_bytes()
+    return gzip.compress(content, mtime=0) if compressed else content
 
 
 def _volumes(series: Series, problems: Problems) -> Iterator[_Volume]:

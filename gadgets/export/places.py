@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recon_core.errors import ResourceError, SettingsError
+from recon_core.storage import PART, write_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterable
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
@@ -44,15 +46,24 @@ def check_file(path: Path, *, overwrite: bool) -> None:
         raise SettingsError(f"{path} exists; choose another file or allow replacing it with --overwrite")
 
 
-def make_folder(folder: Path, is_stale: Callable[[Path], bool]) -> None:
-    """Make a folder, and remove files of an earlier export from it; other files stay.
+def replace_files(folder: Path, files: Iterable[tuple[str, bytes]], is_stale: Callable[[Path], bool]) -> list[Path]:
+    """Write files into a folder instead of those of an earlier export; other files stay.
+
+    The earlier ones are there until all new ones are written, under other names.
 
     Parameters
     ----------
     folder
-        Which.
+        Which; it is made if there is none.
+    files
+        Names and contents.
     is_stale
         Whether a file in it comes from an earlier export.
+
+    Returns
+    -------
+    list of Path
+        The files.
 
     Raises
     ------
@@ -61,8 +72,14 @@ def make_folder(folder: Path, is_stale: Callable[[Path], bool]) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
-            if path.is_file() and is_stale(path):
-                path.unlink()
+        with tempfile.TemporaryDirectory(prefix=".", suffix=PART, dir=folder) as fresh:
+            names = []
+            for name, content in files:
+                write_file(Path(fresh) / name, content)
+                names.append(name)
+            for path in folder.iterdir():
+                if path.is_file() and is_stale(path):
+                    path.unlink()
+            return [(Path(fresh) / name).replace(folder / name) for name in names]
     except OSError as error:
         raise ResourceError(f"cannot write to {folder}: {error.strerror}; choose another folder") from error

@@ -11,7 +11,7 @@ from gadgets.export.nifti import names_file, write_nifti
 from gadgets.export.places import check_file, check_folder
 from gadgets.export.scan_facts import ScanFacts
 from gadgets.export.series import exportable_series
-from gadgets.files.images import read_header, read_images
+from gadgets.files.images import read_header, read_images, read_incomplete
 from gadgets.images.collection import tick_of_images
 from gadgets.problems import Kind
 from recon_core.errors import DataError, HeaderError, ResourceError
@@ -100,6 +100,8 @@ def export_images(source: Path, group: str, targets: ExportTargets, problems: Pr
         problems.add(Kind.EXPORT_HEADER, f"{error}; exam and patient are left out of the exported images", damage=False)
         facts = ScanFacts()
     images = read_images(source, group)
+    if why := read_incomplete(source):
+        problems.add(Kind.STREAM, f"{source} does not hold all images of its scan: {why}", damage=True)
     if not images:
         raise DataError(f"{source} has no images in the group {group!r}; --group names another")
     series = exportable_series(images, tick_of_images(text), problems)

@@ -20,7 +20,7 @@ from gadgets.wire.header import parse_header
 from gadgets.wire.messages import ACQUISITION_HEADER, AcquisitionFlag, Readouts
 from gadgets.wire.vendor import tick_length
 from recon_core.errors import DataError, SettingsError
-from recon_core.storage import refuse_same_file, replacing
+from recon_core.storage import refuse_same_file
 from recon_core.trust.ranges import Sampling
 
 if TYPE_CHECKING:
@@ -106,8 +106,7 @@ def convert(
         del first  # so that it is gone once it is written
         items = _readouts(slices, scan, grid, spaces, acceleration, mask, options.rr)
         shown = with_progress(items, None, "converting")
-        with replacing(output) as part:
-            result.readouts = write_scan(part, header, shown)
+        result.readouts = write_scan(output, header, shown)
     made_up = (
         f"time stamps and positions are made up: one cycle of {options.rr:g} ms in every slice, slices side by side"
     )

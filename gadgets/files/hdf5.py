@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from recon_core.errors import DataError, ResourceError
+from recon_core.storage import replacing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import h5py
@@ -70,6 +73,22 @@ def append_rows(dataset: h5py.Dataset, rows: NDArray[Any]) -> None:
     dataset[begin:] = rows
 
 
+@contextmanager
+def output_file(path: Path) -> Iterator[OutputFile]:
+    """Make a file for HDF5 to write to, which is to be closed before the context ends.
+
+    It has another name until then, and one that was there before is as it was; for good, if something fails.
+
+    Raises
+    ------
+    ResourceError
+        If it cannot be made or written.
+    """
+    with replacing(path, make_folder=False) as part, OutputFile(part, path) as disk:
+        yield disk
+        disk.check()
+
+
 class OutputFile(io.FileIO):
     """A file for HDF5 to write to; its library crashes the process after an error of a write.
 
@@ -79,6 +98,8 @@ class OutputFile(io.FileIO):
     ----------
     path
         The file to make; an existing one is replaced.
+    shown
+        What it will be called.
 
     Raises
     ------
@@ -86,19 +107,20 @@ class OutputFile(io.FileIO):
         If it cannot be made.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, shown: Path) -> None:
         self._failure: OSError | None = None
         self._unwritten: list[tuple[int, bytes]] = []
+        self._shown = shown
         try:
             super().__init__(path, "w+")
         except OSError as error:
-            raise ResourceError(f"cannot write {path}: {error.strerror}; choose another place") from error
+            raise ResourceError(f"cannot write {shown}: {error.strerror}; choose another place") from error
 
     def check(self) -> None:
         """Raise a `ResourceError` if anything could not be written."""
         if self._failure is not None:
             raise ResourceError(
-                f"cannot write {self.name}: {self._failure.strerror}; free space or choose another folder"
+                f"cannot write {self._shown}: {self._failure.strerror}; free space or choose another folder"
             ) from self._failure
 
     def write(self, data: Any) -> int:  # noqa: ANN401 - whatever has a buffer

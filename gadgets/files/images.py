@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gadgets.files.hdf5 import BLOCK_BYTES, OutputFile, append_rows, read_header_of, with_fields, write_header_of
+from gadgets.files.hdf5 import BLOCK_BYTES, append_rows, output_file, read_header_of, with_fields, write_header_of
 from gadgets.wire.messages import IMAGE_HEADER, Image
 from recon_core.errors import DataError, ResourceError, SettingsError
 
@@ -14,12 +15,15 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+_INCOMPLETE = "incomplete"  # attribute of the file: why images are missing
+
 
 class ImageFile:
-    """An HDF5 file that images are appended to, laid out as the stock client does.
+    """An HDF5 file that images are appended to within a context, laid out as the stock client does.
 
     ``/<group>/image_<series>/{header, data, attributes}``; ``data`` is ``(image, channel, z, y, x)``. Images are held
-    back and written in blocks, the rest on closing.
+    back and written in blocks, the rest at the end. The file has its name, and replaces another one, only when the
+    context is left without an error; killed before, ``.<name>.<number>.part`` holds what was flushed.
 
     Parameters
     ----------
@@ -48,10 +52,12 @@ class ImageFile:
         self._kinds: dict[int, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         if path.exists() and not overwrite:
             raise SettingsError(f"{path} exists; choose another output or allow replacing it with --overwrite")
-        self._disk = OutputFile(path)
-        self._file = h5py.File(self._disk, "w")
-        if header:
-            write_header_of(self._file.create_group(group), header)
+        with ExitStack() as stack:
+            self._disk = stack.enter_context(output_file(path))
+            self._file = stack.enter_context(h5py.File(self._disk, "w"))
+            if header:
+                write_header_of(self._file.create_group(group), header)
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> ImageFile:
         return self
@@ -59,7 +65,11 @@ class ImageFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if error is None:
+            with self._stack:
+                self.flush()
+        else:
+            self._stack.__exit__(kind, error, trace)
 
     def append(self, image: Image) -> None:
         """Add one image to its series.
@@ -84,6 +94,10 @@ class ImageFile:
         if sum(waiting.data.nbytes for waiting in series) >= BLOCK_BYTES:
             self.flush()
 
+    def mark_incomplete(self, why: str) -> None:
+        """Say in the file that images are missing, for who reads it."""
+        self._file.attrs[_INCOMPLETE] = why
+
     def flush(self) -> None:
         """Write what is held back."""
         if not self._waiting:
@@ -94,15 +108,6 @@ class ImageFile:
             self._disk.check()
         self._file.flush()
         self._disk.check()
-
-    def close(self) -> None:
-        """Write the rest and close the file."""
-        with self._disk:
-            try:
-                self.flush()
-            finally:
-                self._file.close()
-            self._disk.check()
 
     def _write(self, name: str, images: list[Image]) -> None:
         import h5py
@@ -156,6 +161,23 @@ def read_images(path: Path, group: str = "dataset") -> dict[int, list[Image]]:
     except OSError as error:
         raise ResourceError(f"cannot read {path}: {error}") from error
     return series
+
+
+def read_incomplete(path: Path) -> str:
+    """Read why images are missing in a file; empty if none are, or if nothing is said of it.
+
+    Raises
+    ------
+    ResourceError
+        If the file cannot be read.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return str(file.attrs.get(_INCOMPLETE, ""))
+    except OSError as error:
+        raise ResourceError(f"cannot read {path}: {error}") from error
 
 
 def read_header(path: Path, group: str = "dataset") -> str:

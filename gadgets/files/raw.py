@@ -14,8 +14,8 @@ import numpy as np
 
 from gadgets.files.hdf5 import (
     BLOCK_BYTES,
-    OutputFile,
     append_rows,
+    output_file,
     read_header_of,
     read_rows,
     with_fields,
@@ -240,25 +240,23 @@ def write_scan(path: Path, header: str, items: Iterable[Message], group: str = "
     acquisition = np.dtype([("head", ACQUISITION_HEADER), ("traj", values), ("data", values)])
     waveform = np.dtype([("head", WAVEFORM_HEADER), ("data", h5py.vlen_dtype(np.dtype("<u4")))])
     count = 0
-    with OutputFile(path) as disk:
-        with h5py.File(disk, "w") as file:
-            node = file.create_group(group)
-            write_header_of(node, header)
-            rows = node.create_dataset("data", (0,), acquisition, maxshape=(None,), chunks=(64,))
-            waves = None
-            for item in items:
-                if isinstance(item, Readouts):
-                    append_rows(rows, _acquisition_rows(item, acquisition))
-                    count += len(item)
-                elif isinstance(item, Waveform):
-                    if waves is None:
-                        waves = node.create_dataset("waveforms", (0,), waveform, maxshape=(None,), chunks=(64,))
-                    row = np.empty(1, waveform)
-                    row["head"] = item.header
-                    row["data"][0] = item.data.reshape(-1)
-                    append_rows(waves, row)
-                disk.check()
-        disk.check()
+    with output_file(path) as disk, h5py.File(disk, "w") as file:
+        node = file.create_group(group)
+        write_header_of(node, header)
+        rows = node.create_dataset("data", (0,), acquisition, maxshape=(None,), chunks=(64,))
+        waves = None
+        for item in items:
+            if isinstance(item, Readouts):
+                append_rows(rows, _acquisition_rows(item, acquisition))
+                count += len(item)
+            elif isinstance(item, Waveform):
+                if waves is None:
+                    waves = node.create_dataset("waveforms", (0,), waveform, maxshape=(None,), chunks=(64,))
+                row = np.empty(1, waveform)
+                row["head"] = item.header
+                row["data"][0] = item.data.reshape(-1)
+                append_rows(waves, row)
+            disk.check()
     return count
 
 

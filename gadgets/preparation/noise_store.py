@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import logging
 import time
 import zipfile
@@ -18,7 +19,7 @@ import numpy as np
 
 from gadgets.preparation.noise_statistics import KnownNoise, NoiseStatistics
 from recon_core.errors import ResourceError
-from recon_core.storage import replacing, xdg_folder
+from recon_core.storage import open_private, replacing, xdg_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +75,7 @@ class NoiseStore:
         self._entries = entries
 
     def put(self, measurement: str, statistics: NoiseStatistics) -> str:
-        """Keep the noise of a measurement, instead of what there was of it.
+        """Keep the noise of a measurement, instead of what there was of it, unless that is of other coils.
 
         Returns
         -------
@@ -83,7 +84,14 @@ class NoiseStore:
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with replacing(self._path(measurement)) as part, part.open("wb") as file:
+            path = self._path(measurement)
+            if path.exists():
+                with contextlib.suppress(*_BROKEN):
+                    earlier = _read(path, measurement)
+                    if not _same_coils(earlier, statistics):
+                        return "noise of other coils is kept under its measurementID; that of another scanner maybe"
+                    logger.warning("the noise of measurement %s is kept already, and is replaced", measurement)
+            with replacing(path) as part, io.BufferedWriter(open_private(part)) as file:
                 np.savez(
                     file,
                     measurement=np.array(measurement),
@@ -152,6 +160,12 @@ def _read(path: Path, measurement: str) -> NoiseStatistics:
     if products.ndim != 2 or products.shape[0] != products.shape[1] or not np.isfinite(products).all() or samples < 1:
         raise ValueError(f"{samples} samples with products of shape {products.shape}")
     return NoiseStatistics(labels, products, samples, dwell_us)
+
+
+def _same_coils(one: NoiseStatistics, other: NoiseStatistics) -> bool:
+    if one.labels and other.labels:
+        return one.labels == other.labels
+    return one.products is not None and other.products is not None and one.products.shape == other.products.shape
 
 
 def _in_words(seconds: float) -> str:

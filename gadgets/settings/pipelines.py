@@ -14,7 +14,7 @@ from defusedxml import ElementTree as SafeTree
 
 from gadgets.settings.settings import Settings, apply
 from recon_core.errors import ResourceError, SettingsError
-from recon_core.storage import packaged_folder
+from recon_core.storage import packaged_folder, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -312,11 +312,8 @@ def install_pipelines(folder: Path, host: str, port: int) -> list[Path]:
         path = target / f"{pipeline.name}.xml"
         if path.exists() and "cinestream" not in path.read_text(encoding="utf-8", errors="replace"):
             raise SettingsError(f"{path} exists and is not a cinestream pipeline; move it away first")
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-            path.write_text(pipeline.text, encoding="utf-8")
-        except OSError as error:
-            raise ResourceError(f"cannot write {path}: {error.strerror}") from error
+        with replacing(path) as part:
+            part.write_text(pipeline.text, encoding="utf-8")
         written.append(path)
     return written
 

@@ -18,11 +18,12 @@ from gadgets.simulation.header import MEASUREMENT_UID, NOISE_BANDWIDTH, NOISE_UI
 from gadgets.simulation.timeline import NOISE_INTERVAL, gated_timeline, motion, timeline
 from gadgets.wire.messages import ACQUISITION_HEADER, WAVEFORM_HEADER, AcquisitionFlag, Readouts, Waveform
 from gadgets.wire.vendor import DAY, find_vendor, tick_length
-from recon_core.errors import ResourceError, SettingsError
+from recon_core.errors import SettingsError
 from recon_core.simulate.coils import coil_maps, coil_maps_at, noise_covariance
 from recon_core.simulate.ecg import cardiac_position, ecg_signal
 from recon_core.simulate.phantom import BeatingThorax, pixel_positions
 from recon_core.simulate.sampling import acs_rows, grid_rows, partial_fourier_mask, sampling_mask
+from recon_core.storage import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,10 +78,8 @@ class Truth:
         ResourceError
             If the file cannot be written.
         """
-        try:
-            np.savez(path, **{item.name: getattr(self, item.name) for item in fields(self)})
-        except OSError as error:
-            raise ResourceError(f"cannot write {path}: {error}; free space or choose another folder") from error
+        with replacing(path, make_folder=False) as part, part.open("wb") as file:
+            np.savez(file, **{item.name: getattr(self, item.name) for item in fields(self)})
 
 
 class Scan:

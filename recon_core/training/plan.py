@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from recon_core.errors import SettingsError
 from recon_core.methods import find_method, network_names
-from recon_core.values import Allowed
+from recon_core.values import Allowed, read_yaml
 from recon_core.weights.manifest import STARTS, check_name
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def read_plan(path: Path, method: str) -> TrainingPlan:
     import yaml
 
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"cannot read the training plan {path}: {error}") from error
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):

@@ -15,6 +15,7 @@ from recon_core.errors import ModelError, ResourceError, SettingsError
 from recon_core.methods import method_names
 from recon_core.storage import packaged_folder, replacing, xdg_folder
 from recon_core.trust.ranges import Limits, TrainingRange
+from recon_core.values import read_yaml
 
 logger = logging.getLogger("cinestream")
 
@@ -257,8 +258,7 @@ def read_manifest(path: Path) -> dict[str, object]:
     import yaml
 
     try:
-        with path.open(encoding="utf-8") as file:
-            document = yaml.safe_load(file)
+        document = read_yaml(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:

@@ -1,6 +1,7 @@
 """Whatever a peer does wrong, it is told, complete slices come out, and the server is as good as new."""
 
 import itertools
+import logging
 import struct
 import threading
 
@@ -636,3 +637,36 @@ def test_bytes_after_close(server):
     assert answer.complaints("client") == []
     assert len(answer.images) == N_IMAGES
     assert answer.closed
+
+
+# --- texts of peers ---------------------------------------------------------------------------------------------------
+
+_EVIL = "\x1b[2J\nERROR forged\r\u202e"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [Text(_EVIL)],
+        [ConfigFile(_EVIL)],
+        [ConfigText(f"<{_EVIL}")],
+        [CONFIGURATIONS["client"], Header(_EVIL)],
+        [CONFIGURATIONS["client"], Header(HEADER), Text(f'{{"parameters": {{"{"a" * 5}\\u001b[2J\\nERROR": 1}}}}')],
+        [
+            ConfigText(
+                "<configuration><stream><gadget><classname>&#10;ERROR forged</classname></gadget></stream>"
+                "</configuration>"
+            )
+        ],
+        [CONFIGURATIONS["client"], Header(header_xml(trajectory="&#10;ERROR forged&#133;")), readouts(4)],
+        [CONFIGURATIONS["client"], Header(HEADER), Text(_EVIL), *ITEMS[:3], Text(_EVIL)],
+    ],
+    ids=range(8),
+)
+def test_texts_of_a_peer_forge_no_lines_of_the_log(server, said, caplog):
+    with caplog.at_level(logging.DEBUG, "cinestream"):
+        talk(server, *said, Close())
+    assert caplog.records
+    for record in caplog.records:
+        shown = logging.Formatter("%(message)s").format(record)
+        assert shown.isprintable(), shown

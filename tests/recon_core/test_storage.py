@@ -1,9 +1,11 @@
 """Folders of a user, and files that are never seen half written."""
 
+from pathlib import Path
+
 import pytest
 
 from recon_core.errors import ResourceError
-from recon_core.storage import replacing, xdg_folder
+from recon_core.storage import replacing, write_file, xdg_folder
 
 
 @pytest.mark.parametrize("value", ["", "relative"])
@@ -40,3 +42,20 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path):
         fill_the_disk()
     assert path.read_text() == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_pipe_is_written_to_and_a_link_is_followed(tmp_path):
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_bytes(b"old")
+    link.symlink_to(file)
+    write_file(link, b"new")
+    assert file.read_bytes() == b"new"
+    assert link.is_symlink()
+    write_file(Path("/dev/null"), b"new")
+    assert not Path("/dev/null").is_file()
+
+
+def test_a_folder_is_made_only_where_that_is_wanted(tmp_path):
+    with pytest.raises(ResourceError, match=r"cannot write .*none"):
+        write_file(tmp_path / "none" / "file", b"new")
+    assert list(tmp_path.iterdir()) == []

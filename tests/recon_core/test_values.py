@@ -3,9 +3,10 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import yaml
 
 from recon_core.errors import SettingsError
-from recon_core.values import Allowed
+from recon_core.values import Allowed, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,13 @@ def test_a_number_that_yaml_takes_for_a_text_is_pointed_out():
 def test_numbers_of_numpy_are_numbers():
     Allowed(int).check("x", np.int64(3))
     Allowed(float).check("x", np.float32(0.5))
+
+
+def test_yaml_that_refers_to_itself_is_read_within_limits():
+    assert read_yaml("a: &x [1, 2]\nb: *x\n") == {"a": [1, 2], "b": [1, 2]}
+    bomb = "a0: &a0 [1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+    with pytest.raises(yaml.YAMLError, match="99 aliases; at most 20"):
+        read_yaml(bomb)
+    for text in ("a: [", "\x00", "- *nothing"):
+        with pytest.raises(yaml.YAMLError):
+            read_yaml(text)

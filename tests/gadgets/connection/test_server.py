@@ -471,6 +471,14 @@ def test_process_says_where_it_listens_and_serves(tmp_path):
         assert server.stop(signal.SIGTERM)[0] == 0
 
 
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_an_address_that_others_reach_is_warned_of(tmp_path, host, warned):
+    with Process(tmp_path, "--host", host, before=stub()) as server:
+        code, error = server.stop(signal.SIGTERM)
+    assert code == 0
+    assert ("can be reached from other machines" in error) == warned
+
+
 def test_port_is_open_before_torch_is_imported(tmp_path):
     """FIRE gives a server a second; the import of torch takes longer. Here it does not even end."""
     before = textwrap.dedent(SLOW_TORCH.format(folder=str(tmp_path))) + CUT_SHORT

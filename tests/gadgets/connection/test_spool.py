@@ -1,6 +1,7 @@
 import logging
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -201,3 +202,14 @@ def test_what_is_discarded_leaves_no_file(tmp_path):
         spool.write(memoryview(b"a question"))
         spool.discard()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_raw_data_are_for_the_owner_alone(tmp_path):
+    before = os.umask(0o022)
+    try:
+        with Spool.into(tmp_path / "new" / "raw") as spool:
+            spool.write(memoryview(b"patient"))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new" / "raw").stat().st_mode) == 0o700
+    assert stat.S_IMODE(spool.path.stat().st_mode) == 0o600

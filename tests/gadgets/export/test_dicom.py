@@ -252,9 +252,18 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 
 def test_a_full_disk(tmp_path, monkeypatch):
+    """Leaves the earlier export as it was, and no part of the new one."""
+    export(tmp_path, cine(slices=1, frames=4))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    written, write_bytes = [], Path.write_bytes
+
     def write(self, content):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(self)
+        if len(written) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write_bytes(self, content)
 
     monkeypatch.setattr(Path, "write_bytes", write)
     with pytest.raises(ResourceError, match="No space left"):
-        export(tmp_path, [image()])
+        export(tmp_path, cine(slices=2, frames=4))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

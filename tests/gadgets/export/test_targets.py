@@ -6,7 +6,7 @@ import pytest
 
 from gadgets.commands.main import main
 from gadgets.export.targets import ExportTargets, export_images
-from gadgets.files.images import read_header, read_images
+from gadgets.files.images import ImageFile, read_header, read_images
 from gadgets.problems import Problems
 from gadgets.simulation import ScanPlan, write_simulation
 from recon_core.errors import DataError, ResourceError, SettingsError
@@ -67,6 +67,17 @@ def test_a_header_that_cannot_be_read_costs_only_its_facts(tmp_path):
     export_images(images, "dataset", ExportTargets(dicom=tmp_path / "a"), problems)
     assert "left out" in str(next(iter(problems)))
     assert len(list((tmp_path / "a").iterdir())) == 6
+
+
+def test_images_that_are_missing_are_said(tmp_path):
+    path, images = tmp_path / "images.h5", read_images(store(tmp_path / "first.h5", cine()))[1]
+    with ImageFile(path) as file:
+        file.append(images[0])
+        file.mark_incomplete("the server's stream broke")
+    problems = Problems()
+    export_images(path, "dataset", ExportTargets(dicom=tmp_path / "a"), problems)
+    assert "does not hold all images of its scan: the server's stream broke" in str(problems.damage[0])
+    assert len(list((tmp_path / "a").iterdir())) == 1
 
 
 def test_nothing_there_is_replaced_without_leave(tmp_path, capsys):

@@ -12,7 +12,7 @@ import ismrmrd
 import numpy as np
 import pytest
 
-from gadgets.files.images import ImageFile, read_images
+from gadgets.files.images import ImageFile, read_images, read_incomplete
 from gadgets.files.raw import open_scan, write_scan
 from gadgets.wire.messages import (
     ACQUISITION_HEADER,
@@ -511,21 +511,47 @@ def test_blocks_of_images_are_written_on_the_way(tmp_path):
     with ImageFile(path) as images:
         for one in sent:
             images.append(one)
-        assert path.stat().st_size > 8 << 20
+        (part,) = tmp_path.iterdir()
+        assert part.stat().st_size > 8 << 20
+        assert not path.exists()
+    assert list(tmp_path.iterdir()) == [path]
     assert wire(*read_images(path)[1]) == wire(*sent)
 
 
-def test_images_so_far_survive_an_error(tmp_path):
+@pytest.mark.parametrize("before", [b"", b"precious"])
+def test_an_error_leaves_no_part_and_what_was_there(before, tmp_path):
     path = tmp_path / "images.h5"
+    if before:
+        path.write_bytes(before)
 
     def fail():
-        with ImageFile(path) as images:
+        with ImageFile(path, overwrite=True) as images:
             images.append(image())
+            images.flush()
+            assert not before or path.read_bytes() == before
             raise KeyError
 
-    with pytest.raises(KeyError):
-        fail()
-    assert len(read_images(path)[1]) == 1
+    def fail_in_a_scan():
+        yield readouts(2)
+        raise KeyError
+
+    for write in (fail, lambda: write_scan(path, HEADER, fail_in_a_scan())):
+        with pytest.raises(KeyError):
+            write()
+        assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == ({path.name: before} if before else {})
+
+
+def test_a_file_may_say_that_it_is_incomplete(tmp_path):
+    for why in ("", "the server is gone"):
+        path = tmp_path / "images.h5"
+        with ImageFile(path, overwrite=True) as images:
+            images.append(image())
+            if why:
+                images.mark_incomplete(why)
+        assert read_incomplete(path) == why
+        assert len(read_images(path)[1]) == 1
+    with pytest.raises(ResourceError, match="cannot read"):
+        read_incomplete(tmp_path / "none.h5")
 
 
 def test_file_without_images(tmp_path):

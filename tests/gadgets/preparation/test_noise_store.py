@@ -1,4 +1,5 @@
 import os
+import stat
 import threading
 import time
 from pathlib import Path
@@ -39,6 +40,25 @@ def test_what_is_put_is_found_whole(tmp_path):
     assert (found.statistics.samples, found.statistics.dwell_us) == (640, 7.5)
     assert found.origin.startswith("store, measurement serial_patient_study_17, ")
     assert found.origin.endswith(" s old")
+
+
+def test_noise_is_for_the_owner_alone(tmp_path):
+    NoiseStore(tmp_path / "new").put("1", statistics())
+    (path,) = (tmp_path / "new").iterdir()
+    assert [stat.S_IMODE(one.stat().st_mode) for one in (path.parent, path)] == [0o700, 0o600]
+
+
+@pytest.mark.parametrize("other", [("left", "right"), ()])
+def test_noise_of_another_scanner_is_not_replaced(tmp_path, caplog, other):
+    """And that of the same coils not unseen."""
+    store, foreign = NoiseStore(tmp_path), NoiseStatistics(other)
+    foreign.add(readouts(40, 2 if other else 3, 16))
+    assert store.put("1", statistics(1)) == ""
+    assert "other coils" in store.put("1", foreign)
+    np.testing.assert_array_equal(store.find("1")[0].statistics.products, statistics(1).products)
+    assert "replaced" not in caplog.text
+    assert store.put("1", statistics(2)) == ""
+    assert "the noise of measurement 1 is kept already, and is replaced" in caplog.text
 
 
 def test_the_latest_of_a_measurement_counts(tmp_path):

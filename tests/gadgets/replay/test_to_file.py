@@ -1,7 +1,11 @@
 """Replay as a function: what it gives back, and that images are on disk as soon as they are made."""
 
 import io
+import os
+import signal
+import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -16,6 +20,7 @@ from gadgets.simulation import ScanPlan, simulate
 from gadgets.wire.messages import Close, ConfigText, Header, Readouts
 from gadgets.wire.writer import Writer
 from recon_core.errors import CinestreamError, DataError, HeaderError, ResourceError, SettingsError
+from tests.helpers.paths import REPOSITORY
 
 PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=3, slices=2, coils=3, acceleration=2, acs_lines=10, seed=3)
 FAST = Settings.of(method="zero_filled")
@@ -129,7 +134,44 @@ def test_images_that_were_made_survive_an_unforeseen_end(raw, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         replay(raw, tmp_path / "images.h5", FAST, Interrupted)
-    assert len(read_images(tmp_path / "images.h5")[1]) == 3
+    assert list(tmp_path.iterdir()) == [raw]  # so that the same command can be given again
+    (tmp_path / "images.h5").write_bytes(b"precious")
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt):
+        replay(raw, tmp_path / "images.h5", FAST, Interrupted, overwrite=True)
+    assert (tmp_path / "images.h5").read_bytes() == b"precious"
+
+
+KILLED = """
+    import os, sys
+    from pathlib import Path
+    from gadgets.connection.server import SharedEngine
+    from gadgets.replay import replay
+    from gadgets.settings.settings import Settings
+
+    engine, asked = SharedEngine(), []
+
+    class Killed:
+        def reconstruct(self, *arguments):
+            asked.append(1)
+            if len(asked) == 2:
+                os.kill(os.getpid(), 9)
+            return engine().reconstruct(*arguments)
+
+    replay(Path(sys.argv[1]), Path(sys.argv[2]), Settings.of(method="zero_filled"), Killed, overwrite=True)
+"""
+
+
+def test_a_kill_leaves_no_file_that_looks_whole(raw, tmp_path):
+    """What was made is in a file that says by its name that it is a part."""
+    output = tmp_path / "images.h5"
+    output.write_bytes(b"precious")
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), str(raw), str(output)]
+    ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, timeout=120, check=False)
+    assert ran.returncode == -signal.SIGKILL
+    assert output.read_bytes() == b"precious"
+    (part,) = tmp_path.glob(".images.h5.*.part")
+    assert len(read_images(part)[1]) == 3
 
 
 def test_refusals(raw, tmp_path):
