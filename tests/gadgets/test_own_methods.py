@@ -23,6 +23,8 @@ from tests.helpers.gadgetron_parent import Gadgetron
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.peers import serving, talk
 
+pytestmark = pytest.mark.usefixtures("_coil_maps_once")
+
 PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=4, slices=2, coils=3, sampling="interleaved", acceleration=4, seed=3)
 NAME = "view_sharing"
 
@@ -157,6 +159,7 @@ def test_options_in_the_json_of_a_client_import_only_what_is_allowed(trap):
     assert parse_json_parameters('{"parameters": {"broken.reach": 1}}').unknown == ("broken.reach",)
 
 
+@pytest.mark.slow
 def test_gadgetron(simulated, expected):
     header, items = simulated
     outcome = Gadgetron(pipeline(NAME), environment={"CINESTREAM_ALLOW_METHODS": NAME}).run(header, items)

@@ -43,7 +43,7 @@ either_kind = pytest.mark.parametrize(
 
 
 @either_kind
-@pytest.mark.parametrize("start", ["module", "script"])
+@pytest.mark.parametrize("start", ["module", pytest.param("script", marks=pytest.mark.slow)])
 def test_the_command_line_finds_its_own(start, own_folder, tmp_path):
     script = tmp_path / "bin" / "cinestream"
     script.parent.mkdir()

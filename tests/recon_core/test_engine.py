@@ -802,18 +802,18 @@ def test_a_coil_of_zeros_changes_nothing(engine, make_slice, method, maps):
     assert np.abs(dead.maps[2]).max() < 1e-5
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("maps", MAPS)
 @pytest.mark.parametrize("method", CLASSICAL)
 @pytest.mark.parametrize("where", ["k-space", "calibration"])
-def test_values_that_are_not_finite_are_an_error_that_says_so(engine, make_slice, where, method, maps, value):
+def test_values_that_are_not_finite_are_an_error_that_says_so(engine, make_slice, where, method, maps):
     full, _ = make_slice(n_y=48, n_x=40, step=1)
     cine_slice, _ = make_slice(n_y=48, n_x=40, acs_lines=20, calibration=full.kspace[0].copy())
     options = ReconOptions.of(method=method, maps=maps)
     assert np.isfinite(engine.reconstruct(cine_slice, options).image).all()
-    (cine_slice.kspace[1] if where == "k-space" else cine_slice.calibration)[2, 24, 3] = value
-    with pytest.raises(ModelError, match=f"the {where} is not finite itself"):
-        engine.reconstruct(cine_slice, options)
+    for value in (np.nan, np.inf):
+        (cine_slice.kspace[1] if where == "k-space" else cine_slice.calibration)[2, 24, 3] = value
+        with pytest.raises(ModelError, match=f"the {where} is not finite itself"):
+            engine.reconstruct(cine_slice, options)
 
 
 @pytest.mark.parametrize("whitened", [False, True])

@@ -22,6 +22,8 @@ from recon_core.weights.manifest import WeightsFacts, find_weights
 from tests.helpers.networks import tiny
 from tests.helpers.paths import REPOSITORY
 
+pytestmark = pytest.mark.usefixtures("_coil_maps_once")
+
 EXAMPLES = REPOSITORY / "docs" / "examples"
 
 

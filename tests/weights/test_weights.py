@@ -105,7 +105,7 @@ def test_what_is_sent_is_not_worse_than_the_reference(packaged, part):
     [
         ("variable_density", 6, 24),
         pytest.param("uniform", 4, 24, marks=pytest.mark.slow),
-        ("uniform", 8, 16),
+        pytest.param("uniform", 8, 16, marks=pytest.mark.slow),
         pytest.param("interleaved", 6, 0, marks=pytest.mark.slow),
     ],
 )

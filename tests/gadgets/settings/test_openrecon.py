@@ -24,6 +24,8 @@ from recon_core.errors import SettingsError
 from recon_core.methods import METHODS
 from tests.helpers.peers import serving, talk
 
+pytestmark = pytest.mark.usefixtures("_coil_maps_once")
+
 SCHEMA = Path(__file__).parent / "openrecon.schema.json"
 LABEL = make_label()
 PARAMETERS = {parameter["id"]: parameter for parameter in LABEL["parameters"]}

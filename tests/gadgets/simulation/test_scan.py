@@ -291,7 +291,7 @@ def test_retrospective_scan_repeats_a_segment_until_the_next_trigger():
     assert scan.truth.cardiac_phase.tolist() == [[0.0, 0.25, 0.5, 0.75]]
 
 
-@pytest.mark.parametrize("how", ["missed", "false"])
+@pytest.mark.parametrize("how", [pytest.param("missed", marks=pytest.mark.slow), "false"])
 def test_retrospective_triggers_may_be_wrong(how):
     right, wrong = (
         collect(simulate(plan(**RETROSPECTIVE, waveforms=True, **changes))) for changes in ({}, {f"{how}_trigger": 2})

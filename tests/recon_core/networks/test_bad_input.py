@@ -50,7 +50,7 @@ def usual_image(name):
     return reconstruct(name, *kspace())
 
 
-@pytest.mark.parametrize("n_frames", [1, 2])  # the other tests have 6
+@pytest.mark.parametrize("n_frames", [1, pytest.param(2, marks=pytest.mark.slow)])  # the other tests have 6
 def test_few_frames(name, n_frames):
     values, mask = kspace(n_frames)
     image = reconstruct(name, values, mask)
@@ -59,7 +59,7 @@ def test_few_frames(name, n_frames):
     assert (image != 0).any()
 
 
-@pytest.mark.parametrize(("n_y", "n_x"), [(1, 1), (2, 3), (33, 17)])
+@pytest.mark.parametrize(("n_y", "n_x"), [(1, 1), pytest.param(2, 3, marks=pytest.mark.slow), (33, 17)])
 def test_odd_and_tiny_images(name, n_y, n_x):
     values, mask = kspace(n_y=n_y, n_x=n_x)
     image = reconstruct(name, values, mask)
@@ -97,7 +97,7 @@ def test_no_signal_gives_no_image(name, sampled):
     assert not (image != 0).any()
 
 
-@pytest.mark.parametrize("scale", [1e-9, 1e9])
+@pytest.mark.parametrize("scale", [1e-9, pytest.param(1e9, marks=pytest.mark.slow)])
 def test_any_unit(name, scale):
     values, mask = kspace()
     image = usual_image(name)

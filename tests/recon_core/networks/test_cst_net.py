@@ -292,7 +292,7 @@ def test_reduced_precision():
 @pytest.mark.parametrize(
     ("channels", "shape"),
     [
-        (64, (16, 1, 24, 20)),
+        pytest.param(64, (16, 1, 24, 20), marks=pytest.mark.slow),
         pytest.param(64, (16, 10, 40, 32), marks=pytest.mark.slow),
         (64, (16, 3, 7, 9)),
         (4, (16, 8, 48, 48)),

@@ -24,7 +24,7 @@ def test_masks_drawn_afresh_are_inside():
 
 def test_the_noise_of_scans_is_inside():
     low, high = covered(preset_plan("crunet_mr")).snr
-    drawn = (draw_series((seed,), Library(), frames=2, matrix=(48, 48)) for seed in range(40))
+    drawn = (draw_series((seed,), Library(), frames=2, matrix=(48, 48)) for seed in range(20))
     found = [signal_to_noise(measure((seed,), series).slice()) for seed, series in enumerate(drawn)]
     assert np.mean([low <= value <= high for value in found]) >= 0.95
     assert min(found) < 2.5 * low  # and the range is no wider than they are
