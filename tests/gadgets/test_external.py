@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from gadgets.connection.relay import SERVER_VARIABLE
 from gadgets.connection.relay import resident_server as _resident_server
 from gadgets.connection.server import Server, SharedEngine
-from gadgets.external import CT_VARIABLE
+from gadgets.external import CT_VARIABLE, _options
 from gadgets.files.images import read_images
 from gadgets.files.raw import write_scan
 from gadgets.replay import replay
@@ -160,7 +161,14 @@ def test_a_network_without_weights_leaves_the_scan_to_its_fallback(scan, replaye
         assert "import-weights crunet_mr" in image.attributes
 
 
-@pytest.mark.parametrize("allowed", [True, False])
+def test_the_environment_names_the_folders_of_a_ct(monkeypatch):
+    monkeypatch.setenv(CT_VARIABLE, f"/first{os.pathsep}/second")
+    assert _options().ct_folders == (Path("/first"), Path("/second"))
+    monkeypatch.delenv(CT_VARIABLE)
+    assert _options().ct_folders == ()
+
+
+@pytest.mark.parametrize("allowed", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_ct_comes_from_the_folders_of_the_environment_only(allowed, scan, replayed, tmp_path, monkeypatch):
     write_tiny_weights(tmp_path / "weights", "atlf_net")
     monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "weights"))

@@ -57,6 +57,7 @@ def test_the_command_line_finds_its_own(start, own_folder, tmp_path):
     assert "mine" not in weights
 
 
+@pytest.mark.slow
 @either_kind
 def test_a_process_of_a_gadgetron_finds_its_own_weights(own_folder):
     scan = simulate(ScanPlan(matrix_x=32, matrix_y=24, frames=8, coils=4, acceleration=2, acs_lines=8, seed=3))

@@ -276,7 +276,9 @@ def test_an_average_that_does_not_fit_is_refused(spoil):
 # --- memory, and the published code -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("shape", "mode"), [((12, 8, 48, 32), "fast"), ((5, 10, 66, 50), "paper")])
+@pytest.mark.parametrize(
+    ("shape", "mode"), [((12, 8, 48, 32), "fast"), pytest.param((5, 10, 66, 50), "paper", marks=pytest.mark.slow)]
+)
 def test_memory_is_predicted(shape, mode):
     n_frames, n_coils, n_y, n_x = shape
     network = tiny(channel_factors=(1, 2, 2), blocks=2)
@@ -288,7 +290,7 @@ def test_memory_is_predicted(shape, mode):
 @pytest.mark.parametrize(
     "options", [{"sampler": "paper", "samples": 2}, {"samples": 2}, {"consistency_iterations": 2, "samples": 2}]
 )
-@pytest.mark.parametrize("shape", [(12, 8, 64, 48), (5, 10, 96, 90)])
+@pytest.mark.parametrize("shape", [(12, 8, 64, 48), pytest.param((5, 10, 96, 90), marks=pytest.mark.slow)])
 def test_memory_is_predicted_without_the_features(shape, options, monkeypatch):
     monkeypatch.setattr(score_network.ScoreNetwork, "slice_bytes", lambda *_: 0)
     monkeypatch.setattr(score_network.ScoreNetwork, "evaluate", lambda _, slices, __: torch.zeros_like(slices))

@@ -534,9 +534,9 @@ def test_far_stripes_keep_their_place_in_half_precision():
     ("config", "shape"),
     [
         *[({}, shape) for shape in ((4, 3, 64, 80), (24, 6, 32, 30), (2, 1, 41, 52))],
-        ({"condition": "spade", "fusion_frames": "each"}, (24, 6, 32, 30)),
+        pytest.param({"condition": "spade", "fusion_frames": "each"}, (24, 6, 32, 30), marks=pytest.mark.slow),
         ({"condition": "none"}, (2, 1, 41, 52)),
-        ({"base": 16, "channels": 16}, (4, 3, 64, 80)),
+        pytest.param({"base": 16, "channels": 16}, (4, 3, 64, 80), marks=pytest.mark.slow),
         ({"attention": "full"}, (24, 6, 32, 30)),
     ],
 )

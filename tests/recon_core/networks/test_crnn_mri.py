@@ -193,7 +193,14 @@ def test_reduced_precision():
     assert 1e-5 < (result - expected).norm() / expected.norm() < 0.03
 
 
-@pytest.mark.parametrize("shape", [(12, 4, 48, 64), (8, 8, 120, 90), (20, 10, 96, 40)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (12, 4, 48, 64),
+        pytest.param((8, 8, 120, 90), marks=pytest.mark.slow),
+        pytest.param((20, 10, 96, 40), marks=pytest.mark.slow),
+    ],
+)
 def test_prediction_of_memory(shape):
     network = CRNNMRI(CRNNMRIConfig(channels=16, iterations=2)).eval()
     _, _, (maps, mask, measured) = series(*shape)

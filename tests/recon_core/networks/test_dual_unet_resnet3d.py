@@ -336,7 +336,9 @@ def test_the_result_has_the_phase_of_the_scan():
     torch.testing.assert_close(image / smooth_phase(data), image.abs().to(torch.complex64), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(20, 1, 96, 80), (20, 8, 128, 128), (20, 6, 64, 96)])
+@pytest.mark.parametrize(
+    "shape", [(20, 1, 96, 80), (20, 6, 64, 96), pytest.param((20, 8, 128, 128), marks=pytest.mark.slow)]
+)
 def test_memory(shape):
     network = DualUNetResNet3D(DualUNetResNet3DConfig(features=32)).eval()
     data = scan(*shape)

@@ -410,11 +410,11 @@ def test_half_precision_stays_near():
 @pytest.mark.parametrize(
     ("shape", "different"),
     [
-        ((2, 2, 130, 100), {}),
+        pytest.param((2, 2, 130, 100), {}, marks=pytest.mark.slow),
         ((5, 20, 40, 32), {}),  # the largest: the prompts of small images
         ((1, 30, 64, 64), {"adjacent_frames": 5}),  # the coils of a window
         ((2, 1, 101, 96), {"features": 32}),  # the feature maps of a cascade
-        ((2, 4, 96, 80), {"learned_maps": False}),
+        pytest.param((2, 4, 96, 80), {"learned_maps": False}, marks=pytest.mark.slow),
     ],
 )
 def test_prediction_is_near_the_measured_peak(shape, different):

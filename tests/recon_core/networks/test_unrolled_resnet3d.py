@@ -233,7 +233,9 @@ def test_the_data_consistency_knows_of_the_phase():
     assert relative(kept, data.hybrid[:, 0]) < 1e-5
 
 
-@pytest.mark.parametrize("shape", [(20, 1, 96, 80), (20, 8, 128, 128), (20, 6, 64, 96)])
+@pytest.mark.parametrize(
+    "shape", [(20, 1, 96, 80), (20, 6, 64, 96), pytest.param((20, 8, 128, 128), marks=pytest.mark.slow)]
+)
 def test_memory(shape):
     network = UnrolledResNet3D(UnrolledResNet3DConfig(cascades=2, features=16)).eval()
     data = scan(*shape)
