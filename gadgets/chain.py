@@ -30,6 +30,7 @@ from gadgets.wire.containers import Bucket, ImageArray, ReconData
 from gadgets.wire.messages import Image, Readouts, Text, Waveform
 from recon_core.budget import Budget
 from recon_core.errors import CinestreamError, DataError, ProtocolError, ResourceError, ScanStoppedError, SettingsError
+from recon_core.methods import is_asked_for
 from recon_core.physics.noise_level import is_unit_noise, noise_deviation
 
 if TYPE_CHECKING:
@@ -321,7 +322,7 @@ class Chain:
         news = self._methods.get(complete.key) != reconstruction.method
         name, level = describe(complete.key), logging.INFO if news else logging.DEBUG
         logger.log(level, "%s: %d frames with %s in %.2f s", name, images, reconstruction.method, seconds)
-        as_asked = reconstruction.method == settings.method and not _is_doubtful(reconstruction, settings)
+        as_asked = is_asked_for(settings.method, reconstruction.method) and not _is_doubtful(reconstruction, settings)
         if news and not as_asked:
             level = logging.WARNING
         for note in reconstruction.notes:

@@ -11,7 +11,7 @@ import numpy as np
 
 from recon_core.data import CineSlice, CtImage, Receiver
 from recon_core.errors import DataError, ReconstructionWarning, SettingsError
-from recon_core.methods import method_names
+from recon_core.methods import is_asked_for, method_names
 from recon_core.options import ReconOptions
 from recon_core.own_methods import allow_methods
 from recon_core.physics.noise_level import is_unit_noise, noise_deviation
@@ -132,10 +132,10 @@ def shared_engine() -> Engine:
 
 
 def _warn(result: Reconstruction, asked: str) -> None:
-    if result.method != asked:
+    if not is_asked_for(asked, result.method):
         text = f"the images are of {result.method}, not of {asked}: {'; '.join(result.notes)}"
     elif result.doubts:
-        text = f"the images of {asked} are doubtful: {'; '.join(result.doubts)}"
+        text = f"the images of {result.method} are doubtful: {'; '.join(result.doubts)}"
     else:
         return
     warnings.warn(text, ReconstructionWarning, stacklevel=3)

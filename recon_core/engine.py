@@ -17,6 +17,7 @@ from recon_core.data import CineSlice
 from recon_core.errors import CinestreamError, ModelError
 from recon_core.methods import METHODS, find_method, load_target
 from recon_core.physics.fourier import ifft
+from recon_core.steps.choose import candidates
 from recon_core.steps.device import resolve_device, timed, to_device
 from recon_core.steps.finish import finish
 from recon_core.steps.load import load
@@ -80,6 +81,8 @@ def _arguments(name: str, options: ReconOptions) -> tuple[object, ...]:
 def _create(info: MethodInfo, arguments: tuple[object, ...], weights: str = "") -> Method:
     """Build a method; `weights` is what the manifest has of them, so that a change of it makes another method."""
     del weights
+    if info.chooses:
+        raise ModelError(f"{info.label!r} is no method to build: it chooses one for every slice")
     return cast("Method", load_target(info.target)(*arguments))
 
 
@@ -101,7 +104,7 @@ class Engine:
         self.device = resolve_device(device)
         self._lock = Lock()
         # Bounded, because the options may come from any client.
-        self._method = functools.lru_cache(maxsize=8)(_create)
+        self._method = functools.lru_cache(maxsize=16)(_create)
 
     def prepare(self, options: ReconOptions) -> None:
         """Build the method, so that the weights of a network are read before the first slice arrives.
@@ -117,7 +120,12 @@ class Engine:
             If the method cannot be built.
         """
         with self._lock, torch.inference_mode():
-            self._build(options.method, options)
+            if not find_method(options.method).chooses:
+                self._build(options.method, options)
+                return
+            for one in candidates(options):
+                with contextlib.suppress(ModelError):  # another one is chosen then
+                    self._build(one.options.method, one.options)
 
     def warm(self, options: ReconOptions, shape: tuple[int, int, int, int]) -> None:
         """Reconstruct noise, so that libraries, transform plans and memory are ready when the first slice arrives.
@@ -141,6 +149,8 @@ class Engine:
         mask[:, ::2] = True
         mask[:, n_lines // 2 - n_lines // 16 : n_lines // 2 + n_lines // 16 + 1] = True
         kspace *= mask[:, None, :, None]
+        if find_method(options.method).chooses:
+            options = candidates(options)[0].options
         # noise is like no training, and the network is to be run all the same
         self.reconstruct(CineSlice(kspace, mask), dataclasses.replace(options, outside_range="note"))
 
@@ -227,10 +237,16 @@ class Engine:
         with timed(seconds, "maps", device):
             data = load(cine_slice, options, device)
         with timed(seconds, "reconstruct", device):
-            work = Work(cine_slice, data, options, self._build)
+            work = self._with_method(Work(cine_slice, data, options, self._build))
             outcomes = finish(work, run(work))
             result = package(work, outcomes, find_units(work, outcomes.main))
         return dataclasses.replace(result, seconds=seconds)
+
+    @staticmethod
+    def _with_method(work: Work) -> Work:
+        """Let a method that chooses do so."""
+        info = find_method(work.options.method)
+        return cast("Work", load_target(info.target)(work)) if info.chooses else work
 
     def _build(self, name: str, options: ReconOptions) -> Method:
         info = find_method(name)

@@ -55,6 +55,9 @@ class MethodInfo:
     this name in its group asks for more, or without the series of others."""
     takes_ct: bool = False
     """It can use a CT of the same anatomy."""
+    chooses: bool = False
+    """It makes no image of its own: its target takes a `recon_core.steps.work.Work`, and gives one with the method that
+    is best for that slice."""
     options: Any = None  # mypy does not take a class of dataclasses for hashable
     """Class of the options of a method of the user's own, derived from `recon_core.options.Options`; None for one
     without. Those of the methods of cinestream are groups of `recon_core.options.ReconOptions`."""
@@ -74,6 +77,13 @@ def _network(where: str, label: str, summary: str, reference: str, **traits: Any
 
 
 METHODS: dict[str, MethodInfo] = {
+    "auto": MethodInfo(
+        target="recon_core.steps.choose:choose",
+        label="Best for the scan",
+        summary="for each slice the method that is known to be best for such scans and fits into the time (deadline)",
+        reference="https://doi.org/10.1016/S0065-2458(08)60520-3",
+        chooses=True,
+    ),
     "zero_filled": MethodInfo(
         target="recon_core.classical.zero_filled:ZeroFilled",
         label="Zero-filled",
@@ -230,6 +240,11 @@ def _has(name: str, which: Callable[[MethodInfo], object]) -> bool:
         return bool(which(find_method(name)))
     except ModelError:
         return False
+
+
+def is_asked_for(asked: str, made: str) -> bool:
+    """Whether images of the method `made` are what was asked for: that method itself, or one that chooses."""
+    return made == asked or find_method(asked).chooses
 
 
 def network_names() -> tuple[str, ...]:

@@ -94,7 +94,8 @@ def method_of(name: str) -> str:
     return name.partition("/")[0]
 
 
-NAMES = sorted([*method_names(), *VARIANTS], key=lambda name: method_names().index(method_of(name)))
+_MEASURED = method_names(lambda info: not info.chooses)
+NAMES = sorted([*_MEASURED, *VARIANTS], key=lambda name: _MEASURED.index(method_of(name)))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from gadgets.wire.header import parse_header
 from gadgets.wire.vendor import tick_length
 from recon_core.api import shared_engine
 from recon_core.errors import ReconstructionWarning
+from recon_core.methods import is_asked_for
 from recon_core.own_methods import allow_methods
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ class _ArrayMaker:
             str(kind): problem.text for kind, problem in self.chain.summary.problems.kinds.items() if problem.damage
         }
         for cine in slices:
-            if not cine.kind and cine.method != self._settings.method:
+            if not cine.kind and not is_asked_for(self._settings.method, cine.method):
                 texts[f"method {cine.method}"] = f"images are not of {self._settings.method}: {cine.comment}"
         for name, text in texts.items():
             if name not in self._warned:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gadgets.pictures import gray, white_level
 from gadgets.reports.page import Figure, embedded, embedded_loop, many
-from recon_core.methods import find_method
+from recon_core.methods import find_method, is_asked_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ def verdict(slices: Sequence[SliceRecord], settings: Settings, summary: ScanSumm
     """Whether all images were made, with which method, and what to look at: ``good``, ``warn`` or ``bad``, and why."""
     images = sum(len(record.images) for record in slices)
     made = f"{many(images, 'image')} of {many(len(slices), 'slice')}"
-    replaced = [record for record in slices if record.method != settings.method]
+    replaced = [record for record in slices if not is_asked_for(settings.method, record.method)]
     doubtful = [record for record in slices if record.doubts]
     if not images:
         return "bad", "No images were made."
@@ -83,9 +83,12 @@ def range_check(record: SliceRecord, settings: Settings) -> str:
     """What the check of range and image said of a slice."""
     if record.doubts:
         return "; ".join(record.doubts)
-    if record.method != settings.method:
+    if not is_asked_for(settings.method, record.method):
         start = f"{record.method} instead of {settings.method}: "
         return next((note.removeprefix(start) for note in record.notes if note.startswith(start)), "was not used")
+    if find_method(settings.method).chooses:
+        starts = (f"{settings.method}: ", f"{record.method} instead of ")
+        return "; ".join(note for note in record.notes if note.startswith(starts))
     if find_method(record.method).network:
         return "scan like those of its training, image agrees with the data"
     return "none needed"

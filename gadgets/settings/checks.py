@@ -54,7 +54,8 @@ def unmet_extras(settings: Settings) -> str:
         reasons.append(f"{' and '.join(of_fallback)} (there is no fallback)")
     elif of_fallback and settings.fallback == settings.method:
         reasons.append(f"{' and '.join(of_fallback)} (the fallback is {settings.method} itself)")
-    if "uncertainty" in settings.finish.extras and not find_method(settings.method).samples:
+    info = find_method(settings.method)
+    if "uncertainty" in settings.finish.extras and not (info.samples or info.chooses):
         known = " and ".join(method_names(lambda info: info.samples))
         reasons.append(f"uncertainty (known for {known}, not for {settings.method})")
     if settings.method in settings.finish.extras:

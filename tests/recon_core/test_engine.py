@@ -381,6 +381,59 @@ def test_an_error_nobody_foresaw_is_not_hidden_by_the_fallback(engine, make_slic
         engine.reconstruct(make_slice()[0], ReconOptions.of(method="grappa"))
 
 
+# --- a method that chooses -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def known_network(network, tmp_path):
+    """The same, with weights that are known to add more to kt_sense than any others."""
+
+    def put(change):
+        runs = network(change)
+        metrics = {"survey": {"median_gain": 9.0}}
+        write_entry(tmp_path, dataclasses.replace(find_weights("crunet_mr"), reference="kt_sense", metrics=metrics))
+        return runs
+
+    return put
+
+
+def test_what_chooses_has_no_image_of_its_own(engine, make_slice, known_network):
+    with pytest.raises(ModelError, match="chooses one for every slice"):
+        create_method("auto", ReconOptions())
+    known_network(lambda image: image)
+    engine.prepare(ReconOptions.of(method="auto"))
+    before = engine._method.cache_info().misses
+    result = engine.reconstruct(make_slice()[0], ReconOptions.of(method="auto"))
+    assert result.method == "crunet_mr"
+    assert result.notes[0] == "auto: crunet_mr (+9.0 dB over kt_sense on scans of its survey)"
+    assert engine._method.cache_info().misses == before
+
+
+def test_a_network_that_was_chosen_and_is_doubted_goes_to_the_fallback(engine, heart, known_network):
+    known_network(lambda image: 0 * image)
+    result = engine.reconstruct(heart, ReconOptions.of(method="auto"))
+    assert result.method == "kt_sense"
+    assert [note.partition(" (")[0] for note in result.notes[:1]] == ["auto: crunet_mr"]
+    assert "kt_sense instead of crunet_mr: the image of crunet_mr leaves" in " ".join(result.notes)
+    expected = engine.reconstruct(heart, ReconOptions.of(method="kt_sense"))
+    np.testing.assert_array_equal(result.image, expected.image)
+
+
+def test_without_weights_that_add_something_the_best_without_is_chosen(engine, make_slice):
+    cine_slice, _ = make_slice()
+    options = ReconOptions.of(method="auto", weights="dstdm-small")
+    result = engine.reconstruct(cine_slice, options)
+    assert result.method == "kt_sense"
+    expected = engine.reconstruct(cine_slice, ReconOptions.of(method="kt_sense"))
+    np.testing.assert_array_equal(result.image, expected.image)
+
+
+def test_the_best_candidate_is_warmed(engine, known_network):
+    runs = known_network(lambda image: image)
+    engine.warm(ReconOptions.of(method="auto"), (4, 3, 16, 16))
+    assert len(runs) == 1
+
+
 # --- doubtful images of networks --------------------------------------------------------------------------------------
 
 

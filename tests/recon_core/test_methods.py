@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 
 from recon_core.errors import ModelError
-from recon_core.methods import METHODS, find_method, load_target, method_names, network_names
+from recon_core.methods import METHODS, find_method, is_asked_for, load_target, method_names, network_names
 from recon_core.training.losses import LOSSES
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for folder in ("recon_core", "gadgets") for path in (ROOT / folder).rglob("*.py"))
 
 
-# Comparisons with words that are no choice of a method, though a method bears the same name.
 def words(node):
     """The texts in a constant, or in a tuple, list or set of constants."""
     parts = node.elts if isinstance(node, ast.Tuple | ast.List | ast.Set) else [node]
@@ -27,6 +26,7 @@ def named(node):
 
 def compared(tree):
     """Comparisons with the name of a method, and checks for the class of a network, as code."""
+    chooses = set(method_names(lambda info: info.chooses))
     classes = {info.network.partition(":")[2] for info in METHODS.values() if info.network}
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare):
@@ -37,7 +37,8 @@ def compared(tree):
             known = named(node.args[1]) & classes
         else:
             continue
-        if known:
+        # options of other kinds have a value of that name too
+        if known - chooses or (known and "method" in ast.unparse(node)):
             yield ast.unparse(node)
 
 
@@ -51,8 +52,9 @@ def test_no_other_module_knows_one_method_from_another():
 
 
 @pytest.mark.parametrize("code", [
-    "method == 'dstdm'", "'grappa' != name", "name in ('cg_sense', 'other')", "isinstance(network, DSTDM)",
-    "isinstance(network, (int, ATLFNet))", "match name:\n    case 'cinenet':\n        pass",
+    "method == 'dstdm'", "'grappa' != name", "name in ('cg_sense', 'other')", "settings.method == 'auto'",
+    "isinstance(network, DSTDM)", "isinstance(network, (int, ATLFNet))",
+    "match name:\n    case 'cinenet':\n        pass",
 ])  # fmt: skip
 def test_the_search_finds(code):
     assert list(compared(ast.parse(code)))
@@ -75,6 +77,14 @@ def test_lists_of_names_follow_the_entries():
     assert method_names() == tuple(METHODS)
     assert method_names(lambda info: info.linear) == ("zero_filled", "cg_sense", "grappa")
     assert method_names(lambda info: info.g_factor) == ("cg_sense", "grappa")
-    assert not set(network_names()) & {"zero_filled", "cg_sense", "grappa", "low_rank_sparse", "kt_sense"}
-    with pytest.raises(ModelError, match=r"no method 'magic'; choose one of atlf_net, cg_sense"):
+    assert method_names(lambda info: info.chooses) == ("auto",)
+    assert not set(network_names()) & {"zero_filled", "cg_sense", "grappa", "low_rank_sparse", "kt_sense", "auto"}
+    with pytest.raises(ModelError, match=r"no method 'magic'; choose one of atlf_net, auto, cg_sense"):
         find_method("magic")
+
+
+def test_a_method_that_chooses_may_make_images_of_any():
+    assert is_asked_for("auto", "cg_sense")
+    assert is_asked_for("grappa", "grappa")
+    assert not is_asked_for("grappa", "cg_sense")
+    assert not is_asked_for("crunet_mr", "kt_sense")

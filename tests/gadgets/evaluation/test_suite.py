@@ -48,7 +48,7 @@ from tests.gadgets.reports.test_scan import Checker, beating
 from tests.helpers.networks import NETWORKS, write_tiny_weights
 
 pytestmark = pytest.mark.usefixtures("_coil_maps_once")
-PLAIN = [name for name, info in METHODS.items() if not info.network]
+PLAIN = [name for name, info in METHODS.items() if not (info.network or info.chooses)]
 FACTS = {"version": "0", "torch": "2", "device": "cpu", "threads": 1, "seed": 7}
 HERE = ("cine", "view")
 ALL = len(HERE) * 3  # series of a quick run
