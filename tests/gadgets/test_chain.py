@@ -438,7 +438,7 @@ def reconstructed(scanned, **settings):
 @pytest.mark.parametrize(
     ("settings", "limit"), [({"coil_energy": 0.999}, 0.003), ({"virtual_coils": 12}, 0.01)], ids=["energy", "number"]
 )
-@pytest.mark.parametrize("method", ["zero_filled", "cg_sense"])
+@pytest.mark.parametrize("method", [pytest.param("zero_filled", marks=pytest.mark.slow), "cg_sense"])
 def test_virtual_coils_change_the_image_little(many_coils, method, settings, limit):
     whole, expected = reconstructed(many_coils, method=method, maps="walsh")
     few, images = reconstructed(many_coils, method=method, maps="walsh", **settings)

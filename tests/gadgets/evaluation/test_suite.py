@@ -271,6 +271,7 @@ def test_variants_of_a_method_without_weights_are_not_missing_too():
         choose_methods(["dstdm/paper"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("varied")
 def test_a_variant_reaches_the_engine_on_the_scans_that_it_is_for(monkeypatch):
     ran = []

@@ -104,7 +104,12 @@ class TestGolden:
 
 
 @pytest.mark.parametrize(
-    ("case", "limit"), [("mini", 0.06), pytest.param("scd201", 0.085, marks=pytest.mark.slow), ("scd301", 0.125)]
+    ("case", "limit"),
+    [
+        ("mini", 0.06),
+        pytest.param("scd201", 0.085, marks=pytest.mark.slow),
+        pytest.param("scd301", 0.125, marks=pytest.mark.slow),
+    ],
 )
 def test_accuracy_with_estimated_maps(semi_real, case, limit):
     for data in semi_real(case):

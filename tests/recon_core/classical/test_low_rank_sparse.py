@@ -42,7 +42,12 @@ def test_golden(golden, phantom_kspace, name, weight):
 
 
 @pytest.mark.parametrize(
-    ("case", "limit"), [("mini", 0.05), pytest.param("scd201", 0.09, marks=pytest.mark.slow), ("scd301", 0.075)]
+    ("case", "limit"),
+    [
+        ("mini", 0.05),
+        pytest.param("scd201", 0.09, marks=pytest.mark.slow),
+        pytest.param("scd301", 0.075, marks=pytest.mark.slow),
+    ],
 )
 def test_accuracy_with_estimated_maps(semi_real, case, limit):
     for data in semi_real(case)[:1]:

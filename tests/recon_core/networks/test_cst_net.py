@@ -22,7 +22,7 @@ CASES = [
     "case_small_16x48x40",
     pytest.param("case_batch2_empty_frames", marks=pytest.mark.slow),
     "ext_planar_16x40x32",
-    "ext_multicoil_c3",
+    pytest.param("ext_multicoil_c3", marks=pytest.mark.slow),
     pytest.param("ext_frames10", marks=pytest.mark.slow),
     pytest.param("ext_frames25", marks=pytest.mark.slow),
     "units",

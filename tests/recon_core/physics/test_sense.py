@@ -193,7 +193,7 @@ def test_excluded_lines_may_hold_anything():
     assert torch.equal(SenseOperator(maps, mask).adjoint(hybrid), expected)
 
 
-@pytest.mark.parametrize("folds", [False, True])
+@pytest.mark.parametrize("folds", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_double_precision_and_derivatives(folds):
     maps, mask, image, hybrid = (array.to(torch.complex128) for array in build(2, 4, 6, 3, False))
     mask = periodic_mask(2, 6, 3, interleaved=True) if folds else mask.real.bool()

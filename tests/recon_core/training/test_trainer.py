@@ -89,7 +89,10 @@ def stop_after(last):
 # --- learning ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", NETWORKS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("cst_net", "promptmr"))) for name in NETWORKS],
+)
 def test_every_network_learns(method, tmp_path):
     trainer = trainer_of(tmp_path, method, steps=2)
     before = copied(trainer.network)
