@@ -32,7 +32,9 @@ _SAMPLE_ITERATIONS = 12  # from zero
 _LOST = 3e-4  # share of the energy of the coil maps that need not be modelled
 # Noise, seen in the corners of k-space over what it should be: signal there makes it seem stronger, and nothing weaker.
 _BELIEVED = (0.25, 8.0)
-_LEAST_NOISE = 1e-5  # of the largest pixel, for data without noise
+# Deviation of the noise, relative to the largest pixel of a coil, that is reckoned with at least: with less the steps
+# go so slowly that the image is worse.
+_LEAST_NOISE = 5e-3
 _AVERAGE = CGSenseOptions(warm_start=False)
 
 
@@ -100,19 +102,23 @@ class KtSense:
 
 
 def _with_noise(data: HybridSlice) -> tuple[HybridSlice, float]:
-    """The slice with the noise as stated, unless the data contradict it; and its deviation in a complex sample."""
-    seen = 2**0.5 * hybrid_noise_deviation(data.hybrid, data.mask)
+    """The slice with the noise that is reckoned with, and its deviation in a complex sample.
+
+    That is the noise as stated, unless the data contradict it, and the least one where there is less.
+    """
+    deviation = 2**0.5 * hybrid_noise_deviation(data.hybrid, data.mask)
     if data.noise_variance is not None:
         stated: float = data.noise_variance**0.5
-        if not math.isfinite(seen) or _BELIEVED[0] * stated <= seen <= _BELIEVED[1] * stated:
-            return data, stated
-        data.notes.append(
-            f"the noise in the corners of k-space has {seen / stated:.2g} times the deviation that it should have "
-            "after whitening; kt_sense goes by what it sees"
-        )
+        if not math.isfinite(deviation) or _BELIEVED[0] * stated <= deviation <= _BELIEVED[1] * stated:
+            deviation = stated
+        else:
+            data.notes.append(
+                f"the noise in the corners of k-space has {deviation / stated:.2g} times the deviation that it should "
+                "have after whitening; kt_sense goes by what it sees"
+            )
     images = ifft(time_average(data.hybrid, data.mask)[0], (-2,))
     least = max(_LEAST_NOISE * float(images.abs().max()), torch.finfo(torch.float32).tiny)
-    deviation = max(seen, least) if math.isfinite(seen) else least
+    deviation = max(deviation, least) if math.isfinite(deviation) else least
     return replace(data, noise_variance=deviation**2), deviation
 
 

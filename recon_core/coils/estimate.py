@@ -72,7 +72,16 @@ def estimate_maps(reference: torch.Tensor, measured: torch.Tensor, options: MapO
         Maps ``(coil, y, x)`` complex64, and notes on what had to be done differently.
     """
     try:
-        return ESTIMATORS[options.kind](reference, measured, options)
+        maps, notes = ESTIMATORS[options.kind](reference, measured, options)
+        if are_usable(maps):
+            return maps, notes
+        why = "those are zero or not finite"
     except DataError as error:
-        maps, notes = _walsh(reference, measured, options)
-        return maps, (f"walsh coil maps instead of {options.kind}: {error}", *notes)
+        why = str(error)
+    maps, notes = _walsh(reference, measured, options)
+    return maps, (f"walsh coil maps instead of {options.kind}: {why}", *notes)
+
+
+def are_usable(maps: torch.Tensor) -> bool:
+    """Whether maps are finite, and not zero everywhere."""
+    return bool(maps.isfinite().all() & maps.any())

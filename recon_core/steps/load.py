@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
 from recon_core.coils.calibration import measured_lines, time_average
-from recon_core.coils.estimate import estimate_maps
+from recon_core.coils.estimate import are_usable, estimate_maps
+from recon_core.coils.walsh import normalise
 from recon_core.data import HybridSlice
 from recon_core.errors import ResourceError
 from recon_core.methods import find_method
 from recon_core.physics.fourier import ifft
+from recon_core.physics.hybrid_noise import coil_noise_deviations
 from recon_core.physics.memory import available_bytes, predicted_bytes
 from recon_core.steps.device import to_device
 
 if TYPE_CHECKING:
-    import torch
-
     from recon_core.data import CineSlice
     from recon_core.options import ReconOptions
+
+# Noise of a coil, in that of most, from which on it would drown them: coils and their gains differ by less.
+_LOUD = 30.0
 
 
 def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> HybridSlice:
@@ -58,10 +64,20 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
         reference = ifft(average, (-1,))
     else:
         reference, measured = time_average(hybrid, mask)
-    if cine.maps is None:
-        maps, notes = estimate_maps(reference, measured, options.maps)
-    else:
-        maps, notes = to_device(cine.maps, device), ()
+    weights, notes = _coil_weights(hybrid, mask[first:])
+    if weights is not None:
+        hybrid, reference = hybrid * weights, reference * weights
+    maps = None if cine.maps is None else to_device(cine.maps, device)
+    if maps is not None and not are_usable(maps):
+        notes.append(
+            "the coil maps that came with the slice are zero or not finite: others are estimated from its data"
+        )
+        maps = None
+    if maps is None:
+        maps, more = estimate_maps(reference, measured, options.maps)
+        notes.extend(more)
+    elif weights is not None:
+        maps, _ = normalise(maps * weights)
     planes = (None, None) if cine.ct is None else (cine.ct.image, cine.ct.cover)
     ct, cover = (None if plane is None else to_device(plane, device) for plane in planes)
     return HybridSlice(
@@ -70,13 +86,34 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
         maps,
         reference,
         measured,
-        # whitening gives real and imaginary part unit variance each
-        noise_variance=2.0 if cine.receiver.is_white else None,
-        notes=list(notes),
+        noise_variance=_noise_variance(cine),
+        notes=notes,
         ct=ct,
         ct_cover=cover,
         periodic=cine.periodic,
     )
+
+
+def _noise_variance(cine: CineSlice) -> float | None:
+    """Variance of a complex sample; whitening gives real and imaginary part of a readout unit variance each."""
+    if not cine.receiver.is_white:
+        return None
+    columns = 1.0 if cine.receiver.columns is None else float(np.mean(cine.receiver.columns))
+    return 2.0 * columns * (1.0 if cine.noise_share is None else cine.noise_share)
+
+
+def _coil_weights(hybrid: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor | None, list[str]]:
+    """Factors ``(coil, 1, 1)`` of coils whose noise would drown the others, or None; and notes that say which."""
+    deviations = torch.tensor(coil_noise_deviations(hybrid, mask))
+    usual = torch.nanmedian(deviations)
+    loud = deviations > _LOUD * usual
+    if not bool(loud.any()):
+        return None, []
+    notes = [
+        f"coil {coil} is weighed down: it has {float(deviations[coil] / usual):.2g} times the noise of most coils"
+        for coil in loud.nonzero().flatten().tolist()
+    ]
+    return torch.where(loud, usual / deviations, 1).to(hybrid.real)[:, None, None], notes
 
 
 def _check_memory(shape: tuple[int, ...], device: torch.device) -> None:

@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 import torch
 
+from recon_core.classical import kt_sense as module
 from recon_core.classical.cg_sense import CGSense
 from recon_core.classical.kt_sense import KtSense
 from recon_core.options import CGSenseOptions, KtSenseOptions
 from recon_core.physics.fourier import ifft
 from recon_core.physics.sense import SenseOperator
+from recon_core.simulate.kspace import simulate_cine
 from recon_core.simulate.sampling import sampling_mask
 from tests.recon_core.support import run
 
@@ -90,6 +92,18 @@ def test_wrong_whitening_is_noted_and_made_good(smooth_maps, disc, factor):
     assert "times the deviation" in notes[0]
     frame_by_frame = run(CGSense(CGSenseOptions()), factor * data, maps, mask, noise_variance=NOISE)
     assert error(image / factor, truth) < error(frame_by_frame / factor, truth)
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_next_to_no_noise_does_not_stop_the_steps(monkeypatch, stated):
+    cine = simulate_cine(12, (64, 56), 8, acceleration=6, snr=3000)
+    maps = torch.tensor(cine.coil_maps / np.linalg.norm(cine.coil_maps, axis=0))
+    data, mask, truth = ifft(torch.tensor(cine.kspace), (-1,)), torch.tensor(cine.mask), torch.tensor(cine.image)
+    variance = float(cine.noise_covariance[0, 0].real) if stated else None
+    ours = error(run(KtSense(KtSenseOptions()), data, maps, mask, noise_variance=variance), truth)
+    monkeypatch.setattr(module, "_LEAST_NOISE", 1e-6)
+    slow = error(run(KtSense(KtSenseOptions()), data, maps, mask, noise_variance=variance), truth)
+    assert ours < 0.7 * slow
 
 
 def test_empty_frames_are_filled_from_the_others(smooth_maps, disc):

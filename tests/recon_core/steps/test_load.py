@@ -1,0 +1,90 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from recon_core.data import CineSlice, Receiver
+from recon_core.engine import Engine
+from recon_core.options import ReconOptions
+from recon_core.physics.fourier import fft
+from recon_core.steps.load import load
+
+CPU = torch.device("cpu")
+SHAPE = (4, 5, 24, 18)
+WHITE = Receiver(whitened=True)
+
+
+def noise(seed=0):
+    return np.random.default_rng(seed).standard_normal((*SHAPE, 2), np.float32).view(np.complex64)[..., 0]
+
+
+@pytest.fixture
+def cine(smooth_maps, disc):
+    """Every second line of a disc of signal 100 in white noise of unit variance per part."""
+    mask = np.zeros((4, 24), bool)
+    for frame in range(4):
+        mask[frame, frame % 2 :: 2] = True
+    clean = fft(torch.tensor(smooth_maps(5, 24, 18) * 100 * disc(24, 18)), (1, 2)).numpy()
+    return CineSlice((clean + noise()) * mask[:, None, :, None], mask, receiver=WHITE)
+
+
+def image_of(cine, method="kt_sense"):
+    return Engine("cpu").reconstruct(cine, ReconOptions(method=method, fallback="none"))
+
+
+def loaded(cine):
+    return load(cine, ReconOptions(), CPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "variance"),
+    [
+        ({}, 2.0),
+        ({"noise_share": 0.25}, 0.5),  # four averages
+        ({"noise_share": None}, 2.0),
+        ({"receiver": Receiver(whitened=True, columns=np.arange(18) >= 9)}, 1.0),
+        ({"receiver": Receiver()}, None),
+    ],
+)
+def test_noise_is_that_of_what_was_measured(cine, changes, variance):
+    assert loaded(dataclasses.replace(cine, **changes)).noise_variance == variance
+
+
+@pytest.mark.parametrize("value", [0, np.nan, np.inf])
+@pytest.mark.parametrize("method", ["cg_sense", "kt_sense"])
+def test_maps_that_are_no_maps_are_estimated(cine, value, method):
+    maps = np.zeros(SHAPE[1:], np.complex64)
+    maps[0, 3, 3] = value
+    result, expected = image_of(dataclasses.replace(cine, maps=maps), method), image_of(cine, method)
+    assert "zero or not finite: others are estimated" in result.notes[0]
+    np.testing.assert_array_equal(result.image, expected.image)
+
+
+@pytest.mark.parametrize("with_maps", [False, True])
+def test_a_coil_of_noise_does_not_drown_the_others(cine, smooth_maps, with_maps):
+    """Its signal is as it was, or of that level as well; what the caller has stays as it is."""
+    cine = dataclasses.replace(cine, receiver=Receiver(), maps=smooth_maps(5, 24, 18) if with_maps else None)
+    kspace = cine.kspace.copy()
+    kspace[:, 2] += 1000 * noise(1)[:, 2] * cine.mask[:, :, None]
+    loud = dataclasses.replace(cine, kspace=kspace)
+    before = kspace.copy()
+    without = np.array([1, 1, 0, 1, 1], np.float32)[:, None, None]
+    maps = None if cine.maps is None else cine.maps * without / np.linalg.norm(cine.maps * without, axis=0)
+    silent = dataclasses.replace(cine, kspace=cine.kspace * without, maps=maps)
+    expected, result = image_of(silent), image_of(loud)
+    (note,) = [note for note in result.notes if "weighed down" in note]
+    assert note.startswith("coil 2 is weighed down: it has")
+    # one coil fewer tells a little less
+    assert np.linalg.norm(result.image - expected.image) < 0.15 * np.linalg.norm(expected.image)
+    np.testing.assert_array_equal(kspace, before)
+    if with_maps:
+        np.testing.assert_allclose(np.linalg.norm(result.maps, axis=0), 1, rtol=1e-4)
+        np.testing.assert_array_equal(cine.maps, smooth_maps(5, 24, 18))
+
+
+def test_coils_of_many_gains_are_left_as_they_are(cine):
+    gains = np.array([1, 3, 10, 1, 0.2], np.float32)[:, None, None]
+    data = loaded(dataclasses.replace(cine, kspace=cine.kspace * gains, receiver=Receiver()))
+    assert not data.notes
+    torch.testing.assert_close(data.hybrid, loaded(cine).hybrid * torch.tensor(gains), rtol=1e-4, atol=1e-3)
