@@ -47,6 +47,7 @@ class Kind(str, Enum):
     REVERSED_LINE = "reversed line"
     # noise
     NOISE = "noise"
+    ODD_COIL = "odd coil"
     NOISE_STORE = "noise store"
     NOISE_DEPENDENCY = "noise dependency"
     WHITENED = "whitened"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from gadgets.preparation.noise_statistics import Whitening
     from gadgets.preparation.noise_store import NoiseStore
     from gadgets.problems import Problems
     from gadgets.wire.header import ScanHeader
@@ -71,15 +72,25 @@ class ScanNoise:
         """Take noise readouts of the scan in."""
         self._own.add(readouts)
 
-    def whitening(self, coils: int, dwell_us: float) -> NDArray[np.complex64] | None:
-        """The whitening matrix ``(coil, coil)`` for image readouts, or None; noise that cannot be used is noticed."""
+    def whitening(
+        self, coils: int, dwell_us: float, readout: tuple[NDArray[np.complex64], int] | None = None
+    ) -> Whitening | None:
+        """The whitening of image readouts, or None; noise and coils that cannot be used are noticed.
+
+        Parameters
+        ----------
+        coils, dwell_us
+            Of the image readouts.
+        readout
+            As for `NoiseStatistics.whitening`.
+        """
         self.keep(alone=False)
         if not self._whiten:
             return None
         for known in self._candidates():
             try:
                 made = known.statistics.whitening(
-                    coils, self._header.coil_labels, dwell_us, self._header.noise_bandwidth
+                    coils, self._header.coil_labels, dwell_us, self._header.noise_bandwidth, readout
                 )
             except DataError as error:
                 text = f"no noise whitening with the noise of the {known.origin}: {error}"
@@ -91,7 +102,9 @@ class ScanNoise:
             self.used = (known.origin, *map(str.format, forms, figures))
             self.scaled = made.factor is not None
             logger.info("noise: %s", ", ".join(self.used))
-            return made.matrix
+            if made.notes:
+                self._problems.add(Kind.ODD_COIL, "; ".join(made.notes), damage=False, pixels=True)
+            return made
         logger.info("noise: none, so the coils are not whitened")
         return None
 

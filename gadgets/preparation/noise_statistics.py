@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gadgets.preparation.odd_coils import check_coils
 from recon_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,12 +26,16 @@ class Whitening:
     """Makes the noise of the coils independent and of unit standard deviation in real and imaginary part."""
 
     matrix: NDArray[np.complex64]
-    """``(coil, coil)`` complex64, to be multiplied from the left."""
+    """``(used coil, coil)`` complex64, to be multiplied from the left."""
+    colouring: NDArray[np.complex64]
+    """``(used coil, used coil)`` complex64, the inverse among the coils that are used."""
     factor: float | None
     """Variance of the noise readouts over that of the image readouts, by their dwell times and the receiver bandwidth;
     None where these are not known, then 1 is taken."""
     condition: float
     """Condition number of the covariance."""
+    notes: tuple[str, ...] = ()
+    """Coils that are left out or not believed."""
 
 
 @dataclass
@@ -61,7 +66,14 @@ class NoiseStatistics:
                 self.products += values @ values.conj().T
                 self.samples += values.shape[1]
 
-    def whitening(self, coils: int, labels: tuple[str, ...], dwell_us: float, bandwidth: float) -> Whitening:
+    def whitening(
+        self,
+        coils: int,
+        labels: tuple[str, ...],
+        dwell_us: float,
+        bandwidth: float,
+        readout: tuple[NDArray[np.complex64], int] | None = None,
+    ) -> Whitening:
         """Make the whitening matrix for image readouts.
 
         Parameters
@@ -74,6 +86,8 @@ class NoiseStatistics:
             Their dwell time.
         bandwidth
             ``relativeReceiverNoiseBandwidth`` of the scan.
+        readout
+            An image readout ``(coil, sample)`` and its sample of the k-space centre, to compare the noise with.
 
         Raises
         ------
@@ -91,13 +105,21 @@ class NoiseStatistics:
             raise DataError(f"{self.samples} noise samples are too few for {coils} coils")
         order = self._order(labels, coils)
         covariance = self.products[np.ix_(order, order)] / (self.samples - 1)
+        names = labels if len(labels) == coils else tuple(map(str, range(coils)))
+        checked = check_coils(covariance, readout, names)
+        used = checked.used
+        if not used.any():
+            raise DataError("no coil has any noise")
+        covariance = checked.covariance[np.ix_(used, used)]
         condition = float(np.linalg.cond(covariance))
         if not condition < _WORST_CONDITION:
             raise DataError(f"the noise covariance is singular (condition {condition:.1e}); a coil may be dead")
         known = all(0 < value < math.inf for value in (dwell_us, self.dwell_us, bandwidth))
         factor = dwell_us / self.dwell_us * bandwidth if known else None
-        matrix = np.linalg.inv(np.linalg.cholesky(covariance)) * np.sqrt(2 * (1.0 if factor is None else factor))
-        return Whitening(np.asarray(matrix, np.complex64), factor, condition)
+        root = np.linalg.cholesky(covariance) / np.sqrt(2 * (1.0 if factor is None else factor))
+        matrix = np.zeros((len(root), coils), np.complex64)
+        matrix[:, used] = np.linalg.inv(root)
+        return Whitening(matrix, np.asarray(root, np.complex64), factor, condition, checked.notes)
 
     def _order(self, labels: tuple[str, ...], coils: int) -> list[int]:
         """Where each coil of the image readouts is among those of the noise; by their names, where both have them."""

@@ -106,6 +106,8 @@ class Preparation:
         self._noise = noise
         self._noise_is_over = False
         self._whitening: NDArray[np.complex64] | None = None
+        #: Makes readouts ``(receive coil, coil)`` of whitened ones, of the coils that are used; None without whitening.
+        self.colouring: NDArray[np.complex64] | None = None
         self._coils = 0
         self._shapes: dict[int, tuple[int, ReadoutGrid]] = {}  # samples and grid by encoding
         self._partitions: dict[int, int] = {}  # by encoding
@@ -113,11 +115,6 @@ class Preparation:
         self._covered: dict[int, _Coverage] = {}  # by encoding
         self.noise_readouts = 0
         self.dropped = 0
-
-    @property
-    def colouring(self) -> NDArray[np.complex64] | None:
-        """Inverse of the whitening matrix ``(receive coil, coil)``; None without whitening."""
-        return None if self._whitening is None else np.asarray(np.linalg.inv(self._whitening), np.complex64)
 
     def receiver(
         self, encoding: int, compression: NDArray[np.complex64] | None = None, *, whitened: bool = False
@@ -321,10 +318,14 @@ class Preparation:
     def _begin(self, readouts: Readouts) -> None:
         """The first image readout fixes the coil count and ends the collection of noise."""
         self._coils = readouts.data.shape[1]
-        self._whitening = self._noise.whitening(self._coils, float(readouts.headers["sample_time_us"][0]))
+        center = int(readouts.headers["center_sample"][0]) or readouts.data.shape[2] // 2
+        dwell = float(readouts.headers["sample_time_us"][0])
+        made = self._noise.whitening(self._coils, dwell, (readouts.data[0], center))
+        if made is not None:
+            self._whitening, self.colouring = made.matrix, made.colouring
 
     def _on_grid(self, readouts: Readouts, grid: ReadoutGrid) -> Readouts:
-        count, coils, samples = readouts.data.shape
+        count, _, samples = readouts.data.shape
         data = np.ascontiguousarray(readouts.data)
         headers = readouts.headers
         center = headers["center_sample"].astype(np.int64)
@@ -338,7 +339,7 @@ class Preparation:
             data = np.matmul(self._whitening, data)
         first = np.where(reverse, headers["discard_post"], headers["discard_pre"]).astype(np.int64)
         last = samples - np.where(reverse, headers["discard_pre"], headers["discard_post"]).astype(np.int64)
-        out = np.zeros((count, coils, grid.encoded), np.complex64)
+        out = np.zeros((count, data.shape[1], grid.encoded), np.complex64)
         imaging = ~is_reference(headers["flags"])
         space = int(headers["encoding_space_ref"][0])
         if imaging.any() and space not in self._covered:
