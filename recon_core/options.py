@@ -377,7 +377,8 @@ class KtSenseOptions(Options):
 
     rounds: int = option(
         7,
-        "how often the series is improved and the prior read off it anew; half of them take half the time",
+        "how often the series is improved and the prior read off it anew; half of them take half the time, also where "
+        "a network starts from it",
         name="kt_rounds",
         minimum=1,
         maximum=100,

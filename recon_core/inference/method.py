@@ -11,7 +11,7 @@ import torch
 from recon_core.coils.calibration import time_average
 from recon_core.errors import ResourceError
 from recon_core.inference.fusion import fuse
-from recon_core.inference.start import with_start
+from recon_core.inference.start import METHODS_AS_START, with_start
 from recon_core.inference.windows import over_windows
 from recon_core.physics.fourier import ifft
 from recon_core.physics.memory import available_bytes
@@ -71,7 +71,7 @@ class NetworkMethod:
         Parameters
         ----------
         data
-            The slice.
+            The slice; with a start it has been made already, by `start_method`.
 
         Returns
         -------
@@ -92,7 +92,8 @@ class NetworkMethod:
             if peak == 0:
                 return torch.zeros_like(data.hybrid[:, 0])
             scale = self._entry.input_peak / peak
-        data = with_start(data, self._entry.start, _SAMPLES if self._entry.error else 0)
+        if data.start is None:
+            data = with_start(data, self._entry.start, self.start_samples)
         start = None if data.start is None else data.start * scale
         scaled = dataclasses.replace(data, hybrid=data.hybrid * scale, start=start, start_deviation=None)
         with precision_of_convolutions(self._options.precision, data.hybrid.device):
@@ -102,6 +103,16 @@ class NetworkMethod:
         if "uncertainty" in data.extra:
             data.extra["uncertainty"] = data.extra["uncertainty"] / scale
         return image
+
+    @property
+    def start_method(self) -> str:
+        """The method whose images the network starts from; empty where no method makes them as they are needed."""
+        return self._entry.start if self._entry.start in METHODS_AS_START else ""
+
+    @property
+    def start_samples(self) -> int:
+        """How many samples tell how well the start is known."""
+        return _SAMPLES if self._entry.error else 0
 
     @property
     def reference(self) -> str:

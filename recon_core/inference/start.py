@@ -52,7 +52,7 @@ def with_start(data: HybridSlice, start: str, samples: int = 0) -> HybridSlice:
     SettingsError
         If there is no such start.
     """
-    if start not in STARTS:
+    if start not in _MAKERS:
         raise SettingsError(f"a network starts from one of {', '.join(STARTS)}, got {start!r}")
     image, deviation = _MAKERS[start](data, samples)
     return dataclasses.replace(data, start=image, start_deviation=deviation)
@@ -80,8 +80,8 @@ def _kt_sense(data: HybridSlice, samples: int) -> Start:
     return image, own.extra.get("uncertainty")
 
 
-_MAKERS: dict[str, Callable[[HybridSlice, int], Start]] = {
-    "zero_filled": _zero_filled,
-    "cg_sense": _cg_sense,
-    "kt_sense": _kt_sense,
-}
+_MAKERS: dict[str, Callable[[HybridSlice, int], Start]] = dict(
+    zip(STARTS, (_zero_filled, _cg_sense, _kt_sense), strict=True)
+)
+#: Those that are the images of the method of the same name, which may have been made already.
+METHODS_AS_START = tuple(name for name, make in _MAKERS.items() if make is _kt_sense)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import TYPE_CHECKING
 
 from recon_core.errors import CinestreamError, ModelError
@@ -13,6 +12,7 @@ from recon_core.steps.work import Outcome, Outcomes, check_finite
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from recon_core.data import HybridSlice
     from recon_core.options import ReconOptions
     from recon_core.steps.work import Work
 
@@ -38,7 +38,7 @@ def run(work: Work) -> Outcomes:
     main, beside = _with_fallback(work)
     name, zero_filled = "zero_filled", None
     if name in work.options.finish.extras and main.method != name:
-        zero_filled = _unless_it_fails(main, name, lambda: _attempt(work, name))
+        zero_filled = _unless_it_fails(main, name, lambda: _Attempts(work)(name))
     return Outcomes(main, beside, zero_filled)
 
 
@@ -53,9 +53,7 @@ def _with_fallback(work: Work) -> tuple[Outcome, Outcome | None]:
     options = work.options
     has_fallback = options.fallback not in ("none", options.method)
 
-    @functools.cache  # what is compared with may be what is sent
-    def attempt(name: str) -> Outcome:
-        return _attempt(work, name)
+    attempt = _Attempts(work)
 
     def fallback() -> Outcome:
         return attempt(options.fallback)
@@ -78,7 +76,7 @@ def _with_fallback(work: Work) -> tuple[Outcome, Outcome | None]:
     return main, _unless_it_fails(main, options.fallback, fallback)
 
 
-def _judged(work: Work, attempt: Callable[[str], Outcome]) -> Outcome:
+def _judged(work: Work, attempt: _Attempts) -> Outcome:
     """Run the method, and note what speaks against the images of a network, whether or not a fallback may take over.
 
     Raises
@@ -111,11 +109,35 @@ def _accept(reason: str, options: ReconOptions) -> str:
     return reason
 
 
-def _attempt(work: Work, name: str) -> Outcome:
-    """Run a method, apart from whatever another one noted."""
-    own = dataclasses.replace(work.data, notes=[], extra={})
-    image = check_finite(name, work.build(name, work.options)(own), work.cine)
-    return Outcome(name, image, own.notes, own.extra)
+class _Attempts:
+    """Images of a slice by method, made once: a network starts from what it is compared with, and what may be sent."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._made: dict[str, Outcome] = {}
+
+    def __call__(self, name: str) -> Outcome:
+        """Run a method, apart from whatever another one noted."""
+        if name not in self._made:
+            method = self._work.build(name, self._work.options)
+            own = dataclasses.replace(self._work.data, notes=[], extra={})
+            if isinstance(method, NetworkMethod) and method.start_method:
+                own = self._started(own, method)
+            image = check_finite(name, method(own), self._work.cine)
+            self._made[name] = Outcome(name, image, own.notes, own.extra)
+        return self._made[name]
+
+    def _started(self, data: HybridSlice, network: NetworkMethod) -> HybridSlice:
+        """The slice with what a network starts from."""
+        options = self._work.options
+        samples = max(options.kt_sense.samples, network.start_samples)
+        sampled = dataclasses.replace(options, kt_sense=dataclasses.replace(options.kt_sense, samples=samples))
+        work = dataclasses.replace(self._work, options=sampled)
+        start = self._made[network.start_method] = _Attempts(work)(network.start_method)
+        deviation = start.extra.get("uncertainty")
+        if samples > options.kt_sense.samples and "uncertainty" not in options.finish.extras:
+            start.extra.pop("uncertainty", None)
+        return dataclasses.replace(data, start=start.image, start_deviation=deviation)
 
 
 def _unless_it_fails(main: Outcome, name: str, make: Callable[[], Outcome]) -> Outcome | None:

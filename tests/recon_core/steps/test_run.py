@@ -1,0 +1,102 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from recon_core.classical.kt_sense import KtSense
+from recon_core.data import CineSlice, Receiver
+from recon_core.engine import Engine
+from recon_core.errors import ModelError
+from recon_core.inference import method as inference
+from recon_core.options import ReconOptions
+from recon_core.trust.ranges import TrainingRange
+from recon_core.weights.manifest import find_weights, write_entry
+from tests.helpers.networks import write_tiny_weights
+
+FACTS = {"start": "kt_sense", "reference": "kt_sense", "error": 0.1, "range": TrainingRange()}
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Samples of each run of kt_sense."""
+    seen = []
+    original = KtSense.__call__
+
+    def counted(self, data):
+        seen.append(self._options.samples)
+        return original(self, data)
+
+    monkeypatch.setattr(KtSense, "__call__", counted)
+    return seen
+
+
+@pytest.fixture
+def reconstruct(tmp_path, monkeypatch):
+    """A function that reconstructs noise with a tiny network that starts from kt_sense and is compared with it."""
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+
+    def reconstruct(facts=(), **options):
+        write_tiny_weights(tmp_path, "crunet_mr")
+        write_entry(tmp_path, dataclasses.replace(find_weights("crunet_mr", ""), **{**FACTS, **dict(facts)}))
+        kspace = np.random.default_rng(0).standard_normal((6, 3, 24, 16, 2), np.float32).view(np.complex64)[..., 0]
+        mask = np.zeros((6, 24), bool)
+        mask[:, ::2] = True
+        cine = CineSlice(kspace * mask[:, None, :, None], mask, receiver=Receiver(whitened=True))
+        return Engine("cpu").reconstruct(cine, ReconOptions.of(method="crunet_mr", **options))
+
+    return reconstruct
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"extra_series": "fallback"},
+        {"outside_range": "note", "extra_series": "difference"},
+        {"outside_range": "beside"},
+    ],
+)
+def test_kt_sense_runs_once(reconstruct, calls, monkeypatch, options):
+    """As start, for comparison, as fallback and beside; the images are those of separate runs."""
+    once = reconstruct(**options)
+    assert len(calls) == 1
+    monkeypatch.setattr(inference, "METHODS_AS_START", ())
+    apart = reconstruct(**options)
+    assert len(calls) > 2
+    for ours, theirs in ((once, apart), (once.beside, apart.beside)):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            np.testing.assert_array_equal(ours.image, theirs.image)
+            assert (ours.notes, ours.doubts, ours.method) == (theirs.notes, theirs.doubts, theirs.method)
+            assert sorted(ours.extra) == sorted(theirs.extra)
+
+
+def test_samples_are_for_what_was_asked(reconstruct, calls):
+    """Those that tell how well the start is known are nobody's series; the user's are at least as many."""
+    result = reconstruct()
+    assert calls == [2]
+    assert not result.extra
+    reconstruct(kt_samples=3)
+    assert calls == [2, 3]
+    reconstruct({"error": 0.0})
+    assert calls == [2, 3, 0]
+
+
+def test_where_the_network_does_not_run_nothing_is_sampled(reconstruct, calls):
+    result = reconstruct({"range": TrainingRange.parse({"acceleration": [8, 12]})})
+    assert (result.method, calls) == ("kt_sense", [0])
+
+
+def test_rounds_that_are_asked_for_are_those_of_the_start(reconstruct):
+    few, many = (reconstruct(outside_range="note", kt_rounds=rounds).image for rounds in (1, 7))
+    assert not np.allclose(few, many)
+
+
+def test_where_the_start_fails_the_fallback_takes_over(reconstruct, monkeypatch):
+    def fail(*_):
+        raise ModelError("no start")
+
+    monkeypatch.setattr(KtSense, "__call__", fail)
+    result = reconstruct(fallback="cg_sense")
+    assert result.method == "cg_sense"
+    assert "cg_sense instead of crunet_mr: no start" in result.notes
