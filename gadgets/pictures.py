@@ -66,7 +66,9 @@ def moving_column(frames: NDArray[np.floating]) -> tuple[int, int]:
 
 
 def moving_part(frames: NDArray[np.floating]) -> tuple[slice, slice]:
-    """Rows and columns around what moves in ``(frame, y, x)``, the `moving_column` among them."""
+    """Rows and columns around what moves in ``(frame, y, x)``, the `moving_column` among them; all if nothing does."""
+    if not dynamic_region(frames).any():
+        return slice(0, frames.shape[1]), slice(0, frames.shape[2])
     weight = _motion(frames)
     rows, columns = (weight.sum(axis=1 - axis) for axis in (0, 1))
     return _around(rows, None), _around(columns, moving_column(frames)[0])

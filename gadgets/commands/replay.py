@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_raw_and_images(parser)
     add_pipeline(parser)
-    parser.add_argument("--gif", type=Path, metavar="FILE", help="write the cine loops as an animated GIF")
+    parser.add_argument(
+        "--gif", type=Path, metavar="FILE", help="write the cine loops, cropped to what moves, as an animated GIF"
+    )
     parser.add_argument("--report", type=Path, metavar="FILE", help="write an HTML report")
     text = "truth of the scan, to measure the error: .npz with 'image' or 'reference' (slice, frame, y, x)"
     parser.add_argument("--truth", type=Path, metavar="FILE", help=text)

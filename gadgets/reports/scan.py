@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gadgets.pictures import ERROR_GAIN, GAP, MOST_LOOP_FRAMES, gray, loop, montage, moving_column, profile, white_level
+from gadgets.pictures import (
+    ERROR_GAIN,
+    GAP,
+    MOST_LOOP_FRAMES,
+    gray,
+    loop,
+    montage,
+    moving_column,
+    moving_part,
+    profile,
+    white_level,
+)
 from gadgets.reports.page import Figure, embedded, embedded_loop, render
 from gadgets.reports.summary import coordinates, direction, first_loop, noise, range_check, verdict
 from gadgets.settings.settings import FIELDS
@@ -32,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def write_gif(path: Path, collector: ReportCollector, truth: NDArray[np.number] | None = None) -> None:
-    """Write a looped GIF with all slices in a grid and one window for all.
+    """Write a looped GIF of what moves, with all slices in a grid and one window for all.
 
     Parameters
     ----------
@@ -62,15 +73,19 @@ def write_gif(path: Path, collector: ReportCollector, truth: NDArray[np.number] 
 
 
 def _panels(series: Sequence[NDArray[np.float32]], truth: NDArray[np.number] | None) -> list[list[Pixels]]:
-    """Gray values ``(frame, y, x)`` of every slice: the images or, with truth, images, truth and error."""
+    """Gray values ``(frame, y, x)`` of what moves in each slice: images or, with truth, images, truth and error."""
     if truth is None:
         window = white_level(series)
-        return [[gray(frames, window)] for frames in series]
+        return [
+            [gray(frames[:, rows, columns], window)] for frames in series for rows, columns in [moving_part(frames)]
+        ]
     window = white_level(truth)
-    return [
-        [gray(ours, window), gray(theirs, window), gray(np.abs(ours - theirs), window / ERROR_GAIN)]
-        for ours, theirs in zip(scaled(series, truth), np.abs(truth), strict=True)
-    ]
+    panels = []
+    for images, known in zip(scaled(series, truth), np.abs(truth), strict=True):
+        rows, columns = moving_part(known)
+        ours, theirs = images[:, rows, columns], known[:, rows, columns]
+        panels.append([gray(ours, window), gray(theirs, window), gray(np.abs(ours - theirs), window / ERROR_GAIN)])
+    return panels
 
 
 def write_report(
@@ -218,17 +233,21 @@ def _slice_figures(
     aspect: float,
     frame_seconds: float,
 ) -> SliceFigures:
-    window = white_level([frames] if truth is None else [truth])
-    column, side = moving_column(frames if truth is None else truth)
-    n_frames, n_rows, n_columns = frames.shape
+    shown = frames if truth is None else truth
+    window = white_level([shown])
+    column, side = moving_column(shown)
+    n_frames, _, n_columns = frames.shape
+    rows = moving_part(shown)[0]
+    n_rows = rows.stop - rows.start
     line = 100 * (column + 0.5) / n_columns
 
-    shown = [panel[:MOST_LOOP_FRAMES] for panel in panels]
-    captions = ["Reconstruction", "Truth", f"Error × {ERROR_GAIN}"][: len(shown)]
+    loops_shown = [panel[:MOST_LOOP_FRAMES] for panel in panels]
+    captions = ["Reconstruction, what moves", "Truth", f"Error × {ERROR_GAIN}"][: len(panels)]
     if n_frames > MOST_LOOP_FRAMES:
         captions[0] += f" (first {MOST_LOOP_FRAMES} of {n_frames} frames)"
-    wide = aspect * (len(shown) * (n_columns + GAP) - GAP) / n_columns
-    loops = Figure(embedded_loop(shown, frame_seconds), wide, tuple(captions))
+    width = panels[0].shape[2]
+    wide = aspect * (len(panels) * (width + GAP) - GAP) / width
+    loops = Figure(embedded_loop(loops_shown, frame_seconds), wide, tuple(captions))
     stills = [Figure(embedded([gray(frames.mean(axis=0), window)]), aspect, ("Temporal mean",), line)]
     over_time = [("Temporal profile", gray(frames, window))]
     if truth is not None:
@@ -239,7 +258,7 @@ def _slice_figures(
         over_time += [("Truth", gray(truth, window)), (f"Error × {ERROR_GAIN}", errors)]
     repeats, profile_aspect = math.ceil(n_rows / n_frames), min(max(n_frames / n_rows, 0.75), 2.0)
     stills += [
-        Figure(embedded([profile(panel, column).repeat(repeats, axis=1)]), profile_aspect, (title,))
+        Figure(embedded([profile(panel[:, rows], column).repeat(repeats, axis=1)]), profile_aspect, (title,))
         for title, panel in over_time
     ]
     maps = montage(list(gray(record.maps, float(record.maps.max()) or 1.0)), _columns(len(record.maps)))

@@ -9,6 +9,7 @@ from gadgets.chain import ScanSummary
 from gadgets.gating.gate import Gating
 from gadgets.gating.heartbeat import Heartbeat
 from gadgets.images.maker import CineImage
+from gadgets.pictures import moving_part
 from gadgets.problems import Kind
 from gadgets.reports.record import ReportCollector
 from gadgets.reports.scan import write_gif, write_report
@@ -247,7 +248,18 @@ def test_gif_lays_slices_in_a_grid_and_keeps_them_in_step(tmp_path):
     write_gif(path, collected([beating(8, (300, 260)), beating(4, (260, 300)), beating(8, (280, 280))]))
     with Picture.open(path) as gif:
         assert gif.n_frames == 8
-        assert gif.size == (2 * 300 + 2, 2 * 300 + 2)
+        assert gif.size == (2 * 256 + 2, 2 * 256 + 2)  # 186 of 300 pixels, enlarged
+
+
+def test_gif_shows_what_moves(tmp_path):
+    """Also where the truth says what that is, and the images move elsewhere too."""
+    truth = np.roll(beating(6, (256, 256)), (60, -80), (1, 2))[None]
+    wrong = truth.copy()
+    wrong[0, ::2, 5:30, 200:] += 3
+    write_gif(tmp_path / "cine.gif", collected(wrong), truth)
+    with Picture.open(tmp_path / "cine.gif") as gif:
+        shown = np.asarray(gif.convert("L")).astype(int)
+    assert (shown[:, 258:514] > 200).sum() == pytest.approx((truth[0, 0] > 1).sum() * (256 / 159) ** 2, rel=0.05)
 
 
 def test_gif_with_truth_shows_the_error_too(tmp_path):
@@ -259,8 +271,11 @@ def test_gif_with_truth_shows_the_error_too(tmp_path):
     with Picture.open(path) as gif:
         assert gif.size == (3 * 256 + 4, 256)
         shown = np.asarray(gif.convert("L")).astype(int)
+    rows, columns = moving_part(truth[0])
+    factor = 256 / (rows.stop - rows.start)
+    y, x = (round((105 - part.start) * factor) for part in (rows, columns))
     error = shown[:, -256:]
-    assert error[105, 105] == pytest.approx(255 * 5 * 0.1 / 1.1, abs=12)
+    assert error[y, x] == pytest.approx(255 * 5 * 0.1 / 1.1, abs=12)
     assert error[200, 200] < 8
     np.testing.assert_allclose(shown[:, 258:514][200], shown[:, :256][200], atol=4)
 
