@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from recon_core.coils.calibration import calibration_lines, coil_images
-from recon_core.coils.walsh import box_mean
+from recon_core.physics.neighbourhood import box_mean
 from recon_core.physics.sense import SenseOperator
 from recon_core.physics.solvers import PORTION_BYTES, conjugate_gradient
 

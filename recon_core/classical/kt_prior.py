@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from recon_core.coils.walsh import box_mean
+from recon_core.physics.neighbourhood import box_mean
 
 # Principal components that are used: the first hold what moves, the others noise.
 _COMPONENTS = 8

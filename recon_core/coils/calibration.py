@@ -6,6 +6,9 @@ import torch
 
 from recon_core.physics.fourier import ifft
 
+# Fewer adjacent lines than this tell nothing about where a coil sees.
+_MINIMUM_LINES = 4
+
 
 def time_average(kspace: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Average every line over the frames that measured it.
@@ -61,6 +64,30 @@ def calibration_lines(measured: torch.Tensor) -> slice:
         return slice(first, max(first, last))
     half = min(centre - first, last - 1 - centre)
     return slice(centre - half, centre + half + 1)
+
+
+def central_lines(measured: torch.Tensor) -> tuple[slice, tuple[str, ...]]:
+    """Find the lines that tell where a coil sees.
+
+    Parameters
+    ----------
+    measured
+        ``(ky,)`` bool.
+
+    Returns
+    -------
+    tuple
+        The fully sampled centre, or all lines, measured or not, where there is none; and a note if so.
+    """
+    n_lines = measured.numel()
+    lines = calibration_lines(measured)
+    if lines.stop - lines.start >= min(_MINIMUM_LINES, n_lines):
+        return lines, ()
+    note = (
+        f"coil maps: fewer than {_MINIMUM_LINES} adjacent lines around the centre were measured, all "
+        f"{int(measured.sum())} of {n_lines} lines are used and the maps may be aliased"
+    )
+    return slice(0, n_lines), (note,)
 
 
 def coil_images(hybrid: torch.Tensor, lines: slice) -> torch.Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from recon_core.coils.walsh import virtual_body_coil
+from recon_core.coils.vectors import virtual_body_coil
 from recon_core.errors import DataError
 from recon_core.physics.fourier import fft
 

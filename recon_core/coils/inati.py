@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 
 from recon_core.coils.calibration import calibration_lines, coil_images
-from recon_core.coils.walsh import box_average, normalise
+from recon_core.coils.vectors import normalise
 from recon_core.errors import DataError
+from recon_core.physics.neighbourhood import box_average
 
 # Fewer adjacent lines than this tell nothing about where a coil sees.
 _MINIMUM_LINES = 4

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from recon_core.coils.walsh import align_phase, central_lines, normalise, virtual_coils
+from recon_core.coils.calibration import central_lines
+from recon_core.coils.vectors import align_phase, normalise, virtual_coils
 from recon_core.errors import DataError
 from recon_core.physics.fourier import ifft
 from recon_core.physics.solvers import conjugate_gradient

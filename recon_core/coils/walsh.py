@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import torch
 
-from recon_core.coils.calibration import calibration_lines, coil_images
+from recon_core.coils.calibration import central_lines, coil_images
+from recon_core.coils.vectors import align_phase, normalise
 from recon_core.physics.fourier import fft
+from recon_core.physics.neighbourhood import box_average
 from recon_core.physics.sense import SenseOperator
 from recon_core.physics.solvers import conjugate_gradient
 
-# Fewer adjacent lines than this tell nothing about where a coil sees.
-_MINIMUM_LINES = 4
 # Local covariances in work at a time. Those of 30 coils on a large matrix would take a gigabyte; on the CPU they should
 # also stay near the cache.
 _BAND_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
@@ -112,84 +112,3 @@ def walsh_maps(
         images = coil_images(completed, slice(0, n_lines))
         maps, _ = walsh(images, neighbourhood=neighbourhood, iterations=4, start=maps)
     return align_phase(maps, hybrid[:, lines]), notes
-
-
-def central_lines(measured: torch.Tensor) -> tuple[slice, tuple[str, ...]]:
-    """Find the lines that tell where a coil sees.
-
-    Parameters
-    ----------
-    measured
-        ``(ky,)`` bool.
-
-    Returns
-    -------
-    tuple
-        The fully sampled centre, or all lines, measured or not, where there is none; and a note if so.
-    """
-    n_lines = measured.numel()
-    lines = calibration_lines(measured)
-    if lines.stop - lines.start >= min(_MINIMUM_LINES, n_lines):
-        return lines, ()
-    note = (
-        f"coil maps: fewer than {_MINIMUM_LINES} adjacent lines around the centre were measured, all "
-        f"{int(measured.sum())} of {n_lines} lines are used and the maps may be aliased"
-    )
-    return slice(0, n_lines), (note,)
-
-
-def align_phase(maps: torch.Tensor, lines: torch.Tensor) -> torch.Tensor:
-    """Give the virtual body coil of some lines phase zero everywhere.
-
-    A vector of coils is free up to a phase. One fixed combination of coils that is real everywhere leaves the smooth
-    phase differences between the coils, and the phase of the object to the image.
-
-    Parameters
-    ----------
-    maps
-        ``(coil, y, x)`` complex64.
-    lines
-        ``(coil, ky, x)`` complex64, any domain.
-
-    Returns
-    -------
-    torch.Tensor
-        ``(coil, y, x)`` complex64.
-    """
-    phase = (virtual_body_coil(lines).conj()[:, None, None] * maps).sum(0).angle()
-    return maps * torch.polar(torch.ones_like(phase), -phase)
-
-
-def virtual_body_coil(lines: torch.Tensor) -> torch.Tensor:
-    """Find the combination ``(coil,)`` of coils that receives most signal from ``(coil, ky, x)``."""
-    return virtual_coils(lines, 1)[:, 0]
-
-
-def virtual_coils(lines: torch.Tensor, n_virtual: int) -> torch.Tensor:
-    """Find the combinations ``(coil, virtual coil)``, orthonormal, that receive most signal from ``(coil, ky, x)``."""
-    scaled = lines / lines.abs().amax().clamp(min=torch.finfo(lines.real.dtype).tiny)
-    covariance = torch.einsum("pyx,qyx->pq", scaled, scaled.conj())
-    vectors: torch.Tensor = torch.linalg.eigh(covariance).eigenvectors
-    return vectors[:, -n_virtual:]
-
-
-def box_average(n_pixels: int, side: int) -> torch.Tensor:
-    """Matrix ``(pixel, pixel)`` that averages over `side` neighbours, mirrored (edge pixel included) at the border."""
-    pixel = torch.arange(n_pixels)[:, None].expand(-1, side)
-    neighbour = (pixel + torch.arange(-(side // 2), side - side // 2)).remainder(2 * n_pixels)
-    neighbour = torch.where(neighbour < n_pixels, neighbour, 2 * n_pixels - 1 - neighbour)
-    share = torch.tensor(1 / side)
-    return torch.zeros(n_pixels, n_pixels).index_put_((pixel, neighbour), share, accumulate=True)
-
-
-def box_mean(field: torch.Tensor, side: int) -> torch.Tensor:
-    """Average real ``(..., y, x)`` over squares of `side` pixels, mirrored at the border."""
-    along_y, along_x = (box_average(size, side).to(field) for size in field.shape[-2:])
-    mean: torch.Tensor = along_y @ field @ along_x.mT
-    return mean
-
-
-def normalise(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Divide ``(coil, y, x)`` by its norm over the coils, which is returned too; zero stays zero."""
-    norm = torch.view_as_real(vectors).square().sum((0, -1)).sqrt()
-    return vectors / torch.where(norm > 0, norm, 1), norm

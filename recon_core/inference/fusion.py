@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recon_core.coils.walsh import box_mean
+from recon_core.physics.neighbourhood import box_mean
 
 # Side of the square, in pixels, over which the error of the start is averaged: a few samples know it roughly.
 _NEIGHBOURHOOD = 9

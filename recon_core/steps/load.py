@@ -9,7 +9,7 @@ import torch
 
 from recon_core.coils.calibration import measured_lines, time_average
 from recon_core.coils.estimate import are_usable, estimate_maps
-from recon_core.coils.walsh import normalise
+from recon_core.coils.vectors import normalise
 from recon_core.data import HybridSlice
 from recon_core.errors import ResourceError
 from recon_core.methods import find_method

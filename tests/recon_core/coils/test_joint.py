@@ -5,7 +5,8 @@ import torch
 from recon_core.coils import joint as module
 from recon_core.coils.calibration import time_average
 from recon_core.coils.joint import joint_maps
-from recon_core.coils.walsh import virtual_body_coil, walsh_maps
+from recon_core.coils.vectors import virtual_body_coil
+from recon_core.coils.walsh import walsh_maps
 from recon_core.errors import DataError
 from recon_core.physics.fourier import fft, ifft
 from recon_core.simulate.coils import coil_maps
