@@ -47,6 +47,7 @@ class Kind(str, Enum):
     REVERSED_LINE = "reversed line"
     # noise
     NOISE = "noise"
+    NOISE_VALUES = "noise values"
     ODD_COIL = "odd coil"
     NOISE_STORE = "noise store"
     NOISE_DEPENDENCY = "noise dependency"
@@ -79,6 +80,7 @@ class Kind(str, Enum):
     CT_SLICE = "ct slice"
     IMAGE_SHAPE = "shape"
     IMAGE_VALUES = "not finite"
+    BLACK = "black"
     GEOMETRY = "geometry"
     # export
     EXPORT_HEADER = "header"

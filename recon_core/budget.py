@@ -6,9 +6,10 @@ first. A server has one budget, and every scan one below it.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -128,6 +129,16 @@ def free_bytes() -> int | None:
     """
     free = [found for found in (_machine(), _container()) if found is not None]
     return min(free, default=None)
+
+
+def return_freed() -> None:
+    """Give memory that was freed back to the system.
+
+    The allocator of glibc keeps it for every thread apart: a server with a thread for every connection grew by 160 MiB
+    over 10 000 sessions although nothing was held.
+    """
+    with suppress(OSError, AttributeError):  # another allocator
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _machine() -> int | None:

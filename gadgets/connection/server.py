@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from gadgets.connection.session import Resources, Session, SessionOptions
 from gadgets.wire.messages import Close, Text
 from gadgets.wire.writer import Writer
+from recon_core.budget import return_freed
 from recon_core.errors import ModelError, ResourceError
 from recon_core.methods import OWN_METHODS, find_method
 
@@ -173,6 +174,7 @@ class Server:
         finally:
             with self._lock:
                 self._sessions.pop(threading.current_thread(), None)
+            return_freed()
 
     def _warm_up(self) -> None:
         try:

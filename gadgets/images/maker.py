@@ -198,7 +198,15 @@ class ImageMaker:
         # the scale of the scan must not be that of a doubtful image
         level = self._level(second, reconstruction.units, frames, fallback if reconstruction.doubts else None)
         values = frames if self._settings.images.output == "complex" or self._for_gadgets else np.abs(frames)
-        values = values * np.float32(level.scale)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            values = values * np.float32(level.scale)
+        if not np.isfinite(values).all():
+            raise DataError(
+                f"times {level.scale:g} the images exceed what float32 holds; set scale to a smaller number"
+            )
+        if not second and not values.any():
+            text = f"the images of {describe(complete.key)} are black: its readouts hold nothing but zeros"
+            self._problems.add(Kind.BLACK, text, damage=False)
         common = self._common_meta(complete, reconstruction, encoding, second)
         center, width = self._window(level)
         common |= _level_meta(level.scale, center, width)

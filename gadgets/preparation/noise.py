@@ -87,6 +87,9 @@ class ScanNoise:
         self.keep(alone=False)
         if not self._whiten:
             return None
+        if self._own.ignored:
+            text = f"{self._own.ignored} noise readouts hold values that are not finite, or have other coils"
+            self._problems.add(Kind.NOISE_VALUES, f"{text}; they are not used", damage=False)
         for known in self._candidates():
             try:
                 made = known.statistics.whitening(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gadgets.wire.messages import Readouts
 
 _WORST_CONDITION = 1e10
+_LARGEST_RATIO = 1e12  # of a sample to the noise
 #: Coils that are believed; their covariance grows with the square.
 MOST_COILS = 1024
 
@@ -50,11 +51,15 @@ class NoiseStatistics:
     """How many samples per coil are in it."""
     dwell_us: float = 0.0
     """Dwell time of the noise readouts."""
+    ignored: int = 0
+    """How many readouts could not be used."""
 
     def add(self, readouts: Readouts) -> None:
         """Take noise readouts in; those with values not finite, or with other or too many coils, are ignored."""
-        readouts = readouts[np.asarray(np.isfinite(readouts.data).all(axis=(1, 2)))]
-        if not readouts.data.size or readouts.data.shape[1] > MOST_COILS:
+        usable = np.isfinite(readouts.data).all(axis=(1, 2)) & (0 < readouts.data.shape[1] <= MOST_COILS)
+        self.ignored += int(np.count_nonzero(~usable))
+        readouts = readouts[np.asarray(usable)]
+        if not readouts.data.size:
             return
         coils = readouts.data.shape[1]
         if self.products is None:
@@ -65,6 +70,8 @@ class NoiseStatistics:
             for values in readouts.data.astype(np.complex128):
                 self.products += values @ values.conj().T
                 self.samples += values.shape[1]
+        else:
+            self.ignored += len(readouts)
 
     def whitening(
         self,
@@ -117,9 +124,12 @@ class NoiseStatistics:
         known = all(0 < value < math.inf for value in (dwell_us, self.dwell_us, bandwidth))
         factor = dwell_us / self.dwell_us * bandwidth if known else None
         root = np.linalg.cholesky(covariance) / np.sqrt(2 * (1.0 if factor is None else factor))
-        matrix = np.zeros((len(root), coils), np.complex64)
+        matrix = np.zeros((len(root), coils), np.complex128)
         matrix[:, used] = np.linalg.inv(root)
-        return Whitening(matrix, np.asarray(root, np.complex64), factor, condition, checked.notes)
+        if not np.abs(matrix @ (readout[0] if readout else np.ones(coils))).max(initial=0.0) < _LARGEST_RATIO:
+            raise DataError("it is so much weaker than the image readouts that it cannot be theirs")
+        single = np.asarray(matrix, np.complex64), np.asarray(root, np.complex64)
+        return Whitening(*single, factor, condition, checked.notes)
 
     def _order(self, labels: tuple[str, ...], coils: int) -> list[int]:
         """Where each coil of the image readouts is among those of the noise; by their names, where both have them."""

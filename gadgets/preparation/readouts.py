@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gadgets.wire.header import Encoding, ScanHeader
 
 _PORTION_BYTES = 64 << 20
+_SMALLEST_VALUE, _LARGEST_VALUE = 1e-30, 1e15  # of the largest sample; squares must not overflow in float32
 _SAMPLE_BYTES = np.dtype(np.complex64).itemsize
 
 
@@ -52,7 +53,7 @@ class ReadoutGrid:
         it is; `sender_habit` says of whom that is not to be thought.
         """
         encoded, wide, narrow = encoding.encoded.matrix[0], *_widths(encoding)
-        kept = round(encoded * narrow / wide) if wide > narrow > 0 else encoded
+        kept = max(1, round(encoded * narrow / wide)) if wide > narrow > 0 else encoded
         symmetric = center == 0 or center >= samples or abs(2 * center - samples) <= 1
         removed = samples == kept and symmetric
         if oversampling != "auto":
@@ -234,7 +235,9 @@ class Preparation:
             readouts = readouts[~readouts.flagged(AcquisitionFlag.LAST_IN_MEASUREMENT)]
             discarded = np.zeros(len(readouts), np.int64)
         readouts = self._without(readouts, discarded >= samples * min(1, coils), Kind.EMPTY_READOUT, "holds no samples")
-        readouts = self._without(readouts, ~_finite(readouts), Kind.VALUES, "holds values that are not finite")
+        readouts = self._without(
+            readouts, ~_finite(readouts), Kind.VALUES, "holds values that are not finite, or that no receiver gives"
+        )
         readouts = self._of_usable_encoding(readouts)
         if not len(readouts):
             return readouts, None
@@ -387,8 +390,9 @@ class _Coverage:
 
 
 def _finite(readouts: Readouts) -> NDArray[np.bool_]:
-    """Which readouts hold finite values only."""
-    return np.asarray(np.isfinite(readouts.data).all(axis=(1, 2)))
+    """Which readouts hold values that can be computed with: zeros, or numbers far from both ends of float32."""
+    largest = np.abs(readouts.data).max(axis=(1, 2), initial=0.0)
+    return np.asarray((largest == 0) | ((largest >= _SMALLEST_VALUE) & (largest <= _LARGEST_VALUE)))
 
 
 def _place(

@@ -223,6 +223,8 @@ def _rr_intervals(
     if time is None or len(last) == 1:
         return ends, _most_supported(ends, tolerance)
     to_next = np.diff(_triggers(since, time, beat))
+    if not (to_next > 0).all():
+        raise DataError("the time since the trigger and the time of the readouts contradict each other")
     typical = _most_supported(to_next, tolerance)
     # where this slice was measured in every second or third beat only
     typical /= max(1, round(typical / max(float(np.median(last)), 1.0)))

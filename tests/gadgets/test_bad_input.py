@@ -670,3 +670,36 @@ def test_texts_of_a_peer_forge_no_lines_of_the_log(server, said, caplog):
     for record in caplog.records:
         shown = logging.Formatter("%(message)s").format(record)
         assert shown.isprintable(), shown
+
+
+# --- values that make no image ----------------------------------------------------------------------------------------
+
+
+def values(**changes):
+    """The scan with its readouts changed by kind: those of noise, and the others."""
+    for item in ITEMS:
+        if isinstance(item, Readouts):
+            data, is_noise = item.data.copy(), item.flagged(AcquisitionFlag.NOISE)
+            for name, which in (("noise", is_noise), ("image", ~is_noise)):
+                data[which] = changes.get(name, lambda found: found)(data[which])
+            yield Readouts(item.headers.copy(), data)
+        else:
+            yield item
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "images"),
+    [
+        ({"image": lambda data: 0 * data}, "are black: its readouts hold nothing but zeros", N_IMAGES),
+        ({"noise": lambda data: data * np.nan}, "noise readouts hold values that are not finite", N_IMAGES),
+        ({"image": lambda data: data * np.float32(1e20)}, "that no receiver gives", 0),
+        ({"image": lambda data: data * np.float32(1e-36)}, "that no receiver gives", 0),
+        ({"noise": lambda data: data * np.float32(1e-18)}, "weaker than the image readouts", N_IMAGES),
+    ],
+    ids=["zeros", "NaN noise", "huge", "tiny", "noise of nothing"],
+)
+def test_values_that_make_no_image_are_said(server, changes, words, images):
+    answer = talk_scan(server, items=list(values(**changes)))
+    assert any(words in text for text in answer.texts), answer.texts
+    assert len(answer.images) == images
+    assert all(np.isfinite(image.data).all() for image in answer.images)

@@ -26,6 +26,7 @@ from gadgets.wire.header import parse_header
 from gadgets.wire.messages import ACQUISITION_HEADER, IMAGE_HEADER
 from gadgets.wire.writer import encode
 from recon_core.data import CineSlice, Receiver, Reconstruction
+from recon_core.errors import DataError
 from tests.helpers.builders import encoding_xml, header_xml, readouts
 
 SQUARE = {
@@ -925,3 +926,14 @@ def test_stamps_that_were_left_empty_are_nothing_to_tell_the_sender():
     for image in make(complete_slice(physiology_time_stamp=0), reconstruction()):
         assert "no time since an R wave" in meta_of(image)["cinestream_no_trigger_time"]
     assert list(problems) == []
+
+
+def test_images_beyond_float32_are_refused_and_black_ones_are_said():
+    with pytest.raises(DataError, match="exceed what float32 holds; set scale to a smaller number"):
+        list(maker(scale=1e12).make(complete_slice(), reconstruction(np.full((3, 6, 8), 1e30))))
+    problems = Problems()
+    make = ImageMaker(parse_header(header_xml(**SQUARE)), Settings(), problems).make
+    images = list(make(complete_slice(), reconstruction(np.zeros((3, 6, 8)))))
+    assert not any(image.data.any() for image in images)
+    assert "slice 0 are black" in str(*problems)
+    assert not problems.damage

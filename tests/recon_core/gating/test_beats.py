@@ -213,3 +213,11 @@ def test_wide_gaps_are_bridged_and_named():
     np.testing.assert_allclose(binned.kspace, 1, atol=1e-6)
     assert (binned.grade[:10, 0] == REGULAR).all()
     assert (binned.grade[12:19, 0] == BRIDGED).all()
+
+
+def test_clocks_that_contradict_each_other_are_refused():
+    """Found by damaged stamps: the second beat would have begun before the first."""
+    since = np.array([0.0, 0.0, 10.0, 4.2e9])
+    time = np.array([1000.0, 1048.0, 1096.0, 7.3e8])
+    with pytest.raises(DataError, match="contradict each other"):
+        find_rhythm(since, time, 0.25)
