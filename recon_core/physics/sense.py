@@ -7,6 +7,7 @@ everything here lives in hybrid space ``(ky, x)``. Masks that vary along the rea
 from __future__ import annotations
 
 from copy import copy
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
@@ -103,8 +104,6 @@ class SenseOperator:
         self._workspace_bytes = min(workspace_bytes, _MOST_BYTES)
         period = _period(mask.cpu())
         self._folds = period if period <= min(n_coils, _MOST_FOLDS) and mask.numel() else 0
-        if self._folds:
-            self._prepare_folding(mask)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Simulate the measurement.
@@ -180,8 +179,8 @@ class SenseOperator:
         chosen._weights = self._weights[sets, frames_of_set]
         chosen._maps, chosen._conjugate_maps = self._maps[sets], self._conjugate_maps[sets]
         if self._folds:
-            chosen._products = self._products[sets]
-            chosen._fold_weights = self._fold_weights[sets, frames_of_set]
+            products, weights = self._folding
+            chosen._folding = products[sets], weights[sets, frames_of_set]
         chosen.n_frames = chosen._excluded.shape[:2].numel()
         chosen._shape = (chosen.n_frames, *self._shape[1:])
         return chosen
@@ -232,36 +231,38 @@ class SenseOperator:
             self._kernels.combine(lines, self._conjugate_maps[sets, :, columns], result[sets, frames, columns])
         return result.mT.reshape(self._shape)
 
-    def _prepare_folding(self, mask: torch.Tensor) -> None:
-        """Find the coil products ``(set, fold, x, y)`` and the convolution kernels ``(set, frame, fold)``."""
+    @cached_property
+    def _folding(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The coil products ``(set, fold, x, y)`` and the convolution kernels ``(set, frame, fold)``."""
         n_sets, n_coils, n_x, n_y = self._maps.shape
         shift = n_y // self._folds
-        self._products = self._maps.new_zeros((n_sets, self._folds, n_x, n_y))
+        products = self._maps.new_zeros((n_sets, self._folds, n_x, n_y))
         for coil in range(n_coils):
             twice = torch.cat((self._maps[:, coil], self._maps[:, coil]), -1)
             for fold in range(self._folds):
                 shifted = twice[..., n_y - fold * shift : 2 * n_y - fold * shift]
-                self._products[:, fold].addcmul_(self._conjugate_maps[:, coil], shifted)
+                products[:, fold].addcmul_(self._conjugate_maps[:, coil], shifted)
         # The maps carry 1/N already.
-        kernels = torch.fft.ifft(mask.to(torch.float64), norm="forward")[..., ::shift]
-        self._fold_weights = kernels.to(self._maps.dtype).reshape(n_sets, -1, self._folds)
+        kernels = torch.fft.ifft((~self._excluded).to(torch.float64), norm="forward")[..., ::shift]
+        return products, kernels.to(self._maps.dtype).reshape(n_sets, -1, self._folds)
 
     def _normal_by_folding(self, image: torch.Tensor) -> torch.Tensor:
         source = self._by_set(image)
         result = torch.empty_like(source, memory_format=torch.contiguous_format)
         n_y = source.shape[-1]
         shift = n_y // self._folds
+        products, weights = self._folding
         for sets, frames, columns in self._portions(n_coils=1):
             part, target = source[sets, frames, columns], result[sets, frames, columns]
             twice = torch.cat((part, part), -1)
             for fold in range(self._folds):
                 shifted = twice[..., n_y - fold * shift : 2 * n_y - fold * shift]
-                weighted = shifted * self._fold_weights[sets, frames, fold, None, None]
-                products = self._products[sets, None, fold, columns]
+                weighted = shifted * weights[sets, frames, fold, None, None]
+                product = products[sets, None, fold, columns]
                 if fold == 0:
-                    torch.mul(weighted, products, out=target)
+                    torch.mul(weighted, product, out=target)
                 else:
-                    target.addcmul_(weighted, products)
+                    target.addcmul_(weighted, product)
         return result.mT.reshape(self._shape)
 
     def _by_set(self, image: torch.Tensor) -> torch.Tensor:
