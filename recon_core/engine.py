@@ -69,7 +69,7 @@ def _arguments(name: str, options: ReconOptions) -> tuple[object, ...]:
     """What a method is built from: of all options those that concern it, and nothing else."""
     own, implementation = options.of_method(name), options.compute.implementation
     samples = find_method(name).samples
-    if samples and "uncertainty" in options.finish.extras:
+    if samples and "uncertainty" in options.finish.extras and hasattr(own, "samples"):
         own = dataclasses.replace(cast("Any", own), samples=max(samples, cast("Any", own).samples))
     if find_method(name).network:
         return name, options.network, own, implementation

@@ -52,7 +52,7 @@ class MethodInfo:
     """The method amplifies the noise of a linear image, by a g-factor that can be measured."""
     samples: int = 0
     """Samples whose spread is its uncertainty, where `extra_series` asks for that; 0 where it has none. The option of
-    this name in its group asks for more, or without the series of others."""
+    this name, where its group has one, asks for more, or without the series of others."""
     takes_ct: bool = False
     """It can use a CT of the same anatomy."""
     chooses: bool = False

@@ -448,3 +448,16 @@ def test_a_network_of_a_notebook(scan, tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="doubtful"):
         image = reconstruct(scan.kspace, "scaled", outside_range="note").image
     np.testing.assert_allclose(image, 2 * reconstruct(scan.kspace, "zero_filled").image, rtol=1e-4, atol=1e-5)
+
+
+def test_samples_without_an_option_are_its_own_matter():
+    """A method may say that its spread is known, and have no option for how many samples that takes."""
+    scan = simulate_cine(frames=4, matrix=(32, 32), coils=4)
+
+    def spread(data):
+        data.extra["uncertainty"] = data.hybrid[:, 0].abs()
+        return data.hybrid[:, 0]
+
+    register_method("spread", spread, samples=4)
+    result = reconstruct(scan.kspace, "spread", extra_series="uncertainty")
+    assert sorted(result.extra) == ["uncertainty"]
