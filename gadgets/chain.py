@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cinestream")
 
+_LINES_APART = 64  # on average: no acceleration is so high, and a large matrix takes long
 _RAW = (Readouts, ReconData, Bucket)
 _IMAGES = (Image, ImageArray)
 _HANDED_ON: dict[str, tuple[type, ...]] = {
@@ -287,7 +288,17 @@ class Chain:
     def _assembled(
         self, complete: CompleteSlice, settings: Settings, engine: Reconstructor, placed: PlacedCt | None
     ) -> CompleteSlice:
-        """Give a slice its receiver, its coil maps where it is a window of a series, and its CT."""
+        """Give a slice its receiver, its coil maps where it is a window of a series, and its CT.
+
+        Raises
+        ------
+        DataError
+            If it has so few lines that its matrix cannot be meant.
+        """
+        most, rows = int(complete.lines.max()), complete.cine.kspace.shape[2]
+        if most * _LINES_APART < rows:
+            text = f"its fullest frame has {most} of {rows} lines, at least one in {_LINES_APART} is needed"
+            raise DataError(f"{text}; the encoded matrix may be wrong")
         whitened = settings.whitening.done and self._is_whitened(complete)
         receiver = self._preparation.receiver(complete.key.encoding, complete.compression, whitened=whitened)
         maps, notes = complete.cine.maps, complete.notes

@@ -26,6 +26,7 @@ from gadgets.connection.server import CONNECTIONS, DEFAULT_HOST, DEFAULT_PORT, S
 from gadgets.connection.session import SessionOptions
 from gadgets.settings.pipelines import find_pipeline
 from gadgets.settings.settings import Settings, apply, parse_assignments
+from recon_core.budget import share_freed
 from recon_core.own_methods import ALLOWED, allow_methods, allowed_by_operator
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal comes; refuse at once what would fail in every scan."""
+    share_freed()
     allow_methods([*options.allow_method, *allowed_by_operator()])
     session = SessionOptions(
         pipelines=tuple(options.pipelines),

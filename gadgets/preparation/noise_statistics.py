@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _WORST_CONDITION = 1e10
 _LARGEST_RATIO = 1e12  # of a sample to the noise
+_LARGEST_FACTOR = 1e30  # that float32 can multiply with
 #: Coils that are believed; their covariance grows with the square.
 MOST_COILS = 1024
 
@@ -126,7 +127,8 @@ class NoiseStatistics:
         root = np.linalg.cholesky(covariance) / np.sqrt(2 * (1.0 if factor is None else factor))
         matrix = np.zeros((len(root), coils), np.complex128)
         matrix[:, used] = np.linalg.inv(root)
-        if not np.abs(matrix @ (readout[0] if readout else np.ones(coils))).max(initial=0.0) < _LARGEST_RATIO:
+        seen = 0.0 if readout is None else np.abs(matrix @ readout[0]).max(initial=0.0)
+        if not (seen < _LARGEST_RATIO and np.abs(matrix).max() < _LARGEST_FACTOR):
             raise DataError("it is so much weaker than the image readouts that it cannot be theirs")
         single = np.asarray(matrix, np.complex64), np.asarray(root, np.complex64)
         return Whitening(*single, factor, condition, checked.notes)

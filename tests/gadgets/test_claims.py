@@ -55,6 +55,7 @@ CLAIMS = {
         [readouts(1, 4, 4096)],
         "memory",
     ),
+    "rows without lines": ({"encoded": (32, 4096, 1)}, [lines()], "at least one in 64 is needed"),
     "matrix beyond all scans": ({"encoded": (16384, 16, 1)}, [lines()], "4096 per axis"),
     "columns of one sample": ({"encoded": (4096, 16, 1)}, [readouts(2000, 64, 1)], "are left"),
     "coils of one sample": (SQUARE, [readouts(1, 65535, 1)], "at most 1024 are believed"),

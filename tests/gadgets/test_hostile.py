@@ -15,6 +15,7 @@ from gadgets.problems import Problems
 from gadgets.settings.settings import Settings
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import Image
+from recon_core.budget import share_freed
 from recon_core.errors import CinestreamError
 from tests.helpers.hostile import METHODS, SETTINGS, attack, header, items
 from tests.helpers.peers import StubEngine, assert_whole_scan, serving
@@ -66,6 +67,7 @@ def test_drawn_scans_are_no_surprise(engine):
 def attack_all(seeds, at_once=4):
     """Attack a server by several peers at once: the memory of this process in MiB at the end."""
     silenced = np.errstate(all="ignore")
+    share_freed()
 
     def work(some):
         for seed in some:

@@ -1,5 +1,10 @@
 import gc
+import os
+import subprocess
+import sys
+import textwrap
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +12,7 @@ import pytest
 from recon_core import budget as budget_module
 from recon_core.budget import Budget, free_bytes
 from recon_core.errors import ResourceError
+from tests.helpers.paths import REPOSITORY
 
 
 def test_takes_up_to_the_limit_and_says_what_needs_more():
@@ -120,3 +126,37 @@ def test_free_memory_that_the_system_does_not_say(tmp_path, monkeypatch):
     monkeypatch.setattr(budget_module, "_CGROUP", tmp_path)
     assert free_bytes() is None
     assert Budget().limit > 0
+
+
+def test_freed_memory_goes_back_to_the_system():
+    """In a process of its own: what is freed in many threads is not kept for each of them."""
+    code = """
+        import threading
+        from pathlib import Path
+        from recon_core.budget import return_freed, share_freed
+
+        def resident():
+            return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+        share_freed()
+        kept = [[b""] * 50_000 for _ in range(8)]
+        def work(own):
+            own[:] = [bytes(1000) for _ in own]
+        threads = [threading.Thread(target=work, args=(own,)) for own in kept]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        most = resident()
+        kept.clear()
+        return_freed()
+        print(most - resident())
+    """
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("the system does not say")
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(ran.stdout) > 200
