@@ -26,11 +26,12 @@ from gadgets.settings.checks import check_units, check_weights, unmet_extras
 from gadgets.settings.settings import Settings, apply
 from gadgets.slices.buffers import SliceBuffers
 from gadgets.slices.complete import describe
+from gadgets.slices.countdown import Countdown
 from gadgets.wire.containers import Bucket, ImageArray, ReconData
 from gadgets.wire.messages import Image, Readouts, Text, Waveform
 from recon_core.budget import Budget
 from recon_core.errors import CinestreamError, DataError, ProtocolError, ResourceError, ScanStoppedError, SettingsError
-from recon_core.methods import is_asked_for
+from recon_core.methods import find_method, is_asked_for
 from recon_core.physics.noise_level import is_unit_noise, noise_deviation
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ class Chain:
         Noise from outside of the scan; may be None.
     budget
         Memory that the scan may take; None takes what a process may have.
+    arrived
+        Tells when the message came that was taken last, which may have waited since; as `time.monotonic` does.
     to_gadgetron
         Gadgets come behind; others take images only, whatever the settings say.
 
@@ -130,6 +133,7 @@ class Chain:
         noise: NoiseSources | None = None,
         *,
         budget: Budget | None = None,
+        arrived: Callable[[], float] = time.monotonic,
         to_gadgetron: bool = False,
     ) -> None:
         self.summary = ScanSummary(problems=problems or Problems())
@@ -154,6 +158,7 @@ class Chain:
         budget = budget or Budget()
         self._preparation = Preparation(header, problems, self._noise, settings.readouts.oversampling, budget)
         self._buffers = _buffers(header, settings, problems, budget)
+        self._arrived, self._countdown = arrived, Countdown(settings.compute.deadline)
         self._images = ImageMaker(header, settings, problems, budget)
         self._methods: dict[SliceKey, str] = {}  # by which the slices were made last
         self._ct = load_ct(header, settings, self.summary.problems)
@@ -212,6 +217,7 @@ class Chain:
 
     def _slices(self, item: Readouts | ReconData | Bucket) -> Iterator[CompleteSlice]:
         """Slices that are complete with these readouts, whatever they came in."""
+        at = self._arrived()
         runs: Iterable[Readouts] = [item] if isinstance(item, Readouts) else []
         if isinstance(item, ReconData):
             runs = readouts_of_buffers(item, self._header, self.summary.problems)
@@ -219,6 +225,7 @@ class Chain:
             runs = readouts_of_bucket(item)
         for readouts in runs:
             self.summary.readouts += len(readouts)
+            self._countdown.came(len(readouts), at)
             for part in self._preparation.portions(readouts):
                 prepare = partial(self._preparation, part, gathered=not isinstance(item, Readouts))
                 yield from self._sort(prepare, f"readout {part.headers['scan_counter'][0]}", len(part))
@@ -262,7 +269,7 @@ class Chain:
             begin = time.perf_counter()
             placed = self._ct.place(complete) if self._ct and not preview else None
             complete = self._assembled(complete, settings, engine, placed)
-            reconstruction = engine.reconstruct(complete.cine, settings)
+            reconstruction = engine.reconstruct(complete.cine, self._in_time(settings))
             shown = complete
             if self._ct and placed is not None and reconstruction.method == settings.method:
                 shown = self._ct.label(complete, placed)
@@ -284,6 +291,13 @@ class Chain:
             if self._watch is not None:
                 self._watch(shown, reconstruction)
         return images
+
+    def _in_time(self, settings: Settings) -> Settings:
+        """Give a slice its share of the time until the deadline, where the method takes account of it."""
+        if not settings.compute.deadline or not find_method(settings.method).chooses:
+            return settings
+        share = self._countdown.share(*self._buffers.to_come())
+        return dataclasses.replace(settings, compute=dataclasses.replace(settings.compute, deadline=share))
 
     def _assembled(
         self, complete: CompleteSlice, settings: Settings, engine: Reconstructor, placed: PlacedCt | None

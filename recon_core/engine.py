@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import time
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +22,7 @@ from recon_core.steps.choose import candidates
 from recon_core.steps.device import resolve_device, timed, to_device
 from recon_core.steps.finish import finish
 from recon_core.steps.load import load
+from recon_core.steps.pace import Pace
 from recon_core.steps.package import package
 from recon_core.steps.run import run
 from recon_core.steps.units import find_units
@@ -103,6 +105,7 @@ class Engine:
     def __init__(self, device: str = "auto") -> None:
         self.device = resolve_device(device)
         self._lock = Lock()
+        self._pace = Pace()
         # Bounded, because the options may come from any client.
         self._method = functools.lru_cache(maxsize=16)(_create)
 
@@ -205,10 +208,12 @@ class Engine:
         ScanStoppedError
             If nobody waits for it any more, see `recon_core.stopping`.
         """
+        deadline = options.compute.deadline
+        until = time.monotonic() + deadline if deadline else None
         with self._turn():
             try:
                 with torch.inference_mode(), checked_networks():
-                    return self._reconstruct(cine_slice, options)
+                    return self._reconstruct(cine_slice, options, until)
             except CinestreamError:
                 raise
             except Exception as error:
@@ -231,13 +236,13 @@ class Engine:
     def _device_for(self, options: ReconOptions) -> torch.device:
         return self.device if options.compute.device == "auto" else resolve_device(options.compute.device)
 
-    def _reconstruct(self, cine_slice: CineSlice, options: ReconOptions) -> Reconstruction:
+    def _reconstruct(self, cine_slice: CineSlice, options: ReconOptions, until: float | None) -> Reconstruction:
         device = self._device_for(options)
         seconds: dict[str, float] = {}
         with timed(seconds, "maps", device):
             data = load(cine_slice, options, device)
         with timed(seconds, "reconstruct", device):
-            work = self._with_method(Work(cine_slice, data, options, self._build))
+            work = self._with_method(Work(cine_slice, data, options, self._build, self._pace, until))
             outcomes = finish(work, run(work))
             result = package(work, outcomes, find_units(work, outcomes.main))
         return dataclasses.replace(result, seconds=seconds)

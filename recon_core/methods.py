@@ -55,6 +55,9 @@ class MethodInfo:
     this name, where its group has one, asks for more, or without the series of others."""
     takes_ct: bool = False
     """It can use a CT of the same anatomy."""
+    seconds: float = 0.0
+    """Time on one core for a slice of `recon_core.steps.pace.REFERENCE_SHAPE`, of a network with its packaged weights
+    and the image that they start from, without coil maps: ``python -m tests.bench.pace``. 0 where it is not known."""
     chooses: bool = False
     """It makes no image of its own: its target takes a `recon_core.steps.work.Work`, and gives one with the method that
     is best for that slice."""
@@ -91,6 +94,7 @@ METHODS: dict[str, MethodInfo] = {
         reference="https://doi.org/10.1002/(SICI)1522-2594(200005)43:5<682::AID-MRM10>3.0.CO;2-G",
         framewise=True,
         linear=True,
+        seconds=0.062,
     ),
     "cg_sense": MethodInfo(
         target="recon_core.classical.cg_sense:CGSense",
@@ -101,6 +105,7 @@ METHODS: dict[str, MethodInfo] = {
         framewise=True,
         linear=True,
         g_factor=True,
+        seconds=2.5,
     ),
     "grappa": MethodInfo(
         target="recon_core.classical.grappa:Grappa",
@@ -111,6 +116,7 @@ METHODS: dict[str, MethodInfo] = {
         framewise=True,
         linear=True,
         g_factor=True,
+        seconds=0.45,
     ),
     "low_rank_sparse": MethodInfo(
         target="recon_core.classical.low_rank_sparse:LowRankSparse",
@@ -118,6 +124,7 @@ METHODS: dict[str, MethodInfo] = {
         summary="low rank plus sparse (L+S), all frames together; takes any pattern, best with one that changes over "
         "time",
         reference="https://doi.org/10.1002/mrm.25240",
+        seconds=6.5,
     ),
     "kt_sense": MethodInfo(
         target="recon_core.classical.kt_sense:KtSense",
@@ -126,60 +133,70 @@ METHODS: dict[str, MethodInfo] = {
         "any pattern",
         reference="https://doi.org/10.1002/mrm.10611",
         samples=16,
+        seconds=2,
     ),
     "crunet_mr": _network(
         "networks.crunet_mr:CRUNetMR",
         "CRUNet-MR network",
         "convolutional recurrent U-Net, five cascades that hand their features on; any number of frames",
         "https://pmc.ncbi.nlm.nih.gov/articles/PMC12754836",
+        seconds=12,
     ),
     "crnn_mri": _network(
         "networks.crnn_mri:CRNNMRI",
         "CRNN-MRI network",
         "convolutional recurrent network over frames and iterations; patterns that change from frame to frame",
         "https://doi.org/10.1109/TMI.2018.2863670",
+        seconds=13,
     ),
     "unet3d_mr": _network(
         "networks.unet3d_mr:UNet3DMR",
         "3-D U-Net network",
         "CRUNet-MR with 3-D convolutions instead of recurrent units: the baseline of that work, our reading of it",
         "https://pmc.ncbi.nlm.nih.gov/articles/PMC12754836",
+        seconds=13,
     ),
     "cinenet": _network(
         "networks.cinenet:CineNet",
         "CineNet network",
         "U-Nets in the planes of time and space, conjugate gradients between them",
         "https://doi.org/10.1002/mp.14809",
+        seconds=14,
     ),
     "promptmr": _network(
         "networks.promptmr:PromptMR",
         "PromptMR network",
         "prompt-based U-Nets on five adjacent frames in k-space, with coil maps that it learns; magnitude images",
         "https://doi.org/10.48550/arXiv.2309.13839",
+        seconds=25,
     ),
     "cst_net": _network(
         "networks.cst_net:CSTNet",
         "CST-Net network",
         "spatiotemporal transformer refined by recurrent layers, in windows of 16 frames; frames may be empty",
         "https://doi.org/10.1016/j.compbiomed.2024.109133",
+        seconds=19,
     ),
     "dual_unet_resnet3d": _network(
         "networks.dual_unet_resnet3d:DualUNetResNet3D",
         "Dual U-Net network",
         "two U-Nets for real and imaginary part, fused to magnitudes, a fixed number of frames; no data consistency",
         "https://github.com/XiongWenye/Deep-Learning-Dynamic-MRI-Reconstruction",
+        seconds=4.9,
     ),
     "unrolled_resnet3d": _network(
         "networks.unrolled_resnet3d:UnrolledResNet3D",
         "Unrolled ResNet network",
         "the dual U-Net unrolled, with trained data consistency after each cascade",
         "https://github.com/XiongWenye/Deep-Learning-Dynamic-MRI-Reconstruction",
+        seconds=7.9,
     ),
     "atlf_net": _network(
         "networks.atlf_net:ATLFNet",
         "ATLF-Net, with a CT",
         "unrolled network with stripe-shaped attention that a CT of the same anatomy may assist, frame by frame",
         "https://github.com/houxiaotong/ATLF-NET",
+        seconds=26,
         takes_ct=True,
         training=TrainingInfo(objective="recon_core.training.objectives:assisted_objective"),
     ),
@@ -188,6 +205,7 @@ METHODS: dict[str, MethodInfo] = {
         "Diffusion model, needs a GPU",
         "diffusion model on planes of time and space, sampled around a first image or from noise",
         "https://doi.org/10.1109/TCI.2025.3598421",
+        seconds=310,
         samples=4,
         training=TrainingInfo(
             objective="recon_core.training.objectives:denoising_objective",

@@ -491,6 +491,13 @@ class ComputeOptions(Options):
     implementation: Literal["auto", "torch", "cupy"] = option(
         "auto", "kernels of the data consistency: auto takes cupy on a GPU where it is installed"
     )
+    deadline: float = option(
+        0.0,
+        "method=auto: seconds from the last readout to the last image, into which the method that it takes is to fit; "
+        "0 sets no limit; other methods take the time that they need",
+        minimum=0.0,
+        maximum=1e6,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -39,10 +40,11 @@ class MessageQueue:
 
     def __init__(self, space: QueueSpace) -> None:
         self._space = space
-        self._items: deque[tuple[Message | CinestreamError, int]] = deque()
+        self._items: deque[tuple[Message | CinestreamError, int, float]] = deque()
         self._abandoned = False
         self._changed = space.changed
         self.awaited = False  # who works waits for a message
+        self.arrived = time.monotonic()  # when the message came that was taken last
 
     def put(self, item: Message | CinestreamError, size: int = 0) -> None:
         """Add a message of so many bytes, or the error that ends the stream; does nothing once it is abandoned."""
@@ -51,7 +53,7 @@ class MessageQueue:
             while self._space.used + size > self._space.limit and self._items and not self._abandoned:
                 self._changed.wait()
             if not self._abandoned:
-                self._items.append((item, size))
+                self._items.append((item, size, time.monotonic()))
                 self._space.used += size
                 self._changed.notify_all()
 
@@ -62,7 +64,7 @@ class MessageQueue:
             while not self._items:
                 self._changed.wait()
             self.awaited = False
-            item, size = self._items.popleft()
+            item, size, self.arrived = self._items.popleft()
             self._space.used -= size
             self._changed.notify_all()
             return item
@@ -71,13 +73,13 @@ class MessageQueue:
         """Drop what waits, and end the stream with an error."""
         self.abandon()
         with self._changed:
-            self._items.append((error, 0))
+            self._items.append((error, 0, time.monotonic()))
             self._changed.notify_all()
 
     def abandon(self) -> None:
         """Drop what waits and whatever comes; the drain goes on."""
         with self._changed:
             self._abandoned = True
-            self._space.used -= sum(size for _, size in self._items)
+            self._space.used -= sum(size for _, size, _ in self._items)
             self._items.clear()
             self._changed.notify_all()

@@ -312,6 +312,7 @@ class Session:
             problems,
             noise=NoiseSources(store=self._options.noise_store),
             budget=self._budget,
+            arrived=lambda: self._queue.arrived,
             to_gadgetron=dialect is Dialect.GADGETRON,
         )
         for item in chain(items):

@@ -49,6 +49,7 @@ class _Offer:
 
 
 _OFFERS = (
+    _Offer("deadline", "Deadline in s", maximum=600),
     _Offer("outside_range", "Doubtful network images"),
     _Offer("preview", "Preview images"),
     _Offer("gating", "Gating"),

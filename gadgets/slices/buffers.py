@@ -66,6 +66,7 @@ class SliceBuffers:
         self._center = settings.readouts.center_line
         self._time_axis = [frame_counter(encoding, settings.readouts.time_axis) for encoding in header.encodings]
         self._plans: dict[int, SlicePlan] = {}
+        self._ended = False
         real_time = settings.realtime.mode != "off"
         self._reference = ReferenceLines(REFERENCE_REPEATS if real_time else 0, budget)
         context = SortingContext(
@@ -111,7 +112,16 @@ class SliceBuffers:
 
     def flush(self) -> Iterator[CompleteSlice]:
         """Yield what is left at the end of the scan, complete or not."""
+        self._ended = True
         return self._strategy.flush()
+
+    def to_come(self) -> tuple[int, int]:
+        """How many slices have not left yet, as far as is known, and how many of their readouts have not come.
+
+        None in real time, where every window has time for itself.
+        """
+        slices, readouts = self._strategy.to_come(0 if self._ended else self.absent()[0])
+        return slices, 0 if self._ended else readouts
 
     def add_waveform(self, waveform: Waveform) -> Iterator[CompleteSlice]:
         """Add a waveform of the stream and yield the slices that waited for it."""

@@ -53,6 +53,9 @@ class SliceStrategy(Protocol):
     def flush(self) -> Iterator[CompleteSlice]:
         """Yield what is left at the end of the scan, complete or not."""
 
+    def to_come(self, promised: int) -> tuple[int, int]:
+        """As `gadgets.slices.buffers.SliceBuffers.to_come`, if so many more slices are promised."""
+
 
 class SlicePlan:
     """What the header promises of every slice of one encoding."""

@@ -199,6 +199,13 @@ class WholeSlices:
         for key in sorted(self._open):
             yield from self._finish(key, wait=False)
 
+    def to_come(self, promised: int) -> tuple[int, int]:
+        """How many slices have not left, if so many more are promised, and how many of their readouts have not come."""
+        counts = [buffer.count for buffer in self._open.values()]
+        slices = max(promised, len(counts))
+        usual = float(np.median([*self.sent.values()])) if self.sent else 0.0
+        return slices + len(self._waiting), max(0, round(slices * usual) - sum(counts))
+
     def _leave(self, key: SliceKey, count: int) -> Iterator[CompleteSlice]:
         """With slices one after another, the next slice, of which `count` readouts came, ends the one before."""
         if self._latest is not None and key != self._latest and self._latest in self._open:

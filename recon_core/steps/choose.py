@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from recon_core.errors import ModelError
 from recon_core.inference.method import NetworkMethod
+from recon_core.inference.start import METHODS_AS_START
 from recon_core.methods import find_method
 from recon_core.options import apply
 from recon_core.weights.manifest import list_weights
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 #: Methods that take any scan, the best first; networks stand before them where they are known to add to the first one.
 WITHOUT_WEIGHTS = ("kt_sense", "cg_sense", "zero_filled")
+_RESERVE = 1.25  # of time: the next slice may take longer than the last one did
 _MOST_REASONS = 2  # in a note; ten networks would fill the comment of every image
 
 
@@ -28,6 +32,8 @@ class Candidate(NamedTuple):
     """What it is built from; it is their method, with their weights."""
     gain: float = 0.0
     """What a network is known to add to the first of `WITHOUT_WEIGHTS`, in dB."""
+    start: str = ""
+    """The method of which a network makes the images on its way; empty where it makes none."""
 
     @property
     def name(self) -> str:
@@ -71,7 +77,11 @@ def candidates(options: ReconOptions) -> list[Candidate]:
     named = options.network.weights
     entries = [entry for entry in list_weights().values() if named in ("", entry.name)]
     networks = [
-        Candidate(_with(options, entry.method, entry.name), gain) for entry in entries if (gain := known_gain(entry))
+        Candidate(
+            _with(options, entry.method, entry.name), gain, entry.start if entry.start in METHODS_AS_START else ""
+        )
+        for entry in entries
+        if (gain := known_gain(entry))
     ]
     networks.sort(key=lambda one: -one.gain)
     return [*networks, *(Candidate(_with(options, name, named)) for name in WITHOUT_WEIGHTS)]
@@ -91,21 +101,41 @@ def choose(work: Work) -> Work:
     Parameters
     ----------
     work
-        The slice.
+        The slice. Where its time is limited, the best method of which the images can be there in time is taken, or the
+        fastest if there is none.
 
     Returns
     -------
     Work
         The same with another method in its options; a note on the data gives the reason.
     """
+    left = math.inf if work.until is None else work.until - time.monotonic()
+    ranked = candidates(work.options)
     passed: list[str] = []
-    for one in candidates(work.options):
-        why = _obstacle(work, one)
+    for chosen in ranked:
+        why = _lateness(work, chosen, left) or _obstacle(work, chosen)
         if not why:
             break
-        passed.append(f"{one.name}: {why}")
-    work.data.notes.append(_reason(work.options.method, one, passed))
-    return dataclasses.replace(work, options=one.options)
+        passed.append(f"{chosen.name}: {why}")
+    else:
+        chosen = min(ranked[-len(WITHOUT_WEIGHTS) :], key=lambda one: _seconds(work, one))
+        passed = ["no other is faster"]
+    reasons = [f"+{chosen.gain:.1f} dB over {WITHOUT_WEIGHTS[0]} on scans of its survey"] if chosen.gain else []
+    if len(ranked) == len(WITHOUT_WEIGHTS):
+        reasons.append(f"no weights are known to add to {WITHOUT_WEIGHTS[0]}")
+    if left < math.inf:
+        reasons.append(f"about {_about(_seconds(work, chosen))} of the {_about(left)} left")
+    reasons += passed[:_MOST_REASONS]
+    if len(passed) > _MOST_REASONS:
+        reasons.append(f"and {len(passed) - _MOST_REASONS} more")
+    work.data.notes.append(f"{work.options.method}: {chosen.name} ({'; '.join(reasons)})")
+    return dataclasses.replace(work, options=chosen.options)
+
+
+def _lateness(work: Work, one: Candidate, left: float) -> str:
+    """Why the images of a method would come too late; empty if they would not."""
+    needed = _seconds(work, one)
+    return "" if needed * _RESERVE <= left else f"would take about {_about(needed)}"
 
 
 def _obstacle(work: Work, one: Candidate) -> str:
@@ -119,13 +149,17 @@ def _obstacle(work: Work, one: Candidate) -> str:
     return method.unlike_training(work.data) if isinstance(method, NetworkMethod) else ""
 
 
-def _reason(asked: str, chosen: Candidate, passed: list[str]) -> str:
-    """Say what was chosen, and why nothing better."""
-    best = WITHOUT_WEIGHTS[0]
-    parts = [f"+{chosen.gain:.1f} dB over {best} on scans of its survey"] if chosen.gain else []
-    if not passed and not chosen.gain:
-        parts.append(f"no weights are known to add to {best}")
-    parts += passed[:_MOST_REASONS]
-    if len(passed) > _MOST_REASONS:
-        parts.append(f"and {len(passed) - _MOST_REASONS} others")
-    return f"{asked}: {chosen.name} ({'; '.join(parts)})"
+def _seconds(work: Work, one: Candidate) -> float:
+    """How long a method will take, with all that is run beside it."""
+    extras = one.options.finish.extras
+    names = {one.name, *(extras & {"zero_filled"})}
+    if find_method(one.name).network:
+        names.add(WITHOUT_WEIGHTS[0])  # what its image is compared with
+    if extras & {"fallback", "difference"} and one.options.fallback != "none":
+        names.add(one.options.fallback)
+    theirs = dataclasses.replace(work, options=one.options)
+    return sum(work.pace.seconds(theirs.job(name)) for name in names - {one.start})
+
+
+def _about(seconds: float) -> str:
+    return f"{round(max(0.0, seconds), 1 if seconds < 10 else None):g} s"

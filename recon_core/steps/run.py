@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from recon_core.data import HybridSlice
     from recon_core.options import ReconOptions
-    from recon_core.steps.work import Work
+    from recon_core.steps.work import Method, Work
 
 
 def run(work: Work) -> Outcomes:
@@ -120,20 +120,24 @@ class _Attempts:
         """Run a method, apart from whatever another one noted."""
         if name not in self._made:
             method = self._work.build(name, self._work.options)
-            own = dataclasses.replace(self._work.data, notes=[], extra={})
-            if isinstance(method, NetworkMethod) and method.start_method:
-                own = self._started(own, method)
-            image = check_finite(name, method(own), self._work.cine)
-            self._made[name] = Outcome(name, image, own.notes, own.extra)
+            with self._work.pace.measured(self._work.job(name)):
+                self._made[name] = self._make(name, method)
         return self._made[name]
+
+    def _make(self, name: str, method: Method) -> Outcome:
+        own = dataclasses.replace(self._work.data, notes=[], extra={})
+        if isinstance(method, NetworkMethod) and method.start_method:
+            own = self._started(own, method)
+        image = check_finite(name, method(own), self._work.cine)
+        return Outcome(name, image, own.notes, own.extra)
 
     def _started(self, data: HybridSlice, network: NetworkMethod) -> HybridSlice:
         """The slice with what a network starts from."""
         options = self._work.options
         samples = max(options.kt_sense.samples, network.start_samples)
         sampled = dataclasses.replace(options, kt_sense=dataclasses.replace(options.kt_sense, samples=samples))
-        work = dataclasses.replace(self._work, options=sampled)
-        start = self._made[network.start_method] = _Attempts(work)(network.start_method)
+        name = network.start_method
+        start = self._made[name] = self._make(name, self._work.build(name, sampled))  # its time is the network's
         deviation = start.extra.get("uncertainty")
         if samples > options.kt_sense.samples and "uncertainty" not in options.finish.extras:
             start.extra.pop("uncertainty", None)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from recon_core.errors import ModelError
+from recon_core.methods import find_method
+from recon_core.steps.pace import Job, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +33,16 @@ class Work:
     """How it is reconstructed."""
     build: Callable[[str, ReconOptions], Method]
     """Gives the method of a name, built from options."""
+    pace: Pace = field(default_factory=Pace)
+    """How long methods take."""
+    until: float | None = None
+    """When the images should be there, as `time.monotonic` tells the time; None where there is time enough."""
+
+    def job(self, name: str) -> Job:
+        """What it is for a method to make the images of this slice."""
+        weights = self.options.network.weights if find_method(name).network else ""
+        place = (self.data.hybrid.device.type, torch.get_num_threads())
+        return Job(name, weights, place, tuple(self.data.hybrid.shape))
 
 
 class Outcome(NamedTuple):

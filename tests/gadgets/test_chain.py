@@ -577,6 +577,84 @@ def test_additional_images_of_the_fallback_do_not_claim_a_ct():
     assert claims == {1: True, 25: False}
 
 
+# --- a method that chooses --------------------------------------------------------------------------------------------
+
+
+class TimedEngine(PlainEngine):
+    """Takes all the time that it is given for a slice, by a clock of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.given = 100.0, []
+
+    def reconstruct(self, cine, settings):
+        self.given.append(settings.compute.deadline)
+        self.now += settings.compute.deadline
+        return super().reconstruct(cine, settings)
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """A function that reconstructs a scan; gives the seconds that each slice was given, and when the images were there.
+
+    The scan takes `seconds` to come, in equal parts, and is read when the engine is ready for it.
+    """
+
+    def run(parts, seconds=0.0, **settings):
+        engine = TimedEngine()
+        arrivals = iter(np.linspace(100.0, 100.0 + seconds, len(parts)).tolist())
+        latest = [0.0]
+
+        def arrived():
+            return latest[0]
+
+        def items():
+            for part in parts:
+                latest[0] = next(arrivals)
+                engine.now = max(engine.now, latest[0])
+                yield part
+
+        monkeypatch.setattr("gadgets.slices.countdown.time.monotonic", lambda: engine.now)
+        list(Chain(header(), Settings.of(**settings), engine, arrived=arrived)(items()))
+        return engine.given, engine.now - 100
+
+    return run
+
+
+def test_slices_that_are_complete_at_once_share_the_time_until_the_deadline(timed):
+    given, end = timed([scan()], method="auto", deadline=8)
+    assert given == pytest.approx([2, 2, 2, 2])
+    assert end == pytest.approx(8)
+
+
+def test_slices_that_wait_for_the_one_before_have_waited_since_they_came(timed):
+    """Half a second of measuring a slice; the last images are there two seconds after the last readout."""
+    whole = scan()
+    parts = [whole[i : i + FRAMES * LINES] for i in range(0, len(whole), FRAMES * LINES)]
+    given, end = timed([whole[:0], *parts], seconds=2.0, method="auto", deadline=2)
+    assert given == pytest.approx([0.875] * 4)
+    assert end == pytest.approx(4)
+
+
+def test_without_a_deadline_there_is_no_limit_and_other_methods_have_none(timed):
+    assert timed([scan()], method="auto")[0] == [0, 0, 0, 0]
+    assert timed([scan()], method="grappa", deadline=8)[0] == [8, 8, 8, 8]  # which nothing takes account of
+
+
+def test_what_was_chosen_is_as_asked_for(monkeypatch, caplog):
+    made = simulate(ScanPlan(matrix_x=48, matrix_y=40, frames=4, coils=4, acceleration=2, acs_lines=10))
+    settings = Settings.of(device="cpu", method="auto", weights="dstdm-small")
+    with caplog.at_level(logging.INFO, "cinestream"):
+        run = Chain(parse_header(made.header), settings, lambda: Engine("cpu"))
+        images = [item for item in run(made.items()) if isinstance(item, Image)]
+    why = "auto: kt_sense (no weights are known to add to kt_sense)"
+    for image in images:
+        assert comment(image).startswith(f"cinestream kt_sense; {why}")
+        assert ismrmrd.Meta.deserialize(image.attributes)["cinestream_method"] == "kt_sense"
+    assert [record.levelname for record in caplog.records if why in record.message] == ["INFO"]
+    assert list(run.summary.problems) == []
+
+
 # --- further series ---------------------------------------------------------------------------------------------------
 
 

@@ -102,3 +102,14 @@ def test_an_interrupted_queue_ends_with_the_error():
     queue.put(Text("b"))
     assert queue.get() is error
     assert queue._space.used == 0
+
+
+def test_it_knows_when_the_message_came_that_was_taken_last(monkeypatch):
+    now = iter([10.0, 11.0, 12.0])
+    monkeypatch.setattr("gadgets.connection.queue.time.monotonic", lambda: next(now))
+    queue = MessageQueue(QueueSpace(10**6))  # at 10
+    queue.put(Text("first"))
+    queue.put(Text("second"))
+    for expected in (11, 12):
+        queue.get()
+        assert queue.arrived == expected

@@ -875,3 +875,43 @@ def test_repetitions_that_are_the_frames_are_gated_only_where_that_is_asked_for(
     assert len(complete.frames) == (6 if gated else 4)
     assert complete.heartbeat.real_time is not gated
     assert not problems.damage
+
+
+# --- what is to come --------------------------------------------------------------------------------------------------
+
+
+def to_come(block, head):
+    """What is to come after each slice, by the slices in the order in which they leave."""
+    buffers, found = SliceBuffers(head, Problems(), Settings()), []
+    for i in range(len(block)):
+        found += [(complete.key.slice, buffers.to_come()) for complete in buffers.add(block[i : i + 1])]
+    return found + [(complete.key.slice, buffers.to_come()) for complete in buffers.flush()]
+
+
+@pytest.mark.parametrize("given", [3, 2])
+def test_slices_one_after_another_are_still_to_be_measured(given):
+    """As the header promises, until the scan is over."""
+    names = ("slice", "phase", "kspace_encode_step_1")
+    found = to_come(scan(line_by_line(given, 2, LINES), *names), header(slice=3, phase=2))
+    size = 2 * LINES
+    assert found == [(0, (2, 2 * size)), (1, (1, size)), (2, (0, 0))][:given]
+
+
+def test_interleaved_slices_are_there_already():
+    block = scan(line_by_line(2, LINES, 3), "phase", "kspace_encode_step_1", "slice")
+    assert to_come(block, header(slice=3, phase=2)) == [(0, (2, 2)), (1, (1, 1)), (2, (0, 0))]
+
+
+def test_at_the_end_of_the_scan_only_what_has_come_is_to_come():
+    """Three of the five slices that were promised, each with a line less."""
+    block = scan(line_by_line(3, 2, LINES - 1), "slice", "phase", "kspace_encode_step_1")
+    head = header(slice=5, phase=2, extra=parallel(1))
+    assert [(number, rest) for number, (rest, _) in to_come(block, head)] == [(0, 2), (1, 1), (2, 0)]
+
+
+def test_in_real_time_every_window_has_time_for_itself():
+    block = scan(line_by_line(2, 2, LINES), "repetition", "slice", "kspace_encode_step_1")
+    buffers = SliceBuffers(header(slice=2, repetition=2), Problems(), Settings.of(realtime="sliding"))
+    for _ in itertools.chain(buffers.add(block), buffers.flush()):
+        assert buffers.to_come() == (0, 0)
+    assert buffers.sent == 2

@@ -1,10 +1,15 @@
 """What `method=auto` chooses, by what is known of the methods and of the slice."""
 
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recon_core.data import CineSlice, HybridSlice
 from recon_core.errors import ModelError
@@ -101,7 +106,7 @@ def test_the_reasons_do_not_fill_the_comment(weights):
     names = ("crunet_mr", "crnn_mri", "unet3d_mr", "cinenet", "cst_net")
     weights(*(entry(name, 0.5) for name in names))
     _, _, note = chosen(AUTO, unlike=dict.fromkeys(names, "2 frames"))
-    assert note == "auto: kt_sense (crunet_mr: 2 frames; crnn_mri: 2 frames; and 3 others)"
+    assert note == "auto: kt_sense (crunet_mr: 2 frames; crnn_mri: 2 frames; and 3 more)"
 
 
 def test_a_ct_is_asked_of_nobody(weights):
@@ -124,3 +129,82 @@ def test_a_method_is_not_its_own_fallback(weights):
     last = candidates(ReconOptions.of(method="auto", fallback="zero_filled"))[-1].options
     assert (last.method, last.fallback) == ("zero_filled", "zero_filled")
     assert {one.options.fallback for one in candidates(ReconOptions.of(method="auto", fallback="none"))} == {"none"}
+
+
+# --- with a deadline --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Known:
+    """A pace that is known for every method."""
+
+    table: dict
+
+    def seconds(self, job):
+        return self.table[job.method]
+
+
+TABLE = {"crunet_mr": 8.0, "crnn_mri": 5.0, "kt_sense": 2.0, "cg_sense": 1.0, "zero_filled": 0.1}
+WEIGHTS = {
+    one.name: one for one in (entry("crunet_mr", 0.8, start="cg_sense"), entry("crnn_mri", 0.3, start="kt_sense"))
+}
+RANKED = ["crunet_mr", "crnn_mri", *WITHOUT_WEIGHTS]
+
+
+def in_time(left, table=TABLE, options=AUTO, **more):
+    """What is chosen with so many seconds left, with the note."""
+    slice_ = dataclasses.replace(work(options, **more), pace=Known(table), until=None if left is None else 100.0 + left)
+    with (
+        patch("recon_core.steps.choose.time.monotonic", lambda: 100.0),
+        patch("recon_core.steps.choose.list_weights", lambda: WEIGHTS),
+    ):
+        result = choose(slice_)
+    return result.options.method, result.data.notes[0]
+
+
+GAINS = {
+    "crunet_mr": "+0.8 dB over kt_sense on scans of its survey; ",
+    "crnn_mri": "+0.3 dB over kt_sense on scans of its survey; ",
+}
+
+
+@pytest.mark.parametrize(("left", "method", "expected"), [
+    (60, "crunet_mr", "about 10 s of the 60 s left"),
+    (9, "crnn_mri", "about 5 s of the 9 s left; crunet_mr: would take about 10 s"),
+    (3, "kt_sense", "about 2 s of the 3 s left; crunet_mr: would take about 10 s; crnn_mri: would take about 5 s"),
+    (1.5, "cg_sense",
+     "about 1 s of the 1.5 s left; crunet_mr: would take about 10 s; crnn_mri: would take about 5 s; and 1 more"),
+    (-4, "zero_filled", "about 0.1 s of the 0 s left; no other is faster"),
+])  # fmt: skip
+def test_the_best_that_is_in_time_is_chosen(left, method, expected):
+    """A network takes the time of what it is compared with too, unless it starts from that; a quarter is in reserve."""
+    assert in_time(left) == (method, f"auto: {method} ({GAINS.get(method, '')}{expected})")
+
+
+times = st.fixed_dictionaries({name: st.floats(0.01, 50) for name in RANKED})
+
+
+@given(times, st.floats(0, 100), st.floats(0, 100))
+def test_more_time_is_never_worse(table, one, other):
+    less, more = (RANKED.index(in_time(left, table)[0]) for left in sorted((one, other)))
+    assert more <= less
+
+
+@given(times)
+def test_without_time_the_fastest_and_without_a_deadline_the_best(table):
+    assert in_time(0, table)[0] == min(WITHOUT_WEIGHTS, key=table.get)
+    assert in_time(None, table)[0] == "crunet_mr"
+    assert in_time(1000, table)[0] == "crunet_mr"
+
+
+def test_what_is_made_besides_takes_its_time():
+    assert in_time(3)[0] == "kt_sense"
+    assert in_time(3, options=ReconOptions.of(method="auto", extra_series="difference"))[0] == "zero_filled"
+    slow = {**TABLE, "zero_filled": 1.0}
+    assert in_time(3, slow, ReconOptions.of(method="auto", extra_series="zero_filled"))[0] == "cg_sense"
+
+
+def test_a_network_that_has_time_and_is_not_for_the_scan_is_still_passed_over():
+    method, note = in_time(60, unlike={"crunet_mr": "2 frames"})
+    assert method == "crnn_mri"
+    assert "crunet_mr: 2 frames" in note

@@ -9,6 +9,7 @@ from recon_core.engine import Engine
 from recon_core.errors import ModelError
 from recon_core.inference import method as inference
 from recon_core.options import ReconOptions
+from recon_core.steps.pace import Pace
 from recon_core.trust.ranges import TrainingRange
 from recon_core.weights.manifest import find_weights, write_entry
 from tests.helpers.networks import write_tiny_weights
@@ -100,3 +101,15 @@ def test_where_the_start_fails_the_fallback_takes_over(reconstruct, monkeypatch)
     result = reconstruct(fallback="cg_sense")
     assert result.method == "cg_sense"
     assert "cg_sense instead of crunet_mr: no start" in result.notes
+
+
+def test_the_pace_of_a_network_has_that_of_its_start(reconstruct, monkeypatch):
+    """A start with samples takes longer than the method of its name does by itself."""
+    learnt = []
+    monkeypatch.setattr(Pace, "learn", lambda _, job, seconds: learnt.append((job.method, seconds > 0)))
+    reconstruct({"range": TrainingRange.parse({"acceleration": [8, 12]})})
+    assert learnt == [("kt_sense", True)]
+    reconstruct()
+    assert learnt[1:] == [("crunet_mr", True)]
+    reconstruct({"start": "cg_sense"})
+    assert learnt[2:] == [("crunet_mr", True), ("kt_sense", True)]
