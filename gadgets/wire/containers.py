@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _COMPLEX64 = np.dtype("<c8")
 _FLOAT32 = np.dtype("<f4")
 _STATS_SETS = 9
+_MOST_SPACES, _MOST_VALUES = 1 << 10, 1 << 16  # encodings, and values of a counter of 16 bits
 _BUCKET_SIZES = struct.Struct("<13Q")
 
 # --- waveform (1026) --------------------------------------------------------------------------------------------------
@@ -252,10 +253,10 @@ def _read_bucket_headers(source: Source, count: int, header_bytes: int, dtype: n
 def _read_bucket_stats(source: Source) -> tuple[tuple[tuple[int, ...], ...], ...]:
     return tuple(
         tuple(
-            tuple(int(n) for n in source.take(2 * source.count("counter values")).copy().view("<u2"))
+            tuple(int(n) for n in source.take(2 * source.count("counter values", _MOST_VALUES)).copy().view("<u2"))
             for _ in range(_STATS_SETS)
         )
-        for _ in range(source.count("encoding spaces"))
+        for _ in range(source.count("encoding spaces", _MOST_SPACES))
     )
 
 

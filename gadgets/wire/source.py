@@ -128,10 +128,10 @@ class Source:
         """Take a byte that says whether something follows."""
         return bool(self.take(1)[0])
 
-    def count(self, what: str) -> int:
-        """Take the uint64 number of items that follow."""
+    def count(self, what: str, most: int | None = None) -> int:
+        """Take the uint64 number of items that follow, `most` at most."""
         count = self.u8()
-        self.check(count, self.limits.container_items, what)
+        self.check(count, self.limits.container_items if most is None else most, what)
         return count
 
     def text(self, length: struct.Struct) -> str:

@@ -136,6 +136,7 @@ def test_configuration_of_many_elements(server):
 
 
 LENGTHS = {
+    "encodings of a bucket": struct.pack("<H", MessageId.BUCKET) + b"\0" * 104 + struct.pack("<Q", 1 << 21),
     "text": struct.pack("<HI", MessageId.HEADER, 2**32 - 1),
     "readout": struct.pack("<H", MessageId.ACQUISITION)
     + b"\0" * 34

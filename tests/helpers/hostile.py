@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 
+from gadgets.wire.containers import Bucket
 from gadgets.wire.messages import (
     AcquisitionFlag,
     Close,
@@ -106,10 +107,20 @@ def _damage(block, generator):
                 block.data[which] *= np.float32(generator.choice(VALUES))
 
 
+def _bucket(made):
+    """The same readouts as a Gadgetron's trigger gathers them."""
+    runs = [item for item in made if isinstance(item, Readouts)]
+    single = tuple(run[i : i + 1] for run in runs for i in range(len(run)))
+    return Bucket(single, single[:3], (((0, 1),) * 9,), (((0,),) * 9,), ())
+
+
 def session(generator):
     """The bytes of a whole session, whole or damaged."""
     configuration = [ConfigFile("zero_filled"), ConfigText(BARE), ConfigFile("cg_sense"), ConfigFile("x" * 1000)]
-    messages = [configuration[int(generator.integers(4))], Header(header(generator)), *items(generator), Close()]
+    data = items(generator)
+    if not generator.integers(5):
+        data = [_bucket(data)]
+    messages = [configuration[int(generator.integers(4))], Header(header(generator)), *data, Close()]
     if not generator.integers(4):
         messages.insert(2, Text('{"parameters": {"scale": 1e30, "samples": 1000, "a\\u001b": []}}'))
     if not generator.integers(8):
