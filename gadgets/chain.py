@@ -379,11 +379,14 @@ class Chain:
             raise DataError(f"no image readouts in the scan, so there is no image: {found}.{known}")
         if not self.summary.images:
             raise DataError(f"no slice could be reconstructed, so there is no image.{known}")
-        absent, first = self._buffers.absent()
-        if absent:
-            text = f"{absent} of the slices that the header promises never came ({describe(first[0])} first)"
-            remedy = "the scan ended early, or the header's limits are too large"
-            problems.add(Kind.ABSENT_SLICES, f"{text}; {remedy}", damage=True)
+        absent = self._buffers.absent()
+        if absent.gaps:
+            text = f"slices between others never came ({describe(absent.gaps[0])} first)"
+            problems.add(Kind.ABSENT_SLICES, f"{text}; readouts were lost on the way", damage=True)
+        elif absent.promised:
+            text = f"{absent.promised} of the slices that the header promises never came"
+            remedy = "the scan ended early" if absent.cut_short else "the header's limits are larger than the scan"
+            problems.add(Kind.ABSENT_SLICES, f"{text}; {remedy}", damage=absent.cut_short)
 
 
 def _is_doubtful(reconstruction: Reconstruction, settings: Settings) -> bool:

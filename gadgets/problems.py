@@ -60,6 +60,7 @@ class Kind(str, Enum):
     LATE_READOUT = "late readout"
     STRAY_SLICE = "stray"
     STRAY_FRAME = "stray frame"
+    FURTHER_FRAMES = "further frames"
     FEWER_FRAMES = "fewer frames"
     ABSENT_FRAMES = "absent frames"
     ABSENT_SLICES = "absent slices"

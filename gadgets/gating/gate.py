@@ -140,6 +140,7 @@ class Gate:
         # Its scanners sort the cardiac phases themselves, and say the RR interval in the second stamp.
         self._sorted = find_vendor(header.vendor).sorts_phases
         self._repeats = any(encoding.count("repetition") > 1 for encoding in header.encodings)
+        self._counted = 0  # frames of the slices, where nothing says how many
         wanted = settings.gating.trigger_source
         self._sources = tuple(_SOURCES) if wanted == "auto" else (wanted,)
 
@@ -174,7 +175,8 @@ class Gate:
         frame: NDArray[np.intp],
         row: NDArray[np.intp],
         data: NDArray[np.complex64],
-        shape: tuple[int, int],
+        promised: range,
+        rows: int,
     ) -> tuple[Gated, ...]:
         """Bin the readouts of a slice, in order of acquisition.
 
@@ -188,8 +190,10 @@ class Gate:
             ``(readout,)`` counter of the frames, and row of k-space.
         data
             ``(readout, coil, kx)`` complex64.
-        shape
-            Frames that the header promises, or 0, and rows of k-space.
+        promised
+            Frames that the header promises; none where it says nothing.
+        rows
+            Rows of k-space.
 
         Returns
         -------
@@ -201,13 +205,13 @@ class Gate:
         DataError
             If the slice cannot be gated although it should be.
         """
-        if not self.forced and not self._wanted(headers, frame, row, shape[0]):
+        if not self.forced and not self._wanted(headers, frame, row, promised.stop):
             return ()
-        readouts = _Slice(name, headers, row, data, shape[1])
+        readouts = _Slice(name, headers, row, data, rows)
         if self._doubt:
             self._problems.add(Kind.TICK, self._doubt, damage=False)
         rhythm, source = self._rhythm(readouts)
-        frames = self._frames(rhythm, row)
+        frames = self._frames(rhythm, row, len(promised))
         position = cycle_position(
             rhythm.since, rhythm.rr[rhythm.beat], rhythm.typical, stretch=self._settings.rr_stretch
         )
@@ -371,10 +375,15 @@ class Gate:
         above = bool(promised) and np.mean(ends >= promised) >= _RUN_ON_SHARE
         return bool(above or np.mean(ends[:-1] <= ends[:-1].max() - 2) >= _RUN_ON_SHARE)
 
-    def _frames(self, rhythm: Rhythm, row: NDArray[np.intp]) -> int:
-        """How many frames: as set, as announced, or as many as a beat has readouts of a line."""
-        if self._settings.frames or self._announced:
-            return self._settings.frames or self._announced
+    def _frames(self, rhythm: Rhythm, row: NDArray[np.intp], promised: int) -> int:
+        """How many frames: as set, announced or promised, else as many as a beat of the first slice has of a line."""
+        known = self._settings.frames or self._announced or (promised if promised > 1 else 0)
+        if not known and not self._counted:
+            self._counted = self._count(rhythm, row)
+        return known or self._counted
+
+    def _count(self, rhythm: Rhythm, row: NDArray[np.intp]) -> int:
+        """How many readouts of a line a beat has."""
         order = np.lexsort((np.arange(len(row)), row, rhythm.beat))
         same = (np.diff(rhythm.beat[order]) == 0) & (np.diff(row[order]) == 0)
         steps = np.diff(rhythm.since[order])[same]

@@ -24,7 +24,7 @@ class ReadoutSettings(Options):
     """What the counters and stamps of readouts mean, where senders differ."""
 
     time_axis: Literal["auto", "phase", "repetition"] = option(
-        "auto", "counter that numbers the frames; auto takes phase, or repetition when only that one counts"
+        "auto", "counter that numbers the frames; auto takes phase, or repetition when only that one runs"
     )
     stamp_tick: float = option(
         0.0,
@@ -75,7 +75,8 @@ class GatingSettings(Options):
     )
     frames: int = option(
         0,
-        "frames of the cycle; 0 takes RetroGatedImages of the header, else as many as a beat has readouts of a line",
+        "frames of the cycle; 0 takes RetroGatedImages or the limit of the phases, else as many as a beat has readouts "
+        "of a line",
         name="gated_frames",
         minimum=0,
         maximum=4096,

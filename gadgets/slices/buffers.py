@@ -8,8 +8,7 @@ What the header says of counters is a plan, not a promise.
 from __future__ import annotations
 
 import itertools
-import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from gadgets.slices.shared import ReferenceLines, SlicePlan, SliceStrategy, Sort
 from gadgets.slices.whole import WholeSlices
 from gadgets.slices.windows import REFERENCE_REPEATS, FrameWindows
 from gadgets.wire.flags import is_reference
-from gadgets.wire.vendor import center_line, tick_length
+from gadgets.wire.vendor import center_line, find_vendor, tick_length
 from recon_core.budget import Budget
 
 if TYPE_CHECKING:
@@ -33,6 +32,19 @@ if TYPE_CHECKING:
     from gadgets.slices.complete import CompleteSlice
     from gadgets.wire.header import Encoding, ScanHeader
     from gadgets.wire.messages import Readouts, Waveform
+
+_MOST_LISTED = 5
+
+
+class Absent(NamedTuple):
+    """What of a scan did not come."""
+
+    gaps: list[SliceKey]
+    """The first few slices that lie between others that came."""
+    promised: int
+    """How many more the header promises."""
+    cut_short: bool
+    """The scan broke off: a slice ended amid a frame, or before the others did."""
 
 
 class SliceBuffers:
@@ -64,10 +76,13 @@ class SliceBuffers:
         self._header = header
         self._problems = problems
         self._center = settings.readouts.center_line
-        self._time_axis = [frame_counter(encoding, settings.readouts.time_axis) for encoding in header.encodings]
+        wanted, real_time = settings.readouts.time_axis, settings.realtime.mode != "off"
+        # Where the header says nothing all repetitions are kept together: the stream shows what numbers the frames.
+        silent = "phase" if real_time or (gate is not None and gate.expected) else "repetition"
+        self._axis_is_open = wanted == "auto" and not real_time
+        self._time_axis = [frame_counter(encoding, wanted, silent) for encoding in header.encodings]
         self._plans: dict[int, SlicePlan] = {}
         self._ended = False
-        real_time = settings.realtime.mode != "off"
         self._reference = ReferenceLines(REFERENCE_REPEATS if real_time else 0, budget)
         context = SortingContext(
             header,
@@ -92,15 +107,16 @@ class SliceBuffers:
         """
         encoding = int(readouts.headers["encoding_space_ref"][0])
         plan = self._plan(encoding, readouts)
-        row = readouts.headers["idx"]["kspace_encode_step_1"].astype(np.intp) + plan.offset
-        time = readouts.headers["idx"][self._time_axis[encoding]].astype(np.intp)
-        fits = self._check(readouts, row, time, plan)
+        counters = readouts.headers["idx"]
+        line = counters["kspace_encode_step_1"].astype(np.int16).astype(np.intp)  # some senders count from below 0
+        time = counters[self._time_axis[encoding]].astype(np.intp)
+        fits = self._possible(readouts, np.maximum(time, counters["phase"]) if plan.axis_is_open else time)
         if not fits.all():
-            readouts, row, time = readouts[fits], row[fits], time[fits]
+            readouts, line, time = readouts[fits], line[fits], time[fits]
         reference = self._reference_only(readouts, encoding)
         if reference.any():
-            self._reference.add(readouts[reference], row[reference], encoding, plan.rows)
-            readouts, row, time = readouts[~reference], row[~reference], time[~reference]
+            self._reference.add(readouts[reference], line[reference], encoding, plan.rows)
+            readouts, line, time = readouts[~reference], line[~reference], time[~reference]
         if not len(readouts):
             return
         self._budget.keep(readouts.data, "the readouts that wait for the rest of their slices")
@@ -108,7 +124,7 @@ class SliceBuffers:
         edges = np.flatnonzero((keys[1:] != keys[:-1]).any(axis=1)) + 1
         for begin, end in zip([0, *edges], [*edges, len(readouts)], strict=True):
             run = slice(int(begin), int(end))
-            yield from self._strategy.take(SliceKey(*keys[begin].tolist()), readouts[run], row[run], time[run], plan)
+            yield from self._strategy.take(SliceKey(*keys[begin].tolist()), readouts[run], line[run], time[run], plan)
 
     def flush(self) -> Iterator[CompleteSlice]:
         """Yield what is left at the end of the scan, complete or not."""
@@ -120,7 +136,7 @@ class SliceBuffers:
 
         None in real time, where every window has time for itself.
         """
-        slices, readouts = self._strategy.to_come(0 if self._ended else self.absent()[0])
+        slices, readouts = self._strategy.to_come(0 if self._ended else self.absent().promised)
         return slices, 0 if self._ended else readouts
 
     def add_waveform(self, waveform: Waveform) -> Iterator[CompleteSlice]:
@@ -132,60 +148,49 @@ class SliceBuffers:
         """How many slices have left."""
         return len(self._strategy.sent)
 
-    def absent(self) -> tuple[int, list[SliceKey]]:
-        """How many slices the header promises that have not left, and the first few of them.
-
-        Of the encodings of which some have.
-        """
-        count = 0
-        first: list[SliceKey] = []
-        for number in sorted({key.encoding for key in self._strategy.sent}):
-            encoding, axis = self._header.encodings[number], self._time_axis[number]
-            ranges = [range(1) if name == axis else encoding.promised(name) for name in SliceKey._fields[1:]]
-            sent = sum(
-                key.encoding == number and all(value in one for value, one in zip(key[1:], ranges, strict=True))
-                for key in self._strategy.sent
-            )
+    def absent(self) -> Absent:
+        """Slices that have not left although others of their kind have, or although the header promises them."""
+        sent = self._strategy.sent
+        gaps: list[SliceKey] = []
+        promised = 0
+        for number in sorted({key.encoding for key in sent}):
+            encoding = self._header.encodings[number]
+            own = np.array([key[1:] for key in sent if key.encoding == number])
+            ranges, every = [], 1
+            for name, values in zip(SliceKey._fields[1:], own.T, strict=True):
+                seen = range(int(values.min()), int(values.max()) + 1)
+                one = encoding.promised(name) if name in encoding.limits else range(0)
+                is_axis = name == self._time_axis[number]
+                ranges.append([value for value in seen if value in one or value in values])
+                every *= 1 if is_axis else max(len(one), len(set(values.tolist())))
             missing = (SliceKey(number, *counters) for counters in itertools.product(*ranges))
-            first += itertools.islice((key for key in missing if key not in self._strategy.sent), 5 - len(first))
-            count += math.prod(map(len, ranges)) - sent
-        return count, first
+            gaps += itertools.islice((key for key in missing if key not in sent), _MOST_LISTED - len(gaps))
+            promised += every - len(own)
+        return Absent(gaps, max(0, promised), cut_short=self._strategy.cut_short)
 
     def _plan(self, encoding: int, readouts: Readouts) -> SlicePlan:
         plan = self._plans.get(encoding)
         if plan is None:
             space = self._header.encodings[encoding]
             center = center_line(self._header, space, readouts.headers[0], self._problems, self._center)
-            self._plans[encoding] = plan = SlicePlan(space, self._time_axis[encoding], center)
+            self._plans[encoding] = plan = SlicePlan(
+                space,
+                self._time_axis[encoding],
+                center,
+                axis_is_open=self._axis_is_open,
+                center_is_sure=self._center != "auto" or find_vendor(self._header.vendor).center_in_readouts,
+            )
         return plan
 
-    def _check(
-        self, readouts: Readouts, row: NDArray[np.intp], time: NDArray[np.intp], plan: SlicePlan
-    ) -> NDArray[np.bool_]:
-        """Which readouts have a place; the others are reported."""
-        inside = (row >= 0) & (row < plan.rows)
-        if not inside.all():
-            first, last = plan.lines_in_header
-            line = row - plan.offset
-            planned = (line >= first) & (line <= last)
-            for kind, out, damage in (
-                (Kind.SURPLUS_LINE, ~inside & planned, False),
-                (Kind.STRAY_LINE, ~inside & ~planned, True),
-            ):
-                if out.any():
-                    where = f"lines {-plan.offset} to {plan.rows - 1 - plan.offset}"
-                    text = (
-                        f"{first_name(readouts, out)} has line {line[out][0]}; the encoded matrix has room for {where}"
-                    )
-                    count = int(np.count_nonzero(out))
-                    self._problems.add(kind, f"{text}; it is left out", damage=damage, count=count)
+    def _possible(self, readouts: Readouts, time: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Which readouts have a frame that can be; the others are reported."""
         most = self._strategy.most_frames
-        possible = time < most
+        possible = np.asarray(time < most)
         if not possible.all():
             text = f"{first_name(readouts, ~possible)} has frame {time[~possible][0]}; at most {most} are"
             count = int(np.count_nonzero(~possible))
             self._problems.add(Kind.FRAME_NUMBER, f"{text} believed; it is left out", damage=True, count=count)
-        return inside & possible
+        return possible
 
     def _reference_only(self, readouts: Readouts, encoding: int) -> NDArray[np.bool_]:
         # Embedded reference lines lie in the frame they belong to and are as good as any other line of it.
@@ -202,8 +207,13 @@ class SliceBuffers:
         return keys
 
 
-def frame_counter(encoding: Encoding, wanted: str) -> str:
-    """Name the counter that numbers the frames: as `wanted`, or where that is ``auto`` as the header suggests."""
+def frame_counter(encoding: Encoding, wanted: str, silent: str = "phase") -> str:
+    """Name the counter that numbers the frames.
+
+    As `wanted`, or where that is ``auto`` as the header suggests; `silent` where it promises one value of each.
+    """
     if wanted != "auto":
         return wanted
-    return "repetition" if encoding.count("phase") == 1 and encoding.count("repetition") > 1 else "phase"
+    if encoding.count("phase") > 1:
+        return "phase"
+    return "repetition" if encoding.count("repetition") > 1 else silent

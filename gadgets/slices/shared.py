@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 LAST = flag_mask(AcquisitionFlag.LAST_IN_SLICE, AcquisitionFlag.LAST_IN_MEASUREMENT)
 _MOST_AVERAGES = 64
 _BYTES = 3 * np.dtype(np.complex64).itemsize  # of a sample: as it came, sorted, and on its way through the engine
+_FEWEST_MOVED = 3  # lines that can show where the matrix lies
+#: What a stray counter says is believed when this share of what is usual stands behind it.
+BELIEVED_SHARE = 0.25
 
 
 class SliceStrategy(Protocol):
@@ -37,15 +40,17 @@ class SliceStrategy(Protocol):
 
     most_frames: ClassVar[int]
     """Values of the counter of the frames that are believed."""
+    cut_short: bool
+    """A slice ended amid a frame, or before the others did."""
 
     @property
     def sent(self) -> Mapping[SliceKey, int]:
         """Slices that have left, and how many readouts or frames of each."""
 
     def take(
-        self, key: SliceKey, readouts: Readouts, row: NDArray[np.intp], time: NDArray[np.intp], plan: SlicePlan
+        self, key: SliceKey, readouts: Readouts, line: NDArray[np.intp], time: NDArray[np.intp], plan: SlicePlan
     ) -> Iterator[CompleteSlice]:
-        """Take consecutive readouts of one slice, with their rows of k-space and counters of frames ``(readout,)``."""
+        """Take consecutive readouts of one slice, with their lines and counters of frames ``(readout,)``."""
 
     def add_waveform(self, waveform: Waveform) -> Iterator[CompleteSlice]:
         """Add a waveform of the stream and yield what waited for it."""
@@ -58,10 +63,36 @@ class SliceStrategy(Protocol):
 
 
 class SlicePlan:
-    """What the header promises of every slice of one encoding."""
+    """What the header promises of every slice of one encoding.
 
-    def __init__(self, encoding: Encoding, time_axis: str, center: int) -> None:
+    Parameters
+    ----------
+    encoding
+        The header's.
+    time_axis
+        Counter of the frames.
+    center
+        Line of the k-space centre.
+    axis_is_open
+        The stream may show that another counter numbers the frames.
+    center_is_sure
+        Not the header alone says where the centre is.
+    """
+
+    def __init__(
+        self,
+        encoding: Encoding,
+        time_axis: str,
+        center: int,
+        *,
+        axis_is_open: bool = False,
+        center_is_sure: bool = False,
+    ) -> None:
+        self._encoding = encoding
+        self._center = center
+        self._center_is_sure = center_is_sure
         self.time_axis = time_axis
+        self.axis_is_open = axis_is_open
         self.acceleration = encoding.acceleration
         limit = encoding.limits.get("kspace_encoding_step_1")
         self.rows = encoding.encoded.matrix[1]
@@ -70,13 +101,38 @@ class SlicePlan:
         self.first = max(0, first + self.offset)
         self.last = min(self.rows - 1, last + self.offset)
         self.lines_in_header = (first, last)
-        self.frames = min(encoding.promised(time_axis).stop, MOST_FRAMES)
-        self.limited = time_axis in encoding.limits
-        self.averages = min(encoding.count("average"), _MOST_AVERAGES)
-        self.segmented = encoding.count("segment") > 1
+        promised = encoding.promised(time_axis)
+        self.frames = range(promised.start, min(promised.stop, MOST_FRAMES))
+        # Repetitions are a plan of the frames only where the header says that there are no phases.
+        self.limited = time_axis in encoding.limits and (not axis_is_open or "phase" in encoding.limits)
+        averages = encoding.promised("average")
+        self.averages = min(len(averages), _MOST_AVERAGES)
+        self.first_average = averages.start
+        self.averages_limited = "average" in encoding.limits
         self.lines = max(0, self.last - self.first + 1)
         self.fewest_lines = max(1, self.lines // encoding.acceleration)
-        self.fewest_readouts = self.frames * self.lines * self.averages
+
+    def by(self, time_axis: str) -> SlicePlan:
+        """The same with another counter of the frames."""
+        return SlicePlan(self._encoding, time_axis, self._center, center_is_sure=self._center_is_sure)
+
+    def shift(self, line: NDArray[np.intp], frame: NDArray[np.intp]) -> int:
+        """How far lines must be moved to fit into the matrix, where those around the centre of the header do not.
+
+        Lines that few frames have are not asked: they are damage.
+
+        Parameters
+        ----------
+        line, frame
+            ``(readout,)`` of a slice.
+        """
+        of_frames = np.unique(np.stack([line, frame], axis=1), axis=0)[:, 0]
+        lines, counts = np.unique(of_frames, return_counts=True)
+        lines = lines[counts >= BELIEVED_SHARE * np.median(counts)] + self.offset
+        first, last = int(lines[0]), int(lines[-1])
+        if self._center_is_sure or len(lines) < _FEWEST_MOVED or last - first >= self.rows:
+            return 0
+        return int(np.clip(0, -first, self.rows - 1 - last))
 
 
 class VirtualCoils:
@@ -156,8 +212,8 @@ class ReferenceLines:
         self._budget = budget or Budget()
         self._parts: dict[tuple[int, int], list[tuple[NDArray[np.intp], Readouts]]] = {}
 
-    def add(self, readouts: Readouts, row: NDArray[np.intp], encoding: int, rows: int) -> None:
-        """Add readouts of one encoding with their rows ``(readout,)`` of `rows` in all.
+    def add(self, readouts: Readouts, line: NDArray[np.intp], encoding: int, rows: int) -> None:
+        """Add readouts of one encoding with their lines ``(readout,)``, of `rows` in all.
 
         Raises
         ------
@@ -170,22 +226,26 @@ class ReferenceLines:
             part = readouts[same]
             self._budget.keep(part.data, f"the reference lines of slice {number}")
             parts = self._parts.setdefault((encoding, number), [])
-            parts.append((row[same], part))
+            parts.append((line[same], part))
             while self._repeats and sum(len(lines) for lines, _ in parts[1:]) >= self._repeats * rows:
                 parts.pop(0)
 
     def kspace(
-        self, key: SliceKey, rows: int, compression: NDArray[np.complex64] | None
+        self, key: SliceKey, plan: SlicePlan, compression: NDArray[np.complex64] | None, shift: int = 0
     ) -> NDArray[np.complex64] | None:
         """K-space ``(coil, ky, kx)`` of a slice in the coils that `compression` makes; None without such lines."""
         parts = self._parts.get((key.encoding, key.slice))
         if not parts:
             return None
-        row = np.concatenate([lines for lines, _ in parts])
+        row = np.concatenate([lines for lines, _ in parts]) + plan.offset + shift
         data = np.concatenate([readouts.data for _, readouts in parts])
+        inside = (row >= 0) & (row < plan.rows)
+        if not inside.any():
+            return None
+        row, data = row[inside], data[inside]
         if compression is not None:
             data = np.matmul(compression, data)
-        kspace, _ = _accumulate(np.zeros_like(row), row, data, (1, rows))
+        kspace, _ = _accumulate(np.zeros_like(row), row, data, (1, plan.rows))
         return np.asarray(kspace[0], np.complex64)
 
 
@@ -225,6 +285,27 @@ class SortingContext:
         size = " x ".join(map(str, shape))
         with self.budget.lent(_BYTES * math.prod(shape), f"{size} (frame x coil x ky x kx) of {describe(key)}"):
             pass
+
+    def inside(
+        self, headers: NDArray[np.void], line: NDArray[np.intp], row: NDArray[np.intp], plan: SlicePlan
+    ) -> NDArray[np.bool_]:
+        """Which readouts have a row in the matrix; the others are reported."""
+        inside = np.asarray((row >= 0) & (row < plan.rows))
+        if inside.all():
+            return inside
+        first, last = plan.lines_in_header
+        planned = (line >= first) & (line <= last)
+        for kind, out, damage in (
+            (Kind.SURPLUS_LINE, ~inside & planned, False),
+            (Kind.STRAY_LINE, ~inside & ~planned, True),
+        ):
+            if out.any():
+                where = f"lines {-plan.offset} to {plan.rows - 1 - plan.offset}"
+                text = f"readout {int(headers['scan_counter'][out][0])} has line {line[out][0] % 65536}; the encoded "
+                count = int(np.count_nonzero(out))
+                text += f"matrix has room for {where}; it is left out"
+                self.problems.add(kind, text, damage=damage, count=count)
+        return inside
 
     def report_late(self, what: str, readouts: Readouts) -> None:
         """Report readouts of a slice or frame that has left."""

@@ -118,6 +118,7 @@ class FrameWindows:
         self._count = settings.lines_per_frame  # readouts of a frame, or 0
         self._running: dict[SliceKey, _Running] = {}
         self._latest: SliceKey | None = None
+        self.cut_short = False
         self.sent: dict[SliceKey, int] = {}
         for encoding, name in itertools.product(context.header.encodings, ("segment", "average")):
             if encoding.count(name) > 1:
@@ -141,9 +142,14 @@ class FrameWindows:
                 self._problems.add(Kind.MEMORY, f"{describe(key)} is cut short: {error}", damage=True)
 
     def take(
-        self, key: SliceKey, readouts: Readouts, row: NDArray[np.intp], time: NDArray[np.intp], plan: SlicePlan
+        self, key: SliceKey, readouts: Readouts, line: NDArray[np.intp], time: NDArray[np.intp], plan: SlicePlan
     ) -> Iterator[CompleteSlice]:
         """Take consecutive readouts of one slice, one frame after the other."""
+        row = line + plan.offset
+        inside = self._context.inside(readouts.headers, line, row, plan)
+        if not inside.any():
+            return
+        readouts, row, time = readouts[inside], row[inside], time[inside]
         yield from self._take_turns(key)
         if key in self.sent:
             self._context.report_late(describe(key), readouts)
@@ -189,9 +195,9 @@ class FrameWindows:
             self._context.report_late(f"frame {counter} of {describe(key)}", readouts)
             return False
         follows = not running.recent or counter == (running.recent[-1] + 1) % _COUNTERS
-        if plan.limited and counter >= plan.frames and not follows:
+        if plan.limited and counter not in plan.frames and not follows:
             text = f"readout {readouts.headers['scan_counter'][0]} has frame {counter} of {describe(key)}, the header "
-            text += f"ends at {plan.frames - 1}; it is left out"
+            text += f"ends at {plan.frames.stop - 1}; it is left out"
             self._problems.add(Kind.STRAY_FRAME, text, damage=True, count=len(readouts))
             return False
         return True
@@ -203,7 +209,8 @@ class FrameWindows:
         flagged = running.parts[-1].headers["flags"][-1] & AcquisitionFlag.LAST_IN_SLICE.bit
         if flagged and running.flagged >= plan.averages and running.lines >= plan.fewest_lines:
             return True
-        return running.came >= plan.lines * plan.averages and running.lines >= plan.lines
+        # the limits of the lines alone may be too small
+        return plan.lines == plan.rows and running.came >= plan.lines * plan.averages and running.lines >= plan.lines
 
     def _take_turns(self, key: SliceKey) -> Iterator[CompleteSlice]:
         """Where slices take turns frame by frame, the next slice ends a frame."""
@@ -231,17 +238,21 @@ class FrameWindows:
     def _end(self, key: SliceKey) -> Iterator[CompleteSlice]:
         """A slice is over: give out what it has left."""
         running, plan = self._running[key], self._running[key].plan
+        cut = bool(running.parts) and running.lines < plan.fewest_lines
         if running.parts:
             yield from self._close(key)
         if running.new:
             yield self._window(key)
         self.sent[key] = running.frames
+        self.cut_short |= cut
         del self._running[key]
-        if plan.limited and not self._count and running.frames < plan.frames:
-            text = f"{describe(key)} has {running.frames} of the {plan.frames} frames that the header promises"
-            self._problems.add(
-                Kind.ABSENT_FRAMES, f"{text}; the scan ended early, or the limits are too large", damage=True
-            )
+        promised = len(plan.frames)
+        if plan.limited and not self._count and running.frames < promised:
+            text = f"{describe(key)} has {running.frames} of the {promised} frames that the header promises"
+            if cut:
+                self._problems.add(Kind.ABSENT_FRAMES, f"{text}; the scan ended early", damage=True)
+            else:
+                self._problems.add(Kind.FEWER_FRAMES, f"{text}; its limits are larger than the scan", damage=False)
 
     def _close(self, key: SliceKey) -> Iterator[CompleteSlice]:
         """The frame that is being measured is over; give the window out if it is time."""
@@ -265,7 +276,7 @@ class FrameWindows:
         lines_only = self._context.budget.keep(kspace[0][:, mask[0]], "the frames of the window")
         running.closed(_Frame(running.counter, lines_only, mask[0], headers))
         begins = running.new == running.frames and before < running.maps.lines < plan.lines
-        promised = plan.limited and not self._count and 1 < plan.frames == running.frames
+        promised = plan.limited and not self._count and 1 < len(plan.frames) == running.frames
         if (self._sliding and not begins) or promised or running.new == running.window.maxlen:
             yield self._window(key)
 
@@ -280,7 +291,7 @@ class FrameWindows:
             target[:, frame.mask] = frame.lines
         mask = np.stack([frame.mask for frame in frames])
         compression = running.virtual.matrix if running.virtual is not None else None
-        calibration = self._context.reference.kspace(key, plan.rows, compression)
+        calibration = self._context.reference.kspace(key, plan, compression)
         lines = np.count_nonzero(mask[context:], axis=1)
         shown = frames[context:]
         headers = join_headers(frame.header for frame in shown)

@@ -67,7 +67,7 @@ def centred_ifft2(kspace):
 
 
 def header(**counts):
-    sizes = {"slice": SLICES, "phase": FRAMES, **counts}
+    sizes = {"average": 1, "slice": SLICES, "phase": FRAMES, **counts}
     limits = {name: (0, size - 1, 0) for name, size in sizes.items()}
     limits["kspace_encoding_step_1"] = (0, LINES - 1, LINES // 2)
     encoding = encoding_xml(
@@ -198,7 +198,7 @@ def test_images_come_while_the_scan_goes_on():
 
     run = chain()(items())
     assert next(run).header["slice"] == 0
-    assert len(taken) == FRAMES * LINES
+    assert len(taken) == FRAMES * LINES + 1
 
 
 def test_the_engine_is_asked_for_when_the_first_slice_is_complete():
@@ -227,7 +227,7 @@ def test_waveforms_are_handed_through_in_their_place():
     out = list(chain(head=header(slice=2))(items))
     places = [i for i, item in enumerate(out) if isinstance(item, Waveform)]
     assert [out[i] for i in places] == waves
-    assert places == [0, 4, 5, 9]
+    assert places == [0, 1, 5, 6]
 
 
 def test_texts_go_to_the_log_and_other_messages_are_named(caplog):
@@ -280,7 +280,7 @@ def test_a_stream_that_breaks_leaves_what_came():
     assert [int(image.header["slice"]) for image in images] == [0, 0, 0, 1, 1]
     texts = [problem.text for problem in run.summary.problems.damage]
     assert "the sender is gone within a message" in texts[0]
-    assert any("2 of the slices" in text and "slice 2" in text for text in texts)
+    assert any("2 of the slices" in text and "ended early" in text for text in texts)
     whole = list(chain()([block]))
     for image, other in zip(images[:4], whole[:4], strict=True):
         np.testing.assert_array_equal(image.data, other.data)
@@ -308,12 +308,18 @@ def test_a_scan_without_image_readouts_counts_what_came():
 
 def test_a_scan_that_ends_early_is_not_complete():
     run = chain()
-    images = list(run([scan()[: 2 * FRAMES * LINES]]))
+    images = list(run([scan()[: 2 * FRAMES * LINES - 4]]))
     assert len(images) == 2 * FRAMES
+    texts = [problem.text for problem in run.summary.problems.damage]
+    assert any("2 of the slices" in text and "ended early" in text for text in texts)
+
+
+def test_limits_that_are_larger_than_the_scan_are_no_damage():
+    run = chain()
+    assert len(list(run([scan()[: 2 * FRAMES * LINES]]))) == 2 * FRAMES
     (problem,) = run.summary.problems
-    assert problem.damage
+    assert not problem.damage
     assert "2 of the slices" in problem.text
-    assert "slice 2" in problem.text
 
 
 def test_a_tenth_of_broken_readouts_costs_no_image():

@@ -69,7 +69,7 @@ CLAIMS = {
     "limits and matrix": (
         {"encoded": (32, 4096, 1), "limits": limits(kspace_encoding_step_1=4095, phase=65535, average=65535)},
         [lines()],
-        "are left",
+        "",
     ),
     "frame counter": (SQUARE, [readouts(64, 4, 32, phase=np.arange(64) * 64)], ""),
     "frames of one line": (

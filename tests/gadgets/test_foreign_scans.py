@@ -307,6 +307,114 @@ def test_a_guess_about_the_centre_is_in_the_comment(tmp_path):
     assert all("the readouts are believed" in comment for comment in comments(images))
 
 
+# --- counters ---------------------------------------------------------------------------------------------------------
+
+
+def limits_changed(header, **changes):
+    """The header with the limits of counters as given: (minimum, maximum, centre), or None for none at all."""
+    for name, limit in changes.items():
+        inner = "".join(
+            f"<{tag}>{value}</{tag}>" for tag, value in zip(("minimum", "maximum", "center"), limit or (), strict=False)
+        )
+        header = replaced(header, (rf"<{name}><minimum>.*?</{name}>", f"<{name}>{inner}</{name}>" if limit else ""))
+    return header
+
+
+def without_limits(header):
+    return replaced(header, (r"<encodingLimits>.*?</encodingLimits>", ""))
+
+
+LINES = "kspace_encoding_step_1"
+LIMIT_ROWS = {
+    "none at all (OpenRecon, pulseq, MRIReco)": without_limits,
+    "an empty list": lambda header: replaced(header, (r"<encodingLimits>.*?</encodingLimits>", "<encodingLimits/>")),
+    "none of the frames": lambda header: limits_changed(header, phase=None),
+    "none of the lines": lambda header: limits_changed(header, **{LINES: None}),
+    "0 to 0 for everything": lambda header: replaced(header, (r"<maximum>\d+</maximum>", "<maximum>0</maximum>")),
+    "one frame too few": lambda header: limits_changed(header, phase=(0, 2, 0)),
+    "one line too few": lambda header: limits_changed(header, **{LINES: (0, 22, 12)}),
+    "one slice too few": lambda header: limits_changed(header, slice=(0, 0, 0)),
+    "frames, slices, sets, contrasts, averages and repetitions too many": lambda header: limits_changed(
+        header, phase=(0, 39, 0), slice=(0, 9, 0), set=(0, 3, 0), contrast=(0, 1, 0), average=(0, 2, 0)
+    ),
+    "twice as many lines as the matrix has": lambda header: limits_changed(header, **{LINES: (0, 47, 24)}),
+    "lines counted from another one": lambda header: limits_changed(header, **{LINES: (4, 27, 16)}),
+    "frames counted from another one": lambda header: limits_changed(header, phase=(2, 5, 2), slice=(1, 2, 1)),
+    "a minimum above the maximum": lambda header: limits_changed(header, phase=(3, 0, 0)),
+}
+
+
+def test_the_table_of_limits_has_these_rows():
+    assert rows_of("Limits of the counters") == list(LIMIT_ROWS)
+
+
+@pytest.mark.parametrize("order", ["sequential", "interleaved"])
+@pytest.mark.parametrize("row", LIMIT_ROWS)
+def test_limits_of_writers(row, order, tmp_path):
+    header, readouts = plain(slice_order=order)
+    expected = images_of(header, joined(readouts))
+    assert len(expected) == 8
+    assert_images_of(expected, LIMIT_ROWS[row](header), readouts, tmp_path)
+
+
+def counted(readouts, **first):
+    """The readouts with counters that begin elsewhere."""
+    return [with_flags(one, **{name: counter(one, name) + value for name, value in first.items()}) for one in readouts]
+
+
+@pytest.mark.parametrize("name", ["phase", "slice", "repetition", "set", "contrast", "average"])
+@pytest.mark.parametrize("said", [True, False])
+def test_counters_that_begin_above_0(name, said, tmp_path):
+    header, readouts = plain()
+    values = {"phase": 4, "slice": 2}.get(name, 1)
+    expected = [image.data for image in images_of(header, joined(readouts))]
+    header = limits_changed(header, **{name: (3, 2 + values, 3) if said else None})
+    items = joined(counted(readouts, **{name: 3}))
+    images, problems = through_file(header, items, tmp_path)
+    assert problems.damage == []
+    answer = through_socket(header, items)
+    assert answer.complaints("client") == []
+    for made in (images, answer.images):
+        np.testing.assert_allclose([image.data for image in made], expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("header_of", [without_limits, lambda h: limits_changed(h, phase=None, repetition=None), str])
+def test_frames_that_are_counted_by_the_repetitions(header_of, tmp_path):
+    """The header may even promise phases."""
+    header, readouts = plain(slices=1, frames=6)
+    expected = images_of(header, joined(readouts))
+    items = [with_flags(one, phase=0, repetition=counter(one, "phase")) for one in readouts]
+    images, problems = through_file(header_of(header), joined(items), tmp_path)
+    assert problems.damage == []
+    assert [int(image.header["repetition"]) for image in images] == list(range(6))
+    assert len({image.header["image_series_index"] for image in images}) == 1
+    for image, other in zip(images, expected, strict=True):
+        np.testing.assert_allclose(image.data, other.data, rtol=1e-4)
+
+
+@pytest.mark.parametrize("inner", [True, False])
+def test_more_averages_than_the_header_says(inner, tmp_path):
+    header, readouts = plain(slices=1)
+    rng = np.random.default_rng(0)
+    noisy = [one.data * (1 + rng.standard_normal()) for one in readouts]
+    first = [with_flags(one, data=data.astype(np.complex64)) for one, data in zip(readouts, noisy, strict=True)]
+    second = [
+        with_flags(one, data=(2 * one.data - data).astype(np.complex64), average=1)
+        for one, data in zip(readouts, noisy, strict=True)
+    ]
+    items = [one for both in zip(first, second, strict=True) for one in both] if inner else [*first, *second]
+    assert_images_of(images_of(header, joined(readouts)), header, items, tmp_path)
+
+
+def test_lines_that_are_counted_from_below_0(tmp_path):
+    """philips_to_ismrmrd leaves the numbers of the profiles, which wrap around in 16 bits."""
+    header, readouts = plain()
+    items = [
+        with_flags(one, kspace_encode_step_1=(counter(one, "kspace_encode_step_1") - 12) % 65536) for one in readouts
+    ]
+    assert_images_of(images_of(header, joined(readouts)), header, items, tmp_path)
+
+
 # --- encodings --------------------------------------------------------------------------------------------------------
 
 
@@ -387,3 +495,65 @@ def test_doctor_says_what_is_guessed(tmp_path):
     found = " ".join(finding.text for finding in report.findings)
     assert "removed by the sender" in found
     assert "limits of <slice>" in found
+
+
+# --- further reports of the trackers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", [(), (29,)])
+def test_noise_that_carries_the_mark_of_the_images(mark, tmp_path):
+    """siemens_to_ismrmrd marks the noise too where raw data are to be corrected."""
+    header, readouts = plain(snr=30.0)
+    noise, lines = readouts[:32], readouts[32:]
+    expected = images_of(header, joined([*(with_flags(one, 19) for one in noise), *lines]))
+    marked = [*(with_flags(one, 19, 29) for one in noise), *(with_flags(one, *mark) for one in lines)]
+    assert_images_of(expected, header, marked, tmp_path)
+
+
+def test_a_shot_more_than_the_matrix_has_lines(tmp_path):
+    """A matrix that is no multiple of the lines of a shot: the last shot goes beyond it, and the limits say so."""
+    header, readouts = plain()
+    more = []
+    for one in readouts:
+        more.append(one)
+        if counter(one, LINES.replace("encoding", "encode")) == 23:
+            more.append(with_flags(one, kspace_encode_step_1=24))
+    wide = limits_changed(header, **{LINES: (0, 24, 12)})
+    assert_images_of(images_of(header, joined(readouts)), wide, more, tmp_path)
+
+
+def test_echoes_of_each_excitation_one_after_the_other(tmp_path):
+    """Contrasts that take turns line by line, with limits that know of one only."""
+    header, readouts = plain(slices=1)
+    single = [image.data for image in images_of(header, joined(readouts), scale=1.0)]
+    echoes = [with_flags(one, contrast=echo, data=one.data / (1 + echo)) for one in readouts for echo in range(2)]
+    images, problems = through_file(header, joined(echoes), tmp_path, scale=1.0)
+    assert problems.damage == []
+    got = places(images)
+    assert len(got) == 8
+    for (_, _, _, contrast, phase), pixels in got.items():
+        np.testing.assert_allclose(pixels, single[phase] / (1 + contrast), rtol=1e-4)
+
+
+def test_the_last_scan_of_the_measurement_in_the_middle_of_it(tmp_path):
+    header, readouts = plain()
+    for at in (5, 23, 47, 96):
+        flagged = flagged_at(readouts, 14, 25, at={at, len(readouts) - 1})
+        assert_images_of(images_of(header, joined(readouts)), header, flagged, tmp_path)
+        (tmp_path / "scan.h5").unlink()
+
+
+def test_a_small_animal_in_metres():
+    header, _ = plain()
+    small = re.sub(
+        r"(<fieldOfView_mm><x>)[\d.]+(</x><y>)[\d.]+(</y><z>)[\d.]+", r"\g<1>0.027\g<2>0.027\g<3>0.0005", header
+    )
+    (encoding,) = parse_header(small).encodings
+    assert encoding.encoded.field_of_view == pytest.approx((27.0, 27.0, 0.5))
+
+
+def test_an_encoded_matrix_of_the_interpolated_image_with_a_rounded_slice(tmp_path):
+    """philips_to_ismrmrd gives sizes far above those of the readouts, and a slice of 0.9996 partitions."""
+    header, readouts = plain()
+    wide = replaced(header, (r"(<encodedSpace>\s*<matrixSize>.*?<z>)1", r"\g<1>0.9996"))
+    assert_images_of(images_of(header, joined(readouts)), wide, readouts, tmp_path)

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import re
 from functools import cache, lru_cache
 
 import numpy as np
@@ -465,8 +466,23 @@ def test_number_of_frames():
     header, block, _ = scan_of()
     assert len(chain(header, [block], gated_frames=9)[0]) == 9
     images, _ = chain(without_announcement(header), [block])
+    assert len(images) == 16  # the limit of the phases
+
+
+@pytest.mark.parametrize("limit", [20, None])
+def test_slices_have_as_many_frames_as_the_header_promises_or_all_as_many_as_the_first(limit):
+    """Without an announcement the limit of the phases counts; where it is none, a beat of the first slice."""
+    header, block, _ = scan_of(slices=2, rr_variability=0.1)
+    header = without_announcement(header)
+    promised = "" if limit is None else rf"<phase><minimum>0</minimum><maximum>{limit - 1}</maximum></phase>"
+    header, changed = re.subn(r"<phase>.*?</phase>", promised, header, flags=re.DOTALL)
+    assert changed
+    images, problems = chain(header, [block], gating="auto" if limit else "retrospective")
+    counts = np.bincount([int(image.header["slice"]) for image in images])
     rr = float(images[0].attributes.split("<name>cinestream_rr_ms</name><value>")[1].split("<")[0])
-    assert len(images) == pytest.approx(rr / (4 * 2.8), abs=2)  # a segment of four lines
+    assert counts[0] == (limit or pytest.approx(rr / (4 * 2.8), abs=2))  # a segment of four lines
+    assert counts[1] == counts[0]
+    assert [problem for problem in problems if "damage" in problem] == []
 
 
 def test_whole_cycle_may_stretch_instead():
@@ -663,7 +679,7 @@ def test_a_gap_in_every_beat_does_not_change_the_number_of_frames():
     )
     vendor = "<acquisitionSystemInformation><systemVendor>SIEMENS</systemVendor></acquisitionSystemInformation>"
     gate = Gate(parse_header(header_xml(before=vendor)), Settings.of(gating="retrospective"), Problems())
-    (gated,) = gate("slice 0", block.headers, np.tile(np.repeat(visit, 2), 4), 2 * beat + line, block.data, (0, 8))
+    (gated,) = gate("slice 0", block.headers, np.tile(np.repeat(visit, 2), 4), 2 * beat + line, block.data, range(0), 8)
     assert len(gated.kspace) == 40
     assert gated.gating.rr == pytest.approx(800)
     assert [str(one) for one in gated.gating.beats] == ["800 ms regular, used"] * 4

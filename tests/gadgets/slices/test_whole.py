@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gadgets.gating.gate import Gate
 from gadgets.problems import Problems
 from gadgets.settings.settings import Settings
-from gadgets.slices.buffers import SliceBuffers
+from gadgets.slices.buffers import Absent, SliceBuffers
 from gadgets.slices.complete import SliceKey, describe
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import AcquisitionFlag, Readouts
@@ -34,7 +34,7 @@ def parallel(factor, mode="embedded"):
 
 def header(*, matrix=LINES, lines=None, before="", extra="", **counts):
     """Header of `matrix` lines; `lines` is (minimum, maximum, center), the others say how many values a counter has."""
-    limits = {name: (0, count - 1, 0) for name, count in counts.items()}
+    limits = {name: (0, count - 1, 0) for name, count in {"average": 1, **counts}.items()}
     if lines != "missing":
         limits["kspace_encoding_step_1"] = lines or (0, matrix - 1, matrix // 2)
     space = (COLUMNS, matrix, 1)
@@ -108,6 +108,7 @@ def indices(block, **counters):
 
 
 PHASE_LINE = ("phase", "kspace_encode_step_1")
+NOTHING = Absent([], 0, cut_short=False)
 SLICE_PHASE_LINE = ("slice", *PHASE_LINE)
 
 
@@ -132,7 +133,7 @@ def test_lines_lie_at_their_distance_from_the_centre(matrix, limits, center):
     left, problems, _ = feed(block, header(matrix=matrix, lines=limits, phase=3))
     ((when, complete),) = left
     check(complete, block, range(len(block)), matrix, center)
-    assert when == len(block)
+    assert when is None
     assert list(problems) == []
 
 
@@ -142,7 +143,7 @@ def test_lines_beyond_the_matrix_are_left_out_with_one_notice():
     ((when, complete),) = left
     check(complete, block, range(len(block)), 8, 6)
     assert complete.cine.mask.all()
-    assert when == 12 + 10  # lines 10 and 11 of the last frame have no place
+    assert when is None
     (problem,) = problems
     assert (problem.damage, problem.count) == (False, 8)
 
@@ -218,7 +219,7 @@ def test_averages_may_come_in_any_order_and_the_slice_waits_for_all(order):
     block = scan(line_by_line(*(sizes[name] for name in order)), *names)
     left, problems, _ = feed(block, header(phase=3, average=2))
     ((when, complete),) = left
-    assert when == len(block)
+    assert when is None
     check(complete, block, range(len(block)))
     assert list(problems) == []
 
@@ -229,7 +230,7 @@ def test_of_readouts_with_equal_counters_the_last_wins():
     block = scan(order, *PHASE_LINE)
     left, _, _ = feed(block, header(phase=2))
     ((when, complete),) = left
-    assert when == len(block)
+    assert when is None
     check(complete, block, range(len(block)))
     np.testing.assert_array_equal(complete.cine.kspace[0, :, 1], block.data[4])
 
@@ -239,7 +240,7 @@ def test_a_repeated_readout_does_not_stand_for_the_missing_average():
     block = scan([*first, *first[4:], *second], "average", *PHASE_LINE)
     left, problems, _ = feed(block, header(phase=1, average=2))
     ((when, complete),) = left
-    assert when == len(block)
+    assert when is None
     check(complete, block, range(len(block)))
     assert list(problems) == []
 
@@ -249,7 +250,7 @@ def test_segments_are_merged():
     block = scan(order, "segment", *PHASE_LINE)
     left, problems, _ = feed(block, header(phase=3, segment=4))
     ((when, complete),) = left
-    assert when == len(block)
+    assert when is None
     check(complete, block, range(len(block)))
     assert list(problems) == []
 
@@ -267,7 +268,7 @@ def test_contrasts_sets_and_repetitions_are_slices_of_their_own(name):
 def test_echoes_of_one_excitation_come_in_turn():
     block = scan(line_by_line(3, 8, 2), *PHASE_LINE, "contrast")
     left, _, _ = feed(block, header(phase=3, contrast=2))
-    assert [(when, complete.key.contrast) for when, complete in left] == [(47, 0), (48, 1)]
+    assert [(when, complete.key.contrast) for when, complete in left] == [(48, 0), (None, 1)]
     for _, complete in left:
         check(complete, block, indices(block, contrast=complete.key.contrast))
 
@@ -277,7 +278,7 @@ def test_repetitions_are_the_frames_when_nothing_else_counts(time_axis):
     block = scan(line_by_line(5, 8), "repetition", "kspace_encode_step_1")
     left, problems, _ = feed(block, header(phase=1, repetition=5), time_axis=time_axis)
     ((when, complete),) = left
-    assert (when, complete.key) == (40, SliceKey(0, 0, 0, 0, 0))
+    assert (when, complete.key) == (None, SliceKey(0, 0, 0, 0, 0))
     np.testing.assert_array_equal(complete.frames, range(5))
     check(complete, block, range(40), axis="repetition")
     assert list(problems) == []
@@ -308,19 +309,51 @@ INTERLEAVED = {
 }
 
 
-@pytest.mark.parametrize("name", INTERLEAVED)
-def test_a_fully_sampled_slice_leaves_with_its_last_line(name):
-    order = INTERLEAVED[name]
-    block = scan(order, *SLICE_PHASE_LINE)
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sequential", [33, 65, None]),
+        ("by readout", [95, 96, None]),
+        ("by frame", [81, 89, None]),
+        ("by segment", [81, 89, None]),
+    ],
+)
+def test_a_fully_sampled_slice_leaves_when_the_stream_goes_on_without_it(name, expected):
+    block = scan(INTERLEAVED[name], *SLICE_PHASE_LINE)
     left, problems, buffers = feed(block, header(slice=3, phase=4))
-    expected = [1 + max(i for i, (s, _, _) in enumerate(order) if s == number) for number in range(3)]
     assert [(when, complete.key.slice) for when, complete in left] == list(zip(expected, range(3), strict=True))
-    assert left[0][0] < len(order)
     for _, complete in left:
         check(complete, block, indices(block, slice=complete.key.slice))
     assert list(problems) == []
     assert buffers.sent == 3
-    assert buffers.absent() == (0, [])
+    assert buffers.absent() == NOTHING
+
+
+@pytest.mark.parametrize("turns", [(1, 2, 0), (1, 0, 2)], ids=["by readout", "by frame"])
+def test_slices_that_took_turns_leave_when_their_turn_is_over(turns):
+    """Two groups of slices, those of a group taking turns, without flags and with part of the lines."""
+    first = sorted(accelerated(slices=3), key=lambda item: tuple(item[i] for i in turns))
+    order = [*first, *((s + 3, f, line) for s, f, line in first)]
+    block = scan(order, *SLICE_PHASE_LINE)
+    left, problems, _ = feed(block, header(matrix=16, slice=6, phase=4, extra=parallel(2)))
+    assert sorted(complete.key.slice for when, complete in left if when is not None) == [0, 1, 2]
+    for _, complete in left:
+        check(complete, block, indices(block, slice=complete.key.slice), 16, 8)
+    assert list(problems) == []
+
+
+@pytest.mark.parametrize("flagged", [True, False])
+def test_frames_beyond_the_plan_of_slices_that_take_turns_come_out_by_themselves(flagged):
+    order = [(s, f, line) for f in range(6) for line in range(8) for s in range(3)]
+    flags = [(i, LAST) for i in ends(order, (0, 1))] if flagged else ()
+    block = scan(order, *SLICE_PHASE_LINE, flags=flags)
+    left, problems, _ = feed(block, header(slice=3, phase=4))
+    for number in range(3):
+        own = [complete for _, complete in left if complete.key.slice == number]
+        assert np.concatenate([complete.frames for complete in own]).tolist() == list(range(6))
+        for complete in own:
+            check(complete, block, indices(block, slice=number))
+    assert problems.damage == []
 
 
 def accelerated(slices=2, frames=4, lines=16, factor=2, acs=6):
@@ -344,13 +377,16 @@ def ends(order, columns):
 
 
 @pytest.mark.parametrize(("per", "acceleration_known"), [("frame", True), ("frame", False), ("slice", True)])
-def test_an_undersampled_slice_leaves_on_its_flag(per, acceleration_known):
+def test_an_undersampled_slice_leaves_on_a_flag_of_slices_or_when_the_next_begins(per, acceleration_known):
     order = accelerated()
     flags = [(i, LAST) for i in ends(order, (0, 1) if per == "frame" else (0,))]
     block = scan(order, *SLICE_PHASE_LINE, flags=flags)
     extra = parallel(2) if acceleration_known else ""
     left, problems, _ = feed(block, header(**{**ACCELERATED, "extra": extra}))
-    assert [(when, complete.key.slice) for when, complete in left] == [(len(order) // 2, 0), (len(order), 1)]
+    half, whole = len(order) // 2, len(order)
+    expected = [half + 1, None] if per == "frame" else [half, whole]
+    expected = expected if acceleration_known else [None, None]
+    assert [(when, complete.key.slice) for when, complete in left] == list(zip(expected, range(2), strict=True))
     for _, complete in left:
         check(complete, block, indices(block, slice=complete.key.slice), 16, 8)
     assert problems.damage == []
@@ -416,11 +452,11 @@ def test_interleaved_slices_without_flags_leave_at_the_end(key):
     assert list(problems) == []
 
 
-def test_the_end_of_the_measurement_sends_what_is_complete():
-    order = sorted(accelerated(), key=lambda item: (item[1], item[0], item[2]))
+def test_the_end_of_the_measurement_sends_the_slice_that_is_complete():
+    order = accelerated()
     block = scan(order, *SLICE_PHASE_LINE, flags=[(len(order) - 1, END)])
     left, _, _ = feed(block, header(**ACCELERATED))
-    assert [(when, complete.key.slice) for when, complete in left] == [(len(order), 0), (len(order), 1)]
+    assert [(when, complete.key.slice) for when, complete in left] == [(len(order) // 2 + 1, 0), (len(order), 1)]
 
 
 def test_a_wrong_end_of_the_measurement_loses_nothing():
@@ -428,7 +464,7 @@ def test_a_wrong_end_of_the_measurement_loses_nothing():
     order = INTERLEAVED["sequential"]
     block = scan(order, *SLICE_PHASE_LINE, flags=[(i, END) for i in (5, 40, 95)])
     left, problems, _ = feed(block, header(slice=3, phase=4))
-    assert [when for when, _ in left] == [32, 64, 96]
+    assert [when for when, _ in left] == [33, 65, None]
     assert list(problems) == []
 
 
@@ -465,16 +501,16 @@ def test_uneven_beats_give_frames_with_missing_lines_and_missing_frames():
 
 
 @pytest.mark.parametrize("flagged", [True, False])
-def test_fewer_frames_than_promised_are_a_loss_unless_the_last_says_that_it_is(flagged):
+@pytest.mark.parametrize("cut", [0, 5])
+def test_fewer_frames_than_promised_are_a_loss_if_the_last_was_cut_short(flagged, cut):
     order = accelerated(slices=1, frames=4)
     flags = [(i, LAST) for i in ends(order, (0, 1))] if flagged else ()
-    block = scan(order, *SLICE_PHASE_LINE, flags=flags)
+    block = scan(order, *SLICE_PHASE_LINE, flags=flags)[: len(order) - cut]
     slices, problems = sent(block, header(matrix=16, slice=1, phase=6, extra=parallel(2)))
     (complete,) = slices.values()
     check(complete, block, range(len(block)), 16, 8)
-    (problem,) = problems
-    assert problem.damage is not flagged
-    assert bool(complete.notes) is not flagged
+    assert bool(problems.damage) is bool(cut)
+    assert bool(complete.notes) is bool(cut)
 
 
 def test_more_frames_than_promised_are_kept():
@@ -532,7 +568,7 @@ def test_one_stray_readout_changes_nothing_but_the_list_of_problems(kind, at, co
     (problem,) = problems
     assert (problem.damage, problem.count) == (True, 1)
     assert "readout 9999" in problem.text
-    assert buffers.absent() == (0, [])
+    assert buffers.absent() == NOTHING
 
 
 def test_more_slices_than_promised_are_kept():
@@ -564,24 +600,40 @@ def test_missing_lines_are_noted_with_slice_and_frame():
     assert slices[SliceKey(0, 0, 0, 0, 0)].notes == ()
 
 
-def test_late_readouts_are_named():
-    order = [*line_by_line(1, 2, 8), (0, 1, 3), (0, 0, 2)]
+def test_readouts_of_frames_that_have_left_are_named():
+    order = [*line_by_line(2, 2, 8), (0, 1, 3), (0, 0, 2)]
     block = scan(order, *SLICE_PHASE_LINE)
-    left, problems, _ = feed(block, header(slice=1, phase=2))
-    ((when, complete),) = left
-    assert when == 16
-    check(complete, block, range(16))
+    left, problems, _ = feed(block, header(slice=2, phase=2))
+    assert [(when, complete.key.slice) for when, complete in left] == [(17, 0), (33, 1)]
+    check(left[0][1], block, range(16))
     (problem,) = problems
     assert (problem.damage, problem.count) == (True, 2)
-    assert "readout 16" in problem.text
+    assert "readout 32" in problem.text
     assert "slice 0" in problem.text
+
+
+def test_frames_after_all_that_are_promised_come_out_by_themselves():
+    """The header promises as many as came before the stream went on with another slice."""
+    order = [*line_by_line(2, 2, 8), *line_by_line(2, (2, 3, 4), 8)]
+    block = scan(order, *SLICE_PHASE_LINE)
+    left, problems, _ = feed(block, header(slice=2, phase=2))
+    assert [(complete.key.slice, complete.frames.tolist()) for _, complete in left] == [
+        (0, [0, 1]),
+        (1, [0, 1]),
+        (0, [2, 3, 4]),
+        (1, [2, 3, 4]),
+    ]
+    for _, complete in left:
+        check(complete, block, indices(block, slice=complete.key.slice))
+    assert problems.damage == []
+    assert "went on with 3 frames" in left[2][1].notes[0]
 
 
 def test_a_scan_that_ends_early_lacks_slices():
     block = scan(INTERLEAVED["sequential"][:50], *SLICE_PHASE_LINE)
     left, problems, buffers = feed(block, header(slice=3, phase=4))
-    assert [(when, complete.key.slice) for when, complete in left] == [(32, 0), (None, 1)]
-    assert buffers.absent() == (1, [SliceKey(0, 0, 0, 0, 2)])
+    assert [(when, complete.key.slice) for when, complete in left] == [(33, 0), (None, 1)]
+    assert buffers.absent() == Absent([], 1, cut_short=True)
     check(left[1][1], block, range(32, 50))
     assert len(problems.damage) == 1
 
@@ -589,9 +641,13 @@ def test_a_scan_that_ends_early_lacks_slices():
 def test_absent_slices_are_counted_without_being_listed_all():
     block = scan(line_by_line(1, 8), *PHASE_LINE)
     _, _, buffers = feed(block, header(phase=1, slice=65536, contrast=60000))
-    count, first = buffers.absent()
-    assert count == 65536 * 60000 - 1
-    assert [key.slice for key in first] == [1, 2, 3, 4, 5]
+    assert buffers.absent() == Absent([], 65536 * 60000 - 1, cut_short=False)
+
+
+def test_slices_between_others_are_lost():
+    order = [item for item in line_by_line(5, 2, 8) if item[0] not in {1, 3}]
+    _, _, buffers = feed(scan(order, *SLICE_PHASE_LINE), header(slice=5, phase=2))
+    assert [key.slice for key in buffers.absent().gaps] == [1, 3]
 
 
 # --- reference lines --------------------------------------------------------------------------------------------------
@@ -740,9 +796,9 @@ def test_encodings_are_buffered_apart():
     problems = Problems()
     buffers = SliceBuffers(head, problems, Settings())
     left = [*buffers.add(first[:20]), *buffers.add(second), *buffers.add(first[20:]), *buffers.flush()]
-    assert [(complete.key.encoding, complete.cine.kspace.shape[2]) for complete in left] == [(1, 4), (0, 8)]
-    check(left[1], first, range(32))
-    check(left[0], second, range(16), 4, 2)
+    assert [(complete.key.encoding, complete.cine.kspace.shape[2]) for complete in left] == [(0, 8), (1, 4)]
+    check(left[0], first, range(32))
+    check(left[1], second, range(16), 4, 2)
     assert list(problems) == []
 
 
@@ -754,10 +810,10 @@ def test_what_has_left_takes_no_more_memory():
         block = scan(order[32 * number : 32 * (number + 1)], *SLICE_PHASE_LINE)
         alive.append(weakref.ref(block.data))
         left = list(buffers.add(block))
-        assert len(left) == 1
+        assert len(left) == (number > 0)
         del block, left
     gc.collect()
-    assert [reference() is None for reference in alive] == [True] * 3
+    assert [reference() is None for reference in alive] == [True, True, False]
 
 
 def test_slices_own_their_memory():
@@ -868,10 +924,8 @@ def test_repetitions_that_are_the_frames_are_gated_only_where_that_is_asked_for(
     )
     problems, settings = Problems(), Settings.of(gating=mode)
     buffers = SliceBuffers(head, problems, settings, Gate(head, settings, problems))
-    early = list(buffers.add(block))
-    (complete,) = early or buffers.flush()
+    (complete,) = [*buffers.add(block), *buffers.flush()]
     assert (complete.gating is not None) is gated
-    assert bool(early) is not gated
     assert len(complete.frames) == (6 if gated else 4)
     assert complete.heartbeat.real_time is not gated
     assert not problems.damage
