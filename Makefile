@@ -42,6 +42,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.bench.series
 	$(BIN)/python -m tests.bench.consistency
 	$(BIN)/python -m tests.bench.networks
+	$(BIN)/python -m tests.bench.pace
 	$(BIN)/python -m tests.bench.quality
 	$(BIN)/python -m tests.bench.realtime
 

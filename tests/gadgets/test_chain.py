@@ -647,6 +647,13 @@ def test_without_a_deadline_there_is_no_limit_and_other_methods_have_none(timed)
     assert timed([scan()], method="grappa", deadline=8)[0] == [8, 8, 8, 8]  # which nothing takes account of
 
 
+@pytest.mark.parametrize(("method", "unmet"), [("auto", []), ("grappa", ["uncertainty (known for"])])
+def test_a_method_that_chooses_may_have_what_those_have_that_it_chooses(method, unmet):
+    problems = Problems()
+    Chain(header(), Settings.of(method=method, extra_series="uncertainty"), PlainEngine(), problems)
+    assert [text in str(one) for text, one in zip(unmet, problems, strict=True)] == [True] * len(unmet)
+
+
 def test_what_was_chosen_is_as_asked_for(monkeypatch, caplog):
     made = simulate(ScanPlan(matrix_x=48, matrix_y=40, frames=4, coils=4, acceleration=2, acs_lines=10))
     settings = Settings.of(device="cpu", method="auto", weights="dstdm-small")

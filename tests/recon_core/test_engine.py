@@ -428,6 +428,22 @@ def test_without_weights_that_add_something_the_best_without_is_chosen(engine, m
     np.testing.assert_array_equal(result.image, expected.image)
 
 
+def test_a_method_that_was_found_to_be_slow_is_not_chosen_again(engine, heart, known_network, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("recon_core.steps.pace.time.perf_counter", lambda: now[0])
+
+    def slow(image):
+        now[0] += 1e5
+        return image
+
+    known_network(slow)
+    options = ReconOptions.of(method="auto", deadline=6000)
+    first, second = (engine.reconstruct(heart, options) for _ in range(2))
+    assert (first.method, second.method) == ("crunet_mr", "kt_sense")
+    assert "; crunet_mr: would take about 98000 s" in second.notes[0]
+    assert engine.reconstruct(heart, ReconOptions.of(method="auto")).method == "crunet_mr"  # where time does not matter
+
+
 def test_the_best_candidate_is_warmed(engine, known_network):
     runs = known_network(lambda image: image)
     engine.warm(ReconOptions.of(method="auto"), (4, 3, 16, 16))

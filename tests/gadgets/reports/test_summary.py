@@ -156,6 +156,19 @@ def test_every_slice_says_what_the_range_check_said(tmp_path):
     assert rows_of(page_of(tmp_path, {}), CHECKS)[0]["check of range and image"] == "none needed"
 
 
+def test_what_was_chosen_for_a_slice_is_as_asked_for_and_says_why(tmp_path):
+    chosen, doubted = "auto: crunet_mr (+0.4 dB)", "kt_sense instead of crunet_mr: far from kt_sense"
+    slices = [
+        {"method": "crunet_mr", "notes": (chosen, "weights crunet_mr")},
+        {"method": "kt_sense", "notes": ("maps of few lines", chosen, doubted)},
+    ]
+    page = page_of(tmp_path, *slices, method="auto")
+    found = [row["check of range and image"] for row in rows_of(page, CHECKS)]
+    assert found == [chosen, f"{chosen}; {doubted}"]
+    assert "were made with auto" in page
+    assert "instead of auto" not in page
+
+
 CHECKS = "How every slice was made"
 
 
