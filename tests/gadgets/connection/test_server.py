@@ -335,7 +335,7 @@ def test_connections_are_limited():
         peers = [stack.enter_context(Peer(server.address)) for _ in range(2)]
         for peer in peers:
             peer.send(*OPENING)
-        wait_until(lambda: len(server._sessions) == 2)
+        wait_until(lambda: [session.silent for _, session in server._sessions.values()] == [False] * 2)
         for said in ([], [*OPENING, *ITEMS, Close()]):
             with Peer(server.address) as further:
                 with contextlib.suppress(OSError):
