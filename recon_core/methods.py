@@ -132,7 +132,7 @@ METHODS: dict[str, MethodInfo] = {
         summary="k-t SENSE, all frames together, with a prior of their changes that is read off the scan itself; takes "
         "any pattern",
         reference="https://doi.org/10.1002/mrm.10611",
-        samples=16,
+        samples=8,
         seconds=2,
     ),
     "crunet_mr": _network(
