@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from recon_core.coils.calibration import time_average
-from recon_core.coils.walsh import walsh_maps
+from recon_core.coils.estimate import estimate_maps
 from recon_core.data import HybridSlice
 from recon_core.inference.start import with_start
+from recon_core.options import MapOptions
 from recon_core.physics.fourier import fft, ifft
 from recon_core.simulate.coils import coil_maps, noise_covariance
 from recon_core.simulate.sampling import (
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 #: Mask families, and how often each is drawn.
 FAMILIES = {"uniform": 0.45, "interleaved": 0.2, "variable_density": 0.22, "golden": 0.13}
 #: Numbers of coils that are drawn.
-COILS = (4, 5, 6, 8, 10, 12, 16, 24, 32)
-_COIL_SHARES = (0.06, 0.08, 0.24, 0.3, 0.18, 0.07, 0.04, 0.02, 0.01)
+COILS = (1, 2, 4, 5, 6, 8, 10, 12, 16, 24, 34)
+_COIL_SHARES = (0.02, 0.04, 0.06, 0.08, 0.2, 0.27, 0.17, 0.07, 0.05, 0.03, 0.01)
 #: Brightest tissue over the noise of a complete frame, least and most.
-SNR = (25.0, 400.0)
+SNR = (12.0, 1000.0)
 _TRUE_MAPS = 0.15  # probability that the network gets the true maps instead of their estimate
 _MOST_IMAGES = 400  # frames times coils
 
@@ -106,15 +107,15 @@ def draw_mask(rng: np.random.Generator, frames: int, lines: int) -> tuple[NDArra
     """
     family = str(rng.choice([*FAMILIES], p=[*FAMILIES.values()]))
     seed = int(rng.integers(2**31))
-    acs = int(rng.integers(4, 13)) * 2
+    acs = min(int(rng.integers(4, 17)) * 2, lines)
     if family == "uniform":
-        mask = uniform_mask(frames, lines, int(rng.integers(2, 11)), acs)
+        mask = uniform_mask(frames, lines, int(rng.integers(2, 13)), acs)
         mask = np.roll(mask, int(rng.integers(-3, 4)), axis=1) | uniform_mask(frames, lines, lines, acs)
     elif family == "interleaved":
-        mask = interleaved_mask(frames, lines, int(rng.integers(2, 11)), acs if rng.random() < 0.3 else 0)
+        mask = interleaved_mask(frames, lines, int(rng.integers(2, 13)), acs if rng.random() < 0.3 else 0)
     else:
         fewest = int(rng.integers(2, 9))
-        acceleration = round(float(np.exp(rng.uniform(*np.log((2.5, 20))))))
+        acceleration = round(float(np.exp(rng.uniform(*np.log((2.5, 24))))))
         draw = variable_density_mask if family == "variable_density" else golden_mask
         mask = draw(frames, lines, acceleration, min(fewest, lines // acceleration), seed=seed)
         if rng.random() < 0.1:  # frames that were not measured
@@ -172,7 +173,7 @@ def measure(
     if rng.random() < _TRUE_MAPS:
         maps = true_maps / torch.linalg.vector_norm(true_maps, dim=0).clamp(min=1e-6)
     else:
-        maps, _ = walsh_maps(reference, measured, neighbourhood=7, refinements=4)
+        maps, _ = estimate_maps(reference, measured, MapOptions())
     target = (maps.conj() * ifft(complete, (-2,))).sum(1)
     peak = float((maps.conj() * ifft(reference, (-2,))).sum(0).abs().max())
     scale = 1 / max(peak, 1e-6)

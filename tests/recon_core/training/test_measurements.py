@@ -157,7 +157,7 @@ def test_what_is_not_asked_for_is_within_bounds():
     assert {scan.maps.shape[0] for scan in scans} <= set(COILS)
     assert len({scan.maps.shape[0] for scan in scans}) > 2
     many = measure((0,), Series(np.ones((150, 24, 8), np.complex64), np.ones((24, 8), np.float32), "cine"))
-    assert many.maps.shape[0] == COILS[0]
+    assert 150 * many.maps.shape[0] <= 400
     ratios = [made_snr(scan) for scan in scans]
     assert SNR[0] * 0.9 < min(ratios) < max(ratios) < SNR[1] * 1.1
 
