@@ -40,6 +40,8 @@ class TrainingPlan:
     """Under which the weights will be listed."""
     network: Mapping[str, Any] = field(default_factory=dict)
     """Fields of the network's ``Config``."""
+    begin_with: str = ""
+    """Name of weights that the training goes on from, of a network of the same fields; none begins at random."""
     zeroed: tuple[str, ...] = ()
     """Patterns (``*``, ``?``) of names of parameters that begin at zero: of the layers that give a change of the image,
     so that the network begins with the image that it starts from."""
@@ -76,7 +78,7 @@ class TrainingPlan:
     """Columns of a crop."""
     crops: int = 6
     """Consecutive steps on crops of the same scan."""
-    start: str = "cg_sense"
+    start: str = "kt_sense"
     """The image that the network starts from, one of `recon_core.weights.manifest.STARTS`."""
     precision: Precision = "auto"
     """Of the convolutions: ``float32`` or ``bfloat16``, or ``auto`` for that which the processor is made for."""
@@ -100,6 +102,8 @@ class TrainingPlan:
         if not isinstance(self.name, str):
             raise SettingsError(f"name must be a text, got {self.name!r}")
         check_name(self.name)
+        if not isinstance(self.begin_with, str):
+            raise SettingsError(f"begin_with must be the name of weights, got {self.begin_with!r}")
         for name, least in _WHOLE.items():
             Allowed(int, minimum=least).check(name, getattr(self, name))
         for name, most in _NUMBERS.items():

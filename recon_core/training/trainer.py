@@ -27,7 +27,9 @@ from recon_core.training.checkpoint import read_checkpoint, write_checkpoint
 from recon_core.training.measurements import Measurement, measure
 from recon_core.training.objectives import find_objective
 from recon_core.training.series import KINDS, draw_series
-from recon_core.weights.config import build_network
+from recon_core.weights.config import build_network, parse_config
+from recon_core.weights.loading import load_network
+from recon_core.weights.manifest import find_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -87,6 +89,8 @@ class Trainer:
         self._folder = folder
         torch.manual_seed(plan.seed)
         self.network = build_network(plan.method, plan.network)
+        if plan.begin_with:
+            self.network.load_state_dict(_begun(plan))
         self._objective = find_objective(plan.method)
         for name in _named(self.network, "zeroed", plan.zeroed):
             nn.init.zeros_(self.network.get_parameter(name))
@@ -305,6 +309,17 @@ class _Averaged:
 
     def __exit__(self, *_: object) -> None:
         self._swap()
+
+
+def _begun(plan: TrainingPlan) -> dict[str, torch.Tensor]:
+    """Weights that a plan begins with."""
+    entry = find_weights(plan.method, plan.begin_with)
+    if parse_config(plan.method, entry.config) != parse_config(plan.method, plan.network):
+        raise SettingsError(
+            f"the weights {plan.begin_with} are of another network than the plan's: expected network to be "
+            f"{dict(entry.config)}, got {dict(plan.network)}"
+        )
+    return load_network(entry, "cpu").state_dict()
 
 
 def _named(network: nn.Module, field: str, patterns: Iterable[str]) -> Iterator[str]:

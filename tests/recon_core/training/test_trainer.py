@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from recon_core.errors import DataError, ResourceError, SettingsError
+from recon_core.errors import DataError, ModelError, ResourceError, SettingsError
 from recon_core.inference.start import with_start
 from recon_core.networks.cst_net import normalise
 from recon_core.physics.consistency import DataConsistency
@@ -21,7 +21,9 @@ from recon_core.training.plan import TrainingPlan, presets
 from recon_core.training.series import KINDS, draw_series
 from recon_core.training.trainer import Trainer, reconstruct_series, scores
 from recon_core.weights.config import build_network
-from tests.helpers.networks import NETWORKS, TINY
+from recon_core.weights.loading import load_network
+from recon_core.weights.manifest import find_weights
+from tests.helpers.networks import NETWORKS, TINY, write_tiny_weights
 
 ORIGINAL_VALIDATION = Trainer._validation
 
@@ -58,6 +60,7 @@ def tiny_plan(method="crunet_mr", **changes):
         "lines": (32, 32) if "resnet3d" in method else (24, 24),  # of less, the deepest features are one pixel
         "width": 8,
         "crops": 2,
+        "start": "cg_sense",
         "warm_up": 0,
         "average": 0.5,
         "precision": "float32",
@@ -68,6 +71,29 @@ def tiny_plan(method="crunet_mr", **changes):
 
 def trainer_of(folder, method="crunet_mr", **changes):
     return Trainer(tiny_plan(method, **changes), Library(), Library(), folder)
+
+
+def test_training_goes_on_from_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "weights"))
+    write_tiny_weights(tmp_path / "weights", "crunet_mr", name="first")
+    begun = trainer_of(tmp_path / "training", begin_with="first")
+    former = load_network(find_weights("crunet_mr", "first"), "cpu")
+    for ours, theirs in zip(begun.network.parameters(), former.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        assert ours.requires_grad
+    assert begun.run()
+    changed = zip(begun.network.parameters(), former.parameters(), strict=True)
+    assert not all(torch.equal(ours, theirs) for ours, theirs in changed)
+
+
+def test_weights_of_another_network_are_no_beginning(tmp_path, monkeypatch):
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "weights"))
+    write_tiny_weights(tmp_path / "weights", "crunet_mr", name="first")
+    wider = {**TINY["crunet_mr"], "channels": 2 * TINY["crunet_mr"]["channels"]}
+    with pytest.raises(SettingsError, match="weights first are of another network than the plan's: expected network"):
+        trainer_of(tmp_path / "training", begin_with="first", network=wider)
+    with pytest.raises(ModelError, match="absent"):
+        trainer_of(tmp_path / "training", begin_with="absent")
 
 
 def copied(network):
