@@ -181,6 +181,8 @@ class HybridSlice:
     """Variance of a complex sample of `hybrid`; None where it is not known because nothing was whitened."""
     notes: list[str] = field(default_factory=list)
     """Methods add sentences on what they had to do differently."""
+    doubts: list[str] = field(default_factory=list)
+    """Methods add what speaks against sending their image."""
     ct: torch.Tensor | None = None
     """``(y, x)`` float32 in [0, 1]: CT of the same slice on the grid of the image, for methods that take one."""
     ct_cover: torch.Tensor | None = None

@@ -510,9 +510,9 @@ class ReconOptions(Options):
     )
     outside_range: Literal["fallback", "beside", "note"] = option(
         "fallback",
-        "networks: action when the scan is outside the training range, or the image contradicts the data or is far "
-        "from that of the method without weights that they were compared with: fallback sends the fallback's image "
-        "instead, beside sends both, the fallback's in a series of its own, note only says so",
+        "networks: action when the scan is outside the training range, or the image contradicts the data, is far from "
+        "that of the method without weights that they were compared with, or adds nothing to it: fallback sends the "
+        "fallback's image instead, beside sends both, the fallback's in a series of its own, note only says so",
     )
     network: NetworkOptions = group(NetworkOptions, "Networks")
     dstdm: DSTDMOptions = group(DSTDMOptions, "Diffusion model (dstdm)")

@@ -27,8 +27,9 @@ _NOTES = """\
 Series of known truth are drawn without end: beating hearts of the simulator, the images of --data, other shapes, in
 motion of many kinds; coils, lines and noise are drawn for each. The preset "short" trains a narrow network in one to
 three hours of a CPU core; "published" has the loss, optimiser and schedule of the paper, for a GPU. The weights are
-exported as METHOD-small or METHOD when the plan is done, with the range of scans on which they are no worse than
-kt_sense, the best method without weights; that comparison takes some minutes more."""
+exported as METHOD-small or METHOD when the plan is done. On scans that they have not seen they are compared with
+kt_sense, the best method without weights, to know how far their images are to be believed beside its own; that takes
+some minutes more."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +119,7 @@ def train(plan: TrainingPlan, folder: Path, data: Path | None, seconds: float) -
 
 
 def survey_and_export(trainer: Trainer, folder: Path) -> WeightsEntry:
-    """Compare the trained network with a method without weights, and export its weights for where it is no worse.
+    """Compare the trained network with the best method without weights, and export its weights with what was found.
 
     Parameters
     ----------
@@ -130,7 +131,7 @@ def survey_and_export(trainer: Trainer, folder: Path) -> WeightsEntry:
     Raises
     ------
     ModelError
-        If there are no such scans.
+        If it is of use on no scan.
     """
     from tqdm import tqdm
 

@@ -327,6 +327,8 @@ def plan_facts(settings: Settings, tally: Tally, engine: RecordingEngine, slices
         text += f"{len(unlike)} of {len(outside)} slices are not like the training: {'; '.join(unlike[0])}"
     else:
         text += "the slices are within the range of the training" if entry.range else "the training is not recorded"
+    if entry.weighing:
+        text += f"; their images are weighed against {entry.reference}, whatever the scan"
     return [*facts, Fact("weights", text, {"name": entry.name, "outside": outside})]
 
 

@@ -1,39 +1,89 @@
-"""How much of the image of a network, and how much of the image that it started from, is sent."""
+"""How much of the image of a network, and how much of the image that it is weighed against, is sent."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from recon_core.physics.neighbourhood import box_mean
+from recon_core.trust.weighing import USUAL_VARIANCE
+
+if TYPE_CHECKING:
+    from recon_core.trust.weighing import Weighing
 
 # Side of the square, in pixels, over which the error of the start is averaged: a few samples know it roughly.
 _NEIGHBOURHOOD = 9
+_SMALL = 1e-12  # of a variance, over the square of the peak
 
 
-def fuse(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, error: float) -> torch.Tensor:
+class Evidence(NamedTuple):
+    """What is known of the error of a start, and how far a network goes from it, without knowing the truth."""
+
+    variance: torch.Tensor
+    """``(y, x)`` float32, around each pixel, over the square of the peak."""
+    change: torch.Tensor
+    """``()`` float32: mean square over the slice, over the mean of `variance`."""
+
+
+class Fused(NamedTuple):
+    """Two images of a series, weighed."""
+
+    image: torch.Tensor
+    """``(frame, y, x)`` complex64."""
+    share: float
+    """Of the network, of what the data leave open."""
+
+
+def fuse(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, peak: float, weighing: Weighing) -> Fused:
     """Weigh two images of a series by what is known of their errors.
 
-    Where the data alone settle a pixel, a network can only lose; where they leave much open, it knows better. The
-    weight of the network is v / (v + e^2), with the variance v that the start is left with, and its own error e.
+    Where the data alone settle a pixel, a network can only lose; where they leave much open, it knows better.
 
     Parameters
     ----------
     start
-        ``(frame, y, x)`` complex64: what the network started from.
+        ``(frame, y, x)`` complex64: what the network is weighed against.
     deviation
         ``(frame, y, x)`` float32: standard deviation that the real part of `start` is left with.
     image
-        ``(frame, y, x)`` complex64: what the network made of it. Magnitudes alone get the phase of the start.
-    error
-        Typical error of the network, in the units of the images.
+        ``(frame, y, x)`` complex64: what the network made. Magnitudes alone get the phase of the start.
+    peak
+        Of the image of the time average, in the units of the images.
+    weighing
+        What was found of the weights.
 
     Returns
     -------
-    torch.Tensor
-        ``(frame, y, x)`` complex64.
+    Fused
+        The weighed image.
     """
-    variance = box_mean(2 * deviation.square().mean(0), _NEIGHBOURHOOD)
-    if not bool(image.imag.any()):
-        image = torch.polar(image.abs(), start.angle())
-    fused: torch.Tensor = start + variance / (variance + error**2) * (image - start)
-    return fused
+    image = with_phase(image, start)
+    evidence = gather(start, deviation, image, peak)
+    weight = weights(evidence, weighing)
+    share = float((weight * evidence.variance).sum() / evidence.variance.sum().clamp(min=_SMALL))
+    return Fused(start + weight * (image - start), share)
+
+
+def with_phase(image: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
+    """Give magnitudes the phase of the start; a complex image keeps its own."""
+    return image if bool(image.imag.any()) else torch.polar(image.abs(), start.angle())
+
+
+def gather(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, peak: float) -> Evidence:
+    """Collect what the weight of every pixel is made of; parameters as of `fuse`."""
+    square = max(peak, _SMALL) ** 2
+    variance = box_mean(2 * deviation.square().mean(0), _NEIGHBOURHOOD) / square
+    change = (image - start).abs().square().mean() / square
+    return Evidence(variance, change / variance.mean().clamp(min=_SMALL))
+
+
+def decades(evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:
+    """Orders of magnitude that a weighing counts: of the variance ``(y, x)`` and of the change ``()``."""
+    return (evidence.variance.clamp(min=_SMALL) / USUAL_VARIANCE).log10(), evidence.change.clamp(min=_SMALL).log10()
+
+
+def weights(evidence: Evidence, weighing: Weighing) -> torch.Tensor:
+    """Weight ``(y, x)`` float32 between 0 and 1 of the image of the network in every pixel."""
+    variance, change = decades(evidence)
+    return torch.sigmoid(weighing.level + weighing.variance * variance + weighing.change * change)

@@ -17,8 +17,9 @@ from recon_core.physics.fourier import ifft
 from recon_core.physics.memory import available_bytes
 from recon_core.trust.image_figures import image_figures
 from recon_core.trust.ranges import Limits, Sampling
+from recon_core.trust.weighing import objections
 from recon_core.weights.loading import load_network
-from recon_core.weights.manifest import find_weights
+from recon_core.weights.manifest import WEIGHED_AGAINST, find_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from recon_core.data import HybridSlice
     from recon_core.options import NetworkOptions, Options
 
-# Samples that tell how well the start of a network is known.
-_SAMPLES = 2
+# Samples that tell how well the start of a network is known: their squares are averaged over frames and neighbours.
+_SAMPLES = 1
 # Processors and GPUs (compute capability) with units for bfloat16.
 _BFLOAT16_QUERIES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 _BFLOAT16_GPU = (8, 0)
@@ -71,7 +72,7 @@ class NetworkMethod:
         Parameters
         ----------
         data
-            The slice; with a start it has been made already, by `start_method`.
+            The slice; with a start, which is the image of `start_method` then.
 
         Returns
         -------
@@ -87,32 +88,35 @@ class NetworkMethod:
             data.notes.append(f"what the weights {self._entry.name} were trained for is not known")
         data.notes.append(f"weights {self._entry.name} (sha256 {self._entry.sha256[:8]})")
         scale = 1.0
-        peak = _peak(data) if self._network.scale == "peak" or self._entry.error else 0.0
+        peak = _peak(data) if self._network.scale == "peak" or self._entry.weighing else 0.0
         if self._network.scale == "peak":
             if peak == 0:
                 return torch.zeros_like(data.hybrid[:, 0])
             scale = self._entry.input_peak / peak
-        if data.start is None:
-            data = with_start(data, self._entry.start, self.start_samples)
-        start = None if data.start is None else data.start * scale
+        if data.start is None and self.start_method:
+            data = with_start(data, self.start_method, self.start_samples)
+        begun = data if self._entry.start == self.start_method else with_start(data, self._entry.start)
+        start = None if begun.start is None else begun.start * scale
         scaled = dataclasses.replace(data, hybrid=data.hybrid * scale, start=start, start_deviation=None)
         with precision_of_convolutions(self._options.precision, data.hybrid.device):
             image = self._reconstruct(scaled) / scale
-        if data.start is not None and data.start_deviation is not None:
-            image = fuse(data.start, data.start_deviation, image, self._entry.error * peak)
+        if self._entry.weighing:
+            image = self._weighed(data, image, peak)
         if "uncertainty" in data.extra:
             data.extra["uncertainty"] = data.extra["uncertainty"] / scale
         return image
 
     @property
     def start_method(self) -> str:
-        """The method whose images the network starts from; empty where no method makes them as they are needed."""
+        """The method whose image is needed first, to be weighed against or to start from; empty where none is."""
+        if self._entry.weighing:
+            return WEIGHED_AGAINST
         return self._entry.start if self._entry.start in METHODS_AS_START else ""
 
     @property
     def start_samples(self) -> int:
-        """How many samples tell how well the start is known."""
-        return _SAMPLES if self._entry.error else 0
+        """How many samples tell how well that image is known."""
+        return _SAMPLES if self._entry.weighing else 0
 
     @property
     def reference(self) -> str:
@@ -133,7 +137,7 @@ class NetworkMethod:
             Empty if it is like them, or if nothing was recorded.
         """
         trained = self._entry.range
-        if trained is None:
+        if trained is None or self._entry.weighing:  # what is weighed need not be like the training
             return ""
         snr = signal_to_noise(data) if trained.snr else None
         scan = Sampling.of(data.mask.cpu().numpy(), data.hybrid.shape[1], data.hybrid.shape[3], snr)
@@ -160,6 +164,17 @@ class NetworkMethod:
         figures = image_figures(data, image, reference, implementation=self._implementation)
         reasons = ", ".join((self._entry.limits or Limits()).objections(figures, self.reference))
         return reasons and f"the image of {self._method} {reasons}"
+
+    def _weighed(self, data: HybridSlice, image: torch.Tensor, peak: float) -> torch.Tensor:
+        """Weigh an image against the start of a slice, and note how far it counts."""
+        if data.start is None or data.start_deviation is None or self._entry.weighing is None:
+            return image
+        fused = fuse(data.start, data.start_deviation, image, peak, self._entry.weighing)
+        data.notes.append(f"weighed against {WEIGHED_AGAINST}: {self._method} counts {100 * fused.share:.0f} %")
+        if not self._entry.helps:
+            data.notes.append(f"the weights {self._entry.name} were found to add nothing to {WEIGHED_AGAINST}")
+        data.doubts.extend(f"the image of {self._method} {why}" for why in objections(fused.share, WEIGHED_AGAINST))
+        return fused.image
 
     def _reconstruct(self, data: HybridSlice) -> torch.Tensor:
         """Reconstruct in windows of as many frames as the weights require and the memory allows."""

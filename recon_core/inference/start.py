@@ -74,7 +74,7 @@ def _cg_sense(data: HybridSlice, samples: int) -> Start:
 
 
 def _kt_sense(data: HybridSlice, samples: int) -> Start:
-    own = dataclasses.replace(data, notes=[], extra={})
+    own = dataclasses.replace(data, notes=[], doubts=[], extra={})
     with torch.autocast(data.hybrid.device.type, enabled=False):  # training has it on, for the convolutions
         image = KtSense(KtSenseOptions(samples=samples))(own)
     return image, own.extra.get("uncertainty")

@@ -55,7 +55,7 @@ def known_gain(entry: WeightsEntry) -> float:
         Median gain in dB on the scans of their survey; 0 where they were not compared with that method.
     """
     survey = entry.metrics.get("survey")
-    if entry.reference != WITHOUT_WEIGHTS[0] or not isinstance(survey, dict):
+    if entry.reference != WITHOUT_WEIGHTS[0] or not entry.helps or not isinstance(survey, dict):
         return 0.0
     return max(0.0, survey.get("median_gain", 0.0))
 

@@ -90,7 +90,8 @@ def _judged(work: Work, attempt: _Attempts) -> Outcome:
         return attempt(options.method)
     before = _accept(method.unlike_training(work.data), options)
     outcome = attempt(options.method)
-    after = _accept(method.doubts(work.data, outcome.image, attempt(method.reference).image), options)
+    against = method.doubts(work.data, outcome.image, attempt(method.reference).image)
+    after = _accept("; ".join(filter(None, (*outcome.doubts, against))), options)
     doubts = tuple(reason for reason in (before, after) if reason)
     outcome.notes.extend(doubts)
     return outcome._replace(doubts=doubts)
@@ -125,11 +126,11 @@ class _Attempts:
         return self._made[name]
 
     def _make(self, name: str, method: Method) -> Outcome:
-        own = dataclasses.replace(self._work.data, notes=[], extra={})
+        own = dataclasses.replace(self._work.data, notes=[], doubts=[], extra={})
         if isinstance(method, NetworkMethod) and method.start_method:
             own = self._started(own, method)
         image = check_finite(name, method(own), self._work.cine)
-        return Outcome(name, image, own.notes, own.extra)
+        return Outcome(name, image, own.notes, own.extra, tuple(own.doubts))
 
     def _started(self, data: HybridSlice, network: NetworkMethod) -> HybridSlice:
         """The slice with what a network starts from."""

@@ -6,11 +6,10 @@ import dataclasses
 import platform
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from recon_core.training.coverage import covered
-from recon_core.training.survey import REFERENCE, reliable
+from recon_core.training.survey import REFERENCE, judge, summarise, weigh
 from recon_core.weights.loading import write_weights
 from recon_core.weights.manifest import WeightsFacts
 
@@ -33,7 +32,7 @@ def export(trainer: Trainer, findings: list[Finding], folder: Path, *, source: s
     trainer
         The training.
     findings
-        What `recon_core.training.survey.survey` found of these weights; the range is cut down to where they are of use.
+        What `recon_core.training.survey.survey` found of these weights.
     folder
         Of weights and their manifest.
     source
@@ -47,12 +46,7 @@ def export(trainer: Trainer, findings: list[Finding], folder: Path, *, source: s
         As of `recon_core.weights.loading.write_weights`.
     """
     plan, curve = trainer.plan, trainer.curve()
-    trained, limits, inside = reliable(covered(plan, trainer.network.minimum_frames), findings)
-    gains = [finding.gain for finding in inside]
-    gain = round(float(np.median(gains)), 2)
-    metrics: dict[str, float | dict[str, float]] = {
-        "survey": {"scans": len(gains), "of": len(findings), "median_gain": gain, "least_gain": min(gains)}
-    }
+    metrics: dict[str, float | dict[str, float]] = {"survey": summarise(judge(findings))}
     if curve and curve[-1].psnr:
         metrics["validation"] = {kind: values[0] for kind, values in curve[-1].psnr.items()}
     facts = WeightsFacts(
@@ -60,9 +54,9 @@ def export(trainer: Trainer, findings: list[Finding], folder: Path, *, source: s
         input_peak=1.0,
         window=trainer.network.maximum_frames or plan.frames[1],
         start=plan.start,
-        range=trained,
-        limits=limits,
+        range=covered(plan, trainer.network.minimum_frames),
         reference=REFERENCE,
+        weighing=weigh(findings),
         source=source,
         licence="Apache-2.0",
         training={

@@ -1,58 +1,72 @@
-"""Range in which a trained network is reliable: compared with the best method without weights on other scans.
+"""What weights are worth beside the best method without weights: on scans that they have not seen, with known truth.
 
-Not every scan drawn in training was learned. The range stored with the weights is reduced to the scans on which the
-network is no worse than that method, and the limits of its images are those found there. Easy scans, on which it has
-nothing to gain, are recognised by an image that hardly differs from that of the method.
+From it comes how far their images are believed (`recon_core.trust.weighing`), and what is gained by it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from recon_core.engine import create_method
 from recon_core.errors import ModelError
-from recon_core.inference.method import signal_to_noise
-from recon_core.options import ReconOptions
-from recon_core.training.trainer import draw_scan, place_of_crop, reconstruct_series, scores
-from recon_core.trust.image_figures import image_figures
-from recon_core.trust.ranges import Limits, Sampling, TrainingRange
+from recon_core.inference.fusion import decades, gather, with_phase
+from recon_core.inference.start import with_start
+from recon_core.metrics.measures import dynamic_region
+from recon_core.training.trainer import draw_scan, place_of_crop, reconstruct_series
+from recon_core.trust.weighing import LEAST_SHARE, Weighing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from recon_core.inference.fusion import Evidence
     from recon_core.networks.base import Network
     from recon_core.training.library import Library
     from recon_core.training.plan import TrainingPlan
-    from recon_core.trust.ranges import Bounds, ImageFigures
 
-#: What a network must do no worse than: the best there is without weights.
+#: What the images are weighed against: the best there is without weights.
 REFERENCE = "kt_sense"
 _SEED = 800_000  # far from the seeds of any training
-_WIDTH = 48  # columns, for speed
-_TOLERANCE = 0.2  # dB that an image may be worse than that of the reference
-_MARGIN = 1.2  # of the limits, over the largest figure found
-_BEAM = 40  # width of the search: ranges kept per step
-_LEAST_CHANGES = np.arange(11) / 50  # candidates for the least change, below which the network is not used
-# What may be cut at its lower or upper end. More calibration lines do no harm, though easy scans have more.
-_LOWER = ("acceleration", "coils", "centre_lines", "snr")
-_UPPER = ("acceleration", "coils", "empty_frames", "snr")
+_WIDTH = 64  # columns, for speed
+_SAMPLES = 1  # of what the data leave open, as when a scan is reconstructed
+_WORSE = 0.2  # dB that an image may be worse than that of the reference
+_FOLDS = 4
+# A dB lost beyond the first part of one counts as thirty won: what is sent must not be worse. More than some dB won
+# on a scan count no more.
+_DREAD, _HARMLESS, _ENOUGH = 30.0, 0.15, 6.0
+# What few scans cannot tell is taken from here, as found for several networks together.
+_USUAL = (-2.0, 1.5, -1.0)
+_DOUBT = 5.0  # how much it takes to differ from it, in scans
+_ROUNDS = 40
+_SMALL = 1e-12
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A scan, and what the network made of it."""
+    """A scan: what the reference and the network made of it, as means over the frames; all ``(y, x)`` float32."""
 
-    scan: Sampling
-    """Its properties that a range checks."""
-    gain: float
-    """PSNR in dB above that of `REFERENCE`."""
-    figures: ImageFigures
-    """Of the image, as checked after the network has run."""
+    evidence: Evidence
+    """What is known without the truth."""
+    error: torch.Tensor
+    """Squared error of the magnitude of the reference."""
+    agreement: torch.Tensor
+    """Product of what the network changes of the magnitude, and what should be changed."""
+    change: torch.Tensor
+    """Square of what the network changes of the magnitude."""
+    moving: torch.Tensor
+    """bool, True where the truth moves most."""
+
+
+class Gain(NamedTuple):
+    """What a weighed image of a scan is better than that of the reference, in dB."""
+
+    whole: float
+    moving: float
+    """`whole`, `moving`: Of the whole image, and of where it moves most."""
+    share: float
+    """Of the network, see `recon_core.inference.fusion.Fused`."""
 
 
 def survey(network: Network, plan: TrainingPlan, library: Library) -> Iterator[Finding]:
@@ -72,136 +86,180 @@ def survey(network: Network, plan: TrainingPlan, library: Library) -> Iterator[F
     Finding
         Of scan after scan.
     """
-    method = create_method(REFERENCE, ReconOptions())
     for number in range(plan.survey):
         seed = (_SEED, plan.seed, number)
         whole = draw_scan(seed, plan, library, network.minimum_frames)
-        snr = signal_to_noise(whole.slice())
         width = min(_WIDTH, whole.maps.shape[-1])
         first = place_of_crop(whole.target, width, np.random.default_rng(seed))
-        _, n_coils, _, n_samples = whole.hybrid.shape
+        columns = slice(first, first + width)
         with torch.inference_mode():
-            reference = method(whole.slice())[..., first : first + width]
-            scan = whole.started(plan.start).crop(first, width)
-            image = reconstruct_series(network, scan)
-            ours, theirs = (scores(each.numpy(), scan.target.numpy())[0] for each in (image, reference))
-            figures = image_figures(scan.slice(), image, reference)
-        yield Finding(Sampling.of(scan.mask.numpy(), n_coils, n_samples, snr), round(ours - theirs, 2), figures)
+            reference = with_start(whole.slice(), REFERENCE, _SAMPLES)
+            image = reconstruct_series(network, whole.started(plan.start).crop(first, width))
+            yield _found(
+                _known(reference.start)[..., columns],
+                _known(reference.start_deviation)[..., columns],
+                image,
+                whole.target[..., columns],
+            )
 
 
-def reliable(trained: TrainingRange, findings: list[Finding]) -> tuple[TrainingRange, Limits, list[Finding]]:
-    """Find the scans on which a network is no more than 0.2 dB worse than `REFERENCE`, by range and limits.
+def _known(image: torch.Tensor | None) -> torch.Tensor:
+    """What the reference always makes."""
+    if image is None:
+        raise TypeError(f"{REFERENCE} gives an image and its deviation")
+    return image
+
+
+def _found(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, target: torch.Tensor) -> Finding:
+    image = with_phase(image, start)
+    missing = target.abs() - start.abs()
+    change = image.abs() - start.abs()
+    moving = torch.from_numpy(dynamic_region(target.numpy()))
+    return Finding(
+        evidence=gather(start, deviation, image, peak=1.0),  # as scans are drawn
+        error=missing.square().mean(0),
+        agreement=(missing * change).mean(0),
+        change=change.square().mean(0),
+        moving=moving if bool(moving.any()) else ~moving,
+    )
+
+
+class _Pool(NamedTuple):
+    """Findings side by side: all their pixels in a row, as many gains as scans at once."""
+
+    scan: torch.Tensor
+    """``(pixel,)`` int64: which of them it is of."""
+    variance: torch.Tensor
+    error: torch.Tensor
+    agreement: torch.Tensor
+    squared: torch.Tensor
+    moving: torch.Tensor
+    """`variance`, `error`, `agreement`, `squared`, `moving`: ``(pixel,)`` float32, as in `Finding`."""
+    of_variance: torch.Tensor
+    of_change: torch.Tensor
+    """`of_variance`, `of_change`: ``(pixel,)`` float32, see `recon_core.inference.fusion.decades`."""
+
+    @classmethod
+    def of(cls, findings: Sequence[Finding]) -> _Pool:
+        """Put findings side by side."""
+        columns = zip(*(_columns(number, finding) for number, finding in enumerate(findings)), strict=True)
+        return cls(*(torch.cat(column) for column in columns))
+
+    def gains(self, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Gain of the whole and of the moving part of each scan, differentiable, and the share of the network."""
+        # of magnitudes, to first order in the change of phase
+        left = self.error - 2 * weight * self.agreement + weight.square() * self.squared
+        whole, moving = (
+            -10 * (self._sums(left * region) / self._sums(self.error * region)).log10()
+            for region in (torch.ones_like(left), self.moving)
+        )
+        return whole, moving, self._sums(weight * self.variance) / self._sums(self.variance)
+
+    def _sums(self, values: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros(int(self.scan[-1]) + 1, dtype=torch.float64)
+        return total.index_add(0, self.scan, values.double()).clamp(min=_SMALL)
+
+    def weights(self, level: torch.Tensor, variance: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+        """The weight of every pixel, as of a weighing that is still sought."""
+        return torch.sigmoid(level + variance * self.of_variance + change * self.of_change)
+
+
+def _columns(number: int, finding: Finding) -> tuple[torch.Tensor, ...]:
+    """The fields of a pool for one finding."""
+    of_variance, of_change = decades(finding.evidence)
+    scan = torch.full_like(finding.error, number, dtype=torch.int64)
+    variance, moving = finding.evidence.variance, finding.moving.to(finding.error)
+    fields = (scan, variance, finding.error, finding.agreement, finding.change, moving, of_variance)
+    return *(field.flatten() for field in fields), of_change.expand_as(finding.error).flatten()
+
+
+def gains(findings: Sequence[Finding], weighing: Weighing) -> list[Gain]:
+    """What is gained on each scan by a weighing."""
+    pool = _Pool.of(findings)
+    weight = pool.weights(*(torch.tensor(value) for value in (weighing.level, weighing.variance, weighing.change)))
+    return [Gain(*values) for values in zip(*(column.tolist() for column in pool.gains(weight)), strict=True)]
+
+
+def weigh(findings: Sequence[Finding]) -> Weighing:
+    """Find the weighing that gains most on surveyed scans and loses on as few as can be.
 
     Parameters
     ----------
-    trained
-        What was drawn in training.
     findings
         Of scans of all kinds.
 
     Returns
     -------
-    tuple
-        The reduced range; the limits of the images; the findings inside both, as many as the search could keep. The
-        least change is the candidate that keeps most of them; of several, the one with the wider range.
+    Weighing
+        Rounded as a manifest has it.
+    """
+    pool = _Pool.of(findings)
+    usual = torch.tensor(_USUAL)
+    values = usual.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([values], max_iter=_ROUNDS, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimiser.zero_grad()
+        won = torch.cat(pool.gains(pool.weights(*values))[:2])
+        worth = won.clamp(max=_ENOUGH) - _DREAD * torch.relu(-won - _HARMLESS)
+        total = _DOUBT / len(findings) * (values - usual).square().sum() - worth.mean()
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    optimiser.step(loss)  # type: ignore[no-untyped-call]
+    level, variance, change = (round(value, 2) for value in values.tolist())
+    return Weighing(level=level, variance=variance, change=change)
+
+
+def judge(findings: Sequence[Finding]) -> list[Gain]:
+    """Gains on scans that the weighing was not chosen on: each quarter by the weighing of the other three.
+
+    Parameters
+    ----------
+    findings
+        Of scans of all kinds, at least two.
+    """
+    parts = [findings[number::_FOLDS] for number in range(min(_FOLDS, len(findings)))]
+    judged = []
+    for number, part in enumerate(parts):
+        others = [finding for other, each in enumerate(parts) if other != number for finding in each]
+        judged += gains(part, weigh(others))
+    return judged
+
+
+def summarise(judged: Sequence[Gain]) -> dict[str, float]:
+    """Figures of a survey, as they go with weights.
+
+    Parameters
+    ----------
+    judged
+        Gains on all scans.
+
+    Returns
+    -------
+    dict
+        ``scans``; of how many of them the weighed image is sent (``served``); in dB over them the median gain
+        (``median_gain``, ``median_moving_gain``) and the least of either (``least_gain``); the part of the images sent
+        that are more than 0.2 dB worse than the reference, whole or where it moves (``worse``).
 
     Raises
     ------
     ModelError
-        If no scan is left.
+        If the network is of use on none.
     """
-    best: tuple[TrainingRange, Limits, list[Finding]] | None = None
-    most = (0, 0)
-    for least_change in _LEAST_CHANGES:
-        lower = Limits(least_change=float(least_change) or None)
-        gaining = [finding for finding in findings if lower.gains(finding.figures.change)]
-        cut = narrowed(trained, gaining)
-        if cut is None:
-            continue
-        inside = [finding for finding in gaining if not cut.outside(finding.scan)]
-        worth = len(inside), sum(not cut.outside(finding.scan) for finding in findings)
-        if worth > most:
-            upper = found_limits(inside)
-            best, most = (cut, dataclasses.replace(upper, least_change=lower.least_change), inside), worth
-    if best is None:
+    served = [each for each in judged if each.share >= LEAST_SHARE]
+    whole, moving = (np.array(values) for values in ([g.whole for g in served], [g.moving for g in served]))
+    if not served or np.median(whole) <= 0:
         raise ModelError(
-            f"no kind of scan was found on which the network is as good as {REFERENCE} to within {_TOLERANCE} dB; the "
-            "weights are not exported. Train for more steps, or at another rate"
+            f"the images of the network add nothing to those of {REFERENCE}; the weights are not exported. Train for "
+            "more steps, or at another rate"
         )
-    return best
-
-
-def narrowed(trained: TrainingRange, findings: list[Finding]) -> TrainingRange | None:
-    """Cut a range down until no scan inside it is more than 0.2 dB worse than with `REFERENCE`.
-
-    Parameters
-    ----------
-    trained
-        What was drawn in training.
-    findings
-        Of scans of all kinds.
-
-    Returns
-    -------
-    TrainingRange or None
-        The range with most scans of a beam search: each cut excludes the worst remaining scan by one bound or pattern,
-        and the most promising ranges are cut further. None if no scan is left.
-    """
-    beam, best, most = [trained], None, 0
-    while beam:
-        cuts: dict[TrainingRange, tuple[int, int]] = {}
-        for one in beam:
-            inside = [finding for finding in findings if not one.outside(finding.scan)]
-            worst = min(inside, key=lambda finding: finding.gain, default=None)
-            if worst is not None and worst.gain < -_TOLERANCE:
-                cuts |= {cut: _worth(cut, inside) for cut in _cuts(one, worst.scan, inside)}
-            elif len(inside) > most:
-                best, most = one, len(inside)
-        beam = sorted((cut for cut in cuts if cuts[cut][1] > most), key=lambda cut: cuts[cut], reverse=True)[:_BEAM]
-    return best
-
-
-def _worth(cut: TrainingRange, findings: list[Finding]) -> tuple[int, int]:
-    """Good scans less bad ones that a range keeps, and good ones."""
-    kept = [one.gain >= -_TOLERANCE for one in findings if not cut.outside(one.scan)]
-    return 2 * sum(kept) - len(kept), sum(kept)
-
-
-def _cuts(trained: TrainingRange, scan: Sampling, findings: list[Finding]) -> Iterator[TrainingRange]:
-    """Ranges without a scan, each a little more than what one bound or pattern of another range excludes."""
-    for name in dict.fromkeys((*_LOWER, *_UPPER)):
-        bounds: Bounds | None = getattr(trained, name)
-        value: float | None = getattr(scan, name)
-        if bounds is None or value is None:
-            continue
-        own = round(value, 2)  # rounded as in a range
-        others = sorted(_rounded(float(getattr(one.scan, name)), name) for one in findings)
-        below = [other for other in others if other < own and name in _UPPER]
-        above = [other for other in others if other > own and name in _LOWER]
-        narrower = [(bounds[0], other) for other in below[-1:]] + [(other, bounds[1]) for other in above[:1]]
-        for low, high in narrower:
-            if low <= high:
-                yield dataclasses.replace(trained, **{name: (low, high)})  # type: ignore[arg-type]
-    rest = tuple(pattern for pattern in trained.patterns or () if pattern != scan.pattern)
-    yield dataclasses.replace(trained, patterns=rest)
-
-
-def _rounded(value: float, name: str) -> float:
-    return round(value, 1) if name in ("acceleration", "snr") else value
-
-
-def found_limits(findings: list[Finding]) -> Limits:
-    """Upper limits of images: a fifth more than the largest figures found.
-
-    Parameters
-    ----------
-    findings
-        Of scans inside the range.
-    """
-
-    def most(values: list[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return round(_MARGIN * max(known), 2) or None if known else None
-
-    figures = [finding.figures for finding in findings]
-    return Limits(residual=most([each.residual for each in figures]), change=most([each.change for each in figures]))
+    least = np.minimum(whole, moving)
+    return {
+        "scans": len(judged),
+        "served": len(served),
+        "median_gain": round(float(np.median(whole)), 2),
+        "median_moving_gain": round(float(np.median(moving)), 2),
+        "least_gain": round(float(least.min()), 2),
+        "worse": round(float((least < -_WORSE).mean()), 3),
+    }

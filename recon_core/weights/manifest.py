@@ -15,6 +15,7 @@ from recon_core.errors import ModelError, ResourceError, SettingsError
 from recon_core.methods import method_names
 from recon_core.storage import packaged_folder, replacing, xdg_folder
 from recon_core.trust.ranges import Limits, TrainingRange
+from recon_core.trust.weighing import LEAST_GAIN, Weighing
 from recon_core.values import read_yaml
 
 logger = logging.getLogger("cinestream")
@@ -27,6 +28,8 @@ MANIFEST = "manifest.yaml"
 STARTS = ("zero_filled", "cg_sense", "kt_sense")
 #: Methods that the images of a network may be compared with.
 REFERENCES = ("cg_sense", "kt_sense")
+#: The one of them whose error is known, so that images can be weighed against it.
+WEIGHED_AGAINST = "kt_sense"
 _KNOWN = "known.yaml"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -55,10 +58,9 @@ class WeightsFacts:
     recorded."""
     reference: str = "cg_sense"
     """The method that the images are compared with, one of `REFERENCES`: what the limits were measured against."""
-    error: float = 0.0
-    """Typical error of their images where nothing else is known, over the peak of the time average: of an image that
-    starts from that of ``kt_sense``, each pixel is sent as far as it is better known (`recon_core.inference.fusion`).
-    0 sends the image as it is."""
+    weighing: Weighing | None = None
+    """How far their images are believed beside those of `reference`, which is `WEIGHED_AGAINST` then; the range is not
+    asked. None sends an image as it is, where range and limits allow."""
     training: dict[str, str | float] = field(default_factory=dict)
     """How they were trained: texts and numbers by name, such as recipe, seed, steps and hardware."""
     metrics: dict[str, float | dict[str, float]] = field(default_factory=dict)
@@ -72,10 +74,29 @@ class WeightsFacts:
         """Say in one line for which scans they are, which limits their images keep, and how they were trained."""
         parts = [
             self.range.describe() if self.range else "training not recorded",
+            self._worth(),
             self.limits.describe() if self.limits else "",
             ", ".join(f"{name} {value}" for name, value in self.training.items()),
         ]
         return "; ".join(filter(None, parts))
+
+    def _worth(self) -> str:
+        """What they add to the image that theirs is weighed against, or that they add nothing."""
+        survey = self.metrics.get("survey")
+        if self.weighing is None or not isinstance(survey, dict):
+            return ""
+        gain, moving = survey.get("median_gain", 0.0), survey.get("median_moving_gain", 0.0)
+        if not self.helps:
+            return f"add nothing to {self.reference}, and are there for weights of your own"
+        served = f"{survey.get('served', 0):.0f} of {survey.get('scans', 0):.0f}"
+        return f"add {gain:.2f} dB to {self.reference} ({moving:.2f} dB where it moves) on {served} surveyed scans"
+
+    @property
+    def helps(self) -> bool:
+        """Whether they were found to add to the image that theirs is weighed against, or that is not known."""
+        survey = self.metrics.get("survey")
+        known = self.weighing is not None and isinstance(survey, dict)
+        return not known or cast("dict[str, float]", survey).get("median_gain", 0.0) >= LEAST_GAIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,20 +351,20 @@ class _Fields:
         peak = self._left.pop("input_peak", 1.0)
         if isinstance(peak, bool) or not isinstance(peak, int | float) or not 0 < peak <= _LARGEST:
             raise self.wrong("input_peak", f"a positive number, got {peak!r:.60}")
-        typical = self._left.pop("error", 0.0)
-        if isinstance(typical, bool) or not isinstance(typical, int | float) or not 0 <= typical <= 1:
-            raise self.wrong("error", f"a share of the peak from 0 to 1, got {typical!r:.60}")
         window = self._left.pop("window", 0)
         if isinstance(window, bool) or not isinstance(window, int) or window < 0:
             raise self.wrong("window", f"a whole number of frames, 0 for all, got {window!r:.60}")
         start = self.choice("start", STARTS, "zero_filled")
         reference = self.choice("reference", REFERENCES, "cg_sense")
-        ranges, limits = self.mapping("range"), self.mapping("limits")
+        ranges, limits, weighing = self.mapping("range"), self.mapping("limits"), self.mapping("weighing")
         try:
             trained = TrainingRange.parse(ranges) if ranges else None
             kept = Limits.parse(limits) if limits else None
+            weighed = Weighing.parse(weighing) if weighing else None
         except (SettingsError, OverflowError) as error:
             raise ModelError(f"{self._where}: {error}") from error
+        if weighed and reference != WEIGHED_AGAINST:
+            raise self.wrong("reference", f"{WEIGHED_AGAINST} where there is a weighing, got {reference}")
         facts = WeightsFacts(
             method=method,
             config=self.mapping("config"),
@@ -353,7 +374,7 @@ class _Fields:
             range=trained,
             limits=kept,
             reference=reference,
-            error=float(typical),
+            weighing=weighed,
             training=self._training(),
             metrics=self._metrics(),
             source=self.text("source"),
@@ -427,7 +448,7 @@ def write_entry(folder: Path, entry: WeightsEntry) -> None:
         "range": entry.range.mapping() if entry.range else {},
         "limits": entry.limits.mapping() if entry.limits else {},
         "reference": entry.reference,
-        "error": entry.error,
+        "weighing": entry.weighing.mapping() if entry.weighing else {},
         "training": entry.training,
         "metrics": entry.metrics,
         "source": entry.source,

@@ -1,7 +1,12 @@
+import math
+
 import pytest
 import torch
 
-from recon_core.inference.fusion import fuse
+from recon_core.inference.fusion import fuse, gather, weights
+from recon_core.trust.weighing import Weighing
+
+PLAIN = Weighing(level=0.0, variance=2.0, change=-1.0)
 
 
 def noise(*shape, seed):
@@ -19,25 +24,58 @@ def scene(start_error, network_error):
     return truth, start, torch.full((6, 40, 30), start_error / 2**0.5), image
 
 
-@pytest.mark.parametrize(("start_error", "network_error"), [(0.1, 1.0), (1.0, 1.0), (1.0, 0.1)])
-def test_it_is_better_than_either(start_error, network_error):
-    truth, start, deviation, image = scene(start_error, network_error)
-    fused = fuse(start, deviation, image, network_error)
-    assert error(fused, truth) < min(error(start, truth), error(image, truth))
+def test_with_equal_errors_it_is_better_than_either():
+    truth, start, deviation, image = scene(0.3, 0.3)
+    fused = fuse(start, deviation, image, 10.0, Weighing(level=0.0))
+    assert fused.share == pytest.approx(0.5)
+    assert error(fused.image, truth) < 0.8 * min(error(start, truth), error(image, truth))
 
 
 def test_a_start_that_is_known_stays():
     _, start, _, image = scene(1.0, 1.0)
-    torch.testing.assert_close(fuse(start, torch.zeros(6, 40, 30), image, 1.0), start)
+    fused = fuse(start, torch.zeros(6, 40, 30), image, 10.0, PLAIN)
+    torch.testing.assert_close(fused.image, start, atol=1e-4, rtol=0)
+    assert fused.share == 0
 
 
-def test_where_nothing_is_known_the_network_counts():
+def test_where_more_is_left_open_the_network_counts_more():
     _, start, _, image = scene(1.0, 1.0)
-    torch.testing.assert_close(fuse(start, torch.full((6, 40, 30), 1e4), image, 1.0), image, atol=1e-4, rtol=0)
+    deviation = torch.full((6, 40, 30), 0.1)
+    deviation[:, 20:] = 1.0
+    weight = weights(gather(start, deviation, image, 10.0), PLAIN)
+    assert bool((weight[25:] > weight[:15].max()).all())
+
+
+def test_a_network_that_goes_further_counts_less():
+    _, start, deviation, image = scene(0.3, 0.3)
+    near, far = (fuse(start, deviation, start + step * (image - start), 10.0, PLAIN).share for step in (1, 10))
+    assert 0 < far < 0.3 * near
+
+
+def test_the_weight_is_the_logistic_function_of_the_sum():
+    _, start, deviation, image = scene(0.3, 0.3)
+    evidence = gather(start, deviation, image, 10.0)
+    assert float(evidence.variance.mean()) == pytest.approx(0.3**2 / 100, rel=1e-4)
+    assert float(evidence.change) == pytest.approx(2, rel=0.05)  # both errors, over that of the start
+    weight = weights(evidence, Weighing(level=0.5, variance=1.5, change=-0.7))
+    total = 0.5 + 1.5 * math.log10(0.3**2 / 100 / 1e-3) - 0.7 * math.log10(float(evidence.change))
+    torch.testing.assert_close(weight, torch.full((40, 30), 1 / (1 + math.exp(-total))), rtol=1e-4, atol=0)
+
+
+def test_the_scale_of_the_images_does_not_matter():
+    _, start, deviation, image = scene(0.3, 0.3)
+    fused, scaled = (fuse(k * start, k * deviation, k * image, k * 10.0, PLAIN) for k in (1.0, 1e6))
+    torch.testing.assert_close(scaled.image / 1e6, fused.image, rtol=1e-4, atol=1e-4)
 
 
 def test_magnitudes_get_the_phase_of_the_start():
     truth, start, deviation, image = scene(0.5, 0.5)
     turned = torch.polar(torch.ones(1), torch.tensor(2.0))
-    fused = fuse(turned * start, deviation, image.abs().to(torch.complex64), 0.5)
-    assert error(fused, turned * truth) < error(start, truth)
+    fused = fuse(turned * start, deviation, image.abs().to(torch.complex64), 10.0, Weighing(level=0.0))
+    assert error(fused.image, turned * truth) < error(start, truth)
+
+
+def test_images_of_nothing_stay_finite():
+    nothing = torch.zeros(3, 8, 8, dtype=torch.complex64)
+    fused = fuse(nothing, torch.zeros(3, 8, 8), nothing, 0.0, PLAIN)
+    assert bool(fused.image.isfinite().all())

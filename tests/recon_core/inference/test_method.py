@@ -19,6 +19,7 @@ from recon_core.physics import memory
 from recon_core.physics.sense import SenseOperator
 from recon_core.simulate.sampling import interleaved_mask
 from recon_core.trust.ranges import Limits, TrainingRange
+from recon_core.trust.weighing import Weighing
 from recon_core.weights.manifest import find_weights
 from tests.helpers.networks import tiny, write_tiny_weights
 
@@ -281,10 +282,33 @@ def test_the_image_is_weighed_against_its_start(weights, monkeypatch, window):
     weights("crunet_mr")
     entry, start = find_weights("crunet_mr", ""), with_start(data(8), "kt_sense").start
     distances = []
-    for error in (0.0, 0.2, 1.0):
-        ours = dataclasses.replace(entry, start="kt_sense", error=error)
+    for level in (8.0, 0.0, -1.5):
+        ours = dataclasses.replace(entry, start="kt_sense", weighing=Weighing(level=level))
         monkeypatch.setattr(method_module, "find_weights", lambda *_, ours=ours: ours)
-        image = NetworkMethod("crunet_mr", NetworkOptions(window=window))(data(8))
+        slice_ = data(8)
+        image = NetworkMethod("crunet_mr", NetworkOptions(window=window))(slice_)
         distances.append(float((image - start).norm()))
+        assert any("weighed against kt_sense: crunet_mr counts" in note for note in slice_.notes)
+        assert not slice_.doubts
     assert distances[0] > distances[1] > distances[2] > 0
     assert distances[2] < 0.3 * distances[0]
+
+
+def test_what_hardly_counts_is_doubted(weights, monkeypatch):
+    weights("crunet_mr")
+    entry = dataclasses.replace(find_weights("crunet_mr", ""), weighing=Weighing(level=-8.0))
+    monkeypatch.setattr(method_module, "find_weights", lambda *_: entry)
+    slice_ = data(8)
+    NetworkMethod("crunet_mr", NetworkOptions())(slice_)
+    (doubt,) = slice_.doubts
+    assert "the image of crunet_mr counts 0.03 % of what the data leave open" in doubt
+
+
+def test_what_is_weighed_need_not_be_like_the_training(weights, monkeypatch):
+    weights("crunet_mr")
+    narrow = TrainingRange(acceleration=(50, 60))
+    entry = dataclasses.replace(find_weights("crunet_mr", ""), range=narrow)
+    for weighing, unlike in ((None, True), (Weighing(level=0.0), False)):
+        ours = dataclasses.replace(entry, weighing=weighing)
+        monkeypatch.setattr(method_module, "find_weights", lambda *_, ours=ours: ours)
+        assert bool(NetworkMethod("crunet_mr", NetworkOptions()).unlike_training(data(8))) == unlike

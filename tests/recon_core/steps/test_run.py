@@ -11,10 +11,11 @@ from recon_core.inference import method as inference
 from recon_core.options import ReconOptions
 from recon_core.steps.pace import Pace
 from recon_core.trust.ranges import TrainingRange
+from recon_core.trust.weighing import Weighing
 from recon_core.weights.manifest import find_weights, write_entry
 from tests.helpers.networks import write_tiny_weights
 
-FACTS = {"start": "kt_sense", "reference": "kt_sense", "error": 0.1, "range": TrainingRange()}
+FACTS = {"start": "kt_sense", "reference": "kt_sense", "weighing": Weighing(level=0.0), "range": TrainingRange()}
 
 
 @pytest.fixture
@@ -59,10 +60,11 @@ def reconstruct(tmp_path, monkeypatch):
 )
 def test_kt_sense_runs_once(reconstruct, calls, monkeypatch, options):
     """As start, for comparison, as fallback and beside; the images are those of separate runs."""
-    once = reconstruct(**options)
+    alone = {"weighing": None}
+    once = reconstruct(alone, **options)
     assert len(calls) == 1
     monkeypatch.setattr(inference, "METHODS_AS_START", ())
-    apart = reconstruct(**options)
+    apart = reconstruct(alone, **options)
     assert len(calls) > 2
     for ours, theirs in ((once, apart), (once.beside, apart.beside)):
         assert (ours is None) == (theirs is None)
@@ -75,16 +77,23 @@ def test_kt_sense_runs_once(reconstruct, calls, monkeypatch, options):
 def test_samples_are_for_what_was_asked(reconstruct, calls):
     """Those that tell how well the start is known are nobody's series; the user's are at least as many."""
     result = reconstruct()
-    assert calls == [2]
+    assert calls == [1]
     assert not result.extra
     reconstruct(kt_samples=3)
-    assert calls == [2, 3]
-    reconstruct({"error": 0.0})
-    assert calls == [2, 3, 0]
+    assert calls == [1, 3]
+    reconstruct({"weighing": None})
+    assert calls == [1, 3, 0]
+
+
+def test_what_an_image_is_weighed_against_runs_once_too(reconstruct, calls):
+    """Whatever the network starts from; its own start is not weighed against."""
+    result = reconstruct({"start": "zero_filled"}, outside_range="note", extra_series="difference")
+    assert calls == [1]
+    assert any("weighed against kt_sense" in note for note in result.notes)
 
 
 def test_where_the_network_does_not_run_nothing_is_sampled(reconstruct, calls):
-    result = reconstruct({"range": TrainingRange.parse({"acceleration": [8, 12]})})
+    result = reconstruct({"weighing": None, "range": TrainingRange.parse({"acceleration": [8, 12]})})
     assert (result.method, calls) == ("kt_sense", [0])
 
 

@@ -10,19 +10,18 @@ from recon_core.data import CineSlice
 from recon_core.engine import Engine
 from recon_core.errors import ModelError, SettingsError
 from recon_core.options import ReconOptions
-from recon_core.simulate.sampling import uniform_mask
 from recon_core.training.coverage import covered
 from recon_core.training.export import export
 from recon_core.training.library import Library
 from recon_core.training.measurements import measure
 from recon_core.training.series import draw_series
-from recon_core.training.survey import REFERENCE, Finding
+from recon_core.training.survey import REFERENCE, weigh
 from recon_core.training.trainer import Trainer
-from recon_core.trust.ranges import ImageFigures, Limits, Sampling
 from recon_core.weights.loading import load_network
 from recon_core.weights.manifest import find_weights
 from tests.helpers.networks import TINY
 from tests.recon_core.conftest import centred_fft
+from tests.recon_core.training.test_survey import finding
 from tests.recon_core.training.test_trainer import small_scans, tiny_plan
 
 
@@ -41,24 +40,19 @@ def trained(tmp_path_factory):
     return trainer
 
 
-def findings(gains, lines=24):
-    scan = Sampling.of(uniform_mask(4, lines, 2, 8), 8, 24, 40.0)
-    return [Finding(scan, gain, ImageFigures(residual=0.1, change=0.3)) for gain in gains]
-
-
-def useful(trainer):
-    """Let a network of a few steps pass for a useful one."""
-    return findings((0.5, -0.1), trainer.plan.lines[0])
+#: Let a network of a few steps pass for a useful one.
+USEFUL = [finding(1e-3, 1e-4, seed) for seed in range(3)]
 
 
 def test_exported_weights_say_what_they_are(trained, tmp_path):
-    entry = export(trained, useful(trained), tmp_path / "weights", source="trained here")
+    entry = export(trained, USEFUL, tmp_path / "weights", source="trained here")
     assert (entry.name, entry.method, entry.start) == ("tiny", "crunet_mr", "cg_sense")
     assert (entry.input_peak, entry.window) == (1, 4)
     assert entry.range == covered(trained.plan)
-    assert entry.limits == Limits(residual=0.12, change=0.36)
+    assert entry.weighing == weigh(USEFUL)
     assert entry.reference == REFERENCE
-    assert entry.metrics["survey"] == {"scans": 2, "of": 2, "median_gain": 0.2, "least_gain": -0.1}
+    assert entry.metrics["survey"]["scans"] == entry.metrics["survey"]["served"] == 3
+    assert entry.metrics["survey"]["median_gain"] > 1
     assert (entry.training["steps"], entry.training["seed"], entry.training["loss"]) == (4, "0", "decibel")
     assert entry.training["data"] == "simulated series"
     assert "CPU" in entry.training["hardware"]
@@ -67,11 +61,11 @@ def test_exported_weights_say_what_they_are(trained, tmp_path):
     network = load_network(entry, "cpu")
     for name, parameter in network.named_parameters():
         assert torch.equal(parameter, trained._average.tensors[name])
-    assert export(trained, useful(trained), tmp_path / "again", source="trained here").sha256 == entry.sha256
+    assert export(trained, USEFUL, tmp_path / "again", source="trained here").sha256 == entry.sha256
 
 
 def test_exported_weights_reconstruct(trained, tmp_path, monkeypatch):
-    entry = export(trained, useful(trained), tmp_path / "weights")
+    entry = export(trained, USEFUL, tmp_path / "weights")
     monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "weights"))
     found = find_weights("crunet_mr")
     assert dataclasses.replace(found, file=entry.file) == entry
@@ -91,7 +85,7 @@ def test_exported_weights_reconstruct(trained, tmp_path, monkeypatch):
 def test_a_fixed_window_and_the_diffusion_model_are_exported(method, tmp_path):
     trainer = Trainer(tiny_plan(method, steps=1), Library(), Library(), tmp_path / "training")
     trainer.run()
-    entry = export(trainer, useful(trainer), tmp_path / "weights")
+    entry = export(trainer, USEFUL, tmp_path / "weights")
     assert entry.window == 4
     assert load_network(entry, "cpu").config == trainer.network.config
     assert set(TINY[method]) <= set(entry.config)
@@ -99,7 +93,7 @@ def test_a_fixed_window_and_the_diffusion_model_are_exported(method, tmp_path):
 
 def test_weights_without_use_are_not_exported(trained, tmp_path):
     with pytest.raises(ModelError, match="not exported"):
-        export(trained, findings([-3.0]), tmp_path / "weights")
+        export(trained, [finding(1e-4, 1e-1, seed) for seed in range(3)], tmp_path / "weights")
     assert not (tmp_path / "weights").exists()
 
 
@@ -107,5 +101,5 @@ def test_a_foreign_file_is_not_replaced(trained, tmp_path):
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "tiny.safetensors").write_bytes(b"mine")
     with pytest.raises(SettingsError, match="exists and is not in"):
-        export(trained, useful(trained), tmp_path / "weights")
+        export(trained, USEFUL, tmp_path / "weights")
     assert (tmp_path / "weights" / "tiny.safetensors").read_bytes() == b"mine"

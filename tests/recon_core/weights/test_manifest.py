@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from recon_core.errors import ModelError, ResourceError, SettingsError
 from recon_core.methods import METHODS
 from recon_core.trust.ranges import Limits, TrainingRange
+from recon_core.trust.weighing import Weighing
 from recon_core.weights import manifest
 from recon_core.weights.manifest import (
     WeightsEntry,
@@ -83,7 +85,7 @@ def test_an_entry_comes_back_as_it_was(home):
         range=TrainingRange(acceleration=(4, 11), patterns=("random",), snr=(10, 90)),
         limits=Limits(residual=0.1, change=0.35),
         reference="kt_sense",
-        error=0.03,
+        weighing=Weighing(level=-1.2, variance=1.1, change=-1.8),
         training={"recipe": "standard", "seed": 3, "hours": 2.5},
         metrics={"psnr": 38.5, "uniform R 4": {"psnr": 40.1, "ssim": 0.97}},
         source="doi:10.1/x: «a»",
@@ -202,7 +204,7 @@ def test_names_have_no_path_parts(home, name):
 
 BROKEN = {
     "no method": ({"method": None}, "method is missing"),
-    "unknown method": ({"method": "magic"}, "method must be one of zero_filled.* got 'magic'"),
+    "unknown method": ({"method": "magic"}, "method must be one of .* got 'magic'"),
     "no file": ({"file": None}, "file is missing"),
     "path as file": ({"file": "../secret"}, "file must be a bare file name"),
     "absent file": ({"file": "gone.safetensors"}, "there is no file .*gone.safetensors; import the weights again"),
@@ -220,8 +222,11 @@ BROKEN = {
     "window negative": ({"window": -1}, "window must be a whole number"),
     "window a fraction": ({"window": 1.5}, "window must be a whole number"),
     "start unknown": ({"start": "grappa"}, "start must be one of zero_filled, cg_sense, kt_sense, got 'grappa'"),
-    "error above one": ({"error": 1.5}, "error must be a share of the peak from 0 to 1, got 1.5"),
-    "error a truth": ({"error": True}, "error must be a share of the peak from 0 to 1, got True"),
+    "weighing without level": (
+        {"weighing": {"change": 1}, "reference": "kt_sense"},
+        "weighing needs level, got change",
+    ),
+    "weighed against another": ({"weighing": {"level": 1}}, "reference must be kt_sense where there is a weighing"),
     "reference a network": ({"reference": "crunet_mr"}, "reference must be one of cg_sense, kt_sense, got 'crunet_mr'"),
     "range unknown": ({"range": {"speed": [1, 2]}}, "it has no 'speed'"),
     "range too large": ({"range": {"frames": [1, 10**400]}}, "too large"),
@@ -400,3 +405,15 @@ def test_what_comes_with_cinestream_is_sound(monkeypatch):
 def test_importing_it_needs_no_torch_and_no_yaml():
     code = "import sys, recon_core.weights.manifest; sys.exit(any(name in sys.modules for name in ('torch', 'yaml')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("gain", "text"),
+    [(0.24, "add 0.24 dB to kt_sense \\(0.10 dB where it moves\\) on 9 of 12"), (0.01, "add nothing to kt_sense")],
+)
+def test_weights_say_what_they_add(home, gain, text):
+    survey = {"scans": 12, "served": 9, "median_gain": gain, "median_moving_gain": 0.1}
+    entry = write(home, reference="kt_sense", weighing=Weighing(level=-1.0), metrics={"survey": survey})
+    assert re.search(text, entry.describe())
+    assert entry.helps == (gain > 0.05)
+    assert dataclasses.replace(entry, weighing=None).helps  # compared with another method

@@ -1,0 +1,78 @@
+"""How far the image of a network is believed, where the image that it is weighed against has an error of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from recon_core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Share of what the data leave open below which there is nothing to gain from an image.
+LEAST_SHARE = 0.05
+#: Median in dB on surveyed scans below which weights are said to add nothing.
+LEAST_GAIN = 0.05
+#: Variance, over the square of the peak, that `Weighing.level` and `Weighing.variance` refer to.
+USUAL_VARIANCE = 1e-3
+_LARGEST = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighing:
+    """What was found of weights on surveyed scans: the weight of a pixel is the logistic function of a sum.
+
+    The sum is ``level + variance log10(v / 0.001) + change log10(d / V)``, where v is the variance that the data leave
+    around the pixel and V its mean over the slice, both over the square of the peak, and d how far the network goes
+    from the image that it is weighed against, as the mean square over the slice. Where much is left open, a network
+    knows better; if it goes much further than the data leave open, it knows less than it claims.
+    """
+
+    level: float
+    variance: float = 0.0
+    change: float = 0.0
+    """`level`, `variance`, `change`: As above; per factor of ten."""
+
+    @classmethod
+    def parse(cls, mapping: Mapping[str, object]) -> Weighing:
+        """Read it as a manifest has it: ``{level: -1.2, variance: 1.1, change: -1.8}``.
+
+        Raises
+        ------
+        SettingsError
+            If a name is unknown or missing, or a value is no number.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        values: dict[str, float] = {}
+        for name, value in mapping.items():
+            if name not in known:
+                raise SettingsError(f"weighing has {', '.join(known)}; it has no {name!r}")
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not math.isfinite(value) or abs(value) > _LARGEST:  # type: ignore[arg-type]
+                raise SettingsError(f"{name} of weighing must be a number up to {_LARGEST:g} in size, got {value!r}")
+            values[name] = float(value)  # type: ignore[arg-type]
+        if "level" not in values:
+            raise SettingsError(f"weighing needs level, got {', '.join(values) or 'nothing'}")
+        return cls(**values)
+
+    def mapping(self) -> dict[str, float]:
+        """Give it as a manifest has it."""
+        return dataclasses.asdict(self)
+
+
+def objections(share: float, start: str) -> list[str]:
+    """Say why a weighed image should not be sent; nothing if all is well.
+
+    Parameters
+    ----------
+    share
+        Of the network, of what the data leave open: 1 is its image, 0 the one that it is weighed against.
+    start
+        Name of the method that made the latter.
+    """
+    if share >= LEAST_SHARE:
+        return []
+    return [f"counts {100 * share:.1g} % of what the data leave open beside that of {start}: nothing is gained by it"]
