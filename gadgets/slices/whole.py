@@ -520,7 +520,7 @@ class WholeSlices:
 
         The protocol may promise more frames than are measured: where whole ones came without a gap nothing is lost.
         """
-        usual = float(np.median(lines))
+        usual = float(np.quantile(lines, 0.5, method="higher"))
         self._usual_lines = max(usual, self._usual_lines)
         cut = lines[-1] < _CUT_SHARE * usual or usual < _CUT_SHARE * self._usual_lines
         self.cut_short |= bool(cut)
