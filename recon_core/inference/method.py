@@ -11,7 +11,7 @@ import torch
 from recon_core.coils.calibration import time_average
 from recon_core.errors import ResourceError
 from recon_core.inference.fusion import fuse
-from recon_core.inference.start import METHODS_AS_START, with_start
+from recon_core.inference.start import start_method, with_start
 from recon_core.inference.windows import over_windows
 from recon_core.physics.fourier import ifft
 from recon_core.physics.memory import available_bytes
@@ -108,10 +108,8 @@ class NetworkMethod:
 
     @property
     def start_method(self) -> str:
-        """The method whose image is needed first, to be weighed against or to start from; empty where none is."""
-        if self._entry.weighing:
-            return WEIGHED_AGAINST
-        return self._entry.start if self._entry.start in METHODS_AS_START else ""
+        """The method whose image is needed first, see `recon_core.inference.start.start_method`."""
+        return start_method(self._entry)
 
     @property
     def start_samples(self) -> int:

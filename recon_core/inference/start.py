@@ -16,12 +16,13 @@ from recon_core.classical.cg_sense import CGSense
 from recon_core.classical.kt_sense import KtSense
 from recon_core.errors import SettingsError
 from recon_core.options import CGSenseOptions, KtSenseOptions
-from recon_core.weights.manifest import STARTS
+from recon_core.weights.manifest import STARTS, WEIGHED_AGAINST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from recon_core.data import HybridSlice
+    from recon_core.weights.manifest import WeightsEntry
 
     #: Image ``(frame, y, x)`` and the deviation that it is left with, where there are any.
     Start = tuple[torch.Tensor | None, torch.Tensor | None]
@@ -85,3 +86,16 @@ _MAKERS: dict[str, Callable[[HybridSlice, int], Start]] = dict(
 )
 #: Those that are the images of the method of the same name, which may have been made already.
 METHODS_AS_START = tuple(name for name, make in _MAKERS.items() if make is _kt_sense)
+
+
+def start_method(entry: WeightsEntry) -> str:
+    """The method whose image is needed first, to be weighed against or to start from; empty where none is.
+
+    Parameters
+    ----------
+    entry
+        The weights of the network.
+    """
+    if entry.weighing:
+        return WEIGHED_AGAINST
+    return entry.start if entry.start in METHODS_AS_START else ""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from recon_core.errors import ModelError
 from recon_core.inference.method import NetworkMethod
-from recon_core.inference.start import METHODS_AS_START
+from recon_core.inference.start import start_method
 from recon_core.methods import find_method
 from recon_core.options import apply
 from recon_core.weights.manifest import list_weights
@@ -77,9 +77,7 @@ def candidates(options: ReconOptions) -> list[Candidate]:
     named = options.network.weights
     entries = [entry for entry in list_weights().values() if named in ("", entry.name)]
     networks = [
-        Candidate(
-            _with(options, entry.method, entry.name), gain, entry.start if entry.start in METHODS_AS_START else ""
-        )
+        Candidate(_with(options, entry.method, entry.name), gain, start_method(entry))
         for entry in entries
         if (gain := known_gain(entry))
     ]
