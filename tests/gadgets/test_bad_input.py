@@ -287,8 +287,8 @@ HEADERS = {
         '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]><ismrmrdHeader>&b;</ismrmrdHeader>',
         ["DTD"],
     ),
-    "huge matrix": (header_xml(encoded=(10**9, 10**9, 1)), ["16384"]),
-    "matrix of nothing": (header_xml(encoded=(0, 0, 1)), ["1 to 16384"]),
+    "huge matrix": (header_xml(encoded=(10**9, 10**9, 1)), ["4096"]),
+    "matrix of nothing": (header_xml(encoded=(0, 0, 1)), ["1 to 4096"]),
     "matrix in words": (header_xml().replace("<x>32</x>", "<x>wide</x>"), ["number", "wide"]),
     "no encoded space": (header_xml(encoding_xml().replace("encodedSpace", "oddSpace")), ["encodedSpace"]),
     "not UTF-8": ("\udcff", ["XML"]),
@@ -377,9 +377,18 @@ def test_a_bad_readout(server, door, kind):
 def test_all_readouts_of_a_slice_bad(server, kind):
     spoil, words = BAD_READOUTS[kind]
     answer = talk(server, *opening("client"), *spoiled(spoil, slice(N_FIRST, None)), Close())
-    # a slice or repetition that the header forgot is believed when all of it comes
-    assert_reported_to(answer, "client", *(["never came"] if kind in {"slice", "repetition"} else words))
-    assert first_slice(answer)
+    believed = kind in {
+        "slice",
+        "repetition",
+    }  # that the header forgot, when all of it comes; so images are numbered anew
+    assert_reported_to(answer, "client", *(["never came"] if believed else words))
+    if believed:
+        own = [image for image in answer.images if not image.header["slice"] and not image.header["repetition"]]
+        for image, expected in zip(own, expected_images()[:FRAMES], strict=True):
+            pixels = np.frombuffer(expected[-image.data.nbytes :], image.data.dtype)
+            np.testing.assert_allclose(image.data.ravel(), pixels, atol=2e-3 * pixels.max())  # scaled by another slice
+    else:
+        assert first_slice(answer)
     assert all(np.isfinite(image.data).all() for image in answer.images)
 
 

@@ -195,7 +195,7 @@ def test_a_ct_comes_from_the_folders_of_the_environment_only(allowed, scan, repl
 
 
 def test_the_packaged_pipelines_are_all_known_to_these_tests():
-    names = {"zero_filled", "cg_sense", "grappa", "low_rank_sparse", "kt_sense", *NETWORKS}
+    names = {"zero_filled", "cg_sense", "grappa", "low_rank_sparse", "kt_sense", "auto", *NETWORKS}
     names |= {"realtime_cg_sense", "realtime_kt_sense"}
     known = list_pipelines()
     among_gadgets = {name for name in known if known[name].needs_gadgetron}

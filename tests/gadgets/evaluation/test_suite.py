@@ -601,7 +601,9 @@ def test_images_are_made_again_for_a_page_after_all_is_done(tmp_path, counted):
 
 
 def test_the_figure_has_the_best_of_each_kind():
-    ranked = {name: float(i) for i, name in enumerate(reversed(METHODS))}
+    ranked = {
+        name: float(i) for i, name in enumerate(reversed([name for name in METHODS if not METHODS[name].chooses]))
+    }
     assert _columns(ranked) == [
         *("zero_filled", "kt_sense", "cg_sense"),  # the last of these is the best of the others in this ranking
         *("crunet_mr", "crnn_mri", "unet3d_mr", "cinenet"),

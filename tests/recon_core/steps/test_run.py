@@ -7,7 +7,7 @@ from recon_core.classical.kt_sense import KtSense
 from recon_core.data import CineSlice, Receiver
 from recon_core.engine import Engine
 from recon_core.errors import ModelError
-from recon_core.inference import method as inference
+from recon_core.inference import start
 from recon_core.options import ReconOptions
 from recon_core.steps.pace import Pace
 from recon_core.trust.ranges import TrainingRange
@@ -63,7 +63,7 @@ def test_kt_sense_runs_once(reconstruct, calls, monkeypatch, options):
     alone = {"weighing": None}
     once = reconstruct(alone, **options)
     assert len(calls) == 1
-    monkeypatch.setattr(inference, "METHODS_AS_START", ())
+    monkeypatch.setattr(start, "METHODS_AS_START", ())
     apart = reconstruct(alone, **options)
     assert len(calls) > 2
     for ours, theirs in ((once, apart), (once.beside, apart.beside)):
@@ -116,9 +116,10 @@ def test_the_pace_of_a_network_has_that_of_its_start(reconstruct, monkeypatch):
     """A start with samples takes longer than the method of its name does by itself."""
     learnt = []
     monkeypatch.setattr(Pace, "learn", lambda _, job, seconds: learnt.append((job.method, seconds > 0)))
-    reconstruct({"range": TrainingRange.parse({"acceleration": [8, 12]})})
+    alone = {"weighing": None}
+    reconstruct({**alone, "range": TrainingRange.parse({"acceleration": [8, 12]})})
     assert learnt == [("kt_sense", True)]
-    reconstruct()
+    reconstruct(alone)
     assert learnt[1:] == [("crunet_mr", True)]
-    reconstruct({"start": "cg_sense"})
+    reconstruct({**alone, "start": "cg_sense"})
     assert learnt[2:] == [("crunet_mr", True), ("kt_sense", True)]
