@@ -561,7 +561,8 @@ def _by_counters(key: SliceKey, buffer: _Buffer) -> list[tuple[SliceKey, _Buffer
     if not buffer.plan.axis_is_open or buffer.plan.time_axis != "repetition":
         return [(key, buffer)]
     counters = join_headers(part.headers for part in buffer.parts)["idx"]
-    if not _run(counters["phase"]) and _run(counters["repetition"]):
+    frames_run = not _run(counters["phase"]) and _run(counters["repetition"])
+    if frames_run or int(counters["phase"].max(initial=0)) >= MOST_FRAMES:  # which number no frames
         return [(key, buffer)]
     if buffer.virtual is not None:
         buffer.virtual.learn(buffer.parts)
@@ -585,7 +586,8 @@ def _joined(buffers: dict[SliceKey, _Buffer]) -> dict[SliceKey, _Buffer]:
     repetitions = {key.repetition for key in buffers}
     one = next(iter(buffers.values()))
     still = not any(_run(np.concatenate(buffer.frame)) for buffer in buffers.values())
-    if not one.plan.axis_is_open or one.plan.time_axis != "phase" or one.gated or len(repetitions) < 2 or not still:
+    numbers_frames = len(repetitions) > 1 and max(repetitions) < MOST_FRAMES
+    if not one.plan.axis_is_open or one.plan.time_axis != "phase" or one.gated or not numbers_frames or not still:
         return buffers
     plan = one.plan.by("repetition")
     joined: dict[SliceKey, _Buffer] = {}
