@@ -15,9 +15,9 @@ PYTEST  = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 8 -
 demo: $(VENV)/.installed
 	mkdir -p demo
 	$(BIN)/cinestream simulate demo/scan.h5 --overwrite
-	for method in zero_filled kt_sense crunet_mr; do \
+	for method in zero_filled cg_sense kt_sense; do \
 		$(BIN)/cinestream replay demo/scan.h5 --pipeline $$method --output demo/$$method.h5 --overwrite || exit 1; done
-	$(BIN)/cinestream evaluate demo/zero_filled.h5 demo/kt_sense.h5 demo/crunet_mr.h5 --truth demo/scan_truth.npz \
+	$(BIN)/cinestream evaluate demo/zero_filled.h5 demo/cg_sense.h5 demo/kt_sense.h5 --truth demo/scan_truth.npz \
 		--gif demo/cine.gif --report demo/report.html
 
 test: $(VENV)/.installed-dev
