@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gadgets.commands.arguments import add_pipeline_folders, port, settings_help
 from gadgets.commands.console import say
 from gadgets.connection.server import DEFAULT_HOST, DEFAULT_PORT
-from gadgets.settings.pipelines import install_pipelines, list_pipelines
+from gadgets.settings.installing import install_pipelines
+from gadgets.settings.pipelines import PREFIX, list_pipelines
 from recon_core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -16,22 +16,23 @@ if TYPE_CHECKING:
 
 NAME = "pipelines"
 HELP = "list pipelines and settings, or install them"
-EXAMPLES = "cinestream pipelines --install DIR"
+EXAMPLES = 'cinestream pipelines --install "$GADGETRON_HOME"'
 
-_CONNECT = """\
-NAME-connect
-    every pipeline above that stands alone, for a Gadgetron that passes its scans on to a resident server (cinestream
-    serve); --install writes them"""
+_CONNECT = f"""\
+{PREFIX}NAME, {PREFIX}NAME-connect
+    the pipelines above under the names that --install gives them in a Gadgetron; -connect passes scans on to a resident
+    server (cinestream serve), for every pipeline that stands alone"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     add_pipeline_folders(parser)
     text = (
-        "write them into a Gadgetron's home or folder, each that stands alone a second time as NAME-connect, which "
-        "passes scans on to a resident server instead of starting a process for each"
+        f"write them as {PREFIX}NAME.xml among the configurations of the Gadgetron with this home, each that stands "
+        f"alone a second time as {PREFIX}NAME-connect.xml, which passes scans on to a resident server instead of "
+        "starting a process for each"
     )
-    parser.add_argument("--install", type=Path, metavar="DIR", help=text)
+    parser.add_argument("--install", metavar="DIR", help=text)  # not a Path: an empty text would be a folder
     text = f"where NAME-connect finds the server (default: {DEFAULT_HOST})"
     parser.add_argument("--address", metavar="HOST", help=text)
     parser.add_argument("--port", type=port, help=f"its port (default: {DEFAULT_PORT})")
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """List or install them."""
-    if options.install:
+    if options.install is not None:
         number = DEFAULT_PORT if options.port is None else options.port
         for path in install_pipelines(options.install, options.address or DEFAULT_HOST, number):
             say(str(path))

@@ -1,4 +1,4 @@
-"""Pipelines: version-2 Gadgetron documents in XML that carry settings; reading, finding and installing them."""
+"""Pipelines: version-2 Gadgetron documents in XML that carry settings; reading and finding them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from defusedxml import ElementTree as SafeTree
 
 from gadgets.settings.settings import Settings, apply
 from recon_core.errors import ResourceError, SettingsError
-from recon_core.storage import packaged_folder, replacing
+from recon_core.storage import packaged_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 MODULE, TARGET = "gadgets.external", "reconstruct"
+#: Of the names that pipelines have among the configurations of a Gadgetron, which has a ``grappa.xml`` of its own.
+PREFIX = "cinestream_"
 
 _MOST_TAGS = 20_000  # of a configuration; an element in memory takes 100 times its text
 
@@ -231,8 +233,8 @@ def find_pipeline(name: str, folders: Iterable[Path] = ()) -> Pipeline:
     Parameters
     ----------
     name
-        Name with or without ``.xml``; path parts are refused. NAME-connect, as `install_pipelines` writes it for a
-        Gadgetron, is NAME itself here, where the scan has reached cinestream already.
+        Name with or without ``.xml``; path parts are refused. cinestream_NAME and cinestream_NAME-connect, as they are
+        called in a Gadgetron, are NAME itself here, where the scan has reached cinestream already.
     folders
         Folders that the operator allows besides the packaged pipelines.
 
@@ -244,9 +246,11 @@ def find_pipeline(name: str, folders: Iterable[Path] = ()) -> Pipeline:
     if not _NAME.fullmatch(name):
         raise SettingsError(f"a pipeline is chosen by its bare name, without path parts; got {name[:60]!r}")
     known = list_pipelines(folders)
-    bare = name.removesuffix(".xml")
-    if bare in known:
-        return known[bare]
+    own = name.removesuffix(".xml")
+    bare = own.removeprefix(PREFIX)
+    for one in (own, bare):
+        if one in known:
+            return known[one]
     twin = known.get(bare.removesuffix(_CONNECT))
     if twin is None or twin.needs_gadgetron:
         raise SettingsError(f"there is no pipeline {name!r}; known are {', '.join(known)}")
@@ -278,47 +282,3 @@ def settings_of(pipeline: str | Path, folders: Iterable[Path] = ()) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         raise ResourceError(f"cannot read {path}: {error}") from error
     return parse_configuration(text) or Settings()
-
-
-def install_pipelines(folder: Path, host: str, port: int) -> list[Path]:
-    """Write the packaged pipelines to where a Gadgetron looks for configurations.
-
-    Each that stands alone is written twice: NAME starts a process for every scan, NAME-connect goes through a resident
-    server.
-
-    Parameters
-    ----------
-    folder
-        A Gadgetron's home (then its ``share/gadgetron/config`` is used) or the folder itself.
-    host, port
-        Where the Gadgetron finds the resident server.
-
-    Returns
-    -------
-    list of Path
-        The files written.
-
-    Raises
-    ------
-    SettingsError
-        If a file of that name exists and is not one of ours, or there can be no such server.
-    ResourceError
-        If a file cannot be written.
-    """
-    inside = folder / "share" / "gadgetron" / "config"
-    target = inside if inside.is_dir() else folder
-    written = []
-    for pipeline in _installed(host, port):
-        path = target / f"{pipeline.name}.xml"
-        if path.exists() and "cinestream" not in path.read_text(encoding="utf-8", errors="replace"):
-            raise SettingsError(f"{path} exists and is not a cinestream pipeline; move it away first")
-        with replacing(path) as part:
-            part.write_text(pipeline.text, encoding="utf-8")
-        written.append(path)
-    return written
-
-
-def _installed(host: str, port: int) -> list[Pipeline]:
-    packaged = list(list_pipelines().values())
-    twins = [pipeline.through_server(host, port) for pipeline in packaged if not pipeline.needs_gadgetron]
-    return sorted((*packaged, *twins), key=lambda pipeline: pipeline.name)

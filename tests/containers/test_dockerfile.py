@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -305,10 +306,20 @@ def test_gadgetron_gets_its_user_back():
     users = stages[-1].of("USER")
     assert users[0] == "0"
     assert users[-1] == "1000"
-    options = make_parser().parse_args(
-        ["pipelines", *re.search(r"cinestream pipelines (--install \S+)", str(stages[-1].steps))[1].split()]
-    )
-    assert options.install
+
+
+def test_the_gadgetrons_image_gets_the_pipelines_next_to_its_own(tmp_path):
+    _, stages = parse("gadgetron.Dockerfile")
+    config = tmp_path / stages[-1].of("ARG")[0].partition("=")[2].lstrip("/") / "share" / "gadgetron" / "config"
+    config.mkdir(parents=True)
+    (config / "grappa.xml").write_text("<gadgetronStreamConfiguration/>", encoding="utf-8")
+    command = re.search(r"(cinestream pipelines --install \S+)", stages[-1].of("RUN")[-1])[1]
+    command = command.replace("cinestream", f"{sys.executable} -m gadgets")
+    environment = {**os.environ, "GADGETRON_HOME": str(config.parents[2])}
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (config / "grappa.xml").read_text(encoding="utf-8") == "<gadgetronStreamConfiguration/>"
+    assert (config / "cinestream_grappa.xml").is_file()
 
 
 # --- scripts ----------------------------------------------------------------------------------------------------------

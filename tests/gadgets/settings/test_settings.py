@@ -14,7 +14,6 @@ from gadgets.settings.pipelines import (
     TARGET,
     Pipeline,
     find_pipeline,
-    install_pipelines,
     is_pipeline,
     list_pipelines,
     parse_configuration,
@@ -28,7 +27,7 @@ from gadgets.settings.settings import (
     grouped_settings,
     parse_assignments,
 )
-from recon_core.errors import ResourceError, SettingsError
+from recon_core.errors import SettingsError
 from recon_core.methods import METHODS
 
 PACKAGED = list_pipelines()
@@ -483,7 +482,10 @@ def test_a_server_that_cannot_be(host, port):
 # --- by name ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["cg_sense", "cg_sense.xml"])
+@pytest.mark.parametrize(
+    "name",
+    ["cg_sense", "cg_sense.xml", "cinestream_cg_sense", "cinestream_cg_sense.xml", "cinestream_cg_sense-connect.xml"],
+)
 def test_pipeline_by_name(name):
     assert find_pipeline(name).settings.method == "cg_sense"
 
@@ -535,53 +537,12 @@ def test_the_operators_folders_come_first(tmp_path):
     folders = [first, second, tmp_path / "missing"]
     assert find_pipeline("cg_sense", folders).settings.cg_sense.iterations == 3
     assert find_pipeline("own", folders).settings.method == "zero_filled"
-    assert set(list_pipelines(folders)) == {*PACKAGED, "own"}
+    (second / "cinestream_own.xml").write_text(
+        pipeline(configuration='<configuration method="grappa"/>'), encoding="utf-8"
+    )
+    assert find_pipeline("cinestream_own", folders).settings.method == "grappa"
+    assert set(list_pipelines(folders)) == {*PACKAGED, "own", "cinestream_own"}
     assert list(list_pipelines(folders)) == sorted(list_pipelines(folders))
-
-
-# --- installing -------------------------------------------------------------------------------------------------------
-
-
-def test_install_into_a_plain_folder(tmp_path):
-    folder = tmp_path / "new" / "folder"
-    written = install_pipelines(folder, *SERVER)
-    twins = {f"{name}-connect": PACKAGED[name].through_server(*SERVER).text for name in ALONE}
-    expected = {name: pipeline.text for name, pipeline in PACKAGED.items()} | twins
-    assert {path.stem: path.read_text(encoding="utf-8") for path in written} == expected
-    assert sorted(written) == sorted(folder.iterdir())
-
-
-def test_install_into_a_gadgetron_home(tmp_path):
-    config = tmp_path / "share" / "gadgetron" / "config"
-    config.mkdir(parents=True)
-    (config / "default.xml").write_text("<gadgetronStreamConfiguration/>", encoding="utf-8")
-    written = install_pipelines(tmp_path, *SERVER)
-    assert {path.parent for path in written} == {config}
-    assert (config / "default.xml").read_text(encoding="utf-8") == "<gadgetronStreamConfiguration/>"
-
-
-def test_install_again_replaces_our_own(tmp_path):
-    for path in install_pipelines(tmp_path, *SERVER):
-        path.write_text(
-            path.read_text(encoding="utf-8").replace("<method>", "<!-- older --><method>"), encoding="utf-8"
-        )
-    for path in install_pipelines(tmp_path, *SERVER):
-        assert "older" not in path.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("name", ["zero_filled", "zero_filled-connect"])
-def test_install_spares_foreign_files(tmp_path, name):
-    foreign = tmp_path / f"{name}.xml"
-    foreign.write_bytes(b"<configuration>\xff mine</configuration>")
-    with pytest.raises(SettingsError, match="exists and is not a cinestream pipeline"):
-        install_pipelines(tmp_path, *SERVER)
-    assert foreign.read_bytes() == b"<configuration>\xff mine</configuration>"
-
-
-def test_install_where_nothing_can_be_written(tmp_path):
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(ResourceError, match="cannot write"):
-        install_pipelines(tmp_path / "file" / "folder", *SERVER)
 
 
 # --- FIRE's JSON ------------------------------------------------------------------------------------------------------
