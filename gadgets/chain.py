@@ -319,10 +319,12 @@ class Chain:
         if complete.running is not None:
             maps = complete.running.maps(lambda source: engine.coil_maps(source, settings), complete.cine.calibration)
             notes = (*notes, *complete.running.notes)
-        ct = None if placed is None else placed.on_grid
+        cine = dataclasses.replace(complete.cine, receiver=receiver, maps=maps)
+        if placed is not None:
+            cine = dataclasses.replace(cine, ct=placed.on_grid, unfit=placed.unfit)
         return dataclasses.replace(
             complete,
-            cine=dataclasses.replace(complete.cine, receiver=receiver, maps=maps, ct=ct),
+            cine=cine,
             notes=(*notes, *self.summary.problems.guesses),
             meta={**complete.meta, "cinestream_noise": self._noise.used},
         )

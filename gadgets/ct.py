@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from gadgets.problems import Kind
 from gadgets.slices.complete import describe
-from recon_core.errors import ModelError, SettingsError
+from recon_core.errors import CinestreamError, DataError, ModelError, SettingsError
 from recon_core.methods import find_method
 from recon_core.weights.manifest import find_weights
 
@@ -99,7 +99,7 @@ def load_ct(header: ScanHeader, settings: Settings, problems: Problems) -> Slice
     Raises
     ------
     CinestreamError
-        As `recon_core.ct.placement.ScanCt` says.
+        As `recon_core.ct.placement.ScanCt` says, if there is no fallback for scans without CT.
     """
     if not find_method(settings.method).takes_ct:
         return None
@@ -111,12 +111,19 @@ def load_ct(header: ScanHeader, settings: Settings, problems: Problems) -> Slice
         return None
     from recon_core.ct.placement import ScanCt  # imports torch
 
-    ct = ScanCt(settings.ct, trained_without=bool(config.get("ct_dropout", False)))
+    fallback = "" if settings.fallback in ("none", settings.method) else settings.fallback
+    try:
+        ct = ScanCt(settings.ct, trained_without=bool(config.get("ct_dropout", False)))
+    except CinestreamError as error:
+        if not fallback:
+            raise
+        problems.add(Kind.CT, f"{fallback} is used instead of {settings.method}: {error}", damage=False)
+        return SliceCt(str(error), header, problems, fallback)
     if ct.problem and settings.ct.path:
         problems.add(Kind.CT, ct.problem, damage=False)
     elif ct.problem:
         logger.warning("%s", ct.problem)  # as the operator wants it: not reported to the sender in every scan
-    return SliceCt(ct, header, problems)
+    return SliceCt(ct, header, problems, fallback)
 
 
 class SliceCt:
@@ -125,17 +132,20 @@ class SliceCt:
     Parameters
     ----------
     ct
-        The CT.
+        The CT, or why there is none and no slice may go without.
     header
         The scan's header.
     problems
         Where to note what is wrong with the CT of a slice.
+    fallback
+        Method for slices that may not go without CT and have none; empty if there is no such method.
     """
 
-    def __init__(self, ct: ScanCt, header: ScanHeader, problems: Problems) -> None:
+    def __init__(self, ct: ScanCt | str, header: ScanHeader, problems: Problems, fallback: str = "") -> None:
         self._ct = ct
         self._header = header
         self._problems = problems
+        self._fallback = fallback
 
     def place(self, complete: CompleteSlice) -> PlacedCt:
         """Bring the CT to a slice.
@@ -143,13 +153,23 @@ class SliceCt:
         Raises
         ------
         DataError
-            If that cannot be, and the policy is ``error``.
+            If that cannot be, the policy is ``error``, and there is no fallback.
         """
         from recon_core.ct.alignment import time_average_magnitude
+        from recon_core.ct.placement import PlacedCt
 
+        if isinstance(self._ct, str):
+            return PlacedCt("no_ct:refused", unfit=self._ct)
         cine = complete.cine
         geometry = slice_geometry(complete, self._header.encodings[complete.key.encoding])
-        placed = self._ct.place(geometry, describe(complete.key), time_average_magnitude(cine.kspace, cine.mask))
+        try:
+            placed = self._ct.place(geometry, describe(complete.key), time_average_magnitude(cine.kspace, cine.mask))
+        except DataError as error:
+            if not self._fallback:
+                raise
+            text = f"{self._fallback} is used for it: {error}"
+            self._problems.add(Kind.CT_SLICE, text, damage=False)
+            return PlacedCt("no_ct:refused", unfit=str(error))
         if placed.message:
             self._problems.add(Kind.CT_SLICE, placed.message, damage=False)
         return placed
@@ -160,8 +180,8 @@ class SliceCt:
         meta = {
             "ct_status": placed.status,
             "ct_coverage": placed.coverage,
-            "ct_hash": self._ct.digest,
-            "ct_transform_hash": self._ct.transform_digest,
+            "ct_hash": "" if isinstance(self._ct, str) else self._ct.digest,
+            "ct_transform_hash": "" if isinstance(self._ct, str) else self._ct.transform_digest,
         }
         return dataclasses.replace(complete, notes=(*complete.notes, note), meta={**complete.meta, **meta})
 

@@ -87,6 +87,8 @@ class CineSlice:
     """The coils and their noise."""
     ct: CtImage | None = None
     """CT of the same slice, for methods that take one."""
+    unfit: str = ""
+    """Why the slice must go to the fallback instead of the method, such as a CT that it lacks; empty if it need not."""
     maps: NDArray[np.complex64] | None = None
     """``(coil, y, x)`` complex64 coil maps to use; None estimates them from the reference or from `kspace`."""
     context: int = 0

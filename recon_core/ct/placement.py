@@ -43,6 +43,8 @@ class PlacedCt:
     message: str = ""
     """A sentence for the log and the image comment, where something is wrong with this slice; else empty. What is wrong
     with the CT of the whole scan, `ScanCt.problem` says."""
+    unfit: str = ""
+    """Why the slice must not be reconstructed without a CT; empty where it may be, or has one."""
 
     @property
     def on_grid(self) -> CtImage | None:

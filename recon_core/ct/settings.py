@@ -47,7 +47,8 @@ class CtSettings(Options):
     )
     policy: Literal["error", "fallback"] = option(
         "error",
-        "action when the CT is missing or does not fit; fallback goes without, if the weights can",
+        "action when the CT is missing or does not fit; error leaves it to the fallback method and refuses the scan or "
+        "slice where that is none, fallback goes without CT, if the weights can",
         name="ct_policy",
     )
 

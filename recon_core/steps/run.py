@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from recon_core.errors import CinestreamError, ModelError
+from recon_core.errors import CinestreamError, DataError, ModelError
 from recon_core.inference.method import NetworkMethod
 from recon_core.steps.work import Outcome, Outcomes, check_finite
 
@@ -81,10 +81,12 @@ def _judged(work: Work, attempt: _Attempts) -> Outcome:
 
     Raises
     ------
-    ModelError
-        If something does and such a scan is to go to the fallback, or if the method fails.
+    CinestreamError
+        If something does and such a scan is to go to the fallback, if the slice is unfit, or if the method fails.
     """
     options = work.options
+    if work.cine.unfit:
+        raise DataError(work.cine.unfit)
     method = work.build(options.method, options)
     if not isinstance(method, NetworkMethod):
         return attempt(options.method)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 
 import ismrmrd
 import nibabel
@@ -341,6 +342,37 @@ def test_a_scan_outside_of_the_ct_is_an_error(scan, tmp_path):
     chain = Chain(parse_header(scan.header), apply(ATLF, {"ct_path": str(path)}), Watched(Engine()))
     with pytest.raises(DataError, match="no slice could be reconstructed"):
         assert not [item for item in chain(scan.items()) if isinstance(item, Image)]
+
+
+@pytest.mark.usefixtures("_weights")
+@pytest.mark.parametrize("name", BAD)
+def test_without_a_ct_the_fallback_makes_the_images_and_says_so(name, raw, engine, tmp_path):
+    """As ``atlf_net.xml`` is, with the fallback and the policy that it has by default."""
+    path, _, text = bad(name, tmp_path)
+    images, summary, _ = run(raw, tmp_path, engine, ct_path=path, fallback="zero_filled")
+    plain, _, _ = run(raw, _folder(tmp_path, "plain"), engine, method="zero_filled")
+    np.testing.assert_array_equal([image.data for image in images[1]], [image.data for image in plain[1]])
+    (problem,) = summary.problems
+    assert not problem.damage
+    assert re.match(f"zero_filled is used instead of atlf_net: {text}", problem.text)
+    for meta in metas(images):
+        assert meta["cinestream_method"] == "zero_filled"
+        assert re.search(f"zero_filled instead of atlf_net: {text}", meta["ImageComments"])
+        assert "ct_status" not in meta
+
+
+@pytest.mark.usefixtures("_weights")
+def test_only_a_slice_outside_of_the_ct_goes_to_the_fallback(raw, engine, tmp_path):
+    path = str(elsewhere(tmp_path))
+    images, summary, slices = run(raw, tmp_path, engine, ct_path=path, fallback="zero_filled")
+    made = {image.header["slice"]: meta for image, meta in zip(images[1], metas(images), strict=True)}
+    assert {number: meta["cinestream_method"] for number, meta in made.items()} == {0: "zero_filled", 1: "atlf_net"}
+    assert "zero_filled instead of atlf_net: slice 0 at" in made[0]["ImageComments"]
+    assert made[1]["ct_status"] == "ok"
+    assert [cine.ct is None for cine in slices] == [True, False]
+    (problem,) = summary.problems
+    assert "zero_filled is used for it: slice 0 at" in problem.text
+    assert not problem.damage
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
