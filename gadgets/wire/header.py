@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,11 @@ _EXACT = 0.01  # what a size may be off a whole number by the arithmetic of a co
 _METRES = 2.0  # a field of view below this many mm is one in metres
 _THIN = 0.2  # and so is a slice below this
 _SENSIBLE = 1e-3, 1e6  # field of view in mm
+_SINGLE = struct.Struct("<f")
+
+
+#: In single precision, as all numbers that are read.
+NOISE_BANDWIDTH: float = _SINGLE.unpack(_SINGLE.pack(0.793))[0]
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class ScanHeader:
     measurement_id: str = ""
     vendor: str = ""
     """`patient_position`, `protocol_name`, `measurement_id`, `vendor`: As the header says, empty where it does not."""
-    noise_bandwidth: float = 0.793
+    noise_bandwidth: float = NOISE_BANDWIDTH
     """``relativeReceiverNoiseBandwidth``, 0.793 where the header does not say (Gadgetron's default)."""
     receiver_channels: int = 0
     """Coils, as the header says; 0 where it does not."""
@@ -150,7 +156,9 @@ def parse_header(text: str) -> ScanHeader:
         protocol_name=root.findtext("measurementInformation/protocolName", "").strip(),
         measurement_id=root.findtext("measurementInformation/measurementID", "").strip(),
         vendor=root.findtext("acquisitionSystemInformation/systemVendor", "").strip(),
-        noise_bandwidth=read.number(root, "acquisitionSystemInformation/relativeReceiverNoiseBandwidth", 0.793),
+        noise_bandwidth=read.number(
+            root, "acquisitionSystemInformation/relativeReceiverNoiseBandwidth", NOISE_BANDWIDTH
+        ),
         receiver_channels=read.count(root, "acquisitionSystemInformation/receiverChannels", 0),
         dependencies=tuple(
             (node.findtext("dependencyType", "").strip(), node.findtext("measurementID", "").strip())
@@ -244,10 +252,13 @@ class _Numbers:
 
 
 def _float(text: str) -> float:
-    """The number that a text holds; NaN if it is none, or not finite."""
+    """The number that a text holds, in single precision; NaN if it is none, or not finite.
+
+    Single precision is that of the schema, and of a Gadgetron, which passes 0.793 on as 0.792999983.
+    """
     try:
-        value = float(text)
-    except ValueError:
+        value: float = _SINGLE.unpack(_SINGLE.pack(float(text)))[0]
+    except (ValueError, OverflowError):
         return math.nan
     return value if math.isfinite(value) else math.nan
 

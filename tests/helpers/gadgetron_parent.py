@@ -8,6 +8,7 @@ format alone, so that an error of `gadgets.wire.messages` cannot cancel out.
 
 import contextlib
 import os
+import re
 import socket
 import struct
 import subprocess
@@ -75,8 +76,13 @@ def configuration_of(pipeline):
 
 
 def reserialised(header):
-    """The header as the Gadgetron's library writes it again; a foreign schema version makes that fail."""
-    return ismrmrd.xsd.ToXML(ismrmrd.xsd.CreateFromDocument(header))
+    """The header as the Gadgetron's library writes it again; a foreign schema version makes that fail.
+
+    The library keeps what the schema calls float in single precision, and prints 9 digits of it.
+    """
+    text = ismrmrd.xsd.ToXML(ismrmrd.xsd.CreateFromDocument(header))
+    single = r"(?<!<value>)(?<=>)[-+]?[0-9]+\.[0-9e+-]+(?=<)"  # a <value> is that of a userParameterDouble
+    return re.sub(single, lambda found: f"{np.float32(found[0]):.9g}", text)
 
 
 class Gadgetron:

@@ -1,10 +1,12 @@
 import h5py
 import ismrmrd
+import numpy as np
 import pytest
 
 from gadgets.wire.header import Limit, Space, parse_header, without_version
 from recon_core.errors import HeaderError
 from tests.helpers.builders import NAMESPACE, encoding_xml, header_xml, space_xml
+from tests.helpers.gadgetron_parent import reserialised
 from tests.helpers.paths import SHARED, existing
 
 SHARED_DATA = SHARED / "data"
@@ -46,8 +48,25 @@ def test_full_header():
     assert (encoding.count("slice"), encoding.count("phase"), encoding.count("repetition")) == (9, 25, 1)
     assert (encoding.acceleration, encoding.calibration_mode) == (3, "embedded")
     assert (header.patient_position, header.protocol_name, header.measurement_id) == ("HFS", "cine µ", "a_b_c_7")
-    assert (header.vendor, header.noise_bandwidth) == ("SIEMENS", 0.7)
+    assert (header.vendor, header.noise_bandwidth) == ("SIEMENS", np.float32(0.7))
     assert header.user_parameters == {"EmbeddedRefLinesE1": "24", "MaxwellCoefficient_0": "0.5", "Who": "me & you"}
+
+
+def test_numbers_that_a_gadgetron_prints_again_stay_the_same():
+    """It keeps them in single precision, and prints 9 digits."""
+    text = header_xml(
+        encoding_xml((256, 120, 1), (128, 110, 1), (716.8, 353.33, 7.9), (358.4, 320.01, 7.9)),
+        before="<acquisitionSystemInformation><relativeReceiverNoiseBandwidth>0.793</relativeReceiverNoiseBandwidth>"
+        "</acquisitionSystemInformation>",
+        after="<sequenceParameters><TR>40.12</TR><echo_spacing>2.87</echo_spacing></sequenceParameters>",
+    )
+    again = reserialised(text)
+    assert "0.792999983" in again
+    mine, passed_on = parse_header(text), parse_header(again)
+    assert mine.noise_bandwidth == passed_on.noise_bandwidth
+    assert mine.readout_spacing == passed_on.readout_spacing
+    for one, other in zip(mine.encodings, passed_on.encodings, strict=True):
+        assert (one.encoded, one.recon) == (other.encoded, other.recon)
 
 
 def test_smallest_header():
@@ -58,7 +77,7 @@ def test_smallest_header():
     assert encoding.recon == encoding.encoded == Space((8, 4, 1), (100.0, 100.0, 8.0))
     assert encoding.limits == {}
     assert encoding.count("phase") == encoding.acceleration == 1
-    assert (header.vendor, header.noise_bandwidth, header.user_parameters) == ("", 0.793, {})
+    assert (header.vendor, header.noise_bandwidth, header.user_parameters) == ("", np.float32(0.793), {})
     assert header.text == text
 
 
@@ -254,7 +273,7 @@ def test_numbers_of_the_scanner_that_are_none_are_said():
     )
     text = f"<acquisitionSystemInformation>{system}</acquisitionSystemInformation>"
     header = parse_header(header_xml(before=text))
-    assert (header.receiver_channels, header.noise_bandwidth) == (0, 0.793)
+    assert (header.receiver_channels, header.noise_bandwidth) == (0, np.float32(0.793))
     assert len(header.doubts) == 2
 
 
