@@ -33,7 +33,7 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, frame_lines:
     <systemVendor>{html.escape(plan.vendor)}</systemVendor>
     <systemFieldStrength_T>1.5</systemFieldStrength_T>
     <relativeReceiverNoiseBandwidth>{NOISE_BANDWIDTH}</relativeReceiverNoiseBandwidth>
-    <receiverChannels>{plan.coils}</receiverChannels>
+    <receiverChannels>{plan.coils}</receiverChannels>{_coil_labels(plan)}
   </acquisitionSystemInformation>
   <experimentalConditions>
     <H1resonanceFrequency_Hz>63870000</H1resonanceFrequency_Hz>
@@ -106,6 +106,16 @@ def _dependency(plan: ScanPlan, prefix: str) -> str:
       <dependencyType>Noise</dependencyType>
       <measurementID>{prefix}_{NOISE_UID}</measurementID>
     </measurementDependency>"""
+
+
+def _coil_labels(plan: ScanPlan) -> str:
+    """Names of the coils where the noise is another measurement, by which a Gadgetron brings its coils into order."""
+    if not plan.has_noise_file:
+        return ""
+    return "".join(
+        f"\n    <coilLabel><coilNumber>{coil}</coilNumber><coilName>coil_{coil}</coilName></coilLabel>"
+        for coil in range(plan.coils)
+    )
 
 
 def _user_parameters(plan: ScanPlan) -> str:

@@ -469,6 +469,10 @@ def test_noise_of_its_own_is_what_would_be_in_front():
     (dependency,) = ismrmrd.xsd.CreateFromDocument(apart.header).measurementInformation.measurementDependency
     measurement = ismrmrd.xsd.CreateFromDocument(xml).measurementInformation
     assert (dependency.dependencyType, dependency.measurementID) == ("Noise", measurement.measurementID)
+    for text in (apart.header, xml):  # NoiseAdjust refuses the noise of a measurement without
+        labels = ismrmrd.xsd.CreateFromDocument(text).acquisitionSystemInformation.coilLabel
+        assert [label.coilNumber for label in labels] == list(range(apart.plan.coils))
+        assert len({label.coilName for label in labels}) == apart.plan.coils
     assert measurement.measurementDependency == []
     assert ismrmrd.xsd.CreateFromDocument(together.header).measurementInformation.measurementDependency == []
 
