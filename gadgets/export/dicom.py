@@ -33,6 +33,7 @@ from gadgets.export.places import replace_files
 from gadgets.images.collection import number_of
 from gadgets.problems import Kind
 from gadgets.wire.attributes import is_derived
+from gadgets.wire.header import split_measurement_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -179,8 +180,7 @@ def _file(dataset: Dataset) -> bytes:
 def _identify(series: Sequence[Series], facts: ScanFacts, problems: Problems) -> _Exam:
     measurement = facts.text("measurementInformation/measurementID")
     measurement = measurement or " ".join(series[0].meta.get("measurementID", ())) or _digest(series[0])
-    parts = measurement.split("_", 3)  # device, patient, study, measurement
-    exam = "_".join(parts[:3]) if len(parts) == 4 else measurement
+    exam = "_".join([*split_measurement_id(measurement).values()][:3]) or measurement
     given = {
         name: _given_uid(facts, path, problems)
         for name, path in (

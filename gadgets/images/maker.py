@@ -14,6 +14,7 @@ import numpy as np
 from gadgets.problems import Kind, Problems
 from gadgets.slices.complete import describe
 from gadgets.wire.attributes import meta_entries, serialize_meta
+from gadgets.wire.header import split_measurement_id
 from gadgets.wire.messages import IMAGE_HEADER, IMAGE_TYPE_COMPLEX, IMAGE_TYPE_MAGNITUDE, Image
 from recon_core.budget import Budget
 from recon_core.errors import DataError
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 _IMAGE_BYTES = 64  # of a pixel, while images are brought to the recon space and sent
 _BRIGHT = 1000.0  # value of bright tissue: far from both ends of the 12 bits that the stock converters keep
 _MOST_INDICES = 65535  # of the 16 bits in the image header
-# Added to the series index; that of the g-factor, and its factor, as Gadgetron has them.
-G_FACTOR_SERIES, UNCERTAINTY_SERIES, FUSED_SERIES, DIFFERENCE_SERIES = 20, 21, 22, 25
+# Added to the series index. The g-factor of series 1 is series 20, and has its factor, as in Gadgetron.
+G_FACTOR_SERIES, UNCERTAINTY_SERIES, FUSED_SERIES, DIFFERENCE_SERIES = 19, 21, 22, 25
 #: Added to the series index of a whole second reconstruction of a slice, by the role that it has.
 SECOND_SERIES = {"preview": 23, "beside": 24, "zero_filled": 26}
 #: From the series of a slice to those of the next, where every slice has its own.
@@ -234,7 +235,7 @@ class ImageMaker:
             shown_complex = np.iscomplexobj(values) and self._settings.images.output == "complex"
             header["image_type"] = IMAGE_TYPE_COMPLEX if shown_complex else IMAGE_TYPE_MAGNITUDE
             data = np.ascontiguousarray(values[i, ::-1, ::-1]) if self._flipped else values[i]
-            own = _frame_meta(header, complete.headers[i], int(complete.frames[i]), float(complete.heartbeat.since[i]))
+            own = _frame_meta(header, complete, i)
             attributes = serialize_meta({**common, **meta_entries(own)})
             header["attribute_string_len"] = len(attributes.encode())
             yield CineImage(
@@ -353,8 +354,6 @@ class ImageMaker:
         self, complete: CompleteSlice, reconstruction: Reconstruction, encoding: Encoding, second: str
     ) -> dict[str, object]:
         settings, encoded = self._settings, encoding.encoded
-        # the generic gadgets take the readout oversampling as gone in both spaces
-        wide = _covered_width(encoding)
         name = settings.series.description or reconstruction.method
         if second and second != name:
             name += f"_{second}"
@@ -369,14 +368,16 @@ class ImageMaker:
         meta: dict[str, object] = {
             **_heartbeat_meta(complete.heartbeat),
             "encoding": complete.key.encoding,
-            "encoding_FOV": (wide if self._for_gadgets else encoded.field_of_view[0], *encoded.field_of_view[1:]),
+            # the generic gadgets take the readout oversampling as gone in both spaces
+            "encoding_FOV": (_covered_width(encoding), *encoded.field_of_view[1:]),
             "recon_FOV": encoding.recon.field_of_view,
-            "encoded_matrix": (columns if self._for_gadgets else encoded.matrix[0], *encoded.matrix[1:]),
+            "encoded_matrix": (columns, *encoded.matrix[1:]),
             "recon_matrix": encoding.recon.matrix,
             "sampling_limits_RO": (int(sampled[0]), columns // 2, int(sampled[-1])),
             "sampling_limits_E1": (int(measured[0]), rows // 2, int(measured[-1])),
             "sampling_limits_E2": (0, 0, 0),
             "measurementID": self._header.measurement_id,
+            **split_measurement_id(self._header.measurement_id),
             "protocolName": self._header.protocol_name,
             "patient_position": self._header.patient_position,
             "GADGETRON_ImageProcessingHistory": ["GT", "cinestream"],
@@ -476,7 +477,9 @@ def _index(header: np.void, encoding: Encoding, counters: Iterable[str], used: s
     return index
 
 
-def _frame_meta(header: np.void, source: np.void, frame: int, since: float) -> dict[str, object]:
+def _frame_meta(header: np.void, complete: CompleteSlice, index: int) -> dict[str, object]:
+    """Attributes of one frame, with the header of its image."""
+    source, since = complete.headers[index], float(complete.heartbeat.since[index])
     meta: dict[str, object] = {
         "PatientPosition": header["position"].tolist(),
         "read_dir": header["read_dir"].tolist(),
@@ -489,8 +492,14 @@ def _frame_meta(header: np.void, source: np.void, frame: int, since: float) -> d
         "GADGETRON_ImageNumber": int(header["image_index"]),
         "acquisition_time_stamp": int(source["acquisition_time_stamp"]),
         "physiology_time_stamp": source["physiology_time_stamp"].tolist(),
-        "cinestream_frame": frame,
+        "cinestream_frame": int(complete.frames[index]),
     }
+    if complete.stamps is not None:
+        ranges = complete.stamps[index]
+        meta["acquisition_time_range"] = ranges[0].tolist()
+        meta["physiology_time_range"] = ranges[1:].ravel().tolist()
+    for name in ("user_int", "user_float"):
+        meta |= {f"{name}_{i}": value for i, value in enumerate(header[name].tolist())}
     if not math.isnan(since):
         meta["cinestream_trigger_time_ms"] = round(since, 2)
     return meta

@@ -47,6 +47,9 @@ class CompleteSlice:
     """What a reader of the images must know: frames and lines that are missing."""
     compression: NDArray[np.complex64] | None = None
     """``(virtual coil, coil)`` complex64 that made the coils of the k-space from those of the readouts, or None."""
+    stamps: NDArray[np.uint32] | None = None
+    """``(frame, stamp, 2)`` least and greatest time stamps of the readouts of every frame, in ticks: that of the
+    acquisition, then three of the physiology. None where a frame is of readouts of many beats."""
     meta: Mapping[str, object] = field(default_factory=dict)
     """Further attributes of the images."""
     gating: Gating | None = None

@@ -320,7 +320,7 @@ def merge(
     data: NDArray[np.complex64],
     headers: NDArray[np.void],
     shape: tuple[int, int],
-) -> tuple[NDArray[np.complex64], NDArray[np.intp], NDArray[np.void]]:
+) -> tuple[NDArray[np.complex64], NDArray[np.intp], NDArray[np.void], NDArray[np.uint32]]:
     """Put readouts in their places; averages are averaged, and what was measured again replaces what was before.
 
     Parameters
@@ -337,13 +337,25 @@ def merge(
     Returns
     -------
     tuple
-        K-space ``(frame, coil, ky, kx)`` complex64, ``(frame, ky)`` how often each line was measured, and ``(frame,)``
-        the header of the readout nearest to the k-space centre.
+        K-space ``(frame, coil, ky, kx)`` complex64, ``(frame, ky)`` how often each line was measured, ``(frame,)``
+        the header of the readout nearest to the k-space centre, and the stamps of `CompleteSlice`.
     """
     used = _latest_of_each(frame, row, headers["idx"]["average"].astype(np.intp))
     frame, row = frame[used], row[used]
     kspace, measured = _accumulate(frame, row, data[used], shape)
-    return kspace, measured, headers[used][_nearest_to_center(frame, row, shape[0], shape[1] // 2)]
+    headers = headers[used]
+    nearest = headers[_nearest_to_center(frame, row, shape[0], shape[1] // 2)]
+    return kspace, measured, nearest, _span(frame, headers, shape[0])
+
+
+def _span(frame: NDArray[np.intp], headers: NDArray[np.void], frames: int) -> NDArray[np.uint32]:
+    """Least and greatest time stamps of every frame ``(frame, stamp, 2)``, that of the acquisition first."""
+    stamps = np.column_stack([headers["acquisition_time_stamp"], headers["physiology_time_stamp"]])
+    least = np.full((frames, stamps.shape[1]), np.iinfo(np.uint32).max, np.uint32)
+    most = np.zeros_like(least)
+    np.minimum.at(least, frame, stamps)
+    np.maximum.at(most, frame, stamps)
+    return np.stack([least, most], axis=-1)
 
 
 def _latest_of_each(frame: NDArray[np.intp], row: NDArray[np.intp], average: NDArray[np.intp]) -> NDArray[np.intp]:

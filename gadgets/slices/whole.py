@@ -390,7 +390,7 @@ class WholeSlices:
         frame, row, data, headers = parts
         place = np.full(int(frame.max()) + 1, -1)
         place[frames] = np.arange(len(frames))
-        kspace, measured, of_frames = merge(place[frame], row, data, headers, (len(frames), plan.rows))
+        kspace, measured, of_frames, stamps = merge(place[frame], row, data, headers, (len(frames), plan.rows))
         lines = np.count_nonzero(measured, axis=1)
         periodic = plan.time_axis == "phase"
         further = buffer.further
@@ -410,6 +410,7 @@ class WholeSlices:
             lines,
             tuple(notes),
             compression,
+            stamps,
         )
 
     def _shift(self, key: SliceKey, plan: SlicePlan, line: NDArray[np.intp], frame: NDArray[np.intp]) -> int:

@@ -47,6 +47,7 @@ class _Frame:
     lines: NDArray[np.complex64]  # (coil, line, kx)
     mask: NDArray[np.bool_]  # (ky,)
     header: NDArray[np.void]  # (1,)
+    stamps: NDArray[np.uint32]  # (1, stamp, 2)
 
 
 @dataclass
@@ -263,7 +264,7 @@ class FrameWindows:
         row = np.concatenate(running.row)
         data = np.concatenate([part.data for part in running.parts])
         headers = join_headers(part.headers for part in running.parts)
-        kspace, measured, headers = merge(np.zeros_like(row), row, data, headers, (1, plan.rows))
+        kspace, measured, headers, stamps = merge(np.zeros_like(row), row, data, headers, (1, plan.rows))
         mask = measured > 0
         if self._count:
             headers["idx"][plan.time_axis] = running.counter
@@ -274,7 +275,7 @@ class FrameWindows:
         before = running.maps.lines
         running.maps.add(kspace[0], mask[0])
         lines_only = self._context.budget.keep(kspace[0][:, mask[0]], "the frames of the window")
-        running.closed(_Frame(running.counter, lines_only, mask[0], headers))
+        running.closed(_Frame(running.counter, lines_only, mask[0], headers, stamps))
         begins = running.new == running.frames and before < running.maps.lines < plan.lines
         promised = plan.limited and not self._count and 1 < len(plan.frames) == running.frames
         if (self._sliding and not begins) or promised or running.new == running.window.maxlen:
@@ -308,5 +309,6 @@ class FrameWindows:
                 if count < plan.fewest_lines
             ),
             compression,
+            np.concatenate([frame.stamps for frame in shown]),
             running=running.maps,
         )

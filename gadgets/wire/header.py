@@ -176,6 +176,24 @@ def parse_header(text: str) -> ScanHeader:
     )
 
 
+def split_measurement_id(text: str) -> dict[str, str]:
+    """Read what a measurement id is made of, by the names that a Gadgetron has for it.
+
+    Parameters
+    ----------
+    text
+        The id; of Siemens scans device, patient, study and measurement with ``_`` in between.
+
+    Returns
+    -------
+    dict
+        ``deviceID``, ``patientID``, ``studyID`` and ``measurementNumber``; nothing of an id with fewer parts.
+    """
+    parts = text.split("_", 3)
+    names = ("deviceID", "patientID", "studyID", "measurementNumber")
+    return dict(zip(names, parts, strict=True)) if len(parts) == len(names) else {}
+
+
 def without_version(text: str) -> str:
     """Drop the ``<version>`` element of a header.
 

@@ -349,7 +349,7 @@ def test_the_g_factor_is_a_series_of_its_own(output):
     *frames, image = maker(output=output, series=4, scale=7.0).make(complete, result)
     assert [int(frame.header["image_series_index"]) for frame in frames] == [4, 4, 4]
     header, meta = image.header, meta_of(image)
-    assert (header["image_series_index"], header["image_index"]) == (24, 1)
+    assert (header["image_series_index"], header["image_index"]) == (23, 1)
     assert (header["data_type"], header["image_type"], header["channels"]) == (5, 1, 1)
     assert image.data.dtype == np.float32
     np.testing.assert_allclose(image.data[0, 0], 100 * result.g_factor, rtol=1e-6)
@@ -553,7 +553,7 @@ def test_every_series_has_the_window_of_its_own_values(output):
     make, result = maker(output=output).make, with_others()
     dark = dataclasses.replace(result.zero_filled, image=0.2 * result.image)
     windows = windows_of([*make(complete_slice(), result), *make(complete_slice(), dark, second="zero_filled")])
-    assert windows == {1: (500, 1000), 21: (150, 300), 22: (50, 100), 27: (100, 200)}
+    assert windows == {1: (500, 1000), 20: (150, 300), 22: (50, 100), 27: (100, 200)}
 
 
 @pytest.mark.parametrize(
@@ -568,7 +568,7 @@ def test_every_series_has_the_window_of_its_own_values(output):
 def test_the_window_of_the_images_can_be_set(settings, window):
     windows = windows_of(maker(**settings).make(complete_slice(), with_g_factor()))
     assert windows[1] == pytest.approx(window, rel=1e-6)
-    assert windows[21] == (150, 300)
+    assert windows[20] == (150, 300)
 
 
 def test_images_of_small_values_have_a_window_too():
@@ -588,7 +588,7 @@ def test_every_slice_can_have_a_series_of_its_own():
         found = [(int(image.header["image_series_index"]), int(image.header["image_index"])) for image in images]
         first = 4 + SLICE_SERIES * number
         expected = [
-            (first + kind, i) for kind, count in ((0, 3), (20, 1), (21, 3), (26, 3)) for i in range(1, count + 1)
+            (first + kind, i) for kind, count in ((0, 3), (19, 1), (21, 3), (26, 3)) for i in range(1, count + 1)
         ]
         assert found == expected
         names = [meta_of(image)["SequenceDescriptionAdditional"] for image in images]
@@ -606,7 +606,7 @@ def test_every_slice_can_have_a_series_of_its_own():
 @hypothesis_settings(deadline=None)
 def test_series_never_leave_sixteen_bits_nor_collide(first, slices, by):
     settings = Settings.of(series=first, series_by=by)
-    kinds = (0, 20, 21, 22, 25, *SECOND_SERIES.values())
+    kinds = (0, 19, 21, 22, 25, *SECOND_SERIES.values())
     indices = {(number, kind): series_index(settings, kind, number) for number in slices for kind in kinds}
     assert all(first <= index <= 65535 for index in indices.values())
     for (_, kind), index in indices.items():
@@ -809,6 +809,31 @@ def full_header(protocol="cine_short_axis"):
     return header_xml(**SQUARE, limits=limits, before=information)
 
 
+def test_ranges_of_the_time_stamps_are_those_of_the_readouts_of_a_frame():
+    stamps = np.arange(24, dtype=np.uint32).reshape(3, 4, 2)
+    complete = dataclasses.replace(complete_slice(), stamps=stamps)
+    for image, (acquisition, *physiology) in zip(maker().make(complete, reconstruction()), stamps, strict=True):
+        meta = meta_of(image)
+        assert [int(value) for value in meta["acquisition_time_range"]] == acquisition.tolist()
+        assert [int(value) for value in meta["physiology_time_range"]] == np.ravel(physiology).tolist()
+
+
+@pytest.mark.parametrize("text", ["", "57", "1_2_3"])
+def test_a_measurement_id_of_fewer_parts_names_nothing_else(text):
+    xml = full_header().replace("1_2_3_4", text)
+    meta = meta_of(next(maker(xml).make(complete_slice(), reconstruction())))
+    assert meta.get("measurementID", "") == text
+    assert not {"deviceID", "patientID", "studyID", "measurementNumber"} & set(meta)
+
+
+def test_encoded_space_is_given_without_readout_oversampling():
+    """As gadgets behind the stock reconstruction have it."""
+    space = {**SQUARE, "encoded": (16, 6, 1), "encoded_fov": (320.0, 120.0, 7.0)}
+    meta = meta_of(next(maker(header_xml(**space)).make(complete_slice(), reconstruction())))
+    assert [float(value) for value in meta["encoding_FOV"]] == [160, 120, 7]
+    assert [int(value) for value in meta["encoded_matrix"]] == [8, 6, 1]
+
+
 def test_meta_has_the_keys_of_gadgetron_and_fire():
     complete = complete_slice()
     images = list(maker(full_header()).make(complete, reconstruction()))
@@ -818,6 +843,8 @@ def test_meta_has_the_keys_of_gadgetron_and_fire():
             assert key in meta, key
         assert meta["measurementID"] == "1_2_3_4"
         assert meta["patient_position"] == "HFS"
+        parts = ("deviceID", "patientID", "studyID", "measurementNumber")
+        assert [meta[name] for name in parts] == ["1", "2", "3", "4"]
         assert [float(v) for v in meta["encoding_FOV"]] == [160, 120, 7]
         assert [int(v) for v in meta["recon_matrix"]] == [8, 6, 1]
         assert [int(v) for v in meta["sampling_limits_E1"]] == [0, 3, 5]  # all six lines, centre at 6 // 2
@@ -834,6 +861,10 @@ def test_meta_has_the_keys_of_gadgetron_and_fire():
             np.testing.assert_array_equal(np.array(meta[key], np.float32), complete.headers[field][i])
         assert int(meta["acquisition_time_stamp"]) == complete.headers["acquisition_time_stamp"][i]
         assert [int(v) for v in meta["physiology_time_stamp"]] == complete.headers["physiology_time_stamp"][i].tolist()
+        for name in ("user_int", "user_float"):
+            values = np.array([meta[f"{name}_{number}"] for number in range(8)], np.float32)
+            np.testing.assert_array_equal(values, complete.headers[name][i])
+        assert "acquisition_time_range" not in meta  # nothing is known of other readouts than that of the header
         assert meta["GADGETRON_DataRole"] == meta["DataRole"] == "Image"
         assert "cinestream" in " ".join(meta["ImageProcessingHistory"])
 

@@ -197,6 +197,20 @@ def test_header_of_a_frame_is_that_of_its_line_nearest_to_the_centre(lines):
         assert head == block.headers[head["scan_counter"]]
 
 
+def test_time_stamps_of_a_frame_are_the_first_and_last_of_its_readouts():
+    order = line_by_line(3, 8)
+    rng = np.random.default_rng(0)
+    block = scan([order[i] for i in rng.permutation(len(order))], *PHASE_LINE)
+    block.headers["acquisition_time_stamp"] = rng.integers(1, 1 << 32, len(block))
+    block.headers["physiology_time_stamp"] = rng.integers(0, 900, (len(block), 3))
+    slices, _ = sent(block, header(phase=3))
+    (complete,) = slices.values()
+    for frame, found in enumerate(complete.stamps):
+        own = block.headers[block.headers["idx"]["phase"] == frame]
+        stamps = np.column_stack([own["acquisition_time_stamp"], own["physiology_time_stamp"]])
+        np.testing.assert_array_equal(found, [[min(column), max(column)] for column in stamps.T])
+
+
 # --- counters ---------------------------------------------------------------------------------------------------------
 
 

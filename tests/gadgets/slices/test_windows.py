@@ -78,6 +78,7 @@ def check(window, block, numbers):
     assert numbers[window.cine.context :] == window.frames.tolist()
     np.testing.assert_array_equal(window.headers["idx"]["repetition"], window.frames)
     np.testing.assert_array_equal(window.lines, mask.sum(1)[window.cine.context :])
+    assert window.stamps.shape == (len(window.frames), 4, 2)
     assert not window.cine.periodic
 
 
