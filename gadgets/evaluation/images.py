@@ -79,12 +79,7 @@ def read_series(path: Path, group: str = "dataset", name: str = "") -> list[Seri
     DataError
         If it holds no images, images that are not two-dimensional, or two images of one frame.
     """
-    try:
-        found, header = read_images(path, group), read_header(path, group)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{path} is no image file as replay writes it: group {group!r} is laid out otherwise"
-        ) from error
+    found, header = read_images(path, group), read_header(path, group)
     found = {
         number: images for number, images in found.items() if images and not is_derived(read_meta(images[0].attributes))
     }

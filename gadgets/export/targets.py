@@ -99,9 +99,9 @@ def export_images(source: Path, group: str, targets: ExportTargets, problems: Pr
     except HeaderError as error:
         problems.add(Kind.EXPORT_HEADER, f"{error}; exam and patient are left out of the exported images", damage=False)
         facts = ScanFacts()
-    images = read_images(source, group)
     if why := read_incomplete(source):
         problems.add(Kind.STREAM, f"{source} does not hold all images of its scan: {why}", damage=True)
+    images = read_images(source, group)
     if not images:
         raise DataError(f"{source} has no images in the group {group!r}; --group names another")
     series = exportable_series(images, tick_of_images(text), problems)

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gadgets.files.hdf5 import BLOCK_BYTES, append_rows, output_file, read_header_of, with_fields, write_header_of
-from gadgets.wire.messages import IMAGE_HEADER, Image
-from recon_core.errors import DataError, ResourceError, SettingsError
+from gadgets.files.hdf5 import (
+    BLOCK_BYTES,
+    USUAL_GROUP,
+    append_rows,
+    as_text,
+    complex_of,
+    damage_of,
+    find_group,
+    groups_of,
+    open_hdf5,
+    output_file,
+    read_header_of,
+    read_rows,
+    with_fields,
+    write_header_of,
+)
+from gadgets.wire.messages import IMAGE_DTYPES, IMAGE_HEADER, Image
+from recon_core.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
+
+    import h5py
+    from numpy.typing import NDArray
+
+logger = logging.getLogger("cinestream")
 
 _INCOMPLETE = "incomplete"  # attribute of the file: why images are missing
 
@@ -44,7 +66,7 @@ class ImageFile:
         If it cannot be made or written.
     """
 
-    def __init__(self, path: Path, group: str = "dataset", *, header: str = "", overwrite: bool = False) -> None:
+    def __init__(self, path: Path, group: str = USUAL_GROUP, *, header: str = "", overwrite: bool = False) -> None:
         import h5py
 
         self._group = group
@@ -56,7 +78,7 @@ class ImageFile:
             self._disk = stack.enter_context(output_file(path))
             self._file = stack.enter_context(h5py.File(self._disk, "w"))
             if header:
-                write_header_of(self._file.create_group(group), header)
+                write_header_of(self._file.require_group(group), header)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> ImageFile:
@@ -128,39 +150,94 @@ class ImageFile:
         append_rows(node["attributes"], np.array([image.attributes for image in images], object))
 
 
-def read_images(path: Path, group: str = "dataset") -> dict[int, list[Image]]:
-    """Read every image of a file that the stock client or `ImageFile` wrote.
+def read_images(path: Path, group: str = USUAL_GROUP) -> dict[int, list[Image]]:
+    """Read every image of a file that the stock client, `ImageFile` or another tool of ISMRMRD wrote.
+
+    Parameters
+    ----------
+    path
+        The file. A series is a group with the data set ``data``, ``([image, [channel, [z,]]] y, x)`` of any number
+        type, and as a rule ``header`` and ``attributes``. Without headers the images are taken for consecutive frames
+        with pixels of 1 mm.
+    group
+        HDF5 group of all series, as `gadgets.files.hdf5.find_group` takes it.
 
     Returns
     -------
     dict
-        The images in stored order, by series index.
+        The images in stored order, by series index; empty if the group is there and holds none.
 
     Raises
     ------
     ResourceError
-        If the file cannot be read.
+        If the file cannot be read, or holds more than the memory.
+    DataError
+        If it is damaged, has images in other groups only, or what is stored is no image.
     """
+    series: dict[int, list[Image]] = {}
+    with open_hdf5(path) as file, damage_of(path):
+        node = _group_of(file, group)
+        for name in _series_of(node):
+            digits = re.search(r"\d{1,9}$", name)
+            number = int(digits[0]) if digits else 0
+            while number in series:
+                number += 1
+            series[number] = _read_series(node[name], number)
+    return series
+
+
+def _group_of(file: h5py.File, group: str) -> h5py.Group:
+    """The group of all series; one without any where it is the one that was asked for."""
     import h5py
 
-    series: dict[int, list[Image]] = {}
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            for name, node in file.get(group, {}).items():
-                if not name.startswith("image_"):
-                    continue
-                data = node["data"][:]
-                if data.dtype.names:
-                    part = data.dtype["real"]
-                    data = data.view(np.dtype(f"<c{2 * part.itemsize}"))
-                headers = with_fields(node["header"][:], IMAGE_HEADER)
-                texts = node["attributes"].asstr()[:]
-                series[int(name.removeprefix("image_"))] = [
-                    Image(header, values, str(text)) for header, values, text in zip(headers, data, texts, strict=True)
-                ]
-    except OSError as error:
-        raise ResourceError(f"cannot read {path}: {error}") from error
-    return series
+    own = file.get(group or "/")
+    of_scan = (isinstance(own, h5py.Group) and "xml" in own) or not len(file)
+    if of_scan and not any(map(_series_of, groups_of(file))):
+        return own or file
+    return find_group(file, group, _series_of, "images")
+
+
+def _series_of(node: h5py.Group) -> list[str]:
+    """Names of the series in a group."""
+    import h5py
+
+    names = []
+    for name in node:
+        series = node.get(name)
+        data = series.get("data") if isinstance(series, h5py.Group) else None
+        if isinstance(data, h5py.Dataset) and data.ndim > 1:
+            names.append(name)
+    return names
+
+
+def _read_series(node: h5py.Group, number: int) -> list[Image]:
+    data = complex_of(read_rows(node["data"], ()))
+    if data.ndim > 5:
+        raise DataError(f"{node.name} holds arrays of {data.ndim} axes; expected (image, channel, z, y, x)")
+    if data.dtype.kind == "b":
+        data = data.astype(np.uint16)
+    while data.ndim < 5:  # the axes of images are the last, that of the series the first
+        data = data[None] if data.ndim == 2 else data[:, None]
+    headers = with_fields(np.ravel(node["header"][()]), IMAGE_HEADER) if "header" in node else _made_up(data, number)
+    texts = [as_text(text) for text in np.ravel(node["attributes"][()])] if "attributes" in node else []
+    if len(headers) != len(data):
+        raise DataError(f"{node.name} holds {len(data)} images and {len(headers)} headers; one is needed for each")
+    texts += [""] * (len(data) - len(texts))
+    return [Image(header, values, text) for header, values, text in zip(headers, data, texts, strict=False)]
+
+
+def _made_up(data: NDArray[Any], number: int) -> NDArray[np.void]:
+    """Headers ``(image,)`` for images that are stored without."""
+    logger.warning("series %d has no headers: its images are taken for frames in order, with pixels of 1 mm", number)
+    count, channels, *shape = data.shape
+    headers = np.zeros(count, IMAGE_HEADER)
+    headers["version"], headers["image_type"], headers["channels"] = 1, 1, channels
+    headers["data_type"] = next((key for key, kind in IMAGE_DTYPES.items() if kind == data.dtype), 0)
+    headers["matrix_size"] = headers["field_of_view"] = shape[::-1]
+    headers["read_dir"], headers["phase_dir"], headers["slice_dir"] = np.eye(3)
+    headers["phase"], headers["image_index"] = np.arange(count) % (1 << 16), np.arange(1, count + 1) % (1 << 16)
+    headers["image_series_index"] = number % (1 << 16)
+    return headers
 
 
 def read_incomplete(path: Path) -> str:
@@ -170,29 +247,23 @@ def read_incomplete(path: Path) -> str:
     ------
     ResourceError
         If the file cannot be read.
+    DataError
+        If it is damaged.
     """
-    import h5py
-
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return str(file.attrs.get(_INCOMPLETE, ""))
-    except OSError as error:
-        raise ResourceError(f"cannot read {path}: {error}") from error
+    with open_hdf5(path) as file, damage_of(path):
+        return as_text(file.attrs.get(_INCOMPLETE, ""))
 
 
-def read_header(path: Path, group: str = "dataset") -> str:
+def read_header(path: Path, group: str = USUAL_GROUP) -> str:
     """Read the ISMRMRD header that a file of images keeps; empty where it keeps none, as those of the stock client.
 
     Raises
     ------
     ResourceError
         If the file cannot be read.
+    DataError
+        If it is damaged, or has images in other groups only.
     """
-    import h5py
-
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            node = file.get(group)
-            return read_header_of(node) if isinstance(node, h5py.Group) and "xml" in node else ""
-    except OSError as error:
-        raise ResourceError(f"cannot read {path}: {error}") from error
+    with open_hdf5(path) as file, damage_of(path):
+        node = _group_of(file, group)
+        return read_header_of(node) if "xml" in node else ""

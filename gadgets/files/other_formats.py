@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gadgets.files.hdf5 import is_hdf5, open_hdf5
 from recon_core.errors import DataError, ResourceError
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 _KEYS = (r"kspace(_single)?_full", r"kspace", r"kus", r"kspace(_single)?_sub\d+")
 _MASK_KEYS = (r"mask", r"mask\d+")
 _MATLAB_5 = b"MATLAB 5.0 MAT-file"
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_USER_BLOCKS = (0, 512, 1024, 2048)  # bytes that may stand before the signature
 _PAIRS = np.dtype([("real", "<f4"), ("imag", "<f4")])
 _MOST_BYTES = 1 << 30  # of the slices that are read at once because the file stores them together
 
@@ -77,7 +76,7 @@ def open_foreign(path: Path) -> Iterator[ForeignScan]:
         arrays = _load_matlab_5(path)
         yield _of_matlab(path, {name: _Array.of(array) for name, array in arrays.items()})
         return
-    with _open_hdf5(path) as file:
+    with _open_arrays(path) as file:
         arrays = {name: item for name, item in file.items() if hasattr(item, "shape")}
         node = file.get("kspace")
         if node is not None and hasattr(node, "shape") and node.dtype.kind == "c" and node.ndim < 5:
@@ -112,7 +111,7 @@ def read_mask(path: Path, frames: int, lines: int, samples: int) -> NDArray[np.b
     if _is_matlab_5(path):
         arrays = _load_matlab_5(path)
     else:
-        with _open_hdf5(path) as file:
+        with _open_arrays(path) as file:
             arrays = {name: item[()] for name, item in file.items() if hasattr(item, "shape")}
     key = _first_key(_MASK_KEYS, arrays)
     if key is None:
@@ -253,21 +252,10 @@ def _complex(values: NDArray[Any]) -> NDArray[np.complex64]:
 
 
 @contextmanager
-def _open_hdf5(path: Path) -> Iterator[Any]:
-    import h5py
-
-    try:
-        with path.open("rb") as stream:
-            known = any(stream.seek(begin) == begin and stream.read(8) == _SIGNATURE for begin in _USER_BLOCKS)
-    except OSError as error:
-        raise ResourceError(f"cannot read {path}: {error.strerror}") from error
-    if not known:
+def _open_arrays(path: Path) -> Iterator[Any]:
+    if not is_hdf5(path):
         raise DataError(f"{path} is neither HDF5 (as MATLAB's -v7.3 files are) nor a MATLAB 5 file")
-    try:
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise ResourceError(f"cannot read {path} as HDF5: {error}") from error
-    with file:
+    with open_hdf5(path) as file:
         yield file
 
 

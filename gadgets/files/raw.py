@@ -14,10 +14,19 @@ import numpy as np
 
 from gadgets.files.hdf5 import (
     BLOCK_BYTES,
+    USUAL_GROUP,
     append_rows,
+    complex_of,
+    damage_of,
+    each_of,
+    find_group,
+    is_hdf5,
+    numbers_of,
+    open_hdf5,
     output_file,
     read_header_of,
     read_rows,
+    stored_rows,
     with_fields,
     write_header_of,
 )
@@ -33,7 +42,7 @@ from gadgets.wire.messages import (
     Waveform,
 )
 from gadgets.wire.reader import Reader
-from recon_core.errors import DataError, HeaderError, ProtocolError, ResourceError
+from recon_core.errors import CinestreamError, DataError, HeaderError, ProtocolError, ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -45,7 +54,6 @@ if TYPE_CHECKING:
     from gadgets.wire.messages import Message
 
 
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _MATLAB = b"MATLAB "
 _OTHER_LAYOUT = "cinestream convert makes a raw file of the layouts of CMRxRecon and fastMRI"
 _WAVEFORM_BLOCK = 256
@@ -64,7 +72,7 @@ class RawScan:
 
 
 @contextmanager
-def open_scan(path: Path, group: str = "dataset") -> Iterator[RawScan]:
+def open_scan(path: Path, group: str = USUAL_GROUP) -> Iterator[RawScan]:
     """Open a raw scan for reading: an ISMRMRD HDF5 file, or a stream of messages as ``--save-raw`` leaves it.
 
     Parameters
@@ -72,7 +80,7 @@ def open_scan(path: Path, group: str = "dataset") -> Iterator[RawScan]:
     path
         The file; it is opened read-only and without HDF5's file lock, so several readers may share it.
     group
-        HDF5 group of the measurement; ignored for a message stream.
+        HDF5 group of the measurement, as `gadgets.files.hdf5.find_group` takes it; ignored for a message stream.
 
     Raises
     ------
@@ -85,12 +93,12 @@ def open_scan(path: Path, group: str = "dataset") -> Iterator[RawScan]:
     """
     try:
         with path.open("rb") as file:
-            signature = file.read(len(_HDF5_SIGNATURE))
+            begin = file.read(len(_MATLAB))
     except OSError as error:
         raise ResourceError(f"cannot read {path}: {error.strerror}") from error
-    if signature.startswith(_MATLAB):
+    if begin == _MATLAB:
         raise DataError(f"{path} is a MATLAB file, not ISMRMRD; {_OTHER_LAYOUT}")
-    with _open_hdf5(path, group) if signature == _HDF5_SIGNATURE else _open_stream(path) as scan:
+    with _open_measurement(path, group) if is_hdf5(path) else _open_stream(path) as scan:
         yield scan
 
 
@@ -111,81 +119,105 @@ def _open_stream(path: Path) -> Iterator[RawScan]:
 
 
 @contextmanager
-def _open_hdf5(path: Path, group: str) -> Iterator[RawScan]:
+def _open_measurement(path: Path, group: str) -> Iterator[RawScan]:
+    with open_hdf5(path) as file:
+        try:
+            node = find_group(file, group, _is_measurement, "raw data")
+        except DataError as error:
+            with damage_of(path):
+                hint = f"; {_OTHER_LAYOUT}" if "kspace" in file else ""
+            raise DataError(f"{error}{hint}") from error
+        with damage_of(path):
+            if "xml" not in node or not node["xml"].size:
+                raise HeaderError(f"group {node.name!r} of {path} has no ISMRMRD header (dataset 'xml')")
+            header = read_header_of(node)
+            readouts = _readout_blocks(node["data"])
+            waveforms = _waveforms(node["waveforms"]) if "waveforms" in node else iter(())
+            count = stored_rows(node["data"])
+        yield RawScan(header, count, _items(path, readouts, waveforms))
+
+
+def _is_measurement(node: h5py.Group) -> bool:
     import h5py
 
-    try:
-        file = h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise ResourceError(f"cannot read {path} as HDF5: {error}") from error
-    with file:
-        node = file.get(group)
-        if not _is_measurement(node):
-            found = sorted(name for name, item in file.items() if _is_measurement(item))
-            hint = f"; {_OTHER_LAYOUT}" if "kspace" in file else ""
-            others = ", ".join(found) or "none"
-            raise DataError(f"{path} has no measurement in group {group!r}; groups with raw data: {others}{hint}")
-        if "xml" not in node or not node["xml"].size:
-            raise HeaderError(f"group {group!r} of {path} has no ISMRMRD header (dataset 'xml')")
-        header = read_header_of(node)
-        readouts = _readout_blocks(node["data"])
-        waveforms = _waveforms(node["waveforms"]) if "waveforms" in node else iter(())
-        yield RawScan(header, len(node["data"]), _merge(readouts, waveforms))
+    data = node.get("data")
+    return isinstance(data, h5py.Dataset) and {"head", "data"} <= set(data.dtype.names or ()) and data.ndim == 1
 
 
-def _is_measurement(item: Any) -> bool:  # noqa: ANN401 - whatever an HDF5 file holds under a name
-    import h5py
+def _items(path: Path, readouts: Iterator[Readouts], waveforms: Iterator[Waveform]) -> Iterator[Message]:
+    """Readouts and waveforms in order; damaged waveforms are reported when all readouts came."""
+    errors: list[CinestreamError] = []
 
-    data = item.get("data") if isinstance(item, h5py.Group) else None
-    return isinstance(data, h5py.Dataset) and {"head", "traj", "data"} <= set(data.dtype.names or ())
+    def sound() -> Iterator[Waveform]:
+        try:
+            yield from each_of(path, waveforms)
+        except CinestreamError as error:
+            errors.append(error)
+
+    yield from each_of(path, _merge(readouts, sound()))
+    if errors:
+        raise errors[0]
 
 
 def _readout_blocks(dataset: h5py.Dataset) -> Iterator[Readouts]:
     """Read rows in blocks of some megabytes and hand out runs of equal shape."""
     begin, rows_per_block = 0, 1
-    while begin < len(dataset):
-        rows = read_rows(dataset, slice(begin, begin + rows_per_block))
+    stored = stored_rows(dataset)
+    while begin < stored:
+        rows = read_rows(dataset, slice(begin, min(stored, begin + rows_per_block)))
         begin += len(rows)
         headers = with_fields(rows["head"], ACQUISITION_HEADER)
         lengths = np.fromiter(map(len, rows["data"]), np.int64, len(rows))
+        paths = rows["traj"] if "traj" in (rows.dtype.names or ()) else np.empty((len(rows), 0))
         shapes = np.stack(
             [
                 headers["active_channels"],
                 headers["number_of_samples"],
                 headers["trajectory_dimensions"],
                 lengths,
-                np.fromiter(map(len, rows["traj"]), np.int64, len(rows)),
+                np.fromiter(map(len, paths), np.int64, len(rows)),
             ],
             axis=1,
         )
         edges = np.flatnonzero((shapes[1:] != shapes[:-1]).any(axis=1)) + 1
         for first, last in zip([0, *edges], [*edges, len(rows)], strict=True):
-            yield _readouts(headers[first:last], rows["data"][first:last], rows["traj"][first:last])
+            data = numbers_of(rows["data"][first:last], rows.dtype["data"])
+            trajectory = numbers_of(paths[first:last], paths.dtype)
+            yield _readouts(headers[first:last], complex_of(data), trajectory)
         rows_per_block = max(1, int(BLOCK_BYTES // (ACQUISITION_HEADER.itemsize + 4 * max(1, lengths.mean()))))
+    if stored < len(dataset):
+        raise DataError(
+            f"{dataset.file.filename} is damaged or was never finished: it announces {len(dataset)} readouts and holds "
+            f"{stored}"
+        )
 
 
 def _readouts(headers: NDArray[np.void], data: NDArray[Any], trajectory: NDArray[Any]) -> Readouts:
+    """One block of its numbers one after the other: complex ones, or real and imaginary parts in turn."""
     count = len(headers)
     coils, samples = int(headers["active_channels"][0]), int(headers["number_of_samples"][0])
     dimensions = int(headers["trajectory_dimensions"][0])
-    if len(data[0]) != 2 * coils * samples:
+    parts = 1 if data.dtype.kind == "c" else 2
+    if len(data) != count * parts * coils * samples:
         # What is stored is not what the header says: passed on as an empty readout, which the chain reports.
         return Readouts(headers, np.empty((count, coils, 0), np.complex64))
-    values = np.concatenate(list(data)).view(np.complex64).reshape(count, coils, samples)
+    with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which the chain reports
+        values = data.astype(np.complex64 if parts == 1 else np.float32, copy=False).view(np.complex64)
     path = None
-    if dimensions and len(trajectory[0]) == samples * dimensions:
-        path = np.concatenate(list(trajectory)).reshape(count, samples, dimensions)
-    return Readouts(headers, values, path)
+    if dimensions and len(trajectory) == count * samples * dimensions:
+        path = trajectory.astype(np.float32, copy=False).reshape(count, samples, dimensions)
+    return Readouts(headers, values.reshape(count, coils, samples), path)
 
 
 def _waveforms(dataset: h5py.Dataset) -> Iterator[Waveform]:
-    for begin in range(0, len(dataset), _WAVEFORM_BLOCK):
+    for begin in range(0, stored_rows(dataset), _WAVEFORM_BLOCK):
         rows = read_rows(dataset, slice(begin, begin + _WAVEFORM_BLOCK))
         headers = with_fields(rows["head"], WAVEFORM_HEADER)
-        for header, data in zip(headers, rows["data"], strict=True):
+        for i, header in enumerate(headers):
+            data = numbers_of(rows["data"][i : i + 1], rows.dtype["data"])
             channels, samples = int(header["channels"]), int(header["number_of_samples"])
             if len(data) == channels * samples:
-                yield Waveform(header, np.asarray(data, np.uint32).reshape(channels, samples))
+                yield Waveform(header, data.astype(np.uint32, copy=False).reshape(channels, samples))
             else:  # damaged: passed on as an empty one, like such a readout
                 yield Waveform(header, np.empty((channels, 0), np.uint32))
 
@@ -241,7 +273,7 @@ def write_scan(path: Path, header: str, items: Iterable[Message], group: str = "
     waveform = np.dtype([("head", WAVEFORM_HEADER), ("data", h5py.vlen_dtype(np.dtype("<u4")))])
     count = 0
     with output_file(path) as disk, h5py.File(disk, "w") as file:
-        node = file.create_group(group)
+        node = file.require_group(group)
         write_header_of(node, header)
         rows = node.create_dataset("data", (0,), acquisition, maxshape=(None,), chunks=(64,))
         waves = None

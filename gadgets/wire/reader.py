@@ -1,7 +1,7 @@
 """Messages from bytes: what follows an id, and runs of readouts as one block.
 
 A message is a little-endian uint16 id and a body that contains its own length, so an unknown id makes the
-rest of a stream unreadable.
+rest of a stream unreadable. Ids that are known but not used are passed over (`gadgets.wire.unused`).
 
 Readouts arrive by the thousand and all alike. `Reader` hands out runs of equally shaped readouts as one `Readouts`
 block of views into its receive buffer: no copy and a handful of NumPy calls per run, whatever its length.
@@ -37,6 +37,7 @@ from gadgets.wire.messages import (
     flag_mask,
 )
 from gadgets.wire.source import U2, U4, U8, Limits, Source
+from gadgets.wire.unused import UNUSED_IDS, pass_over
 from recon_core.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Reader(Source):
             yield message
 
     def read(self) -> Message:
-        """Read one message, or one run of readouts.
+        """Read one message, or one run of readouts; messages that nothing here uses are passed over.
 
         Raises
         ------
@@ -90,6 +91,12 @@ class Reader(Source):
         ProtocolError
             If the id is unknown or a claimed length is beyond the limits.
         """
+        while (message := self._next()) is None:
+            pass
+        return message
+
+    def _next(self) -> Message | None:
+        """The next message; None for one that is passed over."""
         self.within = "between two messages"
         self.begin_message()
         if self._end - self._start < _ID_BYTES:
@@ -100,9 +107,13 @@ class Reader(Source):
         read_body = _BODIES.get(number)
         if read_body is None:
             position = self.bytes_read - (self._end - self._start)
+            self._start += _ID_BYTES
+            if pass_over(self, number):
+                return None
+            known = ", ".join(map(str, sorted((*map(int, MessageId), *UNUSED_IDS))))
             raise ProtocolError(
-                f"unknown message id {number} after {position} bytes; expected one of "
-                f"{', '.join(str(int(known)) for known in MessageId)}. The rest of the stream cannot be read"
+                f"unknown message id {number} after {position} bytes; expected one of {known}. The rest of the stream "
+                "cannot be read"
             )
         self.within = f"within a message of id {number} ({MessageId(number).name})"
         self._start += _ID_BYTES

@@ -120,6 +120,19 @@ class Source:
         self._start += count
         return self._buffer[begin : self._start]
 
+    def skip(self, count: int) -> None:
+        """Take so many bytes that nobody needs, a buffer at a time.
+
+        Raises
+        ------
+        EndOfStreamError
+            If the stream ends before.
+        """
+        while count:
+            step = min(count, max(1, self._end - self._start))
+            self.take(step)
+            count -= step
+
     def u8(self) -> int:
         """Take a uint64."""
         return int(U8.unpack(self.take(8).data)[0])

@@ -179,7 +179,9 @@ GARBAGE = {
     "bucket of 32 GiB": (struct.pack("<H13Q", 1050, *[32 << 30] * 13), ["believed"]),
     "unknown id 0": (b"\0\0", ["unknown message id 0"]),
     "unknown id 65535": (b"\xff\xff", ["unknown message id 65535"]),
-    "unknown id 1019": (struct.pack("<H", 1019) + b"x" * 100, ["unknown message id 1019"]),
+    "unknown id 1018": (struct.pack("<H", 1018) + b"x" * 100, ["unknown message id 1018"]),
+    "array of 2**66": (struct.pack("<4H2Q", 1030, 8, 0, 2, 2**31, 2**31), ["believed"]),
+    "array of 9 axes": (struct.pack("<4H9Q", 1030, 5, 0, 9, *[1] * 9), ["believed"]),
     "HTTP": (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", ["unknown message id"]),
     "TLS": (bytes.fromhex("16030100f8010000f40303") + bytes(200), ["unknown message id"]),
 }

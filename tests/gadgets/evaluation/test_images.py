@@ -345,9 +345,10 @@ def test_command_reads_other_groups(scan, tmp_path, run):
     write(path, [one for images in read_images(scan.with_name("cg.h5")).values() for one in images], group="mine")
     truth = scan.with_name("scan_truth.npz")
     assert run("evaluate", path, "--truth", truth, "--group", "mine")[0] == 0
-    status, _, err = run("evaluate", path, "--truth", truth)
+    assert run("evaluate", path, "--truth", truth)[0] == 0, "it is the only group"
+    status, _, err = run("evaluate", path, "--truth", truth, "--group", "yours")
     assert status == 1
-    assert "no image series in group 'dataset'" in err
+    assert "no images in group 'yours'; groups with images: mine" in err
 
 
 @pytest.mark.parametrize("what", ["slices", "frames", "axes"])

@@ -12,7 +12,7 @@ import ismrmrd
 import numpy as np
 import pytest
 
-from gadgets.files.images import ImageFile, read_images, read_incomplete
+from gadgets.files.images import ImageFile, read_header, read_images, read_incomplete
 from gadgets.files.raw import open_scan, write_scan
 from gadgets.wire.messages import (
     ACQUISITION_HEADER,
@@ -206,10 +206,113 @@ def test_groups(tmp_path):
     assert len(read_all(path, "first")[1][0]) == 1
     assert sum(map(len, read_all(path, "second")[1])) == 2
     for missing in ("dataset", "images", "loose", "empty", "first/data"):
-        with pytest.raises(
-            DataError, match=f"no measurement in group '{missing}'; groups with raw data: first, second"
-        ):
+        with pytest.raises(DataError, match=f"no raw data in group '{missing}'; groups with raw data: first, second"):
             read_all(path, missing)
+
+
+@pytest.mark.parametrize("group", ["2026-11-28 10:00:00", "exams/one", "/"])
+def test_only_group_needs_no_name(group, tmp_path):
+    path, images = tmp_path / "scan.h5", tmp_path / "images.h5"
+    write_scan(path, HEADER, [readouts(2)], group=group)
+    assert wire(*read_all(path)[1]) == wire(*read_all(path, group)[1]) == wire(readouts(2))
+    with ImageFile(images, group, header=HEADER) as file:
+        file.append(image())
+    for given in ((), (group,)):
+        assert wire(*read_images(images, *given)[1]) == wire(image())
+        assert read_header(images, *given) == HEADER
+    with pytest.raises(DataError, match=f"in group 'mine'.*choose it with --group {re.escape(group)}"):
+        read_images(images, "mine")
+
+
+def test_groups_of_images_are_named(tmp_path):
+    path = tmp_path / "images.h5"
+    for group in ("first", "second"):  # as the stock client adds its runs to a file
+        with ismrmrd.Dataset(str(path), group) as dataset:
+            dataset.append_image("image_0", ismrmrd.Image.from_array(np.ones((4, 4), np.float32)))
+    for read in (read_images, read_header):
+        with pytest.raises(DataError, match="groups with images: first, second; choose one with --group"):
+            read(path)
+    assert list(read_images(path, "second")) == [0]
+
+
+def as_stored(kind, values):
+    """Complex64 values as another writer stores them, ``(row,)`` of arrays, and the type for the data set."""
+    if kind == "complex":
+        rows, base = [row.astype(np.complex128) for row in values], np.dtype(np.complex128)
+    elif isinstance(kind, list):
+        base = np.dtype(kind)
+        rows = [np.empty(len(row), base) for row in values]
+        for row, value in zip(rows, values, strict=True):
+            row[base.names[0]], row[base.names[1]] = value.real, value.imag
+    else:
+        base = np.dtype(kind)
+        rows = [row.view(np.float32).astype(base) for row in values]
+    return rows, h5py.vlen_dtype(base)
+
+
+KINDS = [
+    "<f8",
+    ">f4",
+    ">f8",
+    "<i2",
+    ">i4",
+    "<f2",
+    "complex",
+    [("real", "<f8"), ("imag", "<f8")],
+    [("r", ">f4"), ("i", ">f4")],
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_data_of_any_number_type_and_byte_order(kind, tmp_path):
+    whole = np.random.default_rng(0).integers(-99, 99, (3, 2, 8, 2)).astype(np.float32).view(np.complex64)[..., 0]
+    block = readouts(data=whole, dimensions=2)
+    path = tmp_path / "scan.h5"
+    write_scan(path, HEADER, [block])
+    rows, base = as_stored(kind, whole.reshape(3, -1))
+    with h5py.File(path, "a") as file:
+        old = file["dataset/data"][()]
+        del file["dataset/data"]
+        swapped = ACQUISITION_HEADER.newbyteorder(">")
+        kinds = [("head", swapped), ("traj", h5py.vlen_dtype(np.dtype(">f8"))), ("data", base)]
+        new = np.empty(3, kinds)
+        new["head"] = old["head"].astype(swapped)
+        for i in range(3):
+            new["traj"][i], new["data"][i] = old["traj"][i].astype(">f8"), rows[i]
+        file["dataset"].create_dataset("data", data=new, dtype=np.dtype(kinds))
+    assert wire(*read_all(path)[1]) == wire(block)
+
+
+def test_data_without_a_trajectory_field_and_of_fixed_length(tmp_path):
+    block = readouts(3, 2, 8)
+    path = tmp_path / "scan.h5"
+    with h5py.File(path, "w") as file:
+        rows = np.zeros(3, [("head", ACQUISITION_HEADER), ("data", "<f4", (32,))])
+        rows["head"], rows["data"] = block.headers, block.data.reshape(3, -1).view(np.float32)
+        file["dataset/data"] = rows
+        file["dataset/xml"] = HEADER
+    assert wire(*read_all(path)[1]) == wire(block)
+
+
+def test_damaged_waveforms_lose_no_readout(tmp_path):
+    path = tmp_path / "scan.h5"
+    write_scan(path, HEADER, [readouts(3)])
+    with h5py.File(path, "a") as file:
+        file["dataset/waveforms"] = np.zeros(3)
+    found = []
+    with pytest.raises(DataError, match="damaged"), open_scan(path) as scan:  # noqa: PT012
+        for item in scan.items:
+            found.append(item)  # noqa: PERF402
+    assert wire(*found) == wire(readouts(3))
+
+
+def test_rows_that_were_never_written_are_damage(tmp_path):
+    path = tmp_path / "scan.h5"
+    write_scan(path, HEADER, [readouts(3)])
+    with h5py.File(path, "a") as file:
+        file["dataset/data"].resize((1 << 40,))
+    with pytest.raises(DataError, match="announces 1099511627776 readouts and holds 64"):
+        read_all(path)
 
 
 @pytest.mark.parametrize("texts", [None, [], HEADER.encode(), [HEADER.encode()], np.bytes_(HEADER.encode())])
@@ -328,7 +431,7 @@ def test_damaged_hdf5_says_so(tmp_path):
     assert len(heaps) > 3
     for begin in heaps:
         path.write_bytes(whole[:begin] + b"JUNK" + whole[begin + 4 :])
-        with pytest.raises(DataError, match=r"scan\.h5 is damaged: /dataset/"):
+        with pytest.raises(DataError, match=r"scan\.h5 is damaged or laid out otherwise: /dataset/"):
             read_all(path)
 
 
@@ -569,6 +672,71 @@ def test_existing_file_is_kept_unless_overwritten(tmp_path):
     with ImageFile(path, overwrite=True) as images:
         images.append(image())
     assert len(read_images(path)[1]) == 1
+
+
+def stored(path, data, **others):
+    with h5py.File(path, "w") as file:
+        file["dataset/image_4/data"] = data
+        for name, value in others.items():
+            file[f"dataset/image_4/{name}"] = value
+
+
+PLANES = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        PLANES,
+        PLANES[:, None],
+        PLANES[:, None, None].astype(">f8"),
+        PLANES[:, None, None].astype(">c16"),
+        PLANES[:, None, None].astype(np.uint8),
+        PLANES[:, None, None].astype("<f4").repeat(2, -1).view([("real", "<f4"), ("imag", "<f4")]),
+    ],
+    ids=lambda data: f"{data.ndim} {data.dtype}",
+)
+def test_images_without_headers_are_frames_in_order(data, tmp_path, caplog):
+    path = tmp_path / "images.h5"
+    stored(path, data)
+    found = read_images(path)[4]
+    assert [int(one.header["phase"]) for one in found] == [0, 1]
+    assert [one.data.shape for one in found] == [(1, 1, 3, 4)] * 2
+    for one, plane in zip(found, PLANES, strict=True):
+        np.testing.assert_array_equal(one.data[0, 0].real, plane)
+        assert one.data.dtype.isnative
+    assert "no headers" in caplog.text
+
+
+def test_images_with_headers_without_attributes(tmp_path):
+    path = tmp_path / "images.h5"
+    stored(path, image().data[None], header=np.array([image().header]))
+    assert wire(*read_images(path)[4]) == wire(dataclasses.replace(image(), attributes=""))
+    stored(path, image().data[None], header=np.array([image().header]), attributes=np.array([b"<ismrmrdMeta/>"]))
+    assert wire(*read_images(path)[4]) == wire(image())
+
+
+@pytest.mark.parametrize(
+    ("data", "others", "message"),
+    [
+        (np.zeros((2, 3, 4)), {"header": np.zeros(3, IMAGE_HEADER)}, "2 images and 3 headers"),
+        (np.full((2, 3), b"text"), {}, "numbers"),
+        (np.zeros((1, 1, 1, 1, 3, 4)), {}, "6 axes"),
+        (np.zeros((2, 3), [("x", "f4"), ("y", "f4")]), {}, "real and imag"),
+    ],
+)
+def test_what_is_no_image(data, others, message, tmp_path):
+    stored(tmp_path / "images.h5", data, **others)
+    with pytest.raises(DataError, match=message):
+        read_images(tmp_path / "images.h5")
+
+
+def test_images_beyond_the_memory_are_refused(tmp_path):
+    path = tmp_path / "images.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("dataset/image_1/data", (1 << 30, 1, 1, 512, 512), "<f4", chunks=(1, 1, 1, 512, 512))
+    with pytest.raises(ResourceError, match="GiB are free"):
+        read_images(path)
 
 
 def test_unreadable_images(tmp_path):

@@ -299,7 +299,7 @@ def test_command_with_bad_files(tmp_path, capsys):
         ([path, "--group", "other"], "groups with raw data: dataset"),
         ([tmp_path / "text.h5"], "neither an HDF5 file nor a stream"),
         ([tmp_path / "matlab.mat"], "is a MATLAB file, not ISMRMRD; cinestream convert"),
-        ([tmp_path / "fastmri.h5"], "groups with raw data: none; cinestream convert"),
+        ([tmp_path / "fastmri.h5"], "nor in another; cinestream convert"),
         ([tmp_path / "short.h5"], "truncated file"),
         ([tmp_path / "absent.h5"], "No such file"),
         ([tmp_path], "Is a directory"),

@@ -149,7 +149,7 @@ def test_wrong_calls(raw, tmp_path):
         reconstruct_file(raw, "magic")
     with pytest.raises(ResourceError, match=r"absent\.h5"):
         reconstruct_file(tmp_path / "absent.h5")
-    with pytest.raises(DataError, match="no measurement in group 'other'"):
+    with pytest.raises(DataError, match="no raw data in group 'other'"):
         reconstruct_file(raw, group="other")
 
 

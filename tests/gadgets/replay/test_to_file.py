@@ -100,7 +100,9 @@ def test_another_group(simulated, tmp_path):
     replay(tmp_path / "scan.h5", tmp_path / "images.h5", FAST, SharedEngine(), group="second")
     assert len(read_images(tmp_path / "images.h5", "second")[1]) == 6
     with pytest.raises(DataError, match="second"):
-        replay(tmp_path / "scan.h5", tmp_path / "more.h5", FAST, SharedEngine())
+        replay(tmp_path / "scan.h5", tmp_path / "more.h5", FAST, SharedEngine(), group="third")
+    replay(tmp_path / "scan.h5", tmp_path / "more.h5", FAST, SharedEngine())
+    assert len(read_images(tmp_path / "more.h5")[1]) == 6
 
 
 def test_the_first_slice_is_kept_when_the_second_cannot_be_made(raw, tmp_path):

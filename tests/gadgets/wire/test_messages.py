@@ -782,13 +782,55 @@ def test_end_of_stream_says_where():
         reader_of(wire(Header("<h/>"))[:7]).read()
 
 
-@pytest.mark.parametrize("number", [0, 9, 1009, 1018, 1051, 65535])
+@pytest.mark.parametrize("number", [0, 9, 1012, 1018, 1051, 65535])
 def test_unknown_id(number):
     reader = reader_of(wire(Text("hello")) + struct.pack("<H", number) + bytes(100))
     assert reader.read() == Text("hello")
     with pytest.raises(ProtocolError, match=f"unknown message id {number} after 11 bytes") as caught:
         reader.read()
     assert not isinstance(caught.value, EndOfStreamError)
+
+
+def old_image(number, pixel, attributes=None):
+    header = np.zeros((), IMAGE_HEADER)
+    header["matrix_size"], header["channels"] = (5, 4, 1), 2
+    text = b"" if attributes is None else struct.pack("<Q", len(attributes)) + attributes
+    return struct.pack("<H", number) + header.tobytes() + text + bytes(40 * pixel)
+
+
+UNUSED = {
+    "array": struct.pack("<4H2Q", 1030, 7, 0, 2, 3, 5) + bytes(3 * 5 * 8),
+    "empty array": struct.pack("<4HQ", 1030, 1, 0, 1, 0),
+    "array without axes": struct.pack("<4H", 1030, 2, 0, 0) + bytes(2),
+    "large array": struct.pack("<4H3Q", 1030, 6, 0, 3, 64, 64, 16) + bytes(8 << 16),
+    "dependency": struct.pack("<HQ", 1019, 4) + b"<a/>",
+    **{f"image {number}": old_image(number, pixel) for number, pixel in ((1009, 8), (1010, 4), (1011, 2), (1020, 2))},
+    **{
+        f"image {number} with attributes": old_image(number, pixel, b"<ismrmrdMeta/>")
+        for number, pixel in ((1015, 8), (1016, 4), (1017, 2), (1021, 2))
+    },
+}
+
+
+@pytest.mark.parametrize("unused", UNUSED.values(), ids=UNUSED)
+def test_messages_that_are_not_used_are_passed_over(unused):
+    stream = unused + wire(Text("a")) + unused + unused + wire(readouts(2), Text("b")) + unused + wire(Close())
+    reader = reader_of(stream, chunk_bytes=1 << 14)
+    assert [type(message).__name__ for message in reader] == ["Text", "Readouts", "Text"]
+    assert_ends_early(unused[:-1], reader_of(unused[:-1], chunk_bytes=1 << 14))
+
+
+def test_what_is_passed_over_takes_no_memory():
+    grown = []
+    stream = UNUSED["large array"] + wire(Text("a"))
+    source = io.BytesIO(stream)
+    assert Reader(source.readinto, chunk_bytes=1 << 12, grows=grown.append).read() == Text("a")
+    assert grown == []
+
+
+def test_array_of_unknown_type():
+    with pytest.raises(ProtocolError, match="data type 9, expected 1 to 8"):
+        reader_of(struct.pack("<4HQ", 1030, 9, 0, 1, 1) + bytes(8)).read()
 
 
 def u8(*values):
