@@ -37,6 +37,7 @@ docs: $(VENV)/.installed-docs
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.bench.stream
+	$(BIN)/python -m tests.bench.start
 	$(BIN)/python -m tests.bench.coils
 	$(BIN)/python -m tests.bench.classical
 	$(BIN)/python -m tests.bench.series

@@ -1,24 +1,26 @@
 """The target of a Gadgetron's ``<execute>``: ``python -m gadgetron PORT gadgets.external reconstruct``.
 
 Gadgetron starts a process for every scan. When a resident server of ours runs on this machine the scan is passed on to
-its warm engine; otherwise it is reconstructed here.
+its warm engine; otherwise it is reconstructed here. Only then anything heavy is imported.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gadgets.connection.relay import relay, resident_server
-from gadgets.connection.server import SharedEngine
-from gadgets.connection.session import Session, SessionOptions
-from gadgets.preparation.noise_store import NoiseStore
-from gadgets.wire.messages import ConfigText, Header
-from recon_core.errors import SettingsError
-from recon_core.own_methods import allow_methods, allowed_by_operator
+from gadgets.connection.relay import Relay
+from gadgets.connection.resident import resident_server
+
+if TYPE_CHECKING:
+    import socket
+
+    from gadgets.connection.session import Session, SessionOptions
 
 logger = logging.getLogger("cinestream")
 #: Folders where a Gadgetron's pipelines may name files for CT, separated as in PATH.
@@ -48,25 +50,54 @@ def reconstruct(connection: Any) -> None:  # noqa: ANN401 - gadgetron.external.C
     SystemExit
         With status 1 if anything went wrong; the Gadgetron has the error message by then.
     """
-    begun = ConfigText(_text(connection.raw_bytes.config)), Header(_text(connection.raw_bytes.header))
+    configuration, header = _text(connection.raw_bytes.config), _text(connection.raw_bytes.header)
     gadgetron = connection.socket.socket
     connection.socket = _Closed()
-    try:
-        allow_methods(allowed_by_operator())
-    except SettingsError as error:  # the scan may ask for another method
-        logger.error("%s", error)
     with gadgetron:
         server = resident_server()
-        good = (
-            Session(gadgetron, SharedEngine(), _options(), begun=begun).run()
+        scan = (
+            _session(gadgetron, configuration, header)
             if server is None
-            else relay(gadgetron, server, begun)
+            else Relay(gadgetron, server, configuration, header)
         )
+        _stop_on_signals(scan)
+        good = scan.run()
     if not good:
         sys.exit(1)
 
 
+def _session(gadgetron: socket.socket, configuration: str, header: str) -> Session:
+    """The scan reconstructed in this process."""
+    from gadgets.connection.server import SharedEngine
+    from gadgets.connection.session import Session
+    from gadgets.wire.messages import ConfigText, Header
+    from recon_core.errors import SettingsError
+    from recon_core.own_methods import allow_methods, allowed_by_operator
+
+    try:
+        allow_methods(allowed_by_operator())
+    except SettingsError as error:  # the scan may ask for another method
+        logger.error("%s", error)
+    return Session(gadgetron, SharedEngine(), _options(), begun=(ConfigText(configuration), Header(header)))
+
+
+def _stop_on_signals(scan: Session | Relay) -> None:
+    """Tell the Gadgetron of a signal that ends this process; without, it reads that an illegal message came."""
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+        why = f"the cinestream process of this scan was ended by {signal.Signals(number).name}; images are missing"
+        # not here: what the signal interrupts may hold a lock
+        threading.Thread(target=scan.stop, args=(why,), name="cinestream-stop", daemon=True).start()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
 def _options() -> SessionOptions:
+    from gadgets.connection.session import SessionOptions
+    from gadgets.preparation.noise_store import NoiseStore
+
     folders = tuple(Path(folder) for folder in os.environ.get(CT_VARIABLE, "").split(os.pathsep) if folder)
     noise = os.environ.get(NOISE_VARIABLE, "")
     return SessionOptions(ct_folders=folders, noise_store=NoiseStore(Path(noise)) if noise else None)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gadgets.commands.arguments import add_pipeline_folders, port, settings_help
 from gadgets.commands.console import say
-from gadgets.connection.server import DEFAULT_HOST, DEFAULT_PORT
+from gadgets.connection.resident import DEFAULT_HOST, DEFAULT_PORT
 from gadgets.settings.installing import install_pipelines
 from gadgets.settings.pipelines import PREFIX, list_pipelines
 from recon_core.errors import SettingsError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gadgets.commands.arguments import add_raw_and_images, port
 from gadgets.commands.console import read_text, say
-from gadgets.connection.server import DEFAULT_HOST, DEFAULT_PORT
+from gadgets.connection.resident import DEFAULT_HOST, DEFAULT_PORT
 
 if TYPE_CHECKING:
     import argparse

@@ -22,7 +22,8 @@ from gadgets.commands.arguments import (
     within,
 )
 from gadgets.commands.console import say
-from gadgets.connection.server import CONNECTIONS, DEFAULT_HOST, DEFAULT_PORT, Server
+from gadgets.connection.resident import DEFAULT_HOST, DEFAULT_PORT
+from gadgets.connection.server import CONNECTIONS, Server
 from gadgets.connection.session import SessionOptions
 from gadgets.settings.pipelines import find_pipeline
 from gadgets.settings.settings import Settings, apply, parse_assignments

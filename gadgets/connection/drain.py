@@ -10,17 +10,13 @@ import contextlib
 import logging
 import socket
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
-from gadgets.wire.messages import Close
-from gadgets.wire.reader import Reader
-from gadgets.wire.source import EndOfStreamError
+from gadgets.wire.framing import EndOfStreamError
 from recon_core.errors import ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from gadgets.wire.messages import Message
 
 logger = logging.getLogger("cinestream")
 
@@ -28,21 +24,41 @@ _SILENCE_SECONDS = 10.0  # after our CLOSE: a peer that sends nothing for so lon
 _SCRATCH_BYTES = 1 << 20
 
 
-class Drain:
+class _Closing(Protocol):
+    """A message; `closes` tells whether it is the last."""
+
+    @property
+    def closes(self) -> bool: ...
+
+
+Item = TypeVar("Item", bound=_Closing)
+Item_co = TypeVar("Item_co", bound=_Closing, covariant=True)
+
+
+class _Reading(Protocol[Item_co]):
+    """What `gadgets.wire.reader.Reader` and `gadgets.wire.framing.Frames` have in common."""
+
+    bytes_read: int
+
+    def read(self) -> Item_co:
+        """Read one message."""
+
+
+class Drain(Generic[Item]):
     """Reads messages from a socket up to CLOSE.
 
     Parameters
     ----------
     connection
         The connected socket.
+    reading
+        Makes what reads messages of a function that fills a buffer.
     deliver
         Takes every message and its bytes; also the error that ends the stream, if one does.
     tee
         Takes every block of bytes as it came, before its messages.
     ended
         Called once nothing more will be read.
-    grows
-        As for `gadgets.wire.source.Source`.
     is_busy
         Says, once the peer has been silent for as long as the time limit of the socket, whether it is to be waited for;
         without, silence ends the stream.
@@ -60,15 +76,15 @@ class Drain:
     def __init__(
         self,
         connection: socket.socket,
-        deliver: Callable[[Message | ProtocolError, int], None],
+        reading: Callable[[Callable[[memoryview], int]], _Reading[Item]],
+        deliver: Callable[[Item | ProtocolError, int], None],
         tee: Callable[[memoryview], None] | None = None,
         ended: Callable[[], None] | None = None,
-        grows: Callable[[int], None] | None = None,
         is_busy: Callable[[], bool] | None = None,
     ) -> None:
         self.received = 0
         self.closed = self.lost = False
-        self._grows = grows
+        self._reading = reading
         self._is_busy = is_busy
         self._connection = connection
         self._deliver = deliver
@@ -99,13 +115,13 @@ class Drain:
             self._ended()
 
     def _read_messages(self) -> None:
-        reader, before = Reader(self._receive, grows=self._grows), 0
+        reader, before = self._reading(self._receive), 0
         try:
             while True:
                 message = reader.read()
                 self._deliver(message, reader.bytes_read - before)
                 before = reader.bytes_read
-                if isinstance(message, Close):
+                if message.closes:
                     self.closed = True
                     return
         except EndOfStreamError as error:

@@ -6,14 +6,12 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from gadgets import __version__
+from gadgets.connection.resident import OWN_VERSION, UNKNOWN_QUERY
 from gadgets.settings.pipelines import list_pipelines
 from gadgets.wire.messages import Query, Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-OWN_VERSION = "cinestream::version"
-UNKNOWN = "Unknown query"  # as a Gadgetron says it
 
 _ANSWERS: dict[str, Callable[[], str]] = {
     OWN_VERSION: lambda: __version__,
@@ -25,4 +23,4 @@ _ANSWERS: dict[str, Callable[[], str]] = {
 
 def answer(query: Query) -> Response:
     """Answer a question."""
-    return Response(query.correlation, _ANSWERS.get(query.text, lambda: UNKNOWN)())
+    return Response(query.correlation, _ANSWERS.get(query.text, lambda: UNKNOWN_QUERY)())

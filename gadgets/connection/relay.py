@@ -1,115 +1,98 @@
-"""Passing a scan on to the resident server, which has a warm engine."""
+"""Passing a scan on to the resident server, which has a warm engine; light to import, as it is for every scan."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 from typing import TYPE_CHECKING
 
 from gadgets.connection.drain import Drain
-from gadgets.connection.handshake import Dialect
-from gadgets.connection.questions import OWN_VERSION, UNKNOWN
-from gadgets.connection.server import DEFAULT_HOST, DEFAULT_PORT
-from gadgets.wire.messages import Close, Error, Query, Response
-from gadgets.wire.reader import Reader
-from gadgets.wire.writer import Writer
+from gadgets.wire.framing import U2, Frame, Frames, MessageId, error_message, text_message
 from recon_core.errors import ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from gadgets.wire.messages import ConfigText, Header, Message
-
+    from collections.abc import Iterator
 
 logger = logging.getLogger("cinestream")
 
-SERVER_VARIABLE = "CINESTREAM_SERVER"
-_PROBE_SECONDS = 1.0
+_ENDED = "the resident cinestream server ended within the scan; see its log, and replay the raw data"
 
 
-def resident_server() -> socket.socket | None:
-    """Connect to the resident server, if one answers.
-
-    ``CINESTREAM_SERVER`` may hold ``host:port``, or ``off``.
-    """
-    where = os.environ.get(SERVER_VARIABLE, f"{DEFAULT_HOST}:{DEFAULT_PORT}")
-    host, _, port = where.rpartition(":")
-    if where == "off" or not port.isdigit():
-        return None
-    server = None
-    try:
-        server = socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS)
-        Writer.of_socket(server).send(Query(1, OWN_VERSION))
-        answer = Reader(server.recv_into, chunk_bytes=4096).read()
-        if isinstance(answer, Response) and answer.text != UNKNOWN:
-            server.settimeout(None)
-            logger.info("passing the scan on to the resident server %s", where)
-            return server
-    except (OSError, ValueError, ProtocolError):  # ValueError: a host or port that cannot be one
-        pass
-    if server is not None:
-        server.close()
-    return None
-
-
-def relay(gadgetron: socket.socket, server: socket.socket, begun: Sequence[ConfigText | Header]) -> bool:
-    """Pass a scan on to the resident server, and its images back.
+class Relay:
+    """A scan on its way to the resident server, and its images on the way back, unread.
 
     Parameters
     ----------
     gadgetron
         Connection of the external node; its bytes are passed on as they come.
     server
-        From `resident_server`; it is closed at the end.
-    begun
-        Configuration and header, which were read from the Gadgetron already.
-
-    Returns
-    -------
-    bool
-        True if the server sent no error and the Gadgetron took everything.
+        From `gadgets.connection.resident.resident_server`; it is closed at the end.
+    configuration, header
+        Texts that were read from the Gadgetron already.
     """
 
-    def pass_on(block: memoryview) -> None:
+    def __init__(self, gadgetron: socket.socket, server: socket.socket, configuration: str, header: str) -> None:
+        self._gadgetron = gadgetron
+        self._server = server
+        self._begun = ((MessageId.CONFIG_TEXT, configuration), (MessageId.HEADER, header))
+        self._ended = _ENDED
+
+    def run(self) -> bool:
+        """Pass everything on.
+
+        Returns
+        -------
+        bool
+            True if the server sent no error and the Gadgetron took everything.
+        """
+        drain = Drain(self._gadgetron, Frames, deliver=lambda *_: None, tee=self._pass_on, ended=self._end_scan)
+        with self._server:
+            with contextlib.suppress(OSError):
+                for number, text in self._begun:
+                    self._server.sendall(text_message(number, text))
+            drain.start()
+            try:
+                return self._pass_back()
+            except OSError as error:
+                logger.warning("the Gadgetron is gone (%s); nothing more can be sent to it", error)
+                return False
+            finally:
+                drain.finish()
+
+    def stop(self, why: str) -> None:
+        """End the scan and tell the Gadgetron why; from any thread."""
+        self._ended = why
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+
+    def _pass_on(self, block: memoryview) -> None:
         with contextlib.suppress(OSError):  # the answers show that the server is gone
-            server.sendall(block)
+            self._server.sendall(block)
 
-    def end_scan() -> None:
+    def _end_scan(self) -> None:
         with contextlib.suppress(OSError):
-            server.shutdown(socket.SHUT_WR)  # a Gadgetron that is gone must not leave the server waiting
+            self._server.shutdown(socket.SHUT_WR)  # a Gadgetron that is gone must not leave the server waiting
 
-    drain = Drain(gadgetron, deliver=lambda *_: None, tee=pass_on, ended=end_scan)
-    with server:
-        with contextlib.suppress(OSError):
-            for message in begun:
-                Writer.of_socket(server).send(message)
-        drain.start()
+    def _pass_back(self) -> bool:
+        """Send the server's messages to the Gadgetron, whole, and CLOSE; gives whether all was well."""
+        good = True
+        for answer in self._answers():
+            self._gadgetron.sendall(answer.data)
+            good = good and answer.number != MessageId.ERROR
+        self._gadgetron.sendall(U2.pack(MessageId.CLOSE))
+        return good
+
+    def _answers(self) -> Iterator[Frame]:
+        """Messages of the server up to its CLOSE; an error, if its stream ends before."""
+        frames = Frames(self._server.recv_into, keep=True)
         try:
-            return _pass_back(server, gadgetron)
-        except OSError as error:
-            logger.warning("the Gadgetron is gone (%s); nothing more can be sent to it", error)
-            return False
-        finally:
-            drain.finish()
+            while not (frame := frames.read()).closes:
+                # a text would end the stream of a Gadgetron
+                yield _error(frame.text) if frame.number == MessageId.TEXT else frame
+        except (OSError, ProtocolError):
+            yield _error(self._ended)
 
 
-def _pass_back(server: socket.socket, gadgetron: socket.socket) -> bool:
-    """Send the server's messages to the Gadgetron, in the form that it takes, and CLOSE; gives whether all was well."""
-    writer, good = Writer.of_socket(gadgetron), True
-    for message in _answers(server):
-        form = Dialect.GADGETRON.translate(message)
-        if form is not None:
-            writer.send(form)
-        good = good and not isinstance(form, Error)
-    writer.send(Close())
-    return good
-
-
-def _answers(server: socket.socket) -> Iterator[Message]:
-    """Messages of the server up to its CLOSE; an error, if its stream ends before."""
-    try:
-        yield from Reader.of_socket(server)
-    except (OSError, ProtocolError):
-        yield Error("the resident cinestream server ended within the scan; see its log, and replay the raw data")
+def _error(text: str) -> Frame:
+    return Frame(MessageId.ERROR, error_message(text))

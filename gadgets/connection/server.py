@@ -12,6 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from gadgets.connection.resident import DEFAULT_HOST, DEFAULT_PORT
 from gadgets.connection.session import Resources, Session, SessionOptions
 from gadgets.wire.messages import Close, Text
 from gadgets.wire.writer import Writer
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cinestream")
 
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 9012  # a Gadgetron on the same machine has 9002
 
 _RETRY_SECONDS = 0.1  # until accepting is tried again
 _STOP_SECONDS = 1.5  # a session that is told to stop does so between two steps, and tells its peer

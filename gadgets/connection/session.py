@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gadgets.chain import Chain
@@ -39,9 +40,10 @@ from gadgets.problems import Kind, Problems
 from gadgets.settings.checks import check_weights
 from gadgets.settings.pipelines import find_pipeline, parse_configuration
 from gadgets.settings.settings import Settings, apply, refuse_costly
+from gadgets.wire.framing import EndOfStreamError
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import Text
-from gadgets.wire.source import EndOfStreamError
+from gadgets.wire.reader import Reader
 from gadgets.wire.writer import Writer
 from recon_core.budget import Budget, free_bytes
 from recon_core.errors import CinestreamError, ProtocolError, ResourceError, ScanStoppedError, SettingsError
@@ -219,9 +221,9 @@ class Session:
         with Spool.into(self._options.save_raw) as spool:
             drain = Drain(
                 self._connection,
+                partial(Reader, grows=self._receive_more),
                 self._queue.put,
                 tee=self._tee(spool),
-                grows=self._receive_more,
                 is_busy=lambda: not self._queue.awaited,
             )
             if spool is not None:
@@ -243,7 +245,7 @@ class Session:
         self._stopped = why
         self._queue.interrupt(ScanStoppedError(why))
 
-    def _serve(self, drain: Drain, spool: Spool | None) -> bool:
+    def _serve(self, drain: Drain[Message], spool: Spool | None) -> bool:
         problems = Problems(listener=self._report)
         try:
             with stoppable(lambda: self._why_stop(drain)):
@@ -320,7 +322,7 @@ class Session:
             if form is not None:
                 self._send(form)
 
-    def _why_stop(self, drain: Drain) -> str:
+    def _why_stop(self, drain: Drain[Message]) -> str:
         """Why the reconstruction is to be stopped; empty while it is not.
 
         A peer that has closed one direction may still want its images. That it has closed both shows only when

@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from gadgets import __version__
-from gadgets.connection.server import DEFAULT_HOST, DEFAULT_PORT
+from gadgets.connection.resident import DEFAULT_HOST, DEFAULT_PORT
 from gadgets.settings.pipelines import list_pipelines
 from gadgets.wire.messages import Close, Query, Response
 from gadgets.wire.reader import Reader

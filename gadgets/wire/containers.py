@@ -5,24 +5,22 @@ A waveform is a message of its own and also an item of image arrays and buckets.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gadgets.wire.framing import BUCKET_SIZES, STATS_SETS, U2, U8, MessageId
 from gadgets.wire.messages import (
     ACQUISITION_HEADER,
     IMAGE_HEADER,
     SAMPLING_DESCRIPTION,
     WAVEFORM_HEADER,
     Message,
-    MessageId,
     Readouts,
     Waveform,
 )
 from gadgets.wire.parts import array_parts, bytes_of, optional_array_parts, text_parts, zero_padded
-from gadgets.wire.source import U2, U8
 from recon_core.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -33,9 +31,7 @@ if TYPE_CHECKING:
 
 _COMPLEX64 = np.dtype("<c8")
 _FLOAT32 = np.dtype("<f4")
-_STATS_SETS = 9
 _MOST_SPACES, _MOST_VALUES = 1 << 10, 1 << 16  # encodings, and values of a counter of 16 bits
-_BUCKET_SIZES = struct.Struct("<13Q")
 
 # --- waveform (1026) --------------------------------------------------------------------------------------------------
 
@@ -187,7 +183,7 @@ class Bucket(Message):
 
 def read_bucket(source: Source) -> Bucket:
     """Read the body of a `Bucket`."""
-    sizes = _BUCKET_SIZES.unpack(source.take(_BUCKET_SIZES.size).data)
+    sizes = BUCKET_SIZES.unpack(source.take(BUCKET_SIZES.size).data)
     for claimed in sizes:
         source.check(claimed, source.limits.container_bytes, "bytes in a bucket")
     data = _read_bucket_readouts(source, *sizes[0:4])
@@ -216,7 +212,7 @@ def bucket_parts(bucket: Bucket) -> list[Buffer]:
     waveform_headers = b"".join(bytes_of(head) for head, _ in waveforms)
     waveform_data = b"".join(bytes_of(data) for _, data in waveforms)
     sizes += [*stats_sizes, len(waveforms), len(waveform_headers), len(waveform_data)]
-    return [U2.pack(MessageId.BUCKET) + _BUCKET_SIZES.pack(*sizes), *parts, waveform_headers, waveform_data]
+    return [U2.pack(MessageId.BUCKET) + BUCKET_SIZES.pack(*sizes), *parts, waveform_headers, waveform_data]
 
 
 def _read_bucket_readouts(
@@ -254,7 +250,7 @@ def _read_bucket_stats(source: Source) -> tuple[tuple[tuple[int, ...], ...], ...
     return tuple(
         tuple(
             tuple(int(n) for n in source.take(2 * source.count("counter values", _MOST_VALUES)).copy().view("<u2"))
-            for _ in range(_STATS_SETS)
+            for _ in range(STATS_SETS)
         )
         for _ in range(source.count("encoding spaces", _MOST_SPACES))
     )

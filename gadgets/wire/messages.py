@@ -1,4 +1,4 @@
-"""What stands on the wire: message ids, header records byte for byte, and the messages themselves.
+"""What stands on the wire: header records byte for byte, and the messages themselves.
 
 Buffers, image arrays and buckets, which hold many things at once, are in `gadgets.wire.containers`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -15,25 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import NDArray
-
-
-class MessageId(IntEnum):
-    """Ids of the messages that are spoken here."""
-
-    CONFIG_FILE = 1
-    CONFIG_TEXT = 2
-    HEADER = 3
-    CLOSE = 4
-    TEXT = 5
-    QUERY = 6
-    RESPONSE = 7
-    ERROR = 8
-    ACQUISITION = 1008
-    IMAGE = 1022
-    RECON_DATA = 1023
-    IMAGE_ARRAY = 1024
-    WAVEFORM = 1026
-    BUCKET = 1050
 
 
 class AcquisitionFlag(IntEnum):
@@ -188,11 +169,13 @@ IMAGE_DTYPES: dict[int, np.dtype[Any]] = {
 }
 IMAGE_TYPE_MAGNITUDE = 1
 IMAGE_TYPE_COMPLEX = 5
-CONFIG_FILE_BYTES = 1024
 
 
 class Message:
     """Whatever has an id of its own on the wire."""
+
+    closes: ClassVar[bool] = False
+    """Whether it is the sender's last."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +202,8 @@ class Header(Message):
 @dataclass(frozen=True)
 class Close(Message):
     """The sender's last message (id 4)."""
+
+    closes: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gadgets.wire.source import U8
+from gadgets.wire.framing import U8
 from recon_core.errors import ProtocolError
 
 if TYPE_CHECKING:

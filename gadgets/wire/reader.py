@@ -1,7 +1,7 @@
 """Messages from bytes: what follows an id, and runs of readouts as one block.
 
 A message is a little-endian uint16 id and a body that contains its own length, so an unknown id makes the
-rest of a stream unreadable. Ids that are known but not used are passed over (`gadgets.wire.unused`).
+rest of a stream unreadable. Ids that are known but not used are passed over (`gadgets.wire.framing.UNUSED`).
 
 Readouts arrive by the thousand and all alike. `Reader` hands out runs of equally shaped readouts as one `Readouts`
 block of views into its receive buffer: no copy and a handful of NumPy calls per run, whatever its length.
@@ -9,6 +9,7 @@ block of views into its receive buffer: no copy and a handful of NumPy calls per
 
 from __future__ import annotations
 
+import logging
 import math
 import struct
 from typing import TYPE_CHECKING
@@ -16,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gadgets.wire.containers import read_bucket, read_image_array, read_recon_data, read_waveform
+from gadgets.wire.framing import CONFIG_FILE_BYTES, U2, U4, U8, UNUSED, MessageId
 from gadgets.wire.messages import (
     ACQUISITION_HEADER,
-    CONFIG_FILE_BYTES,
     IMAGE_DTYPES,
     IMAGE_HEADER,
     AcquisitionFlag,
@@ -29,15 +30,13 @@ from gadgets.wire.messages import (
     Header,
     Image,
     Message,
-    MessageId,
     Query,
     Readouts,
     Response,
     Text,
     flag_mask,
 )
-from gadgets.wire.source import U2, U4, U8, Limits, Source
-from gadgets.wire.unused import UNUSED_IDS, pass_over
+from gadgets.wire.source import Limits, Source
 from recon_core.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -45,6 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
+
+logger = logging.getLogger("cinestream")
 
 _READOUT_SHAPE = struct.Struct("<H2xH")  # number_of_samples, active_channels
 _ID_BYTES = 2
@@ -108,9 +109,10 @@ class Reader(Source):
         if read_body is None:
             position = self.bytes_read - (self._end - self._start)
             self._start += _ID_BYTES
-            if pass_over(self, number):
+            if number in UNUSED:
+                self._pass_over(number)
                 return None
-            known = ", ".join(map(str, sorted((*map(int, MessageId), *UNUSED_IDS))))
+            known = ", ".join(map(str, sorted((*map(int, MessageId), *UNUSED))))
             raise ProtocolError(
                 f"unknown message id {number} after {position} bytes; expected one of {known}. The rest of the stream "
                 "cannot be read"
@@ -118,6 +120,15 @@ class Reader(Source):
         self.within = f"within a message of id {number} ({MessageId(number).name})"
         self._start += _ID_BYTES
         return read_body(self)
+
+    def _pass_over(self, number: int) -> None:
+        """Take the body of a message that is not used from the stream, without keeping it."""
+        what, body = UNUSED[number]
+        self.within = f"within a message of id {number} ({what})"
+        count = body(self)
+        self.check(count, self.limits.message_bytes, "bytes")
+        self.skip(count)
+        logger.info("a message of id %d (%s, %d bytes) is not used here and was passed over", number, what, count)
 
     def _readouts(self) -> Readouts:
         self.within = "within a readout"

@@ -7,28 +7,19 @@ end of the stream is recognised wherever it comes.
 from __future__ import annotations
 
 import math
-import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gadgets.wire.framing import MOST_DIMENSIONS, U8, EndOfStreamError
 from recon_core.errors import ProtocolError
 
 if TYPE_CHECKING:
+    import struct
     from collections.abc import Callable
 
     from numpy.typing import NDArray
-
-U2 = struct.Struct("<H")
-U4 = struct.Struct("<I")
-U8 = struct.Struct("<Q")
-
-_MOST_DIMENSIONS = 16
-
-
-class EndOfStreamError(ProtocolError):
-    """The peer is gone: its stream ended without a CLOSE message, or inside a message."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +148,7 @@ class Source:
     def array(self, dtype: np.dtype[Any]) -> NDArray[Any]:
         """Take an array: uint64 axes and extents, then the values in Fortran order, which are copied."""
         dimensions = self.u8()
-        self.check(dimensions, _MOST_DIMENSIONS, "array dimensions")
+        self.check(dimensions, MOST_DIMENSIONS, "array dimensions")
         shape = tuple(self.u8() for _ in range(dimensions))
         # A zero next to a huge extent makes an empty array that NumPy cannot hold either.
         self.check(

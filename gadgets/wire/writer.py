@@ -16,9 +16,17 @@ from gadgets.wire.containers import (
     recon_data_parts,
     waveform_parts,
 )
+from gadgets.wire.framing import (
+    CONFIG_FILE_BYTES,
+    U2,
+    U8,
+    MessageId,
+    error_message,
+    query_message,
+    text_message,
+)
 from gadgets.wire.messages import (
     ACQUISITION_HEADER,
-    CONFIG_FILE_BYTES,
     IMAGE_DTYPES,
     IMAGE_HEADER,
     Close,
@@ -28,7 +36,6 @@ from gadgets.wire.messages import (
     Header,
     Image,
     Message,
-    MessageId,
     Query,
     Readouts,
     Response,
@@ -36,7 +43,6 @@ from gadgets.wire.messages import (
     Waveform,
 )
 from gadgets.wire.parts import bytes_of, text_parts
-from gadgets.wire.source import U2, U4, U8
 from recon_core.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -136,23 +142,15 @@ def _config_file_parts(message: ConfigFile) -> list[Buffer]:
     return [U2.pack(MessageId.CONFIG_FILE) + name.ljust(CONFIG_FILE_BYTES, b"\0")]
 
 
-def _short_text_parts(number: MessageId, text: str) -> list[Buffer]:
-    data = text.encode()
-    return [U2.pack(number) + U4.pack(len(data)) + data]
-
-
 _ENCODERS: dict[type[Message], Callable[[Any], list[Buffer]]] = {
     ConfigFile: _config_file_parts,
-    ConfigText: lambda message: _short_text_parts(MessageId.CONFIG_TEXT, message.text),
-    Header: lambda message: _short_text_parts(MessageId.HEADER, message.text),
+    ConfigText: lambda message: [text_message(MessageId.CONFIG_TEXT, message.text)],
+    Header: lambda message: [text_message(MessageId.HEADER, message.text)],
     Close: lambda _: [U2.pack(MessageId.CLOSE)],
-    Text: lambda message: _short_text_parts(MessageId.TEXT, message.text),
-    Query: lambda query: [
-        U2.pack(MessageId.QUERY) + U8.pack(0) + U8.pack(query.correlation),
-        *text_parts(query.text),
-    ],
+    Text: lambda message: [text_message(MessageId.TEXT, message.text)],
+    Query: lambda query: [query_message(query.correlation, query.text)],
     Response: lambda answer: [U2.pack(MessageId.RESPONSE) + U8.pack(answer.correlation), *text_parts(answer.text)],
-    Error: lambda error: [U2.pack(MessageId.ERROR), *text_parts(error.text)],
+    Error: lambda error: [error_message(error.text)],
     Readouts: _readout_parts,
     Image: _image_parts,
     Waveform: lambda waveform: [U2.pack(MessageId.WAVEFORM), *waveform_parts(waveform)],

@@ -14,9 +14,9 @@ from gadgets.images.maker import SECOND_SERIES
 from gadgets.problems import Problems
 from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
+from gadgets.wire.framing import EndOfStreamError
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import AcquisitionFlag, Image, Text, Waveform
-from gadgets.wire.source import EndOfStreamError
 from recon_core.ct.placement import PlacedCt
 from recon_core.data import Reconstruction
 from recon_core.engine import Engine, create_method

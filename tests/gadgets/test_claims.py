@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gadgets.connection.session import SessionOptions
-from gadgets.wire.messages import AcquisitionFlag, Close, ConfigFile, Header, MessageId, Text
+from gadgets.wire.framing import MessageId
+from gadgets.wire.messages import AcquisitionFlag, Close, ConfigFile, Header, Text
 from tests.helpers.builders import header_xml, readouts
 from tests.helpers.peers import StubEngine, assert_whole_scan, nothing_left, serving, talk
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -14,8 +15,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from gadgets.connection.relay import SERVER_VARIABLE
-from gadgets.connection.relay import resident_server as _resident_server
+from gadgets.connection.resident import SERVER_VARIABLE
+from gadgets.connection.resident import resident_server as _resident_server
 from gadgets.connection.server import Server, SharedEngine
 from gadgets.external import CT_VARIABLE, _options
 from gadgets.files.images import read_images
@@ -575,6 +576,25 @@ def test_the_relay_hands_on_images_while_the_scan_goes_on(server):
     assert len(outcome.images) == 4
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("resident", [False, True])
+def test_a_signal_that_ends_the_process_is_reported(resident, number, scan, server):
+    """An own process would die, and the Gadgetron read an illegal message."""
+    header, items = scan
+    gadgetron = Gadgetron(FAST, environment=variable(server.address) if resident else {})
+
+    def stopping():
+        yield from items[:-1]
+        yield items[-1][:5]
+        assert gadgetron.wait_for("waveforms", 1)  # the scan has begun
+        gadgetron.process.send_signal(number)
+        assert gadgetron.wait_for("errors", 1)
+
+    outcome = gadgetron.run(header, stopping())
+    assert outcome.images == []
+    assert_reported(outcome, f"ended by {number.name}")
+
+
 # --- the parent itself ------------------------------------------------------------------------------------------------
 
 
@@ -629,5 +649,5 @@ def test_the_import_is_light(before):
         f"import sys\n{before}\nheld = set(sys.modules)\nimport gadgets.external\nprint(*(set(sys.modules) - held))"
     )
     outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
-    heavy = {"torch", "h5py", "PIL", "ismrmrd", "scipy", "matplotlib"}
+    heavy = {"torch", "numpy", "h5py", "defusedxml", "yaml", "PIL", "ismrmrd", "scipy", "matplotlib"}
     assert not heavy & {name.partition(".")[0] for name in outcome.stdout.split()}

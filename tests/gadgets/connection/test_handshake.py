@@ -18,7 +18,8 @@ from gadgets.connection.handshake import (
     Scan,
     State,
 )
-from gadgets.connection.questions import UNKNOWN, answer
+from gadgets.connection.questions import answer
+from gadgets.connection.resident import UNKNOWN_QUERY
 from gadgets.connection.session import SessionOptions
 from gadgets.problems import Kind, Problems
 from gadgets.settings.pipelines import list_pipelines
@@ -257,7 +258,7 @@ def test_questions_with_an_answer(name):
 
 
 def test_questions_without_one():
-    assert answer(Query(6, "no::such")) == Response(6, UNKNOWN)
+    assert answer(Query(6, "no::such")) == Response(6, UNKNOWN_QUERY)
 
 
 # --- dialects ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from gadgets.connection.server import DEFAULT_HOST, Server, SharedEngine
+from gadgets.connection.resident import DEFAULT_HOST
+from gadgets.connection.server import Server, SharedEngine
 from gadgets.connection.session import SessionOptions
 from gadgets.files.images import read_images
 from gadgets.replay import replay

@@ -13,8 +13,8 @@ import pytest
 import gadgets.connection.spool
 from gadgets.connection.spool import Spool
 from gadgets.files.raw import open_scan
+from gadgets.wire.framing import EndOfStreamError
 from gadgets.wire.messages import Close, ConfigText, Header
-from gadgets.wire.source import EndOfStreamError
 from gadgets.wire.writer import encode
 from tests.helpers.builders import header_xml, readouts, waveform
 from tests.helpers.paths import REPOSITORY

@@ -14,6 +14,7 @@ import pytest
 
 from gadgets.files.images import ImageFile, read_header, read_images, read_incomplete
 from gadgets.files.raw import open_scan, write_scan
+from gadgets.wire.framing import EndOfStreamError
 from gadgets.wire.messages import (
     ACQUISITION_HEADER,
     IMAGE_DTYPES,
@@ -30,7 +31,6 @@ from gadgets.wire.messages import (
     Text,
     Waveform,
 )
-from gadgets.wire.source import EndOfStreamError
 from gadgets.wire.writer import encode
 from recon_core.errors import CinestreamError, DataError, HeaderError, ResourceError, SettingsError
 from tests.helpers.builders import header_xml, readouts, waveform

@@ -14,9 +14,9 @@ from gadgets.problems import Problems
 from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
 from gadgets.slices.buffers import SliceBuffers
+from gadgets.wire.framing import EndOfStreamError
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import AcquisitionFlag, Image, Readouts
-from gadgets.wire.source import EndOfStreamError
 from recon_core.data import CineSlice
 from recon_core.engine import Engine
 from recon_core.errors import SettingsError

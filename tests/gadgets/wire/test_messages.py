@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gadgets.wire.containers import Bucket, BufferedData, ImageArray, ReconData
+from gadgets.wire.framing import EndOfStreamError, MessageId
 from gadgets.wire.messages import (
     ACQUISITION_HEADER,
     IMAGE_DTYPES,
@@ -30,7 +31,6 @@ from gadgets.wire.messages import (
     Error,
     Header,
     Image,
-    MessageId,
     Query,
     Readouts,
     Response,
@@ -40,7 +40,7 @@ from gadgets.wire.messages import (
     join_headers,
 )
 from gadgets.wire.reader import Reader
-from gadgets.wire.source import EndOfStreamError, Limits
+from gadgets.wire.source import Limits
 from gadgets.wire.writer import Writer, encode
 from recon_core.errors import ProtocolError
 from tests.helpers.builders import header_xml, readouts, waveform
