@@ -52,9 +52,12 @@ def readouts_of_buffers(data: ReconData, header: ScanHeader, problems: Problems)
         lines too, which the data buffer holds as well.
     """
     for buffered, reference in data.bits:
-        parts = []
+        parts: list[Readouts | None] = []
         if buffered.data.size:
-            parts.append(_image_lines(buffered, header, problems))
+            lines = _image_lines(buffered, header, problems)
+            if lines is None:  # its reference lines would make images by themselves
+                continue
+            parts.append(lines)
         if reference is not None and reference.data.size:
             parts.append(_reference_lines(reference, problems))
         if not parts:
@@ -89,15 +92,17 @@ def _in_order(parts: list[Readouts]) -> Iterator[Readouts]:
 
 
 def _image_lines(buffered: BufferedData, header: ScanHeader, problems: Problems) -> Readouts | None:
+    """The lines of a buffer; none of one that is empty, None of one that cannot be used."""
     data, headers = _with_axes(buffered.data, 7), _with_axes(buffered.headers, 5)
     why = _why_not(data, headers)
     if why:
         problems.add(Kind.BUFFER, f"{why}; its data are left out", damage=True)
         return None
-    lines = _lines(data, headers)
+    lines = _lines(data, headers, problems)
     if not len(lines):
-        problems.add(Kind.EMPTY_BUFFER, "a buffer without a measured line came; it is passed over", damage=False)
-        return None
+        if not _measured(headers).any():
+            problems.add(Kind.EMPTY_BUFFER, "a buffer without a measured line came; it is passed over", damage=False)
+        return lines
     without_header = data[data.shape[0] // 2].any(axis=2) & ~_measured(headers)
     if without_header.any():
         text = f"{np.count_nonzero(without_header)} lines of a buffer hold data but no header; they are not used, "
@@ -137,7 +142,7 @@ def _reference_lines(buffered: BufferedData, problems: Problems) -> Readouts | N
         text = f"the reference buffer is not used, because {why}; a gadget in front may have averaged or cut it "
         problems.add(Kind.REFERENCE_BUFFER, f"{text}(GenericReconCartesianReferencePrep is not needed)", damage=False)
         return None
-    lines = _lines(data, headers)
+    lines = _lines(data, headers, problems)
     return lines[lines.flagged(AcquisitionFlag.PARALLEL_CALIBRATION)]
 
 
@@ -163,9 +168,36 @@ def _measured(headers: NDArray[np.void]) -> NDArray[np.bool_]:
     return np.asarray((headers["number_of_samples"] != 0) | (headers["scan_counter"] != 0))
 
 
-def _lines(data: NDArray[np.complex64], headers: NDArray[np.void]) -> Readouts:
+def _fit(headers: NDArray[np.void], coils: int, problems: Problems) -> NDArray[np.bool_]:
+    """Which lines ``(line,)`` are like most of their buffer.
+
+    Of a readout with fewer coils or samples BucketToBuffer fills a part only, and leaves in the rest what was in the
+    memory before. A gadget in front that compresses coils leaves all headers with more of them.
+    """
+    fits = np.ones(len(headers), np.bool_)
+    for kind, name, what in (
+        (Kind.COILS, "active_channels", "coils"),
+        (Kind.SAMPLES, "number_of_samples", "samples"),
+    ):
+        values, counts = np.unique(headers[name], return_counts=True)
+        usual = int(values[np.argmax(counts)]) if len(values) else 0
+        if kind is Kind.COILS:
+            usual = max(usual, coils)
+        other = headers[name] != usual
+        if other.any():
+            first = headers[np.argmax(other)]
+            text = f"readout {first['scan_counter']} has {first[name]} {what}, expected {usual} as most of its buffer; "
+            text += "the gadgets in front leave the rest of its line undefined, so that it is left out"
+            problems.add(kind, text, damage=True, count=int(np.count_nonzero(other)))
+        fits &= ~other
+    return fits
+
+
+def _lines(data: NDArray[np.complex64], headers: NDArray[np.void], problems: Problems) -> Readouts:
     """Take the measured lines out of ``[RO, E1, E2, CHA, N, S, LOC]``, their headers made to fit what they are now."""
-    e1, e2, n, s, loc = np.nonzero(_measured(headers))
+    places = np.argwhere(_measured(headers))
+    places = places[_fit(headers[tuple(places.T)], data.shape[3], problems)]
+    e1, e2, n, s, loc = places.T
     own = headers[e1, e2, n, s, loc]
     values = np.ascontiguousarray(data[:, e1, e2, :, n, s, loc].swapaxes(1, 2))  # (readout, coil, sample)
     columns = data.shape[0]

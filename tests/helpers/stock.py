@@ -82,7 +82,7 @@ class Stock:
             if isinstance(item, Line) and item.has(AcquisitionFlag.NOISE):
                 noise.append(item)
                 continue
-            if isinstance(item, Line) and noise:
+            if isinstance(item, Line) and noise and len(item.data) == len(noise[0].data):  # others pass as they are
                 if whitening is None:
                     whitening = self._whitening(noise, float(item.header["sample_time_us"]))
                 item = Line(item.header, (item.data.T.astype(complex) @ whitening).T.astype(np.complex64))
@@ -222,7 +222,8 @@ class Stock:
         n, s, loc = (line.counter(name) for name in (n, s, "" if split_slices else "slice"))
         place = tuple(min(value, size - 1) for value, size in zip((n, s, loc), buffer.data.shape[4:], strict=True))
         values = line.data[:, pre : samples - post].T
-        buffer.data[(slice(offset, offset + len(values)), e1, 0, slice(None), *place)] = values
+        buffer.data[(slice(None), e1, 0, slice(values.shape[1], None), *place)] = 1e9  # memory that is not set
+        buffer.data[(slice(offset, offset + len(values)), e1, 0, slice(values.shape[1]), *place)] = values
         buffer.headers[(e1, 0, *place)] = header
 
     # --- behind the reconstruction ------------------------------------------------------------------------------------

@@ -344,6 +344,74 @@ def test_a_buffer_that_cannot_be_used_costs_its_slice_only(change, message):
     assert any("slices between others never came (slice 1 first)" in text for text in texts)
 
 
+def with_line(items, change):
+    """The scan with one readout changed, of a frame in the middle."""
+    lines = list(lines_of(items))
+    image = [line for line in lines if line.counter("phase") == 2 and line.counter("kspace_encode_step_1") == 6]
+    (line,) = image
+    change(line)
+    line.header["active_channels"], line.header["number_of_samples"] = line.data.shape
+    return list(as_messages(lines))
+
+
+def of_two_coils(line):
+    line.data = line.data[:2]
+
+
+def of_fewer_samples(line):
+    line.data = line.data[:, 4:-4]
+    line.header["center_sample"] -= 4
+
+
+@pytest.mark.parametrize(("change", "found"), [(of_two_coils, "2 coils, expected 3"), (of_fewer_samples, "samples")])
+def test_a_readout_with_fewer_coils_or_samples_costs_itself_only(change, found):
+    """BucketToBuffer fills a part of its line, and leaves the rest undefined."""
+    header, items = scan("without noise")
+    odd = with_line(items, change)
+    slices, images, problems = through(header, buffers(header, odd))
+    expected, wanted, _ = through(header, odd)
+    ((kspace, mask),) = ((one.cine.kspace, one.cine.mask) for one in slices.values())
+    ((plain, missing),) = ((one.cine.kspace, one.cine.mask) for one in expected.values())
+    np.testing.assert_array_equal(mask, missing)
+    assert (
+        np.count_nonzero(~mask) == np.count_nonzero(~next(iter(of_readouts("without noise")[0].values())).cine.mask) + 1
+    )
+    assert np.abs(kspace - plain).max() < 1e-5 * np.abs(plain).max()
+    assert_same_images(images, wanted)
+    (problem,) = problems.damage
+    assert re.search(f"readout .* has .*{found}.*left out", problem.text)
+    assert problem.count == 1
+
+
+def test_oversampling_that_the_sender_had_removed_gives_no_images_but_an_error():
+    """RemoveROOversampling cuts half of the field of view away; the reference lines alone are no images either."""
+    header, items = scan("every 2nd line with embedded reference")
+    narrow = list(Stock(header).remove_oversampling(lines_of(items)))
+    for line in narrow:  # flag 21 in addition, as of lines of a frame
+        if line.has(AcquisitionFlag.PARALLEL_CALIBRATION):
+            line.header["flags"] |= AcquisitionFlag.CALIBRATION_AND_IMAGING.bit
+    problems = Problems()
+    chain = Chain(parse_header(header), Settings.of(method="zero_filled"), StubEngine, problems)
+    images = []
+    with pytest.raises(DataError, match="no image readouts"):
+        images.extend(chain(iter(buffers(header, list(as_messages(narrow))))))
+    assert images == []
+    (problem,) = problems.damage
+    assert "16 columns, expected 32 without readout oversampling" in problem.text
+
+
+def test_coils_that_a_gadget_in_front_compressed_are_no_damage():
+    header, items = scan("without noise")
+    made = buffers(header, items)
+    fewer = [
+        ReconData(tuple((changed(data, data=data.data[:, :, :, :2]), None) for data, _ in message.bits))
+        for message in made
+    ]
+    _, images, problems = through(header, fewer)
+    assert problems.damage == []
+    assert len(images) == 4
+
+
 def test_single_lines_with_values_that_are_not_finite_are_left_out():
     header, made = damaged("three slices", lambda data, reference: (data, reference))
     data = made[1].bits[0][0]
