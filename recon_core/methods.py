@@ -10,7 +10,7 @@ import importlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from recon_core.errors import ModelError
+from recon_core.errors import ModelError, choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -237,7 +237,7 @@ def find_method(name: str) -> MethodInfo:
         return METHODS[name]
     if name in OWN_METHODS:
         return OWN_METHODS[name]()
-    raise ModelError(f"there is no method {name!r}; choose one of {', '.join(sorted(method_names()))}")
+    raise ModelError(f"there is no method {name!r}; {choose_from(name, sorted(method_names()))}")
 
 
 def method_names(which: Callable[[MethodInfo], object] | None = None) -> tuple[str, ...]:

@@ -10,13 +10,12 @@ flat name where it is not that of the field, and nothing else has to know it.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from recon_core.errors import SettingsError
+from recon_core.errors import SettingsError, choose_from
 from recon_core.methods import METHODS, OWN_METHODS, find_method, method_names
 from recon_core.values import Allowed
 
@@ -198,9 +197,7 @@ def find_option(kind: OptionsClass, name: str) -> Option:
     if found is None and issubclass(kind, ReconOptions) and name.partition(".")[0] in OWN_METHODS:
         return _own_option(name)
     if found is None:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]!r}? The" if near else "the"
-        raise SettingsError(f"unknown setting {name!r}; {hint} settings are {', '.join(known)}")
+        raise SettingsError(f"unknown setting {name!r}; {choose_from(name, known, 'cinestream pipelines')}")
     return found
 
 
@@ -211,8 +208,8 @@ def _own_option(name: str) -> Option:
     own = () if group_kind is None else own_options(group_kind, method, method)
     found = next((one for one in own if one.field == field_name), None)
     if found is None:
-        there = f"has the options {', '.join(one.field for one in own)}" if own else "has no options"
-        raise SettingsError(f"unknown setting {name!r}; {method} {there}")
+        there = choose_from(name, (one.path for one in own)) if own else f"{method} has no options"
+        raise SettingsError(f"unknown setting {name!r}; {there}")
     return found
 
 

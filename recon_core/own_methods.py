@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recon_core.errors import CinestreamError, ModelError, SettingsError
+from recon_core.errors import CinestreamError, ModelError, SettingsError, choose_from
 from recon_core.methods import METHODS, OWN_METHODS, MethodInfo, find_method, load_target, method_names
 
 if TYPE_CHECKING:
@@ -89,9 +89,10 @@ def register_method(name: str, method: object, **traits: Any) -> None:  # noqa: 
     """
     _check_name(name)
     info = _info(name, method, "register_method")
-    unknown = set(traits) - {field.name for field in dataclasses.fields(MethodInfo)}
+    known = [field.name for field in dataclasses.fields(MethodInfo)]
+    unknown = set(traits) - set(known)
     if unknown:
-        raise SettingsError(f"a method has no trait {min(unknown)!r}")
+        raise SettingsError(f"a method has no trait {min(unknown)!r}; {choose_from(min(unknown), known)}")
     info = dataclasses.replace(info, **traits)
     OWN_METHODS[name] = lambda: info
 
@@ -117,10 +118,10 @@ def allow_methods(names: Iterable[str] | None = None) -> None:
         if name in METHODS or (name in OWN_METHODS and name not in sources):
             continue
         if name not in sources:
-            there = f"there are {', '.join(sources)}" if sources else "there are none"
             raise SettingsError(
-                f"there is no method {name!r}: cinestream has {', '.join(METHODS)}; of your own {there} in packages "
-                f"(entry points {GROUP}) and in the folders of {FOLDERS} ({os.environ.get(FOLDERS) or 'not set'})"
+                f"there is no method {name!r}; {choose_from(name, (*METHODS, *sources))}. Your own are looked for "
+                f"in packages (entry points {GROUP}) and in the folders of {FOLDERS} "
+                f"({os.environ.get(FOLDERS) or 'not set'})"
             )
         OWN_METHODS[name] = sources[name][1]
 

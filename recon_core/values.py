@@ -9,7 +9,7 @@ import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from recon_core.errors import SettingsError
+from recon_core.errors import SettingsError, similar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,13 +85,21 @@ class Allowed:
             converted = _convert(self.kind, value, from_text=from_text)
             within = self._within(converted)
         except (ValueError, OverflowError) as error:
-            raise SettingsError(f"{what} must be {self.describe()}, got {value!r}{_hint(value, from_text)}") from error
+            got = self._got(value) + _hint(value, from_text)
+            raise SettingsError(f"{what} must be {self.describe()}{got}") from error
         if not within:
-            stop = ";" if self.names else ","
-            raise SettingsError(f"{what} must be {self.describe()}{stop} got {value!r}")
+            raise SettingsError(f"{what} must be {self.describe()}{self._got(value)}")
         if self.several:
             return self._chosen(what, str(converted))
         return converted
+
+    def _got(self, value: object) -> str:
+        """What came instead, and which choice it may have been meant for."""
+        if not self.names:
+            return f", got {value!r}"
+        given = [part.strip() for part in str(value).split(",")] if self.several else [str(value).strip()]
+        near = [meant for one in given if one not in self.names and (meant := similar(one, self.names))]
+        return f"; got {value!r}" + (f", did you mean {' or '.join(near[0])}?" if near else "")
 
     def _within(self, value: object) -> bool:
         """Whether a value of the right kind is one of the choices, or within the limits."""

@@ -12,7 +12,7 @@ from gadgets.commands.console import say
 from gadgets.preparation.noise_store import DAYS, ENTRIES, NoiseStore, default_folder
 from gadgets.settings import pipelines
 from gadgets.settings.settings import Settings, apply, grouped_settings, parse_assignments
-from recon_core.errors import CinestreamError, ResourceError
+from recon_core.errors import CinestreamError, ResourceError, choose_from
 from recon_core.methods import find_method, method_names, network_names
 from recon_core.own_methods import allow_methods
 
@@ -189,7 +189,7 @@ def _network(name: str) -> str:
             return name
     except CinestreamError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
-    raise argparse.ArgumentTypeError(f"{name} is no network; choose one of {', '.join(network_names())}")
+    raise argparse.ArgumentTypeError(f"{name} is no network; {choose_from(name, network_names())}")
 
 
 # --- noise ------------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from gadgets.commands import (
     train,
 )
 from gadgets.commands.console import say
+from gadgets.commands.parser import Parser
 from recon_core.errors import CinestreamError, SettingsError
 
 if TYPE_CHECKING:
@@ -69,13 +70,17 @@ COMMANDS: tuple[Command, ...] = (
 )
 
 
+#: Exit status after Ctrl-C, as shells have it.
+INTERRUPTED = 130
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns
     -------
     int
-        0 if all that was asked for was done, 1 if not, 2 for a wrong call.
+        0 if all that was asked for was done, 1 if not, 2 for a wrong call, 130 after Ctrl-C.
     """
     options = make_parser().parse_args(arguments)
     level = logging.WARNING if not options.verbose else logging.DEBUG if options.verbose > 1 else logging.INFO
@@ -97,13 +102,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        return 130
+        say("cinestream: stopped; nothing that was not whole is left", error=True)
+        return INTERRUPTED
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of all commands."""
     examples = "\n".join(filter(None, (command.EXAMPLES for command in COMMANDS)))
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="cinestream",
         description="Streaming reconstruction of cine cardiac MRI from ISMRMRD raw data.",
         epilog=_listed(examples) + "\n\ncinestream COMMAND --help has the rest.",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gadgets.commands.console import say
-from recon_core.errors import ModelError
+from recon_core.errors import ModelError, SettingsError, choose_from
 from recon_core.methods import find_method, method_names
-from recon_core.options import own_options
+from recon_core.options import ReconOptions, options_of, own_options
 from recon_core.own_methods import allow_methods
 
 if TYPE_CHECKING:
@@ -15,17 +15,22 @@ if TYPE_CHECKING:
 
 NAME = "methods"
 HELP = "list the reconstruction methods, and the weights of the networks"
-EXAMPLES = ""
+EXAMPLES = "cinestream methods kt_sense"
 
 
-def add_arguments(_: argparse.ArgumentParser) -> None:
-    """Add nothing: the command has no arguments."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the names of methods."""
+    text = "only these, with their settings (default: all)"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=text)
 
 
-def run(_: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """List them."""
     allow_methods()
-    for name in method_names():
+    for name in options.names:
+        if name not in method_names():
+            raise SettingsError(f"there is no method {name!r}; {choose_from(name, method_names())}")
+    for name in options.names or method_names():
         try:
             info = find_method(name)
         except ModelError as error:  # one of the user's own
@@ -34,6 +39,10 @@ def run(_: argparse.Namespace) -> int:
         say("\n    ".join(filter(None, (name, info.summary, info.reference))))
         for one in own_options(info.options, name) if info.options else ():
             say(f"    {one.path} ({one.kind}, default {one.default_text}): {one.help}")
+        if options.names:
+            for one in options_of(ReconOptions).values():
+                if one.path.startswith(f"{name}."):
+                    say(f"    {one.path} ({one.kind}, default {one.default_text or 'empty'}): {one.help}")
         if info.network:
             for line in _weights_of(name):
                 say(f"    {line}")

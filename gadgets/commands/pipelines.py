@@ -8,11 +8,14 @@ from gadgets.commands.arguments import add_pipeline_folders, port, settings_help
 from gadgets.commands.console import say
 from gadgets.connection.resident import DEFAULT_HOST, DEFAULT_PORT
 from gadgets.settings.installing import install_pipelines
-from gadgets.settings.pipelines import PREFIX, list_pipelines
+from gadgets.settings.pipelines import PREFIX, find_pipeline, list_pipelines
+from gadgets.settings.settings import changed_settings
 from recon_core.errors import SettingsError
 
 if TYPE_CHECKING:
     import argparse
+
+    from gadgets.settings.pipelines import Pipeline
 
 NAME = "pipelines"
 HELP = "list pipelines and settings, or install them"
@@ -26,6 +29,8 @@ _CONNECT = f"""\
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
+    text = "only these, with the settings that they change (default: all, and all settings)"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=text)
     add_pipeline_folders(parser)
     text = (
         f"write them as {PREFIX}NAME.xml among the configurations of the Gadgetron with this home, each that stands "
@@ -40,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """List or install them."""
+    if options.install is not None and options.names:
+        raise SettingsError("--install writes all pipelines; it goes with no names of pipelines")
     if options.install is not None:
         number = DEFAULT_PORT if options.port is None else options.port
         for path in install_pipelines(options.install, options.address or DEFAULT_HOST, number):
@@ -47,9 +54,18 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.address is not None or options.port is not None:
         raise SettingsError("--address and --port say where NAME-connect finds the server; give --install DIR too")
+    for found in [find_pipeline(name, options.pipelines) for name in options.names]:
+        say(f"{found.name}\n    {_comment(found)}")
+        for name, value in changed_settings(found.node_settings).items():
+            say(f"    {name}={value}")
+    if options.names:
+        return 0
     for found in list_pipelines(options.pipelines).values():
-        comment = "\n    ".join(found.comment.splitlines()[1:] or [found.comment])
-        say(f"{found.name}\n    {comment}\n")
+        say(f"{found.name}\n    {_comment(found)}\n")
     say(f"{_CONNECT}\n")
     say(settings_help())
     return 0
+
+
+def _comment(pipeline: Pipeline) -> str:
+    return "\n    ".join(pipeline.comment.splitlines()[1:] or [pipeline.comment])

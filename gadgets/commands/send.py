@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gadgets.commands.arguments import add_raw_and_images, port
 from gadgets.commands.console import read_text, say
 from gadgets.connection.resident import DEFAULT_HOST, DEFAULT_PORT
+from recon_core.errors import SettingsError
 
 if TYPE_CHECKING:
     import argparse
@@ -30,8 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Send the file and keep what comes back."""
     from gadgets.connection.client import send
+    from gadgets.settings.fire import json_fault
     from gadgets.wire.messages import ConfigFile, ConfigText
 
+    if options.parameters and (fault := json_fault(options.parameters)):
+        raise SettingsError(f"--parameters: {fault}")
     config = ConfigText(read_text(options.config_file)) if options.config_file else ConfigFile(options.config)
     result = send(
         options.input,
@@ -42,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         parameters=options.parameters,
     )
-    say(f"{result.images} images in {options.output}")
+    say(f"{result.images} images in {options.output}" if result.kept else "no images came, and no file was written")
     if not result.good:
         say("cinestream: the scan did not end well; see the lines above", error=True)
     return 0 if result.good else 1

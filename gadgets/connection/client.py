@@ -21,7 +21,7 @@ from recon_core.errors import CinestreamError, ProtocolError, ResourceError
 from recon_core.storage import refuse_same_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from gadgets.wire.messages import ConfigFile, ConfigText, Message
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cinestream")
 
 _CONNECT_SECONDS = 10.0
+_REFUSAL_SECONDS = 0.1  # within which a server on a near network refuses a pipeline that it does not know
 
 
 @dataclass
@@ -43,6 +44,8 @@ class SendResult:
     closed: bool = False
     problem: str = ""
     noise_only: bool = False
+    kept: bool = True
+    """There is a file of images; not so where none came although some were to come."""
 
     @property
     def good(self) -> bool:
@@ -103,9 +106,11 @@ def send(
         if parameters:
             opening.append(Text(parameters))
         result = SendResult()
+        answered, ended = threading.Event(), threading.Event()
+        items = with_progress(_while_wanted(scan.items, answered, ended), scan.readouts, "sending")
         sender = threading.Thread(
             target=_send_all,
-            args=(connection, opening, with_progress(scan.items, scan.readouts, "sending"), result),
+            args=(connection, opening, items, result),
             name="cinestream-send",
             daemon=True,
         )
@@ -113,6 +118,7 @@ def send(
             sender.start()
             try:
                 for message in Reader.of_socket(connection):
+                    answered.set()
                     if isinstance(message, Image):
                         images.append(message)
                         result.images += 1
@@ -120,6 +126,7 @@ def send(
                         _log(message.text)
                         result.texts.append(message.text)
                 result.closed = True
+                ended.set()
             except (OSError, ProtocolError) as error:
                 result.fail(f"the server's stream broke: {error}")
             finally:
@@ -129,7 +136,19 @@ def send(
                 sender.join()
             if result.problem:
                 images.mark_incomplete(result.problem)
+            if not (result.images or result.noise_only):
+                images.discard()
+                result.kept = False
     return result
+
+
+def _while_wanted(items: Iterable[Message], answered: threading.Event, ended: threading.Event) -> Iterator[Message]:
+    """The items until the server says CLOSE: it refuses a wrong pipeline before it has seen any data."""
+    answered.wait(_REFUSAL_SECONDS)
+    for item in items:
+        if ended.is_set():
+            raise ConnectionAbortedError("it ended the scan before")
+        yield item
 
 
 def _log(text: str) -> None:

@@ -39,14 +39,21 @@ from gadgets.preparation.noise import NoiseSources
 from gadgets.problems import Kind, Problems
 from gadgets.settings.checks import check_weights
 from gadgets.settings.pipelines import find_pipeline, parse_configuration
-from gadgets.settings.settings import Settings, apply, refuse_costly
+from gadgets.settings.settings import FIELDS, Settings, apply, refuse_costly
 from gadgets.wire.framing import EndOfStreamError
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import Text
 from gadgets.wire.reader import Reader
 from gadgets.wire.writer import Writer
 from recon_core.budget import Budget, free_bytes
-from recon_core.errors import CinestreamError, ProtocolError, ResourceError, ScanStoppedError, SettingsError
+from recon_core.errors import (
+    CinestreamError,
+    ProtocolError,
+    ResourceError,
+    ScanStoppedError,
+    SettingsError,
+    choose_from,
+)
 from recon_core.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -120,6 +127,8 @@ class SessionOptions:
         SettingsError
             If they name a pipeline that there is not.
         """
+        if parameters.fault:
+            problems.add(Kind.PARAMETER, f"the parameters are not used: {parameters.fault}", damage=False)
         if parameters.pipeline:
             settings = self._by_name(parameters.pipeline)
         try:
@@ -128,8 +137,9 @@ class SessionOptions:
             problems.add(Kind.PARAMETER, f"{error}; the pipeline's own settings are kept", damage=False)
         if parameters.unknown:
             names = ", ".join(parameters.unknown)
+            hint = choose_from(parameters.unknown[0], FIELDS, "cinestream pipelines")
             problems.add(
-                Kind.UNKNOWN_PARAMETERS, f"parameters that are no settings are not used: {names}", damage=False
+                Kind.UNKNOWN_PARAMETERS, f"parameters that are no settings are not used: {names}; {hint}", damage=False
             )
         return settings
 

@@ -28,7 +28,7 @@ from gadgets.wire.messages import Readouts
 from recon_core.ct.alignment import check_alignment, time_average_magnitude
 from recon_core.data import CtImage
 from recon_core.engine import Engine
-from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError, SettingsError
+from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError, SettingsError, choose_from
 from recon_core.methods import find_method, method_names
 from recon_core.metrics.scores import SCORES, measure, read_truth, scaled
 from recon_core.options import ReconOptions, apply
@@ -221,7 +221,7 @@ def choose_methods(names: Sequence[str] = ()) -> tuple[Methods, list[str]]:
     """
     unknown = [name for name in names if name not in NAMES]
     if unknown:
-        raise SettingsError(f"there is no method {unknown[0]!r}; choose from {', '.join(NAMES)}")
+        raise SettingsError(f"there is no method {unknown[0]!r}; {choose_from(unknown[0], NAMES)}")
     chosen: Methods = {}
     missing = []
     for name in NAMES:

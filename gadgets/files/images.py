@@ -40,6 +40,10 @@ logger = logging.getLogger("cinestream")
 _INCOMPLETE = "incomplete"  # attribute of the file: why images are missing
 
 
+class _NotKeptError(Exception):
+    """Ends the context of a file that is not to be kept."""
+
+
 class ImageFile:
     """An HDF5 file that images are appended to within a context, laid out as the stock client does.
 
@@ -70,6 +74,7 @@ class ImageFile:
         import h5py
 
         self._group = group
+        self._kept = True
         self._waiting: dict[int, list[Image]] = {}
         self._kinds: dict[int, tuple[tuple[int, ...], np.dtype[Any]]] = {}
         if path.exists() and not overwrite:
@@ -87,7 +92,10 @@ class ImageFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
+        if error is None and not self._kept:
+            nothing = _NotKeptError()
+            self._stack.__exit__(_NotKeptError, nothing, None)
+        elif error is None:
             with self._stack:
                 self.flush()
         else:
@@ -119,6 +127,10 @@ class ImageFile:
     def mark_incomplete(self, why: str) -> None:
         """Say in the file that images are missing, for who reads it."""
         self._file.attrs[_INCOMPLETE] = why
+
+    def discard(self) -> None:
+        """Leave no file, and one that was there before as it was."""
+        self._kept = False
 
     def flush(self) -> None:
         """Write what is held back."""

@@ -128,7 +128,7 @@ def _gadgetron_python() -> Check:
     name = "Python of a Gadgetron"
     python = shutil.which("python") or shutil.which("python3")
     if python is None:
-        return Check(name, "no python on PATH", "put the folder of this environment's python first on PATH")
+        return _of_gadgetron(name, "no python on PATH", "put the folder of this environment's python first on PATH")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     try:
         outcome = subprocess.run(  # noqa: S603 - the interpreter that Gadgetron would start, with a fixed program
@@ -139,5 +139,13 @@ def _gadgetron_python() -> Check:
         reason = (outcome.stderr.strip().splitlines() or ["it failed"])[-1]
     except (OSError, subprocess.TimeoutExpired) as error:
         reason = str(error)
+    found = f"{python} does not find cinestream ({reason})"
     remedy = f"start the Gadgetron with this environment first on PATH: {os.path.dirname(sys.executable)}"  # noqa: PTH120
-    return Check(name, f"{python} does not find cinestream ({reason})", remedy)
+    return _of_gadgetron(name, found, remedy)
+
+
+def _of_gadgetron(name: str, found: str, remedy: str) -> Check:
+    """A finding that is bad only if there is a Gadgetron."""
+    if shutil.which("gadgetron") or os.environ.get("GADGETRON_HOME"):
+        return Check(name, found, remedy)
+    return Check(name, f"there is no Gadgetron here. For one: {found}; {remedy}")

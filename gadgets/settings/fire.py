@@ -29,22 +29,36 @@ class JsonParameters:
     """Name of the pipeline to use instead of the configured one, or empty."""
     unknown: tuple[str, ...]
     """Names that are no settings."""
+    fault: str = ""
+    """Why none of it can be read."""
+
+
+def json_fault(text: str) -> str:
+    """Say why a text is not ``{"parameters": {...}}``; empty where it is."""
+    wanted = 'expected {"parameters": {"name": value}}'
+    try:
+        document = json.loads(text)
+        json.dumps(document, ensure_ascii=False).encode()  # escapes can spell what no text can hold
+    except json.JSONDecodeError as error:
+        return f"{wanted}, got broken JSON: {error.msg} at character {error.pos + 1}"
+    except (ValueError, RecursionError) as error:
+        return f"{wanted}, got JSON that cannot be read: {error}"
+    if not isinstance(document, dict) or not isinstance(document.get("parameters"), dict):
+        return f"{wanted}, got {text.strip()[:60]}"
+    return ""
 
 
 def parse_json_parameters(text: str) -> JsonParameters | None:
-    """Read FIRE's ``{"parameters": {...}}``; None when the text is anything else.
+    """Read FIRE's ``{"parameters": {...}}``; None when the text is something else, such as a line of log.
 
     Names are compared without underscores and case, because OpenRecon's parameter names may hold neither. Options of
     methods of the user's own are ``method.option``; the method is imported then.
     """
-    try:
-        document = json.loads(text)
-        json.dumps(document, ensure_ascii=False).encode()  # escapes can spell what no text can hold
-    except (ValueError, RecursionError):
+    if not text.lstrip().startswith("{"):
         return None
-    parameters = document.get("parameters") if isinstance(document, dict) else None
-    if not isinstance(parameters, dict):
-        return None
+    if fault := json_fault(text):
+        return JsonParameters({}, "", (), fault) if '"parameters"' in text or "broken" in fault else None
+    parameters = json.loads(text)["parameters"]
     settings: dict[str, object] = {}
     unknown = []
     pipeline = ""

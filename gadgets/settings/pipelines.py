@@ -13,7 +13,7 @@ from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeTree
 
 from gadgets.settings.settings import Settings, apply
-from recon_core.errors import ResourceError, SettingsError
+from recon_core.errors import ResourceError, SettingsError, choose_from
 from recon_core.storage import packaged_folder
 
 if TYPE_CHECKING:
@@ -253,7 +253,7 @@ def find_pipeline(name: str, folders: Iterable[Path] = ()) -> Pipeline:
             return known[one]
     twin = known.get(bare.removesuffix(_CONNECT))
     if twin is None or twin.needs_gadgetron:
-        raise SettingsError(f"there is no pipeline {name!r}; known are {', '.join(known)}")
+        raise SettingsError(f"there is no pipeline {name!r}; {choose_from(name, known, 'cinestream pipelines')}")
     return twin
 
 

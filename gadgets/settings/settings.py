@@ -11,12 +11,21 @@ from typing import TYPE_CHECKING, Literal
 
 from recon_core.ct.settings import CtSettings
 from recon_core.errors import SettingsError
-from recon_core.options import Option, Options, ReconOptions, apply, find_option, group, option, options_of
+from recon_core.options import Option, Options, ReconOptions, apply, as_text, find_option, group, option, options_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["FIELDS", "Settings", "apply", "find_setting", "grouped_settings", "parse_assignments", "refuse_costly"]
+__all__ = [
+    "FIELDS",
+    "Settings",
+    "apply",
+    "changed_settings",
+    "find_setting",
+    "grouped_settings",
+    "parse_assignments",
+    "refuse_costly",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,6 +251,16 @@ def grouped_settings() -> list[tuple[str, list[Option]]]:
     """The settings by heading, for help and documentation."""
     groups = groupby(FIELDS.values(), key=lambda setting: setting.heading)
     return [(heading or "Method", list(settings)) for heading, settings in groups]
+
+
+def changed_settings(settings: Settings) -> dict[str, str]:
+    """Settings that differ from their defaults, by name, as they are written in XML."""
+    values = {}
+    for name, one in FIELDS.items():
+        value = getattr(getattr(settings, one.group) if one.group else settings, one.field)
+        if value != one.default:
+            values[name] = as_text(value)
+    return values
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gadgets.simulation.plan import ScanPlan
-from recon_core.errors import SettingsError
+from recon_core.errors import SettingsError, choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,6 +129,6 @@ def plan_like(name: str, changes: Mapping[str, object]) -> ScanPlan:
         If there is no such kind, or the fields contradict each other.
     """
     if name and name not in PRESETS:
-        raise SettingsError(f"there is no kind of scan {name!r}; choose one of {', '.join(PRESETS)}")
+        raise SettingsError(f"there is no kind of scan {name!r}; {choose_from(name, PRESETS)}")
     fields = {**PRESETS[name].fields, **changes} if name else dict(changes)
     return ScanPlan(**fields)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import torch
 
 from recon_core.classical.cg_sense import CGSense
 from recon_core.classical.kt_sense import KtSense
-from recon_core.errors import SettingsError
+from recon_core.errors import SettingsError, choose_from
 from recon_core.options import CGSenseOptions, KtSenseOptions
 from recon_core.weights.manifest import STARTS, WEIGHED_AGAINST
 
@@ -54,7 +54,7 @@ def with_start(data: HybridSlice, start: str, samples: int = 0) -> HybridSlice:
         If there is no such start.
     """
     if start not in _MAKERS:
-        raise SettingsError(f"a network starts from one of {', '.join(STARTS)}, got {start!r}")
+        raise SettingsError(f"a network cannot start from {start!r}; {choose_from(start, STARTS)}")
     image, deviation = _MAKERS[start](data, samples)
     return dataclasses.replace(data, start=image, start_deviation=deviation)
 

@@ -65,6 +65,10 @@ def read_truth(path: Path) -> Truth:
         If the file cannot be read or holds neither.
     """
     wanted = " or ".join(map(repr, _TRUTH_KEYS))
+    if (kind := _other_kind(path)) is not None:
+        usual = path.with_name(f"{path.stem}_truth.npz")
+        hint = f"; {usual} is there" if usual.is_file() else ""
+        raise ResourceError(f"cannot read the truth {path}: expected an .npz with {wanted}, got {kind}{hint}")
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             truth = next((arrays[key] for key in _TRUTH_KEYS if key in arrays), None)
@@ -76,6 +80,19 @@ def read_truth(path: Path) -> Truth:
             f"cannot read the truth {path}: expected numbers in an .npz as {wanted}; it has {found or 'nothing'}"
         )
     return np.asarray(truth)
+
+
+def _other_kind(path: Path) -> str | None:
+    """What a file is that is no ``.npz``, by its first bytes; None for one, and where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(8)
+    except OSError:
+        return None
+    if begin.startswith(b"PK"):
+        return None
+    kinds = {b"\x89HDF\r\n\x1a\n": "an HDF5 file, as raw data and images are", b"\x93NUMPY": "a single array (.npy)"}
+    return next((kind for start, kind in kinds.items() if begin.startswith(start)), "a file of another kind")
 
 
 def score(series: Sequence[tuple[str, NDArray[np.float32]]], truth: Truth) -> dict[str, float]:

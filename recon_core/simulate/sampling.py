@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recon_core.errors import SettingsError
+from recon_core.errors import SettingsError, choose_from
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -264,4 +264,4 @@ def sampling_mask(
         return variable_density_mask(frames, lines, acceleration, acs_lines, seed=seed)
     if sampling == "gro":
         return gro_mask(frames, lines, acceleration, acs_lines)
-    raise SettingsError(f"unknown sampling {sampling!r}; known are {', '.join(SAMPLINGS)}")
+    raise SettingsError(f"unknown sampling {sampling!r}; {choose_from(sampling, SAMPLINGS)}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from recon_core.errors import SettingsError
+from recon_core.errors import SettingsError, choose_from
 from recon_core.methods import find_method, network_names
 from recon_core.values import Allowed, read_yaml
 from recon_core.weights.manifest import STARTS, check_name
@@ -215,7 +215,7 @@ def preset_plan(method: str, preset: str = "short", **changes: Any) -> TrainingP
     known = {field.name for field in dataclasses.fields(TrainingPlan)}
     for name in changes:
         if name not in known:
-            raise SettingsError(f"a training plan has {', '.join(sorted(known))}; it has no {name!r}")
+            raise SettingsError(f"a training plan has no {name!r}; {choose_from(name, sorted(known))}")
     values = {"method": method, **values, **changes}
     pairs: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return TrainingPlan(**pairs)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recon_core.errors import SettingsError
+from recon_core.errors import SettingsError, choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -143,7 +143,7 @@ class TrainingRange:
         values: dict[str, Any] = {}
         for name, value in mapping.items():
             if name not in known:
-                raise SettingsError(f"a training range has {', '.join(known)}; it has no {name!r}")
+                raise SettingsError(f"a training range has no {name!r}; {choose_from(name, known)}")
             values[name] = _patterns(value) if name == "patterns" else _bounds(name, value)
         return cls(**values)
 
@@ -255,7 +255,7 @@ class Limits:
         values: dict[str, float] = {}
         for name, value in mapping.items():
             if name not in known:
-                raise SettingsError(f"limits of an image are {', '.join(known)}; there is no {name!r}")
+                raise SettingsError(f"limits of an image have no {name!r}; {choose_from(name, known)}")
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise SettingsError(f"{name} of limits must be a positive number, got {value!r}")
             values[name] = float(value)

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from recon_core.errors import SettingsError
+from recon_core.errors import SettingsError, choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +49,7 @@ class Weighing:
         values: dict[str, float] = {}
         for name, value in mapping.items():
             if name not in known:
-                raise SettingsError(f"weighing has {', '.join(known)}; it has no {name!r}")
+                raise SettingsError(f"weighing has no {name!r}; {choose_from(name, known)}")
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not math.isfinite(value) or abs(value) > _LARGEST:  # type: ignore[arg-type]
                 raise SettingsError(f"{name} of weighing must be a number up to {_LARGEST:g} in size, got {value!r}")

@@ -6,7 +6,7 @@ import dataclasses
 import typing
 from typing import TYPE_CHECKING, Any, Literal
 
-from recon_core.errors import ModelError, SettingsError
+from recon_core.errors import ModelError, SettingsError, choose_from
 from recon_core.methods import find_method, load_target, method_names, network_names
 from recon_core.values import Allowed
 from recon_core.weights.checkpoint import first_line
@@ -33,7 +33,7 @@ def network_class(method: str) -> type[Network]:
     if method not in network_names():
         known = method in method_names()
         what = f"{method} has no network and needs no weights" if known else f"there is no method {method!r}"
-        raise ModelError(f"{what}; those with networks are {', '.join(network_names())}")
+        raise ModelError(f"{what}; of those with networks {choose_from(method, network_names())}")
     kind: type[Network] = load_target(find_method(method).network)
     return kind
 
@@ -66,7 +66,7 @@ def parse_config(method: str, config: Mapping[str, object]) -> Any:  # noqa: ANN
     values = {}
     for name, value in config.items():
         if name not in names:
-            raise SettingsError(f"the network of {method} has no field {name!r}; it has {', '.join(names)}")
+            raise SettingsError(f"the network of {method} has no field {name!r}; {choose_from(name, names)}")
         values[name] = Allowed(hints[name], finite=False).read(f"field {name!r} of the network of {method}", value)
     try:
         return kind(**values)

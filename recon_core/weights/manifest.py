@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from recon_core.errors import ModelError, ResourceError, SettingsError
+from recon_core.errors import ModelError, ResourceError, SettingsError, choose_from
 from recon_core.methods import method_names
 from recon_core.storage import packaged_folder, replacing, xdg_folder
 from recon_core.trust.ranges import Limits, TrainingRange
@@ -334,7 +334,7 @@ class _Fields:
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
         value = self.text(name) or default
         if value not in choices:
-            raise self.wrong(name, f"one of {', '.join(choices)}, got {value!r:.60}")
+            raise self.wrong(name, f"one of {', '.join(choices)}, got {value!r:.60}; {choose_from(value, choices)}")
         return value
 
     def mapping(self, name: str) -> dict[str, object]:

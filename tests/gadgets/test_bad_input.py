@@ -458,7 +458,7 @@ def external(execute='<execute name="gadgets.external" target="reconstruct" type
 
 
 BAD_CONFIGURATIONS = {
-    "unknown name": (ConfigFile("no_such"), ["no_such", "cg_sense"]),
+    "unknown name": (ConfigFile("no_such"), ["no_such", "cinestream pipelines lists all"]),
     "no name": (ConfigFile(""), ["name"]),
     "path": (ConfigFile("../pipelines/cg_sense.xml"), ["path parts"]),
     "absolute path": (ConfigFile("/etc/passwd"), ["path parts"]),

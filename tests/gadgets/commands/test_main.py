@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 import gadgets.commands as commands_package
-from gadgets.commands.main import COMMANDS, make_parser
+from gadgets.commands.main import COMMANDS, INTERRUPTED, make_parser
 from gadgets.settings.settings import FIELDS
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.peers import wait_until
 
 NAMES = [command.NAME for command in COMMANDS]
 
@@ -24,7 +27,7 @@ def parsers():
 
 def test_every_module_of_the_package_is_a_command_or_serves_them_all():
     folder = Path(commands_package.__file__).parent
-    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "main", "arguments", "console"}
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__", "main", "arguments", "console", "parser"}
     assert modules == {command.__name__.rpartition(".")[2] for command in COMMANDS}
     assert {name.replace("-", "_") for name in NAMES} == modules
     assert set(parsers()) == set(NAMES)
@@ -59,7 +62,8 @@ def test_help_and_version(run):
     assert status == 0
     assert re.fullmatch(r"cinestream \d+\.\d+\.\d+\S*\n", out)
     assert run()[0] == 2
-    assert run("unknown")[0] == 2
+    status, _, err = run("reply")
+    assert (status, "did you mean replay" in err) == (2, True)
 
 
 def test_help_comes_without_heavy_imports():
@@ -88,3 +92,53 @@ def test_a_reader_that_leaves_is_no_trouble():
         command = [sys.executable, "-m", "gadgets", "pipelines"]
         outcome = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     assert (outcome.returncode, outcome.stderr) == (1, "")
+
+
+def test_ctrl_c_leaves_one_line_and_no_file(scan, tmp_path):
+    """In the middle of a reconstruction."""
+    methods, made = tmp_path / "methods", tmp_path / "made"
+    methods.mkdir()
+    made.mkdir()
+    text = """\
+import pathlib, time
+def METHOD(_):
+    pathlib.Path(__file__).with_name("begun").touch()
+    time.sleep(60)
+"""
+    (methods / "sleepy.py").write_text(text, encoding="utf-8")
+    line = [sys.executable, "-m", "gadgets", "replay", str(scan), "-o", str(made / "images.h5")]
+    options = ["--set", "method=sleepy", "--set", "fallback=none", "--gif", str(made / "loop.gif")]
+    environment = {**os.environ, "CINESTREAM_METHODS": str(methods)}
+    with subprocess.Popen([*line, *options], stderr=subprocess.PIPE, text=True, env=environment) as process:
+        wait_until((methods / "begun").exists)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    lines = [one for one in err.splitlines() if not one.startswith("WARNING")]
+    assert lines == ["cinestream: stopped; nothing that was not whole is left"]
+    assert process.returncode == INTERRUPTED
+    assert list(made.iterdir()) == []
+
+
+def exit_table():
+    """Rows of the table of exit codes in the docs: status and meaning."""
+    text = (REPOSITORY / "docs" / "use.md").read_text(encoding="utf-8")
+    section = text[text.index("## Exit codes") :]
+    return dict(re.findall(r"^\| (\d+) \| (.+?) \|", section, re.MULTILINE))
+
+
+def test_exit_codes_are_those_of_the_docs(scan, damaged, tmp_path, run):
+    calls = {
+        0: [("replay", scan, "-o", tmp_path / "0.h5"), ("methods",), ("doctor", scan)],
+        1: [
+            ("replay", damaged, "-o", tmp_path / "1.h5"),
+            ("replay", tmp_path / "absent.h5", "-o", tmp_path / "2.h5"),
+            ("doctor", damaged),
+            ("export", scan, "--dicom", tmp_path / "dicom"),
+            ("send", scan, "-o", tmp_path / "3.h5", "--host", ".."),
+        ],
+        2: [("replay", scan), ("replay", scan, "-o", tmp_path / "0.h5"), ("methods", "grapa"), ("pipelines", "grapa")],
+    }
+    for status, lines in calls.items():
+        for line in lines:
+            assert run(*line)[0] == status, line
+    assert set(exit_table()) == {*map(str, calls), str(INTERRUPTED)}

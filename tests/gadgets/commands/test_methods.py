@@ -1,5 +1,7 @@
 """``cinestream methods``."""
 
+import re
+
 from recon_core.methods import METHODS
 from recon_core.trust.ranges import TrainingRange
 from tests.helpers.networks import write_tiny_weights
@@ -21,3 +23,15 @@ def test_methods_says_which_weights_there_are(tmp_path, run, monkeypatch):
     assert "    weights crunet_mr: acceleration 3 to 12 (Apache-2.0)\n" in out
     assert "    weights mine: training not recorded\n" in out
     assert "    no weights: scans go to the fallback; cinestream import-weights promptmr FILE brings some\n" in out
+
+
+def test_a_method_by_name_comes_with_its_settings(run):
+    status, out, _ = run("methods", "kt_sense", "grappa")
+    assert status == 0
+    assert re.findall(r"^\w+$", out, re.MULTILINE) == ["kt_sense", "grappa"]
+    assert re.search(r"^    grappa\.\w+ \(", out, re.MULTILINE)
+
+
+def test_a_mistyped_method(run):
+    status, _, err = run("methods", "gappa")
+    assert (status, "did you mean grappa?" in err) == (2, True)

@@ -54,3 +54,14 @@ def test_a_server_that_cannot_be_is_refused_before_anything_is_written(tmp_path,
     for options in (["--port", "0"], ["--address", "a b"]):
         assert run("pipelines", "--install", tmp_path, *options)[0] == 2
     assert list(inside.iterdir()) == []
+
+
+def test_a_pipeline_by_name_comes_with_what_it_changes(tmp_path, run):
+    own = "<!--\n mine\n Data: readouts\n--><configuration><method>grappa</method><series>9</series></configuration>"
+    (tmp_path / "own.xml").write_text(own, encoding="utf-8")
+    status, out, _ = run("pipelines", "own", "cg_sense-stock-front", "--pipelines", tmp_path)
+    assert status == 0
+    assert out.startswith("own\n    Data: readouts\n    method=grappa\n    series=9\ncg_sense-stock-front\n")
+    status, _, err = run("pipelines", "cg-sens")
+    assert (status, "did you mean cg_sense" in err) == (2, True)
+    assert run("pipelines", "cg_sense", "--install", tmp_path)[0] == 2

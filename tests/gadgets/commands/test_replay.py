@@ -10,8 +10,6 @@ from PIL import Image as Picture
 
 from gadgets.files.images import read_images
 from gadgets.files.raw import open_scan, write_scan
-from gadgets.settings.pipelines import list_pipelines
-from gadgets.settings.settings import FIELDS
 from gadgets.wire.messages import Readouts
 from recon_core.methods import METHODS
 from tests.gadgets.commands.conftest import PLAN, program
@@ -126,9 +124,15 @@ def test_noise_of_another_file(tmp_path, run):
 @pytest.mark.parametrize(
     ("options", "texts"),
     [
-        (["-p", "magic"], ["magic", *sorted(list_pipelines())]),
+        (["-p", "magic"], ["magic", "cinestream pipelines lists all"]),
+        (["-p", "kt-sens"], ["did you mean kt_sense"]),
+        (["--set", "metod=grappa"], ["did you mean method"]),
+        (["--set", "method=grapa"], ["did you mean grappa"]),
+        (["--set", "extra_series=zero_filled,fallbck"], ["did you mean fallback"]),
+        (["--overwriet"], ["did you mean --overwrite"]),
+        (["--dicom-kind", "clasic"], ["did you mean classic"]),
         (["-p", "../magic.xml"], ["bare name", "../magic.xml"]),
-        (["--set", "speed=1"], ["speed", *FIELDS]),
+        (["--set", "speed=1"], ["speed", "cinestream pipelines lists all"]),
         (["--set", "iterations"], ["key=value", "iterations"]),
         (["--set", "iterations=many"], ["iterations", "whole number", "many"]),
         (["--set", "method=magic"], ["method", *METHODS, "magic"]),

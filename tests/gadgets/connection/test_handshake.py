@@ -185,10 +185,7 @@ def test_a_configuration_that_is_no_xml_is_an_error_for_a_client():
     [
         "",
         "hello",
-        '{"parameters": 3}',
         "[1]",
-        "{" * 5000,
-        '{"parameters": {"\\ud800": "\\udfff"}}',
         '{"other": {}}',
         "\ufffd\x00é",
     ],
@@ -198,6 +195,14 @@ def test_other_text_is_only_noted(state, text):
     handshake = at(state)
     assert handshake.receive(Text(text)) == Note(text)
     assert handshake.state is state
+
+
+@pytest.mark.parametrize("text", ['{"parameters": 3}', "{" * 5000, '{"parameters": {"\\ud800": "\\udfff"}}'])
+def test_broken_parameters_change_nothing_but_are_told(text):
+    action = at(State.PREPARED).receive(Text(text))
+    assert isinstance(action, Adjust)
+    assert action.parameters.fault
+    assert not action.parameters.settings
 
 
 @pytest.mark.parametrize("state", [State.IDLE, State.CONFIGURED])

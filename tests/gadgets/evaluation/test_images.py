@@ -340,6 +340,22 @@ def test_replay_says_the_same_and_takes_reference_too(scan, tmp_path, run):
         assert f"{name} {value:.4g}" in out
 
 
+def test_a_truth_of_another_kind_is_named(scan, tmp_path, run):
+    np.save(tmp_path / "truth.npy", np.ones(3))
+    (tmp_path / "notes.txt").write_text("hello", encoding="utf-8")
+    np.savez(tmp_path / "objects.npz", image=np.array([{}], object))
+    for path, text in (
+        (scan, f"got an HDF5 file, as raw data and images are; {scan.with_name('scan_truth.npz')} is there"),
+        (tmp_path / "truth.npy", "got a single array"),
+        (tmp_path / "notes.txt", "got a file of another kind"),
+        (tmp_path / "objects.npz", "expected an .npz with 'image' or 'reference'"),
+    ):
+        status, _, err = run("evaluate", scan.with_name("cg.h5"), "--truth", path)
+        assert status == 1
+        assert text in err
+        assert "allow_pickle=" not in err or "objects" in str(path)
+
+
 def test_command_reads_other_groups(scan, tmp_path, run):
     path = tmp_path / "a.h5"
     write(path, [one for images in read_images(scan.with_name("cg.h5")).values() for one in images], group="mine")

@@ -35,7 +35,8 @@ def test_broken_weights_are_found(tmp_path, monkeypatch):
 
 @pytest.fixture
 def finding(monkeypatch):
-    """The finding about Gadgetron's Python when PATH holds these folders."""
+    """The finding about Gadgetron's Python when PATH holds these folders, and there is a Gadgetron."""
+    monkeypatch.setenv("GADGETRON_HOME", "/opt/gadgetron")
 
     def find(*folders):
         monkeypatch.setenv("PATH", os.pathsep.join(map(str, folders)))
@@ -129,6 +130,14 @@ def test_this_environment_is_found_when_it_is_first_on_the_path(finding):
     check = finding(HERE, "/usr/bin", "/bin")
     assert not check.remedy
     assert "external.py" in check.found
+
+
+def test_another_python_is_no_trouble_without_a_gadgetron(finding, tmp_path, monkeypatch):
+    monkeypatch.delenv("GADGETRON_HOME")
+    check = finding(script(tmp_path / "bare", f'#!/bin/sh\nexec "{sys.executable}" -I -S "$@"\n'), "/usr/bin", "/bin")
+    assert not check.remedy
+    assert "there is no Gadgetron here" in check.found
+    assert "does not find cinestream" in check.found
 
 
 def test_a_python_without_cinestream_is_bad_and_says_what_to_do(finding, tmp_path):

@@ -104,7 +104,7 @@ def test_a_rate_is_never_above_that_of_the_plan(schedule):
 WRONG = [
     ({"method": "cg_sense"}, "method must be a network, one of crunet_mr"),
     ({"preset": "long"}, "preset must be one of short, published, got 'long'"),
-    ({"stepps": 5}, "it has no 'stepps'"),
+    ({"stepps": 5}, "has no 'stepps'; did you mean steps"),
     ({"steps": 0}, "steps must be a whole number from 1, got 0"),
     ({"steps": 2.5}, "steps must be a whole number from 1, got 2.5"),
     ({"steps": "many"}, "steps must be a whole number from 1, got 'many'"),
@@ -173,7 +173,7 @@ def test_a_plan_is_read_from_yaml(tmp_path):
         (b"frames: [1, 2, 3]", r"frames must be \[least, most\]"),
         (b"preset: [short]", "preset must be one of"),
         (b"network: 3", "network must map"),
-        (b"stats: 3", "it has no 'stats'"),
+        (b"stats: 3", "has no 'stats'; did you mean start"),
     ],
 )
 def test_a_wrong_file_is_reported(tmp_path, content, message):

@@ -139,7 +139,7 @@ def test_limits_survive_the_manifest():
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
-        ({"speed": 1}, "there is no 'speed'"),
+        ({"speed": 1}, "limits of an image have no 'speed'"),
         ({"residual": 0}, "residual of limits must be a positive number, got 0"),
         ({"residual": True}, "must be a positive number"),
         ({"change": "0.3"}, "change of limits must be a positive number, got '0.3'"),

@@ -22,7 +22,7 @@ def test_it_is_read_as_it_is_written(level, variance, change):
         ({"level": True}, "level of weighing must be a number"),
         ({"level": float("nan")}, "level of weighing must be a number"),
         ({"level": 1e9}, "level of weighing must be a number up to 100"),
-        ({"level": 0, "error": 0.1}, "weighing has level, variance, change; it has no 'error'"),
+        ({"level": 0, "error": 0.1}, "weighing has no 'error'; there are level, variance, change"),
     ],
 )
 def test_what_is_no_weighing_is_refused(mapping, text):

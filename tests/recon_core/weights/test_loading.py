@@ -576,7 +576,7 @@ def test_a_configuration_survives_yaml_and_text(config):
 
 
 WRONG = {
-    "unknown": ({"width": 3}, "no field 'width'; it has channels, blocks, sizes"),
+    "unknown": ({"width": 3}, "no field 'width'; there are channels, blocks, sizes"),
     "text for a number": ({"channels": "many"}, "'channels' of the network of toy must be a whole number, got 'many'"),
     "fraction": ({"channels": 1.5}, "must be a whole number"),
     "truth for a number": ({"channels": True}, "must be a whole number"),
@@ -601,7 +601,9 @@ def test_a_wrong_configuration_is_reported(config, message):
 
 
 def test_methods_without_a_network_have_no_weights(tmp_path):
-    with pytest.raises(ModelError, match="cg_sense has no network and needs no weights; those with networks are"):
+    with pytest.raises(
+        ModelError, match="cg_sense has no network and needs no weights; of those with networks there are"
+    ):
         import_weights("cg_sense", tmp_path / "a.pth")
     with pytest.raises(ModelError, match="there is no method 'magic'"):
         import_weights("magic", tmp_path / "a.pth")
