@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from gadgets.images.geometry import Plane
     from gadgets.wire.attributes import Meta
     from gadgets.wire.messages import Image
+
+
+_FURTHER_STACKS = 100_000  # from the number of a series to that of its next stack; an index is below
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class Series:
     """The frames are repetitions of a scan that runs on, not phases of one heartbeat."""
     image_type: int
     """As in the ISMRMRD header: 1 magnitude, 2 phase, 3 real, 4 imaginary."""
+    part: str = ""
+    """Which contrast, set and repetition it is of, in words; empty where it is of all."""
 
     @property
     def meta(self) -> Meta:
@@ -100,16 +105,29 @@ class Series:
         for key in ("SequenceDescriptionAdditional", "SeriesDescription", "GADGETRON_SeqDescription"):
             text = " ".join(self.meta.get(key, ())).strip(" _")
             if text:
-                return text
-        return f"series {self.number}"
+                return f"{text} {self.part}".strip()
+        return f"series {self.number} {self.part}".strip()
 
     @property
     def stacks(self) -> list[tuple[Loop, ...]]:
-        """Loops that differ in the slice only, in the order of the slices."""
+        """Loops that differ in the slice only, in the order of the slices.
+
+        Parallel ones that are not evenly spaced in that order go by their places.
+        """
         groups: dict[tuple[int, ...], list[Loop]] = {}
         for loop in self.loops:
             groups.setdefault(loop.key[:-1], []).append(loop)
-        return [tuple(group) for group in groups.values()]
+        return [_by_place(group) for group in groups.values()]
+
+    @property
+    def apart(self) -> tuple[Series, ...]:
+        """A series for every stack, the first with the number of this one: readers take one for one run of frames."""
+        if len(self.stacks) == 1:
+            return (self,)
+        return tuple(
+            replace(self, number=self.number + order * _FURTHER_STACKS, loops=stack, part=_part(stack[0].key))
+            for order, stack in enumerate(self.stacks)
+        )
 
     @property
     def frame_time(self) -> float | None:
@@ -157,6 +175,18 @@ class Series:
         planes = [loop.planes[0] for loop in self.stacks[0]]
         step = slice_step(planes) if len(planes) > 1 else None
         return None if step is None else round(float(np.linalg.norm(step)), 4)
+
+
+def _by_place(loops: Sequence[Loop]) -> tuple[Loop, ...]:
+    planes = [loop.planes[0] for loop in loops]
+    first = planes[0]
+    if slice_step(planes) is None and all(first.parallel(plane) for plane in planes):
+        return tuple(sorted(loops, key=lambda loop: float(loop.planes[0].position @ first.normal)))
+    return tuple(loops)
+
+
+def _part(key: SliceKey) -> str:
+    return ", ".join(f"{name} {getattr(key, name)}" for name in ("contrast", "set", "repetition") if getattr(key, name))
 
 
 def tick_of_images(header: str) -> float:

@@ -45,7 +45,7 @@ def test_what_a_viewer_needs(tmp_path):
     assert len(files) == 6
     assert [int(each.InstanceNumber) for each in files] == [1, 2, 3, 4, 5, 6]
     for number, each in enumerate(files):
-        place, frame = divmod(number, 3)
+        frame, place = divmod(number, 2)  # dcm2niix takes the numbers for that order
         assert each.SOPClassUID == each.file_meta.MediaStorageSOPClassUID == MRImageStorage
         assert each.file_meta.MediaStorageSOPInstanceUID == each.SOPInstanceUID
         assert each.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
@@ -64,7 +64,52 @@ def test_what_a_viewer_needs(tmp_path):
     assert len({each.SOPInstanceUID for each in files}) == 6
     assert len({each.SeriesInstanceUID for each in files}) == 1
     assert files[0].AcquisitionTime == "120000.150000"
-    assert files[3].AcquisitionTime == "120001.050000"
+    assert files[1].AcquisitionTime == "120001.050000"
+
+
+def test_numbers_go_on_where_a_slice_has_fewer_frames(tmp_path):
+    files = export(tmp_path, [each for each in cine(slices=2, frames=3) if each.header["image_index"] != 3])
+    assert [(int(each.InstanceNumber), each.pixel_array[0, 0]) for each in files] == [
+        *((1, 100), (2, 110), (3, 102), (4, 111), (5, 112)),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["classic", "enhanced"])
+@pytest.mark.parametrize("counter", ["set", "repetition", "contrast"])
+def test_sets_repetitions_and_contrasts_are_series_of_their_own(counter, kind, tmp_path):
+    """A viewer has one run of frames, temporal positions and trigger times for a series."""
+    images = [each for number in range(2) for each in cine(slices=2, frames=3, **{counter: number})]
+    files = export(tmp_path, images, HEADER, kind)
+    series = {}
+    for each in files:
+        series.setdefault((int(each.SeriesNumber), each.SeriesDescription, each.SeriesInstanceUID), []).append(each)
+    assert [(number, text) for number, text, _ in series] == [
+        (1, "cine_sax cg_sense"),
+        (100_001, f"cine_sax cg_sense {counter} 1"),
+    ]
+    assert len({uid for *_, uid in series}) == 2
+    for members in series.values():
+        if kind == "enhanced":
+            (one,) = members
+            assert {groups.FrameContentSequence[0].StackID for groups in one.PerFrameFunctionalGroupsSequence} == {"1"}
+            continue
+        places = [(each.SliceLocation, int(each.TemporalPositionIdentifier)) for each in members]
+        assert sorted(places) == [(place, frame) for place in (0, 10) for frame in (1, 2, 3)]
+        assert {int(each.NumberOfTemporalPositions) for each in members} == {3}
+        assert [int(each.InstanceNumber) for each in members] == [1, 2, 3, 4, 5, 6]
+
+
+def test_positions_in_the_stack_are_those_of_the_places(tmp_path):
+    images = cine(slices=3, frames=1)
+    for each in images:
+        each.header["position"] = (0, 0, (0, 20, 10)[int(each.header["slice"])])
+    (each,) = export(tmp_path, images, kind="enhanced")
+    places = [
+        groups.PlanePositionSequence[0].ImagePositionPatient[2] for groups in each.PerFrameFunctionalGroupsSequence
+    ]
+    numbers = [groups.FrameContentSequence[0].InStackPositionNumber for groups in each.PerFrameFunctionalGroupsSequence]
+    assert (places, numbers) == ([0, 10, 20], [1, 2, 3])
+    assert each.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices == 10
 
 
 def test_what_the_scan_header_says(tmp_path):

@@ -49,6 +49,26 @@ def test_series_and_sets_have_files_of_their_own(tmp_path):
     assert [path.name for path in paths] == ["A.nii.gz", "A_series001_set1.nii.gz", "A_series021.nii.gz"]
 
 
+@pytest.mark.parametrize("places", [(0, 20, 10), (20, 0, 10), (10, 20, 0)])
+def test_slices_are_sorted_by_their_places(places, tmp_path):
+    images = cine(slices=3, frames=2)
+    for each in images:
+        each.header["position"] = (0, 0, places[int(each.header["slice"])])
+    (path,) = export(tmp_path / "a.nii", images)
+    loaded = nibabel.load(path)
+    assert loaded.shape == (8, 6, 3, 2)
+    assert loaded.affine[2] == pytest.approx([0, 0, 10, 0])
+    by_place = np.argsort(places)
+    assert np.asarray(loaded.dataobj)[0, 0, :, 0].tolist() == [100 + 10 * slice_ for slice_ in by_place]
+
+
+def test_slices_from_above_to_below_keep_their_order(tmp_path):
+    (path,) = export(tmp_path / "a.nii", cine(slices=3, frames=2, gap=-10.0))
+    loaded = nibabel.load(path)
+    assert loaded.affine[2, 2] == pytest.approx(-10)
+    assert np.asarray(loaded.dataobj)[0, 0, :, 0].tolist() == [100, 110, 120]
+
+
 @pytest.mark.parametrize("broken", ["spacing", "turn", "frames"])
 def test_slices_that_are_no_stack_have_files_of_their_own(broken, tmp_path, caplog):
     images = cine(slices=3, frames=2)
