@@ -146,7 +146,9 @@ def survey_and_export(trainer: Trainer, folder: Path) -> WeightsEntry:
 
 
 def _line(point: Point) -> str:
-    scores = ", ".join(f"{kind} {whole:.1f} (dynamic {moving:.1f})" for kind, (whole, moving) in point.psnr.items())
+    scores = ", ".join(
+        f"{kind} {moving:.1f} where it moves ({whole:.1f} whole)" for kind, (whole, moving) in point.psnr.items()
+    )
     return (
         f"step {point.step}, {point.seconds / 60:.0f} min: loss {point.loss:.3f}; PSNR in dB: {scores or 'not watched'}"
     )

@@ -85,7 +85,7 @@ VARIANTS = {
     "atlf_net/ct_shifted": Variant(ct_off=8.0, all_scans=True),
 }
 VARIED = "uniform_8"  # the one condition under which they are measured
-DIFFERENCE_FORMS = {"psnr": "{:+.2f}", "dynamic_psnr": "{:+.2f}", "ssim": "{:+.4f}"}  # in tables; all are in the file
+DIFFERENCE_FORMS = {"dynamic_psnr": "{:+.2f}", "psnr": "{:+.2f}", "ssim": "{:+.4f}"}  # in tables; all are in the file
 COMPARED = "Variants minus their method, on the same scans"
 
 
@@ -529,7 +529,7 @@ def table(outcome: Outcome) -> str:
         methods = {method: [found.get((method, name)) for name in conditions] for method in outcome.methods}
         n_scans = scan_counts(outcome, part)
         methods = {row_label(method, ours, n_scans): ours for method, ours in methods.items() if any(ours)}
-        for heading, whole in (("PSNR / dynamic PSNR, dB", "psnr"), ("SSIM / dynamic SSIM", "ssim")):
+        for heading, whole in (("dynamic PSNR / PSNR, dB", "psnr"), ("dynamic SSIM / SSIM", "ssim")):
             cells = [[heading, *(name.replace("_", " ") for name in conditions)]]
             cells += [[label, *(_pair(row, whole) for row in ours)] for label, ours in methods.items()]
             if whole == "psnr":
@@ -563,10 +563,10 @@ def row_label(method: str, rows: Sequence[Row | None], n_scans: Mapping[str, int
 
 
 def _pair(row: Row | None, whole: str) -> str:
-    """A score of everything and of what moves, with a mark; blank where nothing was to be measured."""
+    """A score of what moves and of everything, with a mark; blank where nothing was to be measured."""
     if row is None:
         return ""
-    pair = " / ".join(score_text_of(SCORE_FORMS[name], row.median, name) for name in (whole, f"dynamic_{whole}"))
+    pair = " / ".join(score_text_of(SCORE_FORMS[name], row.median, name) for name in (f"dynamic_{whole}", whole))
     return pair + ("*" if row.outside else " ")
 
 

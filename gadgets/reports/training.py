@@ -87,7 +87,10 @@ def write_curves(path: Path, trainer: Trainer) -> None:
         plots.append(_plot("Loss, mean since the last point", minutes, {"loss": [point.loss for point in points]}))
         if points[-1].psnr:
             references = {method: trainer.compare(method) for method in _BASELINES}
-            for index, title in enumerate(("PSNR of the held-out scans in dB", "PSNR of their dynamic region in dB")):
+            for index, title in (
+                (1, "PSNR of the held-out scans where they move, in dB"),
+                (0, "PSNR of all of them, in dB"),
+            ):
                 lines = {str(kind): [point.psnr[kind][index] for point in points] for kind in KINDS}
                 for method, values in references.items():
                     lines |= {f"{method}, {kind}": [values[kind][index]] * len(points) for kind in KINDS}

@@ -33,7 +33,7 @@ SCANS = {
 
 def main() -> None:
     print(
-        "| scan | method | NRMSE | PSNR / dB | SSIM | dynamic PSNR / dB | s per slice |\n|---|---|---|---|---|---|---|"
+        "| scan | method | dynamic PSNR / dB | PSNR / dB | SSIM | NRMSE | s per slice |\n|---|---|---|---|---|---|---|"
     )
     engine = SharedEngine()
     with tempfile.TemporaryDirectory() as folder:
@@ -66,7 +66,7 @@ def _score(name: str, path: Path, truth: np.ndarray, pipeline, engine) -> None:
                     collector.add_image(item)
                     did = re.search("<name>cinestream_method</name><value>([^<]*)", item.attributes).group(1)
     got, seconds = score(collector.series(), truth), chain.summary.seconds["slice"] / chain.summary.slices
-    numbers = f"{got['nrmse']:.3f} | {got['psnr']:.1f} | {got['ssim']:.3f} | {got['dynamic_psnr']:.1f} | {seconds:.2f}"
+    numbers = f"{got['dynamic_psnr']:.1f} | {got['psnr']:.1f} | {got['ssim']:.3f} | {got['nrmse']:.3f} | {seconds:.2f}"
     method = pipeline.name if did == pipeline.name else f"{pipeline.name}, fell back to {did}"
     print(f"| {name} | {method} | {numbers} |", flush=True)
 
