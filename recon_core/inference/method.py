@@ -94,7 +94,7 @@ class NetworkMethod:
                 return torch.zeros_like(data.hybrid[:, 0])
             scale = self._entry.input_peak / peak
         if data.start is None and self.start_method:
-            data = with_start(data, self.start_method, self.start_samples)
+            data = with_start(data, self.start_method, _SAMPLES)
         begun = data if self._entry.start == self.start_method else with_start(data, self._entry.start)
         start = None if begun.start is None else begun.start * scale
         scaled = dataclasses.replace(data, hybrid=data.hybrid * scale, start=start, start_deviation=None)
@@ -112,9 +112,9 @@ class NetworkMethod:
         return start_method(self._entry)
 
     @property
-    def start_samples(self) -> int:
-        """How many samples tell how well that image is known."""
-        return _SAMPLES if self._entry.weighing else 0
+    def samples(self) -> int:
+        """How many samples tell how well that image is known, and that of `reference`."""
+        return _SAMPLES
 
     @property
     def reference(self) -> str:
@@ -142,7 +142,9 @@ class NetworkMethod:
         reasons = "; ".join(trained.outside(scan))
         return reasons and f"the scan is not like the training of the weights {self._entry.name}: {reasons}"
 
-    def doubts(self, data: HybridSlice, image: torch.Tensor, reference: torch.Tensor) -> str:
+    def doubts(
+        self, data: HybridSlice, image: torch.Tensor, reference: torch.Tensor, deviation: torch.Tensor | None = None
+    ) -> str:
         """Reasons not to trust the image of the network; called after it has run.
 
         Parameters
@@ -153,13 +155,15 @@ class NetworkMethod:
             ``(frame, y, x)`` complex64, image of the network.
         reference
             Image of the slice by the method `reference`.
+        deviation
+            ``(frame, y, x)`` float32: standard deviation that it is left with, where it is known.
 
         Returns
         -------
         str
             Empty if the image is within the limits stored with the weights, or else the default ones.
         """
-        figures = image_figures(data, image, reference, implementation=self._implementation)
+        figures = image_figures(data, image, reference, deviation=deviation, implementation=self._implementation)
         reasons = ", ".join((self._entry.limits or Limits()).objections(figures, self.reference))
         return reasons and f"the image of {self._method} {reasons}"
 

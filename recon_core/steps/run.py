@@ -12,7 +12,8 @@ from recon_core.steps.work import Outcome, Outcomes, check_finite
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from recon_core.data import HybridSlice
+    import torch
+
     from recon_core.options import ReconOptions
     from recon_core.steps.work import Method, Work
 
@@ -92,7 +93,7 @@ def _judged(work: Work, attempt: _Attempts) -> Outcome:
         return attempt(options.method)
     before = _accept(method.unlike_training(work.data), options)
     outcome = attempt(options.method)
-    against = method.doubts(work.data, outcome.image, attempt(method.reference).image)
+    against = method.doubts(work.data, outcome.image, *attempt.compared(method))
     after = _accept("; ".join(filter(None, (*outcome.doubts, against))), options)
     doubts = tuple(reason for reason in (before, after) if reason)
     outcome.notes.extend(doubts)
@@ -118,6 +119,7 @@ class _Attempts:
     def __init__(self, work: Work) -> None:
         self._work = work
         self._made: dict[str, Outcome] = {}
+        self._deviations: dict[str, torch.Tensor | None] = {}
 
     def __call__(self, name: str) -> Outcome:
         """Run a method, apart from whatever another one noted."""
@@ -130,21 +132,31 @@ class _Attempts:
     def _make(self, name: str, method: Method) -> Outcome:
         own = dataclasses.replace(self._work.data, notes=[], doubts=[], extra={})
         if isinstance(method, NetworkMethod) and method.start_method:
-            own = self._started(own, method)
+            start, deviation = self._known(method.start_method, method.samples)  # its time is the network's
+            own = dataclasses.replace(own, start=start, start_deviation=deviation)
         image = check_finite(name, method(own), self._work.cine)
         return Outcome(name, image, own.notes, own.extra, tuple(own.doubts))
 
-    def _started(self, data: HybridSlice, network: NetworkMethod) -> HybridSlice:
-        """The slice with what a network starts from."""
+    def compared(self, network: NetworkMethod) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Give what the image of a network is compared with, and the deviation that it is left with if it is known."""
+        name = network.reference
+        if name in self._made:
+            return self._known(name, network.samples)
+        with self._work.pace.measured(self._work.job(name)):
+            return self._known(name, network.samples)
+
+    def _known(self, name: str, samples: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The image of a method, and its deviation if the method tells it by samples and was not run before."""
         options = self._work.options
-        samples = max(options.kt_sense.samples, network.start_samples)
-        sampled = dataclasses.replace(options, kt_sense=dataclasses.replace(options.kt_sense, samples=samples))
-        name = network.start_method
-        start = self._made[name] = self._make(name, self._work.build(name, sampled))  # its time is the network's
-        deviation = start.extra.get("uncertainty")
-        if samples > options.kt_sense.samples and "uncertainty" not in options.finish.extras:
-            start.extra.pop("uncertainty", None)
-        return dataclasses.replace(data, start=start.image, start_deviation=deviation)
+        asked = options.kt_sense.samples
+        if name not in self._made:
+            sampled = dataclasses.replace(options.kt_sense, samples=max(asked, samples))
+            method = self._work.build(name, dataclasses.replace(options, kt_sense=sampled))
+            made = self._made[name] = self._make(name, method)
+            self._deviations[name] = made.extra.get("uncertainty")
+            if samples > asked and "uncertainty" not in options.finish.extras:
+                made.extra.pop("uncertainty", None)
+        return self._made[name].image, self._deviations.get(name)
 
 
 def _unless_it_fails(main: Outcome, name: str, make: Callable[[], Outcome]) -> Outcome | None:

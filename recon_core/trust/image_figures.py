@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from recon_core.physics.consistency import DataConsistency
+from recon_core.physics.neighbourhood import box_mean
 from recon_core.trust.ranges import ImageFigures
 
 if TYPE_CHECKING:
@@ -15,12 +16,21 @@ if TYPE_CHECKING:
 
 # A time average that leaves less of the signal unexplained is not contradicted by the data; hearts left 0.09 or more.
 _STILL = 0.05
+# A streak: over so many pixels, and beyond so many deviations of what the data leave open, which is averaged over more.
+_STREAK, _DEVIATIONS, _NEIGHBOURHOOD = 5, 3.0, 9
+# Signal of blood and fat, as a quantile of the time average, and the part of it that is never known better.
+_BRIGHT, _UNCERTAIN = 0.97, 0.01
 # Part of the columns along the readout that are taken to hold noise alone, and where a normal distribution has it.
 _QUIET, _QUIET_DEVIATIONS = 0.05, 1.645
 
 
 def image_figures(
-    data: HybridSlice, image: torch.Tensor, reference: torch.Tensor | None = None, *, implementation: str = "auto"
+    data: HybridSlice,
+    image: torch.Tensor,
+    reference: torch.Tensor | None = None,
+    *,
+    deviation: torch.Tensor | None = None,
+    implementation: str = "auto",
 ) -> ImageFigures:
     """Measure an image without knowing the truth.
 
@@ -32,6 +42,8 @@ def image_figures(
         ``(frame, y, x)`` complex64, in the units of the data.
     reference
         Image of the reference, a method without weights, of the same slice, or None.
+    deviation
+        ``(frame, y, x)`` float32: standard deviation that the real part of `reference` is left with, where it is known.
     implementation
         Kernels of the data consistency: ``torch``, ``cupy`` or ``auto``.
 
@@ -47,6 +59,10 @@ def image_figures(
     leaves too. The residual is the root of ``max_t (e - o)`` over ``mean_t (||y||^2 - o)``, the signal of a mean frame,
     as single frames may hold outer lines only. Where noise was not measured, the columns along the readout with the
     least energy are taken for air.
+
+    A streak stands in the time average, where the eye sees it and the whole hides it. It is the largest difference of
+    the average magnitudes over 5 x 5 pixels, over the signal of the bright tissue, among places where it is beyond
+    three deviations of what the data leave open there: elsewhere the reference may as well be wrong.
     """
     filled = data.mask.any(-1)
     if not bool(filled.any()):
@@ -73,6 +89,9 @@ def image_figures(
     return ImageFigures(
         residual=0.0 if excess <= 0 else (excess / signal) ** 0.5,  # not a number if the squares were too large
         change=_change(data, image, reference, filled),
+        streak=None
+        if reference is None or deviation is None
+        else _streak(image[filled], reference[filled], deviation[filled]),
         motion=motion / unexplained**0.5 if unexplained > _STILL**2 else None,
     )
 
@@ -84,6 +103,14 @@ def _change(
         return None
     size = _root_mean_square(reference[filled])
     return float(_norms((image - reference)[filled]).max()) / size if size > 0 else None
+
+
+def _streak(image: torch.Tensor, reference: torch.Tensor, deviation: torch.Tensor) -> float:
+    average = reference.mean(0).abs()
+    bright = torch.quantile(average, _BRIGHT)
+    moved = box_mean((image.mean(0).abs() - average).square(), _STREAK).sqrt()
+    left_open = box_mean(2 * deviation.square().mean(0), _NEIGHBOURHOOD).sqrt() + _UNCERTAIN * bright
+    return float(torch.where(moved > _DEVIATIONS * left_open, moved, 0).max() / bright) if bright > 0 else 0.0
 
 
 def _norms(image: torch.Tensor) -> torch.Tensor:

@@ -105,6 +105,55 @@ def test_an_object_at_rest_may_stand_still(scan):
     assert Limits().objections(image_figures(data, truth, reference), "cg_sense") == []
 
 
+@pytest.fixture
+def streaked():
+    """A function that lays a dark line of some depth and width through the bright disc of all frames."""
+
+    def lay(image, depth, width=3):
+        streaked = image.clone()
+        streaked[:, N_Y // 2 - 8 : N_Y // 2 + 8, N_X // 2 : N_X // 2 + width] *= 1 - depth
+        return streaked
+
+    return lay
+
+
+def figure(scan, image, deviation):
+    data, _, reference = scan
+    return image_figures(data, image, reference, deviation=torch.full(image.shape, deviation)).streak
+
+
+@pytest.mark.parametrize("phase", [1, 1j])
+def test_a_streak_is_seen_though_the_whole_is_little_changed(scan, streaked, phase):
+    data, truth, reference = scan()
+    image = phase * streaked(reference, 0.5)
+    deviation = torch.full(truth.shape, 0.5)
+    figures = image_figures(data, image, reference, deviation=deviation)
+    assert 0.2 < figures.streak < 0.5
+    assert image_figures(data, streaked(reference, 0.5), reference).change < 0.2  # the default limit is 0.8
+    (reason,) = Limits().objections(dataclasses.replace(figures, residual=None, change=None), "kt_sense")
+    assert reason.startswith("has a streak or spot of ")
+
+
+def test_where_the_data_leave_more_open_the_reference_may_be_wrong(scan, streaked):
+    measured = scan()
+    image = streaked(measured[2], 0.5)
+    assert figure(measured, image, 0.2) > 0.2
+    assert figure(measured, image, 10.0) == 0.0
+
+
+def test_noise_and_motion_and_half_the_depth_are_no_streak(scan, streaked):
+    measured = scan()
+    reference = measured[2]
+    for image in (reference, measured[1], reference.roll(3, 0), streaked(reference, 0.05)):
+        assert figure(measured, image, 0.5) < 0.1
+
+
+def test_of_a_streak_nothing_is_said_without_a_deviation(scan, streaked):
+    data, _, reference = scan()
+    assert image_figures(data, streaked(reference, 0.9), reference).streak is None
+    assert image_figures(data, 0 * reference, 0 * reference, deviation=0 * reference.abs()).streak in (0.0, None)
+
+
 def test_frames_without_a_line_do_not_count(scan):
     data, truth, _ = scan()
     mask = data.mask.clone()
