@@ -118,7 +118,7 @@ class SenseOperator:
         torch.Tensor
             ``(frame, coil, ky, x)``, zero where nothing is measured, zero frequency at ``N//2``.
         """
-        return _linear(image, self._forward, self._adjoint)
+        return linear(image, self._forward, self._adjoint)
 
     def adjoint(self, hybrid: torch.Tensor) -> torch.Tensor:
         """Combine the coil images of the measured lines.
@@ -133,7 +133,7 @@ class SenseOperator:
         torch.Tensor
             ``(frame, y, x)``.
         """
-        return _linear(hybrid, self._adjoint, self._forward)
+        return linear(hybrid, self._adjoint, self._forward)
 
     def normal(self, image: torch.Tensor) -> torch.Tensor:
         """Apply A^H A, the inner loop of every iterative method.
@@ -149,7 +149,7 @@ class SenseOperator:
             ``(frame, y, x)``, y contiguous in memory.
         """
         apply = self._normal_by_folding if self._folds else self._normal_by_transforms
-        return _linear(image, apply, apply)
+        return linear(image, apply, apply)
 
     def select(self, frames: slice) -> SenseOperator:
         """Take some frames: their operator, which shares the maps and costs nothing.
@@ -393,15 +393,15 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # noqa: ANN401
-        return _linear(gradients[0], ctx.back, ctx.forth), None, None
+        return linear(gradients[0], ctx.back, ctx.forth), None, None
 
 
-def _linear(
+def linear(
     array: torch.Tensor,
     apply: Callable[[torch.Tensor], torch.Tensor],
     adjoint: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """Apply a linear map so that torch can differentiate it."""
+    """Apply a linear map so that torch can differentiate it, with its adjoint as derivative."""
     if not (array.requires_grad and torch.is_grad_enabled()):
         return apply(array)
     return cast("torch.Tensor", _Linear.apply(array, apply, adjoint))  # type: ignore[no-untyped-call]

@@ -1,0 +1,210 @@
+"""The encoding of a slice of which the samples follow no grid: coil maps and a non-uniform Fourier transform."""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from recon_core.errors import DataError, ResourceError
+from recon_core.physics.sense import linear
+from recon_core.stopping import check
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: Error that finufft is asked for; what comes of it is below 2e-4 for any image.
+TOLERANCE = 1e-4
+_KERNEL_TOLERANCE = 1e-5
+
+
+def require_finufft() -> Any:  # noqa: ANN401 - a module without types
+    """Import finufft.
+
+    Raises
+    ------
+    ResourceError
+        If it is not installed.
+    """
+    try:
+        import finufft
+    except ImportError as error:
+        raise ResourceError(
+            "scans that follow no Cartesian grid need finufft, which is not installed: pip install 'cinestream[radial]'"
+        ) from error
+    return finufft
+
+
+class NufftSenseOperator:
+    """A = W F S: image to samples at any positions, frame by frame, with a weight for each.
+
+    The counterpart of `recon_core.physics.sense.SenseOperator`, with the same operations in the same units: with
+    samples and weights of one on a Cartesian grid it is that operator. All are differentiable in the array given.
+
+    Parameters
+    ----------
+    maps
+        ``(coil, y, x)`` complex64.
+    positions
+        ``(frame, readout, sample, 2)`` float32 in cycles per pixel, in the order (x, y).
+    weights
+        ``(frame, readout, sample)`` float32 factors of the samples, zero where nothing was measured.
+    tolerance
+        Relative error of `forward` and `adjoint`.
+
+    Raises
+    ------
+    DataError
+        If axes disagree.
+    ResourceError
+        If finufft is not installed.
+
+    Notes
+    -----
+    Barnett, Magland, af Klinteberg, SIAM J Sci Comput 2019, doi:10.1137/18M120885X. A^H A is a convolution per frame,
+    done with transforms of twice the size and without the samples: Fessler et al., IEEE Trans Signal Process 2005,
+    doi:10.1109/TSP.2005.853152. Its kernel is real there, as the point spread function is Hermitian.
+    """
+
+    def __init__(
+        self, maps: torch.Tensor, positions: torch.Tensor, weights: torch.Tensor, *, tolerance: float = TOLERANCE
+    ) -> None:
+        if positions.shape[-1:] != (2,) or positions.ndim != 4 or weights.shape != positions.shape[:-1]:
+            raise DataError(
+                "positions must be (frame, readout, sample, 2) and weights (frame, readout, sample), got "
+                f"{tuple(positions.shape)} and {tuple(weights.shape)}"
+            )
+        if maps.ndim != 3 or maps.dtype != torch.complex64:
+            raise DataError(f"maps must be (coil, y, x) complex64, got {tuple(maps.shape)} {maps.dtype}")
+        require_finufft()
+        self._maps = maps.detach().contiguous()
+        self._positions, self._weights = positions, weights
+        self._tolerance = tolerance
+        self._kernels: dict[int, torch.Tensor] = {}  # by frame of the operator that this one is a part of
+        self._first = 0
+        self.n_frames = len(positions)
+
+    @property
+    def share(self) -> float:
+        """Mean of the diagonal of A^H A, for maps of unit norm."""
+        return float(self._weights.square().sum()) / (self.n_frames * self._maps[0].numel())
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Simulate the measurement: ``(frame, y, x)`` to ``(frame, coil, readout, sample)``."""
+        return linear(image, self._forward, self._adjoint)
+
+    def adjoint(self, samples: torch.Tensor) -> torch.Tensor:
+        """Combine the samples of the coils: ``(frame, coil, readout, sample)`` to ``(frame, y, x)``."""
+        return linear(samples, self._adjoint, self._forward)
+
+    def normal(self, image: torch.Tensor) -> torch.Tensor:
+        """Apply A^H A to ``(frame, y, x)``."""
+        return linear(image, self._normal, self._normal)
+
+    def select(self, frames: slice) -> NufftSenseOperator:
+        """Take some consecutive frames: their operator, which shares maps and kernels."""
+        chosen = copy(self)
+        chosen._positions, chosen._weights = self._positions[frames], self._weights[frames]
+        chosen._first = self._first + frames.indices(self.n_frames)[0]
+        chosen.n_frames = len(chosen._positions)
+        return chosen
+
+    def with_maps(self, maps: torch.Tensor) -> NufftSenseOperator:
+        """The same samples seen by other coils ``(coil, y, x)``; the kernels are shared."""
+        chosen = copy(self)
+        chosen._maps = maps.detach().contiguous()
+        return chosen
+
+    def _forward(self, image: torch.Tensor) -> torch.Tensor:
+        self._check_image(image)
+        n_coils = len(self._maps)
+        samples = image.new_empty((self.n_frames, n_coils, *self._weights.shape[1:]))
+        for frame, one in enumerate(image):
+            coils = self._maps * one
+            flat = sample_image(coils, self._positions[frame].flatten(0, 1), self._tolerance)
+            samples[frame] = flat.view(samples.shape[1:]) * self._weights[frame]
+        return samples
+
+    def _adjoint(self, samples: torch.Tensor) -> torch.Tensor:
+        expected = (self.n_frames, len(self._maps), *self._weights.shape[1:])
+        if samples.shape != expected:
+            raise DataError(f"samples must be (frame, coil, readout, sample) = {expected}, got {tuple(samples.shape)}")
+        image = samples.new_empty((self.n_frames, *self._maps.shape[1:]))
+        for frame, one in enumerate(samples):
+            # filled, not multiplied: what was not measured may not even be a number
+            weights = self._weights[frame]
+            flat = torch.where(weights > 0, one * weights, 0).flatten(1)
+            coils = grid_samples(flat, self._positions[frame].flatten(0, 1), self._maps.shape[1:], self._tolerance)
+            image[frame] = (self._maps.conj() * coils).sum(0)
+        return image
+
+    def _normal(self, image: torch.Tensor) -> torch.Tensor:
+        self._check_image(image)
+        result = torch.empty_like(image, memory_format=torch.contiguous_format)
+        n_y, n_x = self._maps.shape[1:]
+        for frame, one in enumerate(image):
+            check()
+            total = torch.zeros((n_y, n_x), dtype=image.dtype, device=image.device)
+            kernel = self._kernel(frame)
+            for coil in self._maps:
+                # rows of zeros need no transform, and along the last axis they take two thirds of the time
+                rows = torch.fft.fft(coil * one, 2 * n_x, -1)
+                spectrum = torch.fft.fft(rows.mT.contiguous(), 2 * n_y, -1).mul_(kernel)
+                rows = torch.fft.ifft(spectrum, dim=-1)[:, :n_y].mT.contiguous()
+                total.addcmul_(coil.conj(), torch.fft.ifft(rows, dim=-1)[:, :n_x])
+            result[frame] = total
+        return result
+
+    def _kernel(self, frame: int) -> torch.Tensor:
+        """The transform ``(2 x, 2 y)`` float32 of the point spread function of a frame."""
+        known = self._kernels.get(self._first + frame)
+        if known is None:
+            n_y, n_x = self._maps.shape[1:]
+            power = self._weights[frame].square().flatten().to(torch.complex64)[None]
+            spread = grid_samples(power, self._positions[frame].flatten(0, 1), (2 * n_y, 2 * n_x), _KERNEL_TOLERANCE)
+            spread = spread[0] * (2 * n_y * 2 * n_x) ** 0.5 / (n_y * n_x)
+            spread[0], spread[:, 0] = 0, 0  # a shift by the whole image is never asked for, and has no opposite
+            known = torch.fft.fft2(torch.fft.ifftshift(spread)).real.mT.contiguous()
+            self._kernels[self._first + frame] = known
+        return known
+
+    def _check_image(self, image: torch.Tensor) -> None:
+        expected = (self.n_frames, *self._maps.shape[1:])
+        if image.shape != expected or image.dtype != self._maps.dtype:
+            raise DataError(
+                f"image must be (frame, y, x) = {expected} {self._maps.dtype}, got {tuple(image.shape)} {image.dtype}"
+            )
+
+
+def sample_image(images: torch.Tensor, positions: torch.Tensor, tolerance: float = TOLERANCE) -> torch.Tensor:
+    """Sum ``images (n, y, x)`` to samples ``(n, sample)`` at positions ``(sample, 2)``, as an orthonormal transform."""
+    check()
+    x, y = _radians(positions)
+    transform = require_finufft().nufft2d2
+    threads = torch.get_num_threads()
+    array = images.detach().resolve_conj().cpu().contiguous().numpy()
+    samples = transform(y, x, array, eps=tolerance, isign=-1, nthreads=threads)
+    scale = np.float32((images.shape[-2] * images.shape[-1]) ** -0.5)
+    return torch.from_numpy(samples.reshape(len(array), -1) * scale).to(images.device)
+
+
+def grid_samples(
+    samples: torch.Tensor, positions: torch.Tensor, matrix: tuple[int, ...], tolerance: float = TOLERANCE
+) -> torch.Tensor:
+    """Sum ``samples (n, sample)`` to images ``(n, y, x)``: the adjoint of `sample_image`."""
+    check()
+    x, y = _radians(positions)
+    transform = require_finufft().nufft2d1
+    threads = torch.get_num_threads()
+    array = samples.detach().resolve_conj().cpu().contiguous().numpy()
+    images = transform(y, x, array, tuple(matrix), eps=tolerance, isign=1, nthreads=threads)
+    scale = np.float32((matrix[0] * matrix[1]) ** -0.5)
+    return torch.from_numpy(images.reshape(len(array), *matrix) * scale).to(samples.device)
+
+
+def _radians(positions: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Positions ``(sample, 2)`` as two contiguous arrays in radians per pixel."""
+    x, y = (positions.detach().cpu().float() * (2 * torch.pi)).T.contiguous().numpy()
+    return np.ascontiguousarray(x), np.ascontiguousarray(y)

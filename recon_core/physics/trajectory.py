@@ -1,0 +1,156 @@
+"""Where in k-space the samples of a readout that follows no grid lie, and how much of k-space each of them has.
+
+Positions are in cycles per pixel of the image, from -0.5 to 0.5, in the order (x, y) of ISMRMRD.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from recon_core.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+#: The golden angle of radial scans, in degrees (doi:10.1109/TMI.2006.885337).
+GOLDEN_ANGLE = 180 * (math.sqrt(5) - 1) / 2
+_EDGE = 0.5 * 2**0.5 + 0.05  # cycles per pixel: the corners of the grid, and what rounding and delays add
+_SAME_ANGLE = 1e-4  # radians
+_STRAIGHT = 1e-3  # cycles per pixel that a sample of a spoke may lie beside it
+
+
+def tiny_golden_angle(number: int) -> float:
+    """The angle in degrees of tiny golden-angle scans; the first is the golden angle (doi:10.1109/TMI.2014.2382572)."""
+    return 180 / ((1 + math.sqrt(5)) / 2 + number - 1)
+
+
+def spoke_positions(
+    angles: NDArray[np.float64], samples: int, center: int, matrix: tuple[int, int], oversampling: float = 2.0
+) -> NDArray[np.float32]:
+    """Place the samples of straight readouts through the centre of k-space.
+
+    Parameters
+    ----------
+    angles
+        ``(...)`` of the spokes in radians, from x towards y.
+    samples, center
+        Samples of a spoke, and which of them is that of the centre.
+    matrix
+        ``(y, x)`` pixels of the image, which has square pixels; the spacing of the samples is that of the longer side.
+    oversampling
+        Field of view along the spokes over the longer side of that of the image.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        ``(..., sample, 2)`` in cycles per pixel.
+    """
+    radius = (np.arange(samples) - center) / (oversampling * max(matrix))
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    return np.asarray(directions[..., None, :] * radius[:, None], np.float32)
+
+
+def check_positions(positions: NDArray[np.float32], measured: NDArray[np.bool_]) -> None:
+    """Refuse positions of no use.
+
+    Parameters
+    ----------
+    positions
+        ``(frame, readout, sample, 2)`` in cycles per pixel.
+    measured
+        ``(frame, readout)`` bool; the others are not looked at.
+
+    Raises
+    ------
+    DataError
+        If some are not finite or outside of k-space, or all are the same.
+    """
+    used = positions[measured]
+    if not np.isfinite(used).all():
+        raise DataError("the trajectory has values that are not finite; send positions in cycles per pixel")
+    radius = float(np.abs(used).max(initial=0.0))
+    if radius == 0:
+        raise DataError("the trajectory is zero everywhere; send the position of every sample, or set the angles")
+    if radius > _EDGE:
+        raise DataError(f"the trajectory reaches {radius:.3g} cycles per pixel, expected -0.5 to 0.5 along each axis")
+
+
+def cell_areas(positions: NDArray[np.float32], matrix: tuple[int, int]) -> NDArray[np.float32]:
+    """Find how much of k-space each sample has, in cells of the Cartesian grid: the density weights of gridding.
+
+    Parameters
+    ----------
+    positions
+        ``(readout, sample, 2)`` in cycles per pixel, of readouts that are used together.
+    matrix
+        ``(y, x)`` pixels of the image.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        ``(readout, sample)``; they add up to the disk, or whatever part of k-space the readouts cover.
+
+    Raises
+    ------
+    DataError
+        If the readouts are no straight lines through the centre of k-space.
+
+    Notes
+    -----
+    Cells of Voronoi in polar coordinates: between the circles and between the rays half-way to the neighbours, so that
+    those of evenly spaced spokes are the Ram-Lak ramp, and golden-angle spokes count by their own gaps.
+    """
+    scaled = positions.astype(np.float64) * np.array([matrix[1], matrix[0]])
+    radius, angle = _polar(scaled)
+    areas = np.zeros(radius.shape)
+    sides = [radius > 0, radius < 0]
+    first = np.concatenate([angle, angle + math.pi])
+    has = np.concatenate([side.any(1) for side in sides])
+    gaps = np.zeros(len(first))
+    gaps[has] = _gaps(first[has] % (2 * math.pi))
+    spacing = np.abs(np.gradient(radius, axis=1)) if radius.shape[1] > 1 else np.ones_like(radius)
+    for number, side in enumerate(sides):
+        gap = gaps[number * len(angle) : (number + 1) * len(angle), None]
+        areas += np.where(side, gap * np.abs(radius) * spacing, 0)
+    # samples within half a spacing of the centre share the disk there
+    middle = np.abs(radius) < spacing / 2
+    shared = math.pi * float(np.mean(spacing[middle] ** 2)) / 4 if middle.any() else 0.0
+    areas[middle] = shared / max(1, int(middle.sum()))
+    return areas.astype(np.float32)
+
+
+def _polar(scaled: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distance ``(readout, sample)`` along each spoke, and its angle ``(readout,)``; delays may move it along itself.
+
+    Raises
+    ------
+    DataError
+        If the readouts are not straight, or do not pass near the centre.
+    """
+    span = scaled[:, -1] - scaled[:, 0]
+    length = np.linalg.norm(span, axis=-1)
+    if scaled.shape[1] < 2 or not (length > 0).all():
+        raise DataError("every readout needs two samples or more at different positions of k-space")
+    direction = span / length[:, None]
+    radius = np.einsum("rsd,rd->rs", scaled, direction)
+    beside = scaled - radius[..., None] * direction[:, None]
+    if float(np.abs(beside - beside.mean(1, keepdims=True)).max()) > _STRAIGHT * float(length.max()):
+        raise DataError("the readouts are no straight spokes: give density weights, as the third column of traj")
+    return radius, np.arctan2(direction[:, 1], direction[:, 0])
+
+
+def _gaps(angles: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Half the way to the next angle on both sides, around the circle; equal angles share theirs."""
+    order = np.argsort(angles)
+    ordered = angles[order]
+    new = np.diff(ordered, prepend=ordered[0] - 1) > _SAME_ANGLE
+    group = np.cumsum(new) - 1
+    rays = ordered[new]
+    steps = np.diff(rays, append=rays[0] + 2 * math.pi)
+    half = (steps + np.roll(steps, 1)) / 2
+    gaps = np.empty_like(angles)
+    gaps[order] = half[group] / np.bincount(group)[group]
+    return gaps

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from recon_core.errors import DataError
+from recon_core.physics.trajectory import (
+    GOLDEN_ANGLE,
+    cell_areas,
+    check_positions,
+    spoke_positions,
+    tiny_golden_angle,
+)
+
+
+def test_golden_angles():
+    assert pytest.approx(111.246, abs=1e-3) == GOLDEN_ANGLE
+    assert tiny_golden_angle(1) == pytest.approx(GOLDEN_ANGLE)
+    assert tiny_golden_angle(7) == pytest.approx(23.63, abs=5e-3)
+
+
+def test_positions_of_spokes():
+    positions = spoke_positions(np.deg2rad([0.0, 90.0]), 8, 4, (16, 12))
+    np.testing.assert_allclose(positions[0, :, 0], (np.arange(8) - 4) / 32, atol=1e-7)
+    np.testing.assert_allclose(positions[0, :, 1], 0, atol=1e-7)
+    np.testing.assert_allclose(positions[1, :, 1], (np.arange(8) - 4) / 32, atol=1e-7)
+
+
+def test_areas_of_even_spokes_are_the_ramp():
+    spokes, samples, size = 40, 64, 32
+    positions = spoke_positions(np.pi / spokes * np.arange(spokes), samples, samples // 2, (size, size))
+    areas = cell_areas(positions, (size, size))
+    radius = np.abs(np.arange(samples) - samples // 2) / 2
+    ramp = np.pi / spokes * radius * 0.5
+    np.testing.assert_allclose(areas[:, radius > 0], np.tile(ramp[radius > 0], (spokes, 1)), rtol=1e-5)
+    np.testing.assert_allclose(areas[:, samples // 2], np.pi / 16 / spokes, rtol=1e-5)
+
+
+@pytest.mark.parametrize("angles", [np.deg2rad(GOLDEN_ANGLE) * np.arange(21), np.repeat([0.1, 0.9, 2.0], 4)])
+def test_areas_add_up_to_the_disk(angles):
+    size, samples = 64, 129
+    positions = spoke_positions(angles, samples, 64, (size, size))
+    assert cell_areas(positions, (size, size)).sum() == pytest.approx(np.pi * (size / 2 + 0.25) ** 2, rel=0.01)
+
+
+def test_equal_spokes_share_their_area():
+    angles = np.array([0.0, 0.5, 0.5, 0.5, 2.0])
+    areas = cell_areas(spoke_positions(angles, 32, 16, (16, 16)), (16, 16))
+    np.testing.assert_allclose(areas[1], areas[2])
+    np.testing.assert_allclose(areas[1], areas[3])
+
+
+def test_half_spokes_cover_the_circle():
+    angles = 2 * np.pi / 30 * np.arange(30)
+    areas = cell_areas(spoke_positions(angles, 33, 0, (32, 32)), (32, 32))
+    assert areas.sum() == pytest.approx(np.pi * 16.25**2, rel=0.02)
+
+
+def test_refusals():
+    positions = spoke_positions(np.array([[0.0, 1.0]]), 8, 4, (16, 16))
+    measured = np.ones((1, 2), bool)
+    check_positions(positions, measured)
+    for spoilt, message in (
+        (np.where(positions > 0, np.nan, positions), "not finite"),
+        (0 * positions, "zero everywhere"),
+        (16 * positions, "cycles per pixel"),
+    ):
+        with pytest.raises(DataError, match=message):
+            check_positions(spoilt.astype(np.float32), measured)
+    positions[0, 1] = np.nan
+    check_positions(positions, np.array([[True, False]]))
+    positions = spoke_positions(np.array([[0.0, 1.0]]), 8, 4, (16, 16))
+    curved = positions[0].copy()
+    curved[0, :, 1] += np.linspace(-0.3, 0.3, 8) ** 2
+    with pytest.raises(DataError, match="straight"):
+        cell_areas(curved, (16, 16))
+    with pytest.raises(DataError, match="two samples"):
+        cell_areas(positions[0, :, :1], (16, 16))
