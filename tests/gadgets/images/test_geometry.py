@@ -127,7 +127,7 @@ class Exported:
     def places(self, number, frame, column, row):
         """Where each of the formats says a pixel lies."""
         (header,) = (i.header for i in self.images if (i.header["slice"], i.header["phase"]) == (number, frame))
-        single = self.classic[number * self.plan.frames + frame]
+        single = self.classic[frame * self.plan.slices + number]
         shared = self.enhanced.SharedFunctionalGroupsSequence[0]
         own = self.enhanced.PerFrameFunctionalGroupsSequence[number * self.plan.frames + frame]
         return {
@@ -151,7 +151,7 @@ class Exported:
             "ismrmrd": next(
                 np.abs(i.data[0, 0]) for i in self.images if (i.header["slice"], i.header["phase"]) == (number, frame)
             ),
-            "classic": self.classic[number * self.plan.frames + frame].pixel_array.astype(float),
+            "classic": self.classic[frame * self.plan.slices + number].pixel_array.astype(float),
             "enhanced": self.enhanced.pixel_array[number * self.plan.frames + frame].astype(float),
             "nifti": np.asarray(self.nifti.dataobj[:, :, number, frame]).T,
         }
