@@ -33,6 +33,7 @@ from recon_core.budget import Budget
 from recon_core.errors import CinestreamError, DataError, ProtocolError, ResourceError, ScanStoppedError, SettingsError
 from recon_core.methods import find_method, is_asked_for
 from recon_core.physics.noise_level import is_unit_noise, noise_deviation
+from recon_core.printable import many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -191,7 +192,12 @@ class Chain:
         ScanStoppedError
             If nobody waits for the images any more, see `recon_core.stopping`.
         """
-        source = iter(items)
+        try:
+            yield from self._groups(iter(items))
+        finally:
+            self.summary.problems.log_totals()
+
+    def _groups(self, source: Iterator[Message]) -> Iterator[Sequence[Message]]:
         handed_on = (Waveform, *_HANDED_ON[self._settings.images.forward])
         while (item := self._next(source)) is not None:
             if isinstance(item, handed_on):
@@ -287,7 +293,8 @@ class Chain:
         self._count(complete, reconstruction, settings, len(images), time.perf_counter() - begin)
         if not preview:
             self._methods[complete.key] = reconstruction.method
-            self.summary.slices = len(self._methods)
+            # beats, sets and repetitions are of one slice
+            self.summary.slices = len({(key.encoding, key.slice) for key in self._methods})
             if self._watch is not None:
                 self._watch(shown, reconstruction)
         return images
@@ -319,13 +326,14 @@ class Chain:
         if complete.running is not None:
             maps = complete.running.maps(lambda source: engine.coil_maps(source, settings), complete.cine.calibration)
             notes = (*notes, *complete.running.notes)
+        problems, gated = self.summary.problems, complete.gating is not None
         cine = dataclasses.replace(complete.cine, receiver=receiver, maps=maps)
         if placed is not None:
             cine = dataclasses.replace(cine, ct=placed.on_grid, unfit=placed.unfit)
         return dataclasses.replace(
             complete,
             cine=cine,
-            notes=(*notes, *self.summary.problems.guesses),
+            notes=(*notes, *problems.left_out.notes(complete.headers, gated=gated), *problems.guesses),
             meta={**complete.meta, "cinestream_noise": self._noise.used},
         )
 
@@ -348,7 +356,7 @@ class Chain:
         # the windows of a series in real time are many, and alike
         news = self._methods.get(complete.key) != reconstruction.method
         name, level = describe(complete.key), logging.INFO if news else logging.DEBUG
-        logger.log(level, "%s: %d frames with %s in %.2f s", name, images, reconstruction.method, seconds)
+        logger.log(level, "%s: %s with %s in %.2f s", name, many(images, "image"), reconstruction.method, seconds)
         as_asked = is_asked_for(settings.method, reconstruction.method) and not _is_doubtful(reconstruction, settings)
         if news and not as_asked:
             level = logging.WARNING

@@ -7,8 +7,14 @@ from dataclasses import dataclass, field
 from enum import Enum, unique
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from recon_core.printable import many
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
 
 logger = logging.getLogger("cinestream")
 
@@ -89,6 +95,50 @@ class Kind(str, Enum):
     STACK = "stack"
 
 
+_SLICE = ("set", "contrast", "slice")
+_FRAME = ("phase", "repetition")
+
+
+class LeftOut:
+    """Broken readouts that were left out, by slice and frame, for the comments of the images that lack them."""
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[int, ...], int] = {}  # by encoding, counters of the slice, counters of the frame
+
+    def add(self, headers: NDArray[np.void]) -> None:
+        """Take in ``(readout,)`` acquisition headers of image lines."""
+        counters = [headers["idx"][name] for name in (*_SLICE, *_FRAME)]
+        places = np.stack([headers["encoding_space_ref"], *counters], axis=1)
+        for place, count in zip(*np.unique(places, axis=0, return_counts=True), strict=True):
+            key = tuple(place.tolist())
+            self._counts[key] = self._counts.get(key, 0) + int(count)
+
+    def notes(self, headers: NDArray[np.void], *, gated: bool) -> tuple[str, ...]:
+        """What a reader of the images of a slice must know.
+
+        Parameters
+        ----------
+        headers
+            ``(frame,)`` an acquisition header of every frame of a slice.
+        gated
+            The frames are of readouts of many beats, which all counters of frames number.
+        """
+        if not self._counts:
+            return ()
+        first = headers[0]
+        own = (int(first["encoding_space_ref"]), *(int(first["idx"][name]) for name in _SLICE))
+        frames = {tuple(int(header["idx"][name]) for name in _FRAME) for header in headers}
+        lost = {
+            place[len(own) :]: count
+            for place, count in self._counts.items()
+            if place[: len(own)] == own and (gated or place[len(own) :] in frames)
+        }
+        if not lost:
+            return ()
+        text = f"{many(sum(lost.values()), 'broken readout')} left out"
+        return (text if gated else f"{text}, of {len(lost)} of {many(len(frames), 'frame')}",)
+
+
 @dataclass
 class Problem:
     """One kind of problem: its first case in words, and how often it came."""
@@ -101,6 +151,13 @@ class Problem:
     """How many cases."""
     pixels: bool = False
     """Something was guessed, and the images would be others if it were otherwise."""
+    first: int = 1
+    """How many cases came at first, when it was logged and reported."""
+
+    @property
+    def grew(self) -> bool:
+        """Whether more cases came since."""
+        return self.count > self.first
 
     def __str__(self) -> str:
         """The sentence for the log, the shell and the client."""
@@ -115,6 +172,8 @@ class Problems:
     """Called with the first case of every kind, at once."""
     kinds: dict[str, Problem] = field(default_factory=dict)
     """By name of the kind, with what `add` calls `of`."""
+    left_out: LeftOut = field(default_factory=LeftOut)
+    """Which readouts are missing in which images."""
 
     def add(self, kind: Kind, text: str, *, damage: bool, count: int = 1, of: str = "", pixels: bool = False) -> None:
         """Note cases of a kind; the first is logged at once.
@@ -142,10 +201,16 @@ class Problems:
         if known is not None:
             known.count += count
             return
-        self.kinds[name] = problem = Problem(text, damage, count, pixels)
+        self.kinds[name] = problem = Problem(text, damage, count, pixels, count)
         logger.log(logging.ERROR if damage else logging.WARNING, "%s", str(problem))
         if self.listener is not None:
             self.listener(problem)
+
+    def log_totals(self) -> None:
+        """Log how many cases there were of what came again since its first case; at the end of the scan."""
+        for problem in self:
+            if problem.grew:
+                logger.log(logging.ERROR if problem.damage else logging.WARNING, "%s", str(problem))
 
     def __iter__(self) -> Iterator[Problem]:
         """All kinds in the order they came."""

@@ -18,6 +18,7 @@ from gadgets.commands.arguments import (
 )
 from gadgets.commands.console import say
 from gadgets.connection.server import SharedEngine
+from recon_core.printable import many
 
 if TYPE_CHECKING:
     import argparse
@@ -70,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         noise=_noise(options.noise) if options.noise else None,
         noise_store=noise_store(options) if options.noise_store else None,
     )
-    say(f"{summary.images} images of {summary.slices} slices in {options.output}")
+    say(f"{many(summary.images, 'image')} of {many(summary.slices, 'slice')} in {options.output}")
     if collector is not None:
         if truth is not None:
             _say_scores(collector, truth)

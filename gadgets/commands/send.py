@@ -9,6 +9,7 @@ from gadgets.commands.arguments import add_raw_and_images, port
 from gadgets.commands.console import read_text, say
 from gadgets.connection.resident import DEFAULT_HOST, DEFAULT_PORT
 from recon_core.errors import SettingsError
+from recon_core.printable import many
 
 if TYPE_CHECKING:
     import argparse
@@ -46,7 +47,11 @@ def run(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         parameters=options.parameters,
     )
-    say(f"{result.images} images in {options.output}" if result.kept else "no images came, and no file was written")
+    say(
+        f"{many(result.images, 'image')} in {options.output}"
+        if result.kept
+        else "no images came, and no file was written"
+    )
     if not result.good:
         say("cinestream: the scan did not end well; see the lines above", error=True)
     return 0 if result.good else 1

@@ -69,7 +69,7 @@ class Dialect(Enum):
     def conclude(self, problems: Problems) -> list[Message]:
         """What to send at the end of the scan, CLOSE included."""
         if self is Dialect.CLIENT:
-            return [*(_line(problem) for problem in problems if problem.count > 1), Close()]
+            return [*(_line(problem) for problem in problems if problem.grew), Close()]
         errors = "\n".join(str(problem) for problem in problems.damage)
         return [Error(errors), Close()] if errors else [Close()]
 

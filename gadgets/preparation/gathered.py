@@ -132,6 +132,7 @@ def _image_lines(buffered: BufferedData, header: ScanHeader, problems: Problems)
         )
         text += f"gadgets in front do not turn round; it is left out. {_REMEDY}"
         problems.add(Kind.REVERSED_LINE, text, damage=True, count=int(np.count_nonzero(reverse)))
+        problems.left_out.add(lines.headers[reverse])
     return lines[~reverse]
 
 
@@ -196,7 +197,9 @@ def _fit(headers: NDArray[np.void], coils: int, problems: Problems) -> NDArray[n
 def _lines(data: NDArray[np.complex64], headers: NDArray[np.void], problems: Problems) -> Readouts:
     """Take the measured lines out of ``[RO, E1, E2, CHA, N, S, LOC]``, their headers made to fit what they are now."""
     places = np.argwhere(_measured(headers))
-    places = places[_fit(headers[tuple(places.T)], data.shape[3], problems)]
+    fits = _fit(headers[tuple(places.T)], data.shape[3], problems)
+    problems.left_out.add(headers[tuple(places[~fits].T)])
+    places = places[fits]
     e1, e2, n, s, loc = places.T
     own = headers[e1, e2, n, s, loc]
     values = np.ascontiguousarray(data[:, e1, e2, :, n, s, loc].swapaxes(1, 2))  # (readout, coil, sample)

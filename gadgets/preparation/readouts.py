@@ -314,6 +314,8 @@ class Preparation:
         if not count:
             return readouts
         self.dropped += count
+        headers = readouts.headers[bad]
+        self._problems.left_out.add(headers[~is_reference(headers["flags"])])
         name = f"readout {readouts.headers['scan_counter'][np.argmax(bad)]}"
         self._problems.add(kind, f"{name} {text}; it is left out", damage=True, count=count)
         return readouts[~bad]

@@ -30,6 +30,7 @@ from gadgets.pictures import (
 )
 from recon_core.metrics.measures import dynamic_region
 from recon_core.metrics.scores import SCORES, score_text
+from recon_core.printable import many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -67,11 +68,6 @@ def _environment() -> Environment:
         ERROR_GAIN=ERROR_GAIN, MOST_LOOP_FRAMES=MOST_LOOP_FRAMES, score_text=score_text, version=__version__
     )
     return environment
-
-
-def many(count: int, thing: str) -> str:
-    """A count and what is counted."""
-    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def span(values: Iterable[float], digits: int = 0) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gadgets.pictures import gray, white_level
-from gadgets.reports.page import Figure, embedded, embedded_loop, many
+from gadgets.reports.page import Figure, embedded, embedded_loop
 from recon_core.methods import find_method, is_asked_for
+from recon_core.printable import many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,8 @@ _MOST_FRAMES = 60  # of the first loop; those of the slices have more
 def verdict(slices: Sequence[SliceRecord], settings: Settings, summary: ScanSummary) -> tuple[str, str]:
     """Whether all images were made, with which method, and what to look at: ``good``, ``warn`` or ``bad``, and why."""
     images = sum(len(record.images) for record in slices)
-    made = f"{many(images, 'image')} of {many(len(slices), 'slice')}"
+    places = {(record.key.encoding, record.key.slice) for record in slices}  # beats, sets, repetitions are of one slice
+    made = f"{many(images, 'image')} of {many(len(places), 'slice')}"
     replaced = [record for record in slices if not is_asked_for(settings.method, record.method)]
     doubtful = [record for record in slices if record.doubts]
     if not images:

@@ -305,6 +305,8 @@ class SortingContext:
                 count = int(np.count_nonzero(out))
                 text += f"matrix has room for {where}; it is left out"
                 self.problems.add(kind, text, damage=damage, count=count)
+                if damage:
+                    self.problems.left_out.add(headers[out])
         return inside
 
     def report_late(self, what: str, readouts: Readouts) -> None:

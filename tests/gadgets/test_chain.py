@@ -346,6 +346,27 @@ def test_a_tenth_of_broken_readouts_costs_no_image():
     np.testing.assert_array_equal([cine.mask for cine in engine.slices], ~missing)
 
 
+def test_every_broken_readout_is_counted_where_people_look(caplog):
+    """Three in each frame but the first, which come in many messages: in the log and in the comments."""
+    block = scan()
+    counters = block.headers["idx"]
+    first = (counters["slice"] == 0) & (counters["phase"] == 0)
+    broken = np.isin(counters["kspace_encode_step_1"], [1, 6, 8]) & ~first
+    block.data[broken] = np.nan
+    counters["kspace_encode_step_1"][(counters["kspace_encode_step_1"] == 4) & ~first] = 999
+    run = chain()
+    with caplog.at_level(logging.WARNING, "cinestream"):
+        images = list(run(block[begin : begin + 7] for begin in range(0, len(block), 7)))
+    problems = run.summary.problems.damage
+    assert [problem.count for problem in problems] == [33, 11]
+    logged = [record.getMessage() for record in caplog.records]
+    assert all(f"{problem.text} (the first of {problem.count} such cases)" in logged for problem in problems)
+    assert len(images) == SLICES * FRAMES
+    for image in images:
+        lost = "8 broken readouts left out, of 2" if image.header["slice"] == 0 else "12 broken readouts left out, of 3"
+        assert f"{lost} of {FRAMES} frames" in image.attributes
+
+
 def test_a_listener_is_called_while_the_problem_happens():
     heard, block = [], scan()
     block.data[0] = np.nan
@@ -468,7 +489,7 @@ def test_the_g_factor_comes_as_one_more_image(many_coils):
     head, items, engine = many_coils
     run = Chain(head, Settings.of(device="cpu", g_factor=True, virtual_coils=6), lambda: engine)
     images = [item for item in run(items) if isinstance(item, Image)]
-    assert [int(image.header["image_series_index"]) for image in images] == [1, 1, 1, 1, 21]
+    assert [int(image.header["image_series_index"]) for image in images] == [1, 1, 1, 1, 20]
     assert [int(image.header["image_index"]) for image in images] == [1, 2, 3, 4, 1]
     assert 20 < np.median(images[-1].data) < 300
     assert run.summary.images == 5

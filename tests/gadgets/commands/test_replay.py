@@ -19,7 +19,7 @@ def test_a_good_replay(scan, tmp_path, run):
     output = tmp_path / "images.h5"
     status, out, _ = run("replay", scan, "-o", output, "-p", "zero_filled", "--set", "series=5", "--set", "scale = 2.0")
     assert status == 0
-    assert f"3 images of 1 slices in {output}" in out
+    assert f"3 images of 1 slice in {output}" in out
     images = read_images(output)
     assert list(images) == [5]
     assert len(images[5]) == 3
@@ -84,7 +84,7 @@ def test_a_scan_that_ended_early_gives_what_there_is(share, images, expected, sc
         write_scan(short, raw.header, [item for item in items if not isinstance(item, Readouts) or len(item)])
     status, out, _ = run("replay", short, "-o", tmp_path / "images.h5")
     assert status == expected
-    assert f"{images} images of 1 slices" in out
+    assert f"{images} images of 1 slice" in out
     assert "lacks lines in 1 of" in read_images(tmp_path / "images.h5")[1][0].attributes
 
 
