@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _PIXEL = 1.5  # mm, where nothing says how large one is
 _THICKNESS = 8.0  # mm, usual in cine
-_OVERSAMPLING = 2.0
 _NEAR_LINES, _NEAR_SHARE = 2, 0.02  # of the middle: a centre found there is that
 _LEAST_ACS = 4  # lines around the centre that count as a reference
 _UNKNOWN_FREQUENCY = 63_500_000  # Hz; the schema wants one
@@ -49,6 +48,8 @@ class ConvertOptions:
     """In mm; None as `field_of_view`."""
     rr: float = 1000.0
     """Length in ms of the cardiac cycle that the frames of a slice show."""
+    oversampling: float | None = None
+    """Samples of a readout over the columns of its image; None as `field_of_view`, else what the layout usually has."""
     mask: Path | None = None
     """File with the lines that were measured; None takes all that are not zero."""
 
@@ -71,7 +72,8 @@ def convert(
     Parameters
     ----------
     source
-        CMRxRecon ``.mat``, or HDF5 as fastMRI or PromptMR have it.
+        CMRxRecon ``.mat``, HDF5 as fastMRI or PromptMR have it, or an array ``([slice,] frame, coil, ky, kx)`` of
+        NumPy, HDF5 or BART.
     output
         The file to make, group ``dataset``.
     options
@@ -214,14 +216,21 @@ def _spaces(source: Path, scan: ForeignScan, grid: _Grid, options: ConvertOption
         space = parse_header(scan.header).encodings[0]
         wide, narrow = space.encoded.field_of_view, space.recon.field_of_view
         fov: tuple[float, ...] | None = narrow[:2] if min(wide[:2]) > 0 else None
-        oversampling = wide[0] / narrow[0] if fov else _OVERSAMPLING
+        known = wide[0] / narrow[0] if fov else None
         beyond = wide[1] / narrow[1] if fov else 1.0
         recon, thickness = space.recon.matrix[:2], narrow[2]
     else:
         fov = (info["FOVx"], info["FOVy"]) if info.get("FOVx", 0) > 0 and info.get("FOVy", 0) > 0 else None
         thickness = info.get("SliceThickness", 0.0)
-        oversampling, beyond = max(1.0, info.get("ReadOutOversample", _OVERSAMPLING)), 1.0
-        recon = (round(samples / oversampling), lines)
+        known, beyond = (max(1.0, info["ReadOutOversample"]), 1.0) if "ReadOutOversample" in info else (None, 1.0)
+    oversampling = options.oversampling or known or scan.oversampling
+    if not scan.header or options.oversampling:
+        recon = (round(samples / oversampling), lines if not scan.header else recon[1])
+    if options.oversampling is None and known is None:
+        notes.append(
+            f"no oversampling of the readout is known: {oversampling:g} is assumed, so that {samples} samples become "
+            f"{recon[0]} columns; --oversampling sets it"
+        )
     x, y = options.field_of_view or fov or (_PIXEL * samples / oversampling, _PIXEL * lines)
     if options.field_of_view is None:
         where = "the file" if scan.header else f"{source.stem}_info.csv"

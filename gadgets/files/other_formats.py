@@ -1,20 +1,25 @@
 """K-space files that are not ISMRMRD: which layout a file has, and its k-space slice by slice in one order of axes.
 
-Known are the MATLAB files of the CMRxRecon challenges (2023 to 2025), and HDF5 files as fastMRI has them, with the
-variant that PromptMR made of it for cine. Nothing larger than some slices is held in memory, where the file allows it.
+Known are the MATLAB files of the CMRxRecon challenges (2023 to 2025), HDF5 files as fastMRI has them, with the variant
+that PromptMR made of it for cine, and plain arrays of NumPy, HDF5 and BART. Nothing larger than some
+slices is held in memory, where the file allows it.
 """
 
 from __future__ import annotations
 
 import csv
+import dataclasses
+import math
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gadgets.files.hdf5 import is_hdf5, open_hdf5
+from gadgets.files.arrays import open_arrays, times
+from gadgets.files.hdf5 import complex_of, damage_of
+from recon_core.budget import free_bytes
 from recon_core.errors import DataError, ResourceError
 
 if TYPE_CHECKING:
@@ -23,10 +28,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gadgets.files.arrays import Arrays
+
+    _Read = Callable[[int, int], NDArray[np.complex64]]
+
 # the whole k-space before an undersampled one
 _KEYS = (r"kspace(_single)?_full", r"kspace", r"kus", r"kspace(_single)?_sub\d+")
 _MASK_KEYS = (r"mask", r"mask\d+")
-_MATLAB_5 = b"MATLAB 5.0 MAT-file"
+_PLAIN_KEYS = ("kspace", "kdata", "ksp", "data")
 _PAIRS = np.dtype([("real", "<f4"), ("imag", "<f4")])
 _MOST_BYTES = 1 << 30  # of the slices that are read at once because the file stores them together
 
@@ -47,11 +56,18 @@ class ForeignScan:
     """Slices that the file stores together, so that they are best read at once."""
     header: str = ""
     """ISMRMRD header as XML, where the file has one."""
+    oversampling: float = 2.0
+    """Of the readout, as files of this layout usually have it."""
 
     def slices(self) -> Iterator[NDArray[np.complex64]]:
         """The k-space of every slice ``(frame, coil, ky, kx)``, in order."""
         n_slices, *sizes = self.shape
-        step = max(1, min(self.together, _MOST_BYTES // (8 * int(np.prod(sizes)))))
+        size, free = 8 * math.prod(sizes), free_bytes()
+        if free is not None and size > free:
+            raise ResourceError(
+                f"a slice of {self.key} takes {size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free"
+            )
+        step = max(1, min(self.together, _MOST_BYTES // size))
         for first in range(0, n_slices, step):
             yield from self.read(first, min(first + step, n_slices))
 
@@ -72,19 +88,66 @@ def open_foreign(path: Path) -> Iterator[ForeignScan]:
     DataError
         If the layout is not known; the message says what the file holds.
     """
-    if _is_matlab_5(path):
-        arrays = _load_matlab_5(path)
-        yield _of_matlab(path, {name: _Array.of(array) for name, array in arrays.items()})
-        return
-    with _open_arrays(path) as file:
-        arrays = {name: item for name, item in file.items() if hasattr(item, "shape")}
-        node = file.get("kspace")
-        if node is not None and hasattr(node, "shape") and node.dtype.kind == "c" and node.ndim < 5:
-            yield _of_fastmri(path, file, node)
-        elif "dataset" in file and "xml" in file["dataset"]:
-            raise DataError(f"{path} is an ISMRMRD file already; replay and doctor take it as it is")
-        else:
-            yield _of_matlab(path, {name: _Array.of(item) for name, item in arrays.items()})
+    with open_arrays(path) as arrays:
+        with damage_of(path):
+            scan = _layout(path, arrays)
+        if min(scan.shape) < 1:
+            raise DataError(f"{path} holds an empty k-space: {scan.key} ({times(scan.shape)})")
+        yield dataclasses.replace(scan, read=_reporting(path, scan.read))
+
+
+def _reporting(path: Path, read: _Read) -> _Read:
+    """Read, and report damage."""
+
+    def reporting(first: int, end: int) -> NDArray[np.complex64]:
+        with damage_of(path, "its k-space"):
+            return read(first, end)
+
+    return reporting
+
+
+def _layout(path: Path, arrays: Arrays) -> ForeignScan:
+    """Whose layout the arrays of a file have."""
+    node, file = arrays.named.get("kspace"), arrays.file
+    if node is not None and node.dtype.kind == "c" and node.ndim < 5 and _is_fastmri(node, file):
+        return _of_fastmri(path, file, node)
+    if "dataset" in file and "xml" in file["dataset"]:
+        raise DataError(f"{path} is an ISMRMRD file already; replay and doctor take it as it is")
+    key = _first_key(_KEYS, arrays.named)
+    if arrays.kind == "MATLAB" or (arrays.kind == "HDF5" and key not in (None, "kspace")):
+        return _of_matlab(path, arrays)
+    return _of_plain(path, arrays)
+
+
+def _is_fastmri(node: Any, file: Mapping[str, Any]) -> bool:  # noqa: ANN401 - h5py's objects
+    """Whether the file says what the axes are, as fastMRI and PromptMR do."""
+    return "ismrmrd_header" in file or any("shape" in one.attrs for one in (node, file) if hasattr(one, "attrs"))
+
+
+def _of_plain(path: Path, arrays: Arrays) -> ForeignScan:
+    """``(frame, coil, ky, kx)`` or ``(slice, frame, coil, ky, kx)``."""
+    fitting = [name for name, item in arrays.named.items() if len(item.shape) in (4, 5) and _is_complex(item.dtype)]
+    key = next((name for name in _PLAIN_KEYS if name in fitting), fitting[0] if len(fitting) == 1 else None)
+    if key is None:
+        raise DataError(
+            f"{path} has no k-space of a known layout: expected one complex array (frame, coil, ky, kx) or (slice, "
+            "frame, coil, ky, kx), CMRxRecon (kspace_full, kspace_single_full, kspace, kus or kspace_sub04 of 4 or 5 "
+            "axes, 4 for one coil) or fastMRI (complex kspace with ismrmrd_header or the attribute shape); it has "
+            f"{arrays.contents()}"
+        )
+    array = arrays.named[key]
+    slices, frames, coils, lines, samples = (1,) * (5 - len(array.shape)) + tuple(array.shape)
+
+    def read(first: int, end: int) -> NDArray[np.complex64]:
+        values = np.asarray(array[first:end]) if len(array.shape) == 5 else np.asarray(array[()])[None]
+        return _complex64(values)
+
+    origin = "BART" if arrays.kind == "BART" else "array"
+    return ForeignScan(origin, key, (slices, frames, coils, lines, samples), read, oversampling=1.0)
+
+
+def _is_complex(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "c" or bool(dtype.names and len(dtype.names) == 2)
 
 
 def read_mask(path: Path, frames: int, lines: int, samples: int) -> NDArray[np.bool_]:
@@ -108,15 +171,11 @@ def read_mask(path: Path, frames: int, lines: int, samples: int) -> NDArray[np.b
     DataError
         If there is no mask of this size in the file, or it is not the same all along a readout.
     """
-    if _is_matlab_5(path):
-        arrays = _load_matlab_5(path)
-    else:
-        with _open_arrays(path) as file:
-            arrays = {name: item[()] for name, item in file.items() if hasattr(item, "shape")}
-    key = _first_key(_MASK_KEYS, arrays)
-    if key is None:
-        raise DataError(f"{path} holds no mask; it has {_contents(arrays)}")
-    mask = np.asarray(arrays[key]) != 0
+    with open_arrays(path) as arrays, damage_of(path):
+        key = _first_key(_MASK_KEYS, arrays.named)
+        if key is None:
+            raise DataError(f"{path} holds no mask; it has {arrays.contents()}")
+        mask = np.asarray(arrays.named[key][()]) != 0
     shapes = {
         (lines, samples): mask[None],
         (frames, lines, samples): mask,
@@ -125,7 +184,7 @@ def read_mask(path: Path, frames: int, lines: int, samples: int) -> NDArray[np.b
     }
     if mask.shape not in shapes:
         raise DataError(
-            f"{key} of {path} has the size {_times(mask.shape)}; the k-space has {frames} frames of {lines} lines x "
+            f"{key} of {path} has the size {times(mask.shape)}; the k-space has {frames} frames of {lines} lines x "
             f"{samples} samples"
         )
     full = shapes[mask.shape]
@@ -171,39 +230,21 @@ def read_info(path: Path) -> dict[str, float]:
 # --- layouts ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Array:
-    """An array in a file or in memory, with as many axes as it has."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    chunks: tuple[int, ...] | None
-    values: Any = field(repr=False)
-
-    @classmethod
-    def of(cls, values: Any) -> _Array:  # noqa: ANN401 - a dataset of h5py or an array
-        return cls(tuple(values.shape), values.dtype, getattr(values, "chunks", None), values)
-
-
-def _of_matlab(path: Path, arrays: Mapping[str, _Array]) -> ForeignScan:
+def _of_matlab(path: Path, arrays: Arrays) -> ForeignScan:
     """``(frame, slice, coil, ky, kx)``, MATLAB's order from behind; one coil has no axis for it."""
-    key = _first_key(_KEYS, arrays)
-    array = arrays.get(key or "")
+    key = _first_key(_KEYS, arrays.named)
+    array = arrays.named.get(key or "")
     if key is None or array is None or array.dtype.kind not in "cfV" or len(array.shape) not in (4, 5):
-        raise DataError(
-            f"{path} has no k-space of a known layout: expected CMRxRecon (kspace_full, kspace_single_full, kspace, "
-            "kus or kspace_sub04 of 4 or 5 axes, 4 for one coil) or fastMRI (complex kspace with ismrmrd_header or "
-            f"the attribute shape); it has {_contents(arrays)}"
-        )
+        return _of_plain(path, arrays)
     frames, slices, *rest = array.shape
     lines, samples = rest[-2:]
 
     def read(first: int, end: int) -> NDArray[np.complex64]:
-        values = _complex(_values(path, array.values, (slice(None), slice(first, end))))
+        values = _complex64(np.asarray(array[:, first:end]))
         return values.reshape(frames, end - first, -1, lines, samples).swapaxes(0, 1)
 
     shape = (slices, frames, rest[0] if len(rest) == 3 else 1, lines, samples)
-    return ForeignScan("CMRxRecon", key, shape, read, array.chunks[1] if array.chunks else 1)
+    return ForeignScan("CMRxRecon", key, shape, read, chunks[1] if (chunks := getattr(array, "chunks", None)) else 1)
 
 
 def _of_fastmri(path: Path, file: Any, node: Any) -> ForeignScan:  # noqa: ANN401 - h5py's objects
@@ -214,20 +255,18 @@ def _of_fastmri(path: Path, file: Any, node: Any) -> ForeignScan:  # noqa: ANN40
     header = xml.decode("utf-8", "replace") if isinstance(xml, bytes) else str(xml)
     if len(sizes) not in (3, 4) or not (header or len(stored) == 5):
         raise DataError(
-            f"{path} has a complex kspace of {_times(sizes)}; expected (slice, coil, readout, phase) with an "
+            f"{path} has a complex kspace of {times(sizes)}; expected (slice, coil, readout, phase) with an "
             "ismrmrd_header, or with the attribute shape = (frame, slice, coil, ky, kx)"
         )
     frames, slices = stored[:2] if len(stored) == 5 else (1, sizes[0])
     coils = sizes[1] if len(sizes) == 4 else 1
     samples, lines = sizes[-2:]
     if frames * slices != sizes[0] or (len(stored) == 5 and stored[2:] != (coils, lines, samples)):
-        raise DataError(f"{path} has a kspace of {_times(sizes)}, but its attribute shape says {_times(stored)}")
+        raise DataError(f"{path} has a kspace of {times(sizes)}, but its attribute shape says {times(stored)}")
 
     def read(first: int, end: int) -> NDArray[np.complex64]:
-        planes = [
-            _values(path, node, (slice(first + frame * slices, end + frame * slices),)) for frame in range(frames)
-        ]
-        values = _complex(np.stack(planes, axis=1))
+        planes = [node[first + frame * slices : end + frame * slices] for frame in range(frames)]
+        values = _complex64(np.stack(planes, axis=1))
         return values.reshape(end - first, frames, coils, samples, lines).swapaxes(3, 4)
 
     return ForeignScan(
@@ -235,67 +274,12 @@ def _of_fastmri(path: Path, file: Any, node: Any) -> ForeignScan:  # noqa: ANN40
     )
 
 
-def _complex(values: NDArray[Any]) -> NDArray[np.complex64]:
-    """Complex numbers from pairs of ``real`` and ``imag``, as MATLAB stores them in HDF5, of either precision."""
-    if values.dtype.names:
-        if not {"real", "imag"} <= set(values.dtype.names):
-            raise DataError(f"expected pairs of real and imag, got {', '.join(values.dtype.names)}")
-        if values.dtype == _PAIRS and values.flags.c_contiguous:
-            return values.view(np.complex64)  # without a copy
-        out = np.empty(values.shape, np.complex64)
-        out.real, out.imag = values["real"], values["imag"]
-        return out
-    return values.astype(np.complex64, copy=False)
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _open_arrays(path: Path) -> Iterator[Any]:
-    if not is_hdf5(path):
-        raise DataError(f"{path} is neither HDF5 (as MATLAB's -v7.3 files are) nor a MATLAB 5 file")
-    with open_hdf5(path) as file:
-        yield file
-
-
-def _values(path: Path, array: Any, where: tuple[slice, ...]) -> NDArray[Any]:  # noqa: ANN401 - dataset or array
-    try:
-        return np.asarray(array[where])
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"{path} is damaged: its k-space cannot be read further ({error})") from error
-
-
-def _is_matlab_5(path: Path) -> bool:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(len(_MATLAB_5)) == _MATLAB_5
-    except OSError as error:
-        raise ResourceError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _load_matlab_5(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of a MATLAB 5 file, their axes from behind, as HDF5 has them."""
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ResourceError(
-            f"{path} is a MATLAB 5 file, which is read with scipy: pip install scipy, or save it in MATLAB with -v7.3"
-        ) from error
-    try:
-        document = loadmat(path)
-    except Exception as error:
-        raise DataError(f"{path} is damaged: {type(error).__name__}: {error}") from error
-    return {name: np.transpose(value) for name, value in document.items() if isinstance(value, np.ndarray)}
+def _complex64(values: NDArray[Any]) -> NDArray[np.complex64]:
+    """Complex numbers of either precision, or pairs as MATLAB stores them in HDF5."""
+    if values.dtype == _PAIRS and values.flags.c_contiguous:
+        return values.view(np.complex64)  # without a copy
+    return complex_of(values).astype(np.complex64, copy=False)
 
 
 def _first_key(patterns: tuple[str, ...], names: Mapping[str, object]) -> str | None:
     return next((name for pattern in patterns for name in sorted(names) if re.fullmatch(pattern, name)), None)
-
-
-def _contents(arrays: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} ({_times(item.shape)})" for name, item in sorted(arrays.items())) or "no arrays"
-
-
-def _times(sizes: tuple[int, ...]) -> str:
-    return " x ".join(map(str, sizes)) or "a single value"

@@ -109,7 +109,8 @@ def assert_same_images(path, original, folder, *, within=1e-5):
 def test_cmrxrecon(tmp_path, key, dtype, chunks):
     original, kspace = simulated(PLAN, tmp_path)
     source = write_matlab(tmp_path / "cine_sax.mat", dtype, chunks, **{key: matlab_order(kspace)})
-    result = convert(source, tmp_path / "out.h5", ConvertOptions(field_of_view=FOV, slice_thickness=8.0))
+    options = ConvertOptions(field_of_view=FOV, slice_thickness=8.0, oversampling=2.0)
+    result = convert(source, tmp_path / "out.h5", options)
     assert result.readouts == 2 * 4 * 40
     assert not any("assumed" in note for note in result.notes)
     assert_same_images(tmp_path / "out.h5", original, tmp_path)
@@ -233,7 +234,89 @@ def test_what_is_assumed_is_reported(tmp_path):
     text = "\n".join(result.notes)
     assert "72 x 60 mm is assumed" in text
     assert "8 mm is assumed" in text
+    assert "oversampling of the readout is known: 2 is assumed, so that 96 samples become 48 columns" in text
     assert "one cycle of 1000 ms" in text
+
+
+@pytest.mark.parametrize(("oversampling", "columns"), [(None, 48), (1.0, 96), (1.5, 64), (2.0, 48)])
+def test_oversampling_may_be_said(tmp_path, oversampling, columns):
+    _, kspace = simulated(PLAN, tmp_path)
+    source = write_matlab(tmp_path / "cine.mat", kspace_full=matlab_order(kspace))
+    result = convert(source, tmp_path / "out.h5", ConvertOptions(oversampling=oversampling))
+    with open_scan(tmp_path / "out.h5") as scan:
+        (encoding,) = parse_header(scan.header).encodings
+    assert encoding.recon.matrix[:2] == (columns, 40)
+    assert any("--oversampling" in note for note in result.notes) is (oversampling is None)
+
+
+def write_bart(path, kspace, time=10):
+    """As BART does: 16 dimensions, the first one fastest."""
+    sizes = [1] * 16
+    sizes[0], sizes[1], sizes[3], sizes[time], sizes[13] = kspace.shape[::-1][:3] + kspace.shape[1::-1]
+    path.with_suffix(".hdr").write_text(
+        "# Dimensions\n" + " ".join(map(str, sizes)) + "\n# Command\n", encoding="utf-8"
+    )
+    path.with_suffix(".cfl").write_bytes(np.ascontiguousarray(kspace, "<c8").tobytes())
+    return path.with_suffix(".cfl")
+
+
+def write_array(kind, folder, kspace):
+    path = folder / f"cine.{kind.split()[0]}"
+    if kind == "npy":
+        np.save(path, kspace)
+    elif kind == "npz of one slice":
+        np.savez(path, kspace=kspace[0], times=np.arange(3))
+    elif kind == "npz of double precision":
+        np.savez_compressed(path, anything=kspace.astype(np.complex128))
+    elif kind.startswith("cfl"):
+        return write_bart(path, kspace, int(kind.split()[-1]))
+    else:
+        with h5py.File(path, "w") as file:
+            file["kspace" if kind == "h5" else "array"] = kspace
+            file["mask"] = np.ones(kspace.shape[3])
+    return path
+
+
+ARRAYS = ["npy", "npz of one slice", "npz of double precision", "h5", "h5 of any name", "cfl 10", "cfl 11"]
+
+
+@pytest.mark.parametrize("kind", ARRAYS)
+def test_arrays(kind, tmp_path):
+    original, kspace = simulated(dataclasses.replace(PLAN, slices=1) if kind == "npz of one slice" else PLAN, tmp_path)
+    source = write_array(kind, tmp_path, kspace)
+    result = convert(source, tmp_path / "out.h5", ConvertOptions(oversampling=2.0, field_of_view=FOV))
+    origin = "BART" if kind.startswith("cfl") else "array"
+    slices = len(kspace)
+    assert f"{origin} layout" in result.notes[0]
+    assert f"{slices} slices of 4 frames, 3 coils, 40 lines of 96 samples" in result.notes[0]
+    assert_same_images(tmp_path / "out.h5", original, tmp_path)
+    result = convert(source, tmp_path / "plain.h5")
+    assert any("1 is assumed, so that 96 samples become 96 columns" in note for note in result.notes)
+
+
+def test_arrays_that_are_no_kspace(tmp_path):
+    _, kspace = simulated(PLAN, tmp_path)
+    np.savez(tmp_path / "two.npz", a=kspace, b=kspace)
+    np.savez(tmp_path / "real.npz", a=kspace.real)
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    np.save(tmp_path / "empty.npy", kspace[:0])
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "objects.npy").read_bytes()[:40])
+    write_bart(tmp_path / "cut.cfl", kspace)
+    (tmp_path / "cut.cfl").write_bytes((tmp_path / "cut.cfl").read_bytes()[:-8])
+    write_bart(tmp_path / "echoes.cfl", kspace, time=5)
+    (tmp_path / "alone.cfl").write_bytes(bytes(8))
+    for name, error, text in (
+        ("two.npz", DataError, "expected one complex array .* it has a .*, b "),
+        ("real.npz", DataError, "expected one complex array"),
+        ("objects.npy", DataError, "damaged or laid out otherwise"),
+        ("empty.npy", DataError, "empty k-space"),
+        ("cut.npy", DataError, "damaged or laid out otherwise"),
+        ("cut.cfl", DataError, "complex numbers, and .* bytes"),
+        ("echoes.cfl", DataError, r"expected read, phase 1, coil .* got also 5 \(4\)"),
+        ("alone.hdr", ResourceError, "BART has a .hdr and a .cfl"),
+    ):
+        with pytest.raises(error, match=text):
+            convert(tmp_path / name, tmp_path / "out.h5")
 
 
 def test_radial_masks_are_refused(tmp_path):
