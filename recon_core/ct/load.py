@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from recon_core.errors import DataError, ResourceError, SettingsError
+from recon_core.errors import CinestreamError, DataError, ResourceError, SettingsError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +52,10 @@ def load_volume(path: Path, volume_index: int | None = None) -> CtVolume:
         raise ResourceError(f"{path}: cannot be read ({error.strerror or error})") from error
     except MemoryError as error:
         raise ResourceError(f"{path}: does not fit into memory") from error
+    except CinestreamError:
+        raise
+    except Exception as error:  # packages raise nearly anything about a damaged file
+        raise DataError(f"{path}: is damaged ({type(error).__name__}: {error})") from error
 
 
 def _split(path: Path) -> tuple[Path, str]:
