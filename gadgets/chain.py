@@ -7,6 +7,7 @@ File, pipe and socket run this very chain.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cinestream")
 
 _LINES_APART = 64  # on average: no acceleration is so high, and a large matrix takes long
+#: From one line of the log to the next on a slice that takes long.
+LONG_SECONDS = 10.0
 _RAW = (Readouts, ReconData, Bucket)
 _IMAGES = (Image, ImageArray)
 _HANDED_ON: dict[str, tuple[type, ...]] = {
@@ -76,6 +79,33 @@ class ScanSummary:
     """Wall time by stage, summed over slices."""
     problems: Problems = field(default_factory=Problems)
     """What went wrong or was noticed."""
+    reconstructed: int = 0
+    """How many lines of the readouts became images."""
+    running: str = ""
+    """What is being reconstructed; empty while nothing is."""
+    _began: float = 0.0
+    _logged: float = 0.0
+
+    @contextlib.contextmanager
+    def run(self, what: str) -> Iterator[None]:
+        """Say what is being reconstructed within."""
+        self.running, self._began = what, time.monotonic()
+        self._logged = self._began
+        try:
+            yield
+        finally:
+            self.running = ""
+
+    @property
+    def seconds_running(self) -> float:
+        """How long it has been."""
+        return time.monotonic() - self._began
+
+    def log_long(self) -> None:
+        """Log now and then what has been running for long; to be called often meanwhile."""
+        if self.running and time.monotonic() - self._logged >= LONG_SECONDS:
+            self._logged = time.monotonic()
+            logger.info("%s is still being reconstructed, for %.0f s", self.running, self.seconds_running)
 
 
 class Reconstructor(Protocol):
@@ -265,7 +295,10 @@ class Chain:
         self, complete: CompleteSlice, settings: Settings, *, preview: bool = False
     ) -> Sequence[Image | ImageArray]:
         """Reconstruct a slice; a failure is noted, and gives no images."""
-        images = self._single_images(complete, settings, preview=preview)
+        with self.summary.run(f"{describe(complete.key)} with {settings.method}"):
+            images = self._single_images(complete, settings, preview=preview)
+        if not preview:
+            self.summary.reconstructed += int(complete.lines.sum())
         return images if settings.images.emit == "images" else [*join_series(images)]
 
     def _single_images(self, complete: CompleteSlice, settings: Settings, *, preview: bool) -> list[Image]:

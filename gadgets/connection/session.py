@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gadgets.chain import Chain
+from gadgets.chain import Chain, ScanSummary
 from gadgets.connection.drain import Drain
 from gadgets.connection.handshake import (
     Adjust,
@@ -211,6 +211,7 @@ class Session:
         self._budget = Budget(resources.budget.limit // 2, resources.budget)
         self._receiving = 0  # bytes of a message that is not whole yet
         self._stopped = ""
+        self._summary: ScanSummary | None = None  # of the chain once it runs
         self.silent = True  # nothing has come from the peer
         self._next_probe = 0.0
         self._writer = Writer.of_socket(connection)
@@ -327,6 +328,7 @@ class Session:
             arrived=lambda: self._queue.arrived,
             to_gadgetron=dialect is Dialect.GADGETRON,
         )
+        self._summary = chain.summary
         for item in chain(items):
             form = dialect.translate(item)
             if form is not None:
@@ -340,6 +342,8 @@ class Session:
         """
         if self._stopped:
             return self._stopped
+        if self._summary is not None:
+            self._summary.log_long()
         poll = select.poll()
         poll.register(self._connection, _ONE_SIDE_CLOSED)
         events = dict(poll.poll(0)).get(self._connection.fileno(), 0)

@@ -1,4 +1,4 @@
-"""A progress bar for work on many readouts."""
+"""A progress bar for reading and sending many readouts."""
 
 from __future__ import annotations
 

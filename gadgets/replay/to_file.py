@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from gadgets.chain import Chain
 from gadgets.files.images import ImageFile
-from gadgets.files.progress import with_progress
 from gadgets.files.raw import open_scan
 from gadgets.images.maker import CineImage
 from gadgets.preparation.noise import NoiseSources
+from gadgets.replay.progress import Progress
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import Image
+from recon_core.stopping import stoppable
 from recon_core.storage import refuse_same_file
 
 if TYPE_CHECKING:
@@ -78,9 +79,12 @@ def replay(
         header = parse_header(scan.header)
         watch = collector.watch if collector else None
         chain = Chain(header, settings, engine, watch=watch, noise=NoiseSources(noise, noise_store))
-        with ImageFile(output, group, header=scan.header, overwrite=overwrite) as images:
-            items = with_progress(_flushing(scan.items, images), scan.readouts, "reconstructing")
-            for item in chain(items):
+        with (
+            ImageFile(output, group, header=scan.header, overwrite=overwrite) as images,
+            Progress(scan.readouts, chain.summary) as progress,
+            stoppable(progress.tick),
+        ):
+            for item in chain(progress.watching(_flushing(scan.items, images))):
                 if isinstance(item, Image):
                     images.append(item)
                 if collector is not None and isinstance(item, CineImage):

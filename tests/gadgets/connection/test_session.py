@@ -3,6 +3,7 @@ import dataclasses
 import json
 import logging
 import threading
+import time
 from pathlib import Path
 
 import nibabel
@@ -31,6 +32,7 @@ from gadgets.wire.messages import (
     Waveform,
     flag_mask,
 )
+from recon_core.stopping import check
 from tests.helpers.builders import readouts, waveform
 from tests.helpers.networks import write_tiny_weights
 from tests.helpers.peers import (
@@ -41,6 +43,7 @@ from tests.helpers.peers import (
     SLICES,
     Peer,
     StubEngine,
+    assert_whole_scan,
     expected_images,
     images_of,
     one_by_one,
@@ -364,6 +367,20 @@ def test_raw_stream_is_what_was_sent(door, tmp_path):
     assert second.read_bytes() == wire(*messages[:2]) + b"\xff\xffrubbish that nobody understands"
     with open_scan(first) as raw:
         assert bytes_of(images_of(raw.header, raw.items)) == expected_images()
+
+
+def test_a_slice_that_takes_long_is_in_the_log_meanwhile(caplog, monkeypatch):
+    monkeypatch.setattr("gadgets.chain.LONG_SECONDS", 0.15)
+
+    def take_long(_):
+        for _ in range(3):
+            time.sleep(0.11)
+            check()
+
+    with caplog.at_level(logging.INFO, "cinestream"), serving(StubEngine(take_long)) as server:
+        assert_whole_scan(server)
+    lines = [record.getMessage() for record in caplog.records if "still being reconstructed" in record.getMessage()]
+    assert {line.split(" with ")[0] for line in lines} == {"slice 0", "slice 1"}
 
 
 def test_who_only_asks_or_looks_leaves_no_raw_stream_and_no_error(tmp_path, caplog):

@@ -1,11 +1,14 @@
 """Replay as a function: what it gives back, and that images are on disk as soon as they are made."""
 
 import io
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
@@ -20,6 +23,7 @@ from gadgets.simulation import ScanPlan, simulate
 from gadgets.wire.messages import Close, ConfigText, Header, Readouts
 from gadgets.wire.writer import Writer
 from recon_core.errors import CinestreamError, DataError, HeaderError, ResourceError, SettingsError
+from recon_core.stopping import check
 from tests.helpers.paths import REPOSITORY
 
 PLAN = ScanPlan(matrix_x=48, matrix_y=40, frames=3, slices=2, coils=3, acceleration=2, acs_lines=10, seed=3)
@@ -212,3 +216,32 @@ def test_the_progress_bar_is_for_people(stream, shown, simulated, monkeypatch):
     assert [id(item) for item in items] == [id(item) for item in simulated[1]]
     assert any(isinstance(item, Readouts) for item in items)
     assert ("reconstructing" in sys.stderr.getvalue()) is shown
+
+
+class Slow:
+    """An engine that takes a while, in steps."""
+
+    def __call__(self):
+        return self
+
+    def reconstruct(self, cine, settings):
+        for _ in range(4):
+            time.sleep(0.11)
+            check()
+        return SharedEngine()().reconstruct(cine, settings)
+
+
+@pytest.mark.parametrize(("stream", "shown"), [(Terminal, True), (io.StringIO, False)])
+def test_progress_moves_while_a_slice_is_reconstructed(stream, shown, raw, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(sys, "stderr", stream())
+    monkeypatch.setattr("gadgets.chain.LONG_SECONDS", 0.2)
+    with caplog.at_level(logging.INFO, "cinestream"):
+        replay(raw, tmp_path / "images.h5", FAST, Slow())
+    text = sys.stderr.getvalue()
+    for number in range(PLAN.slices):
+        assert (text.count(f"slice {number} with zero_filled, ") >= 3) is shown
+        name = f"slice {number} with zero_filled is still being reconstructed"
+        assert sum(name in record.getMessage() for record in caplog.records) >= 1
+    shares = [int(share) for share in re.findall(r"(\d+)%", text)]
+    assert shares == sorted(shares)
+    assert shown is any(25 <= share <= 60 for share in shares)  # one of two slices is done, however much is read
