@@ -23,6 +23,7 @@ from gadgets.commands.arguments import (
 )
 from gadgets.commands.console import say
 from gadgets.connection.resident import DEFAULT_HOST, DEFAULT_PORT
+from gadgets.connection.scan_log import FORMATS, log_as_server
 from gadgets.connection.server import CONNECTIONS, Server
 from gadgets.connection.session import SessionOptions
 from gadgets.settings.pipelines import find_pipeline
@@ -73,12 +74,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--idle", type=within(float, 0.1, 1e6), default=600.0, metavar="SECONDS", help=text)
     text = "how long running scans may take to finish when the server is stopped (default: %(default)s s)"
     parser.add_argument("--grace", type=within(float, 0, 1e6), default=2.0, metavar="SECONDS", help=text)
+    text = "a line for every scan, and warnings, for people or as one JSON object a line (default: %(default)s)"
+    parser.add_argument("--log-format", choices=FORMATS, default="text", help=text)
     parser.epilog = settings_help()
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal comes; refuse at once what would fail in every scan."""
     share_freed()
+    log_as_server(options.log_format)
     allow_methods([*options.allow_method, *allowed_by_operator()])
     session = SessionOptions(
         pipelines=tuple(options.pipelines),

@@ -33,6 +33,7 @@ from gadgets.connection.handshake import (
 )
 from gadgets.connection.questions import answer
 from gadgets.connection.queue import MessageQueue, QueueSpace
+from gadgets.connection.scan_log import CURRENT, ScanRecord
 from gadgets.connection.spool import Spool
 from gadgets.ct import confine
 from gadgets.preparation.noise import NoiseSources
@@ -176,6 +177,15 @@ class _PeerGoneError(Exception):
     """Nothing can be sent any more; not an OSError, which anything else may raise too."""
 
 
+def _name_of(connection: socket.socket) -> str:
+    """Address and port of the peer, or what kind of connection it is."""
+    try:
+        peer = connection.getpeername()
+    except OSError:
+        return "a peer that is gone"
+    return f"{peer[0]} port {peer[1]}" if isinstance(peer, tuple) else "the parent process"
+
+
 class Session:
     """One connection, from its first message to its CLOSE.
 
@@ -214,6 +224,7 @@ class Session:
         self._summary: ScanSummary | None = None  # of the chain once it runs
         self.silent = True  # nothing has come from the peer
         self._next_probe = 0.0
+        self._record = ScanRecord(_name_of(connection))
         self._writer = Writer.of_socket(connection)
 
     def run(self) -> bool:
@@ -225,6 +236,7 @@ class Session:
             True if every image that the scan promised was made and sent. Errors are reported to the peer and logged,
             never raised.
         """
+        CURRENT.set(self._record.scan)
         with contextlib.suppress(OSError):
             self._connection.settimeout(self._options.idle_seconds)
             self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -259,10 +271,20 @@ class Session:
     def _serve(self, drain: Drain[Message], spool: Spool | None) -> bool:
         problems = Problems(listener=self._report)
         try:
+            return self._attend(drain, spool, problems)
+        finally:
+            if self._record.pipeline or problems.kinds:  # not for questions
+                self._record.door = self._handshake.dialect.name.lower()
+                self._record.log(problems, self._summary)
+
+    def _attend(self, drain: Drain[Message], spool: Spool | None, problems: Problems) -> bool:
+        """Do what the peer asks for, and tell it how that ended."""
+        try:
             with stoppable(lambda: self._why_stop(drain)):
                 scanned = self._scan(problems)
         except _PeerGoneError as error:
             logger.warning("the peer is gone (%s); nothing more can be sent to it", error)
+            self._record.peer_gone = True
             return False
         except CinestreamError as error:
             if (
@@ -285,6 +307,7 @@ class Session:
                 self._send(message)
         except _PeerGoneError as error:
             logger.warning("the peer is gone (%s) and did not get the end", error)
+            self._record.peer_gone = True
             return False
         return not problems.damage
 
@@ -302,9 +325,11 @@ class Session:
         actions = self._actions()
         for action in actions:
             if isinstance(action, Configure):
+                self._record.pipeline = action.name or "its own"
                 settings = self._options.configure(action)
             elif isinstance(action, Scan):
                 header = parse_header(action.header)
+                self._record.protocol = header.protocol_name
                 self._warm_up(settings)
             elif isinstance(action, Adjust):
                 settings = self._options.adjust(settings, action.parameters, problems)

@@ -1,5 +1,6 @@
 """``cinestream serve``, in one process and with ``send`` as two."""
 
+import json
 import os
 import re
 import signal
@@ -56,7 +57,7 @@ def test_serve_says_when_the_address_is_not_to_be_had(run):
 def test_serve_and_send_as_processes(scan, tmp_path, run):
     raw, store = tmp_path / "raw", tmp_path / "store"
     command = ["serve", "--port", "0", "--save-raw", str(raw), "--alias", "openrecon=zero_filled", "--set", "series=4"]
-    command += ["--noise-store", str(store)]
+    command += ["--noise-store", str(store), "--log-format", "json"]
     # unbuffered pipes would hide a missing flush
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
@@ -88,10 +89,13 @@ def test_serve_and_send_as_processes(scan, tmp_path, run):
             assert "cinestream pipelines lists all" in bad.stderr
             server.send_signal(signal.SIGTERM)
             assert server.wait(30) == 0
-            assert "Traceback" not in server.stderr.read()
+            lines = [json.loads(line) for line in server.stderr.read().splitlines()]
         finally:
             watchdog.cancel()
             server.kill()
+    scans = [line for line in lines if "images" in line]
+    assert [(line["pipeline"], line["images"]) for line in scans] == [("openrecon", 3), ("openrecon", 0), ("magic", 0)]
+    assert [line for line in lines if line["scan"] == scans[0]["scan"]] == scans[:1], "one line for a good scan"
     images = read_images(output)
     assert list(images) == [4]
     assert "zero_filled" in images[4][0].attributes

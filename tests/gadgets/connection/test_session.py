@@ -247,12 +247,17 @@ def test_json_parameters_that_do_not_fit_are_named(server, parameters, named):
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "hello",
-        '{"parameters": {"\\ud800": "\\udfff"}}',
-    ],
+    "text", ['{"parameters": {"\\ud800": "\\udfff"}}', '{"parameters": {"series": 3}', '{"parameters": 3}']
 )
+def test_parameters_that_cannot_be_read_are_told(server, text):
+    header, items = scan()
+    answer = talk(server, CONFIGURATIONS["client"], Header(header), Text(text), *items, Close())
+    assert_good(answer, "client")
+    (warning,) = answer.texts
+    assert warning.startswith('WARNING the parameters are not used: expected {"parameters": {"name": value}}, got ')
+
+
+@pytest.mark.parametrize("text", ["hello", '{"other": {}}'])
 @pytest.mark.parametrize("door", DOORS)
 def test_other_text_changes_nothing(server, door, text):
     header, items = scan()
