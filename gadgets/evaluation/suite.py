@@ -85,8 +85,10 @@ VARIANTS = {
     "atlf_net/ct_shifted": Variant(ct_off=8.0, all_scans=True),
 }
 VARIED = "uniform_8"  # the one condition under which they are measured
+YARDSTICK = "kt_sense"  # what networks are to add to
 DIFFERENCE_FORMS = {"dynamic_psnr": "{:+.2f}", "psnr": "{:+.2f}", "ssim": "{:+.4f}"}  # in tables; all are in the file
 COMPARED = "Variants minus their method, on the same scans"
+GAINED = f"Networks minus {YARDSTICK}, on the same scans, under all conditions"
 
 
 def method_of(name: str) -> str:
@@ -154,15 +156,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Difference:
-    """Scores of a variant minus those of its method."""
+    """Scores of a variant minus those of its method, or of a method minus those of `YARDSTICK`."""
 
-    variant: str
-    """Which one."""
+    name: str
+    """Of the variant or the method, of the latter with the part."""
     scans: int
-    """How many have an image of both under the same condition; everything below is of those."""
+    """How many series have an image of both under the same condition; everything below is of those."""
     median: dict[str, float]
     worst: dict[str, float]
-    """`median`, `worst`: Of every score of the variant minus that of the method."""
+    """`median`, `worst`: Of every score of the one minus that of the other."""
 
 
 @dataclass(frozen=True)
@@ -445,6 +447,7 @@ def _write_cells(path: Path, facts: Facts, cells: Iterable[Cell]) -> None:
         "conditions": {name: asdict(condition) for name, condition in CONDITIONS.items()},
         "cells": [asdict(cell) for cell in kept],
         "summary": [asdict(row) for row in summarise(kept)],
+        "gains": [asdict(one) for one in gains(kept)],
         "variants": [asdict(one) for one in differences(kept)],
     }
     with replacing(path) as part:
@@ -501,18 +504,37 @@ def _median_and_worst(scores: Sequence[Mapping[str, float]]) -> tuple[dict[str, 
 
 def differences(cells: Iterable[Cell]) -> list[Difference]:
     """Compare every variant with its method, scan by scan over all parts, where there are scans with images of both."""
+    by_series = _by_series(cells)
+    found = (_difference(variant, variant, method_of(variant), by_series) for variant in VARIANTS)
+    return [one for one in found if one]
+
+
+def gains(cells: Iterable[Cell]) -> list[Difference]:
+    """Compare every network with `YARDSTICK`, part by part, over all scans and conditions with images of both."""
+    kept = list(cells)
+    networks = dict.fromkeys(cell.method for cell in kept if cell.weights and cell.method not in VARIANTS)
+    found = []
+    for method, part in product(networks, PART_TITLES):
+        by_series = _by_series(cell for cell in kept if cell.part == part)
+        found.append(_difference(f"{method}, {part.replace('_', '-')}", method, YARDSTICK, by_series))
+    return [one for one in found if one]
+
+
+def _by_series(cells: Iterable[Cell]) -> dict[tuple[str, str, str], dict[str, dict[str, float]]]:
+    """Scores by method of every scan under every condition."""
     by_series: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {}
     for cell in cells:
         if cell.scores:
             by_series.setdefault((cell.part, cell.scan, cell.condition), {})[cell.method] = cell.scores
-    found = []
-    for variant in VARIANTS:
-        method = method_of(variant)
-        pairs = [(of[variant], of[method]) for of in by_series.values() if {variant, method} <= of.keys()]
-        minus = [{name: ours[name] - theirs[name] for name in ours if name in theirs} for ours, theirs in pairs]
-        if minus:
-            found.append(Difference(variant, len(minus), *_median_and_worst(minus)))
-    return found
+    return by_series
+
+
+def _difference(
+    name: str, ours: str, theirs: str, by_series: Mapping[Any, Mapping[str, Mapping[str, float]]]
+) -> Difference | None:
+    pairs = [(of[ours], of[theirs]) for of in by_series.values() if {ours, theirs} <= of.keys()]
+    minus = [{score: one[score] - other[score] for score in one if score in other} for one, other in pairs]
+    return Difference(name, len(minus), *_median_and_worst(minus)) if minus else None
 
 
 def table(outcome: Outcome) -> str:
@@ -541,13 +563,18 @@ def table(outcome: Outcome) -> str:
                     line.append(f"{statistics.median(seconds):.2f}" if seconds else "–")
             lines += ["", *_aligned(cells)]
         blocks.append("\n".join(lines))
-    compared = differences(outcome.cells)
-    if compared:
+    for title, compared in comparisons(outcome).items():
         heads = [f"{SCORES[name].title}{', dB' if 'psnr' in name else ''}" for name in DIFFERENCE_FORMS]
-        cells = [["median (worst) difference", "scans", *heads]]
-        cells += [[one.variant, str(one.scans), *(_change(one, name) for name in DIFFERENCE_FORMS)] for one in compared]
-        blocks.append("\n".join([f"{COMPARED}, {CONDITIONS[VARIED].title}", "", *_aligned(cells)]))
+        cells = [["median (worst) difference", "series", *heads]]
+        cells += [[one.name, str(one.scans), *(_change(one, name) for name in DIFFERENCE_FORMS)] for one in compared]
+        blocks.append("\n".join([title, "", *_aligned(cells)]))
     return "\n\n".join([*blocks, "\n".join(notes(outcome))])
+
+
+def comparisons(outcome: Outcome) -> dict[str, list[Difference]]:
+    """Gains of networks and differences of variants, by title, where there are any."""
+    both = {GAINED: gains(outcome.cells), f"{COMPARED}, {CONDITIONS[VARIED].title}": differences(outcome.cells)}
+    return {title: found for title, found in both.items() if found}
 
 
 def scan_counts(outcome: Outcome, part: str) -> Counter[str]:

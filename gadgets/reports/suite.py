@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING
 
 from gadgets.evaluation.held_out import CONDITIONS
 from gadgets.evaluation.suite import (
-    COMPARED,
     DIFFERENCE_FORMS,
     NAMES,
     PART_TITLES,
     SCORE_FORMS,
-    VARIED,
-    differences,
+    comparisons,
     method_of,
     notes,
     row_label,
@@ -59,9 +57,7 @@ def write_suite_page(path: Path, outcome: Outcome) -> None:
         "weights": {method_of(name): entry for name, entry in outcome.methods.items() if entry},
         "conditions": {name.replace("_", " "): one.title for name, one in CONDITIONS.items()},
         "parts": [_part(part, [row for row in rows if row.part == part], outcome) for part in PART_TITLES],
-        "compared": COMPARED,
-        "varied": CONDITIONS[VARIED].title,
-        "differences": differences(outcome.cells),
+        "comparisons": comparisons(outcome),
         "score_forms": SCORE_FORMS,
         "difference_forms": DIFFERENCE_FORMS,
         "difference_titles": [_score_title(name) for name in DIFFERENCE_FORMS],

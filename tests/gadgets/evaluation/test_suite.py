@@ -15,6 +15,7 @@ from gadgets.evaluation import held_out, suite
 from gadgets.evaluation.held_out import CONDITIONS, PARTS, HeldOutScan, LoadedScan
 from gadgets.evaluation.suite import (
     COMPARED,
+    GAINED,
     SCORE_FORMS,
     VARIANTS,
     Cell,
@@ -22,6 +23,7 @@ from gadgets.evaluation.suite import (
     _evaluate,
     choose_methods,
     differences,
+    gains,
     method_of,
     run_suite,
     summarise,
@@ -310,7 +312,7 @@ def test_a_variant_reaches_the_engine_on_the_scans_that_it_is_for(monkeypatch):
     psnr = {name: scores_of(outcome)["view", "last", "uniform_8", name]["psnr"] for name in expected}
     assert psnr["atlf_net/ct"] != pytest.approx(psnr["atlf_net"], abs=0.01)
     assert psnr["dstdm/paper"] != pytest.approx(psnr["dstdm"], abs=0.01)
-    found = {one.variant: one for one in differences(outcome.cells)}
+    found = {one.name: one for one in differences(outcome.cells)}
     assert {name: one.scans for name, one in found.items()} == {name: len(expected[name]) for name in VARIANTS}
 
 
@@ -343,6 +345,7 @@ def test_a_file_from_before_there_were_variants_is_continued(tmp_path, counted):
     run_suite(["atlf_net"], quick=True, stored=path)
     content = json.loads(path.read_text())
     assert content.pop("variants") == []
+    assert content.pop("gains") == []
     for one in content["cells"]:
         del one["ct_suspect"]
     path.write_text(json.dumps(content))
@@ -350,7 +353,7 @@ def test_a_file_from_before_there_were_variants_is_continued(tmp_path, counted):
     outcome = run_suite(["atlf_net", "atlf_net/ct_shifted"], quick=True, stored=path)
     assert len(counted) == 2
     (kept,) = json.loads(path.read_text())["variants"]
-    assert (kept["variant"], kept["scans"]) == ("atlf_net/ct_shifted", 2)
+    assert (kept["name"], kept["scans"]) == ("atlf_net/ct_shifted", 2)
     again = run_suite(["atlf_net", "atlf_net/ct_shifted"], quick=True, stored=path)
     assert len(counted) == 2
     assert again.cells == outcome.cells
@@ -366,7 +369,7 @@ def test_variants_on_the_page(tmp_path):
     page = Checker((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert page.text.count(outcome.methods["dstdm"].sha256[:16]) == 1
     assert "dstdm/paper (1 of 2 scans)" in page.text
-    assert f"{COMPARED} {CONDITIONS['uniform_8'].title}" in page.text
+    assert f"{COMPARED}, {CONDITIONS['uniform_8'].title}" in page.text
     (found,) = differences(outcome.cells)
     assert all(f"{found.median[name]:+.2f} {found.worst[name]:+.2f}" in page.text for name in ("psnr", "dynamic_psnr"))
     write_picture(tmp_path / "still.png", outcome)
@@ -525,10 +528,31 @@ def test_differences_are_of_scans_that_both_have():
         cell("c", method="dstdm/paper", failure="no"),
     ]
     (found,) = differences(cells)
-    assert (found.variant, found.scans) == ("dstdm/paper", 3)
+    assert (found.name, found.scans) == ("dstdm/paper", 3)
     assert found.median == {"psnr": pytest.approx(1.0), "nrmse": pytest.approx(-0.1)}
     assert found.worst == {"psnr": pytest.approx(-0.5), "nrmse": pytest.approx(0.05)}
     assert differences(cells[:6]) == []
+
+
+def test_gains_are_of_networks_over_the_yardstick_part_by_part():
+    ours = [("cine", 31.0, 25.5), ("cine", 30.5, 24.5), ("cine", 30.1, 25.0), ("view", 29.0, 26.0)]
+    cells = [
+        *(
+            cell(str(scan), method="crunet_mr", weights="w", part=part, psnr=whole, dynamic_psnr=moving)
+            for scan, (part, whole, moving) in enumerate(ours)
+        ),
+        *(cell(str(scan), method="kt_sense", part=ours[scan][0], psnr=30.0, dynamic_psnr=25.0) for scan in range(4)),
+        *(cell(str(scan), method="cg_sense", part=ours[scan][0], psnr=10.0, dynamic_psnr=10.0) for scan in range(4)),
+        cell("0", method="crunet_mr", weights="w", part="realtime", psnr=20.0),
+        cell("0", method="dstdm/paper", weights="w", psnr=20.0),
+    ]
+    cine, view = gains(cells)
+    assert (cine.name, cine.scans, view.name, view.scans) == ("crunet_mr, cine", 3, "crunet_mr, view", 1)
+    assert cine.median == {"psnr": pytest.approx(0.5), "dynamic_psnr": pytest.approx(0.0)}
+    assert cine.worst == {"psnr": pytest.approx(0.1), "dynamic_psnr": pytest.approx(-0.5)}
+    lines = table(outcome_of(*cells)).splitlines()
+    start = lines.index(GAINED)
+    assert lines[start + 3].split() == ["crunet_mr,", "cine", "3", "+0.00", "(-0.50)", "+0.50", "(+0.10)", "–", "(–)"]
 
 
 def test_the_table_says_of_how_many_scans_a_variant_is():
