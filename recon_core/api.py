@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recon_core.data import CineSlice, CtImage, Receiver
+from recon_core.data import CineSlice, CtImage, Receiver, Trajectory
 from recon_core.errors import DataError, ReconstructionWarning, SettingsError
 from recon_core.methods import is_asked_for, method_names
 from recon_core.options import ReconOptions
 from recon_core.own_methods import allow_methods
 from recon_core.physics.noise_level import is_unit_noise, noise_deviation
+from recon_core.physics.trajectory import to_cycles_per_pixel
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -39,6 +40,8 @@ def reconstruct(
     whitened: bool = False,
     periodic: bool = True,
     ct: ArrayLike | None = None,
+    trajectory: ArrayLike | None = None,
+    matrix: tuple[int, int] | None = None,
     **options: object,
 ) -> Reconstruction:
     """Reconstruct the k-space of one slice.
@@ -47,7 +50,8 @@ def reconstruct(
     ----------
     kspace
         ``(frame, coil, ky, kx)`` complex64 or complex128, centre at ``N//2`` on both axes, readout oversampling
-        removed, zero where nothing was measured. An array, or a tensor of torch on any device.
+        removed, zero where nothing was measured; with a `trajectory` ``(frame, coil, readout, sample)``. An array, or a
+        tensor of torch on any device.
     method
         Name of the method, as ``cinestream methods`` lists them; `recon_core.register_method` makes one of your own
         known.
@@ -68,6 +72,12 @@ def reconstruct(
         The frames are those of one cardiac cycle, the first following on the last; False for real time.
     ct
         ``(y, x)`` float in [0, 1]: CT of the slice on the grid of the image, for methods that take one.
+    trajectory
+        ``(frame, readout, sample, 2)`` float: where in k-space each sample lies, (x, y), in cycles per pixel or per
+        field of view. A third value is the density weight of the sample; without, straight spokes are needed.
+        `mask` is then ``(frame, readout)``, and there is no `reference`.
+    matrix
+        ``(y, x)`` pixels of the image; needed with a `trajectory`.
     **options
         Further options by name, such as ``iterations=20``, ``maps="espirit"``, ``weights=...``, ``fallback="none"``,
         ``device="cpu"``; see `recon_core.options.ReconOptions`.
@@ -117,7 +127,12 @@ def reconstruct(
     if method not in method_names():
         allow_methods([method])
     chosen = ReconOptions.of(method=method, **options)
-    cine, notes = _slice(kspace, mask, coil_maps, reference, noise_covariance, ct, whitened=whitened, periodic=periodic)
+    places = None if trajectory is None else _trajectory(trajectory, kspace, matrix)
+    if trajectory is None and matrix is not None:
+        raise SettingsError("matrix is for samples with a trajectory; on the grid it is that of kspace")
+    cine, notes = _slice(
+        kspace, mask, coil_maps, reference, noise_covariance, ct, places, whitened=whitened, periodic=periodic
+    )
     result = shared_engine().reconstruct(cine, chosen)
     _warn(result, chosen.method)
     return dataclasses.replace(result, notes=(*notes, *result.notes))
@@ -151,6 +166,7 @@ def _slice(
     reference: ArrayLike | None,
     noise_covariance: ArrayLike | None,
     ct: ArrayLike | None,
+    trajectory: Trajectory | None,
     *,
     whitened: bool,
     periodic: bool,
@@ -158,7 +174,9 @@ def _slice(
     """Check the arrays and make a slice of them, with notes on what was assumed."""
     notes: list[str] = []
     data = _complex(kspace, "kspace", ("frame", "coil", "ky", "kx"))
-    coils, plane = data.shape[1], data.shape[2:]
+    coils, plane = data.shape[1], data.shape[2:] if trajectory is None else trajectory.matrix
+    if trajectory is not None and reference is not None:
+        raise SettingsError("a reference is for samples on the grid; give coil_maps with a trajectory")
     lines = _mask(mask, data, notes)
     data = np.where(lines[:, None, :, None], data, np.complex64(0))
     columns = np.asarray(data.any((0, 1, 2)))
@@ -186,12 +204,31 @@ def _slice(
         np.ascontiguousarray(data),
         lines,
         calibration=separate,
+        trajectory=trajectory,
         receiver=Receiver(colouring, None if columns.all() else columns, whitened=whitened),
         ct=None if ct is None else CtImage(_ct(ct, plane)),
         maps=None if maps is None else _unit_norm(maps),
         periodic=periodic,
     )
     return cine, notes
+
+
+def _trajectory(values: ArrayLike, kspace: ArrayLike, matrix: tuple[int, int] | None) -> Trajectory:
+    """The places of samples, in cycles per pixel."""
+    if matrix is None:
+        raise SettingsError("a trajectory needs the matrix (y, x) of the image")
+    size = int(matrix[0]), int(matrix[1])
+    if min(size) < 1:
+        raise SettingsError(f"matrix must be (y, x) pixels, got {matrix}")
+    array, shape = _array(values, "trajectory"), _array(kspace, "kspace").shape
+    wanted = (*shape[:1], *shape[2:])
+    if array.ndim != 4 or array.shape[:3] != wanted or array.shape[3] not in (2, 3):
+        raise DataError(f"trajectory must be (frame, readout, sample, 2 or 3) = {(*wanted, 2)}, got {array.shape}")
+    if not np.issubdtype(array.dtype, np.floating):
+        raise DataError(f"trajectory must be of floating-point numbers, got {array.dtype}")
+    single = array.astype(np.float32)
+    positions, _ = to_cycles_per_pixel(single[..., :2], size)
+    return Trajectory(positions, size, single[..., 2] if array.shape[3] == 3 else None)
 
 
 def _array(values: ArrayLike, name: str) -> NDArray[Any]:

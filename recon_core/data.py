@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from recon_core.errors import DataError
+from recon_core.physics.trajectory import check_positions
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
+
+    from recon_core.physics.sense import Encoding
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,44 @@ class CtImage:
 
 
 @dataclass(frozen=True)
+class Trajectory:
+    """Where the samples of a slice lie that follow no Cartesian grid."""
+
+    positions: NDArray[np.float32]
+    """``(frame, readout, sample, 2)`` float32 in cycles per pixel, -0.5 to 0.5, in the order (x, y)."""
+    matrix: tuple[int, int]
+    """``(y, x)`` pixels of the image."""
+    density: NDArray[np.float32] | None = None
+    """``(frame, readout, sample)`` float32: the part of k-space that each sample has, in any unit; None finds it out,
+    which takes straight spokes."""
+
+    def check(self, shape: tuple[int, ...], mask: NDArray[np.bool_]) -> None:
+        """Refuse arrays that do not belong to samples ``(frame, readout, sample)``, or that place them nowhere.
+
+        Raises
+        ------
+        DataError
+            If axes disagree, or positions cannot be.
+        """
+        if self.positions.shape != (*shape, 2):
+            raise DataError(
+                f"positions must be (frame, readout, sample, 2) = {(*shape, 2)}, got {self.positions.shape}"
+            )
+        if self.density is not None and self.density.shape != shape:
+            raise DataError(f"density must be (frame, readout, sample) = {shape}, got {self.density.shape}")
+        check_positions(self.positions, mask)
+
+
+@dataclass(frozen=True)
 class CineSlice:
     """All k-space of one slice, prepared: noise-whitened, readout oversampling removed, lines in place."""
 
     kspace: NDArray[np.complex64]
-    """``(frame, coil, ky, kx)`` complex64, zero where nothing was measured, centre at ``N//2`` on both axes, scaled so
-    that the noise of every coil has unit standard deviation in real and imaginary part when it was whitened."""
+    """``(frame, coil, ky, kx)`` complex64, centre at ``N//2`` on both axes, or with a `trajectory` ``(frame, coil,
+    readout, sample)``; zero where nothing was measured, scaled so that the noise of every coil has unit standard
+    deviation in real and imaginary part when it was whitened."""
     mask: NDArray[np.bool_]
-    """``(frame, ky)`` bool, True where a line was measured."""
+    """``(frame, ky)`` bool, True where a line or readout was measured."""
     calibration: NDArray[np.complex64] | None = None
     """``(coil, ky, kx)`` complex64 lines for the coil maps when they are not part of `kspace` (a separate reference
     scan), zero where nothing was measured; None lets the maps come from `kspace` itself."""
@@ -98,6 +131,14 @@ class CineSlice:
     noise_share: float | None = 1.0
     """Variance of the noise of a line over that of a single readout, mean over the measured lines: 1 over the number of
     averages. None where it is not known, because lines were interpolated between readouts."""
+    trajectory: Trajectory | None = None
+    """Where the samples lie; None is the Cartesian grid."""
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """Pixels ``(y, x)`` of the image."""
+        rows, columns = self.kspace.shape[2:] if self.trajectory is None else self.trajectory.matrix
+        return rows, columns
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together.
@@ -118,13 +159,15 @@ class CineSlice:
             ("calibration", "(coil, ky, kx)", self.calibration),
             ("maps", "(coil, y, x)", self.maps),
         ):
-            if array is not None and array.shape != (coils, ny, nx):
-                raise DataError(f"{name} must be {axes} = {(coils, ny, nx)}, got {array.shape}")
+            if array is not None and array.shape != (coils, *self.plane):
+                raise DataError(f"{name} must be {axes} = {(coils, *self.plane)}, got {array.shape}")
+        if self.trajectory is not None:
+            self.trajectory.check((frames, ny, nx), self.mask)
         if not 0 <= self.context < max(1, frames):
             raise DataError(f"context must leave frames to reconstruct, got {self.context} of {frames} frames")
         self.receiver.check(coils, nx)
         if self.ct is not None:
-            self.ct.check((ny, nx))
+            self.ct.check(self.plane)
 
 
 @dataclass(frozen=True)
@@ -197,6 +240,65 @@ class HybridSlice:
     """Methods add other images that they made, by name."""
     periodic: bool = True
     """The first frame follows on the last."""
+
+    def operator(self, implementation: str = "auto", maps: torch.Tensor | None = None) -> Encoding:
+        """The encoding of all frames.
+
+        Parameters
+        ----------
+        implementation
+            Kernels: ``torch``, ``cupy`` or ``auto``.
+        maps
+            Other coil maps than those of the slice, ``(coil, y, x)``.
+        """
+        from recon_core.physics.sense import SenseOperator
+
+        return SenseOperator(self.maps if maps is None else maps, self.mask, implementation=implementation)
+
+    def zero_filled(self, implementation: str = "auto") -> torch.Tensor:
+        """The image ``(frame, y, x)`` of the data as they are: A^H y."""
+        return self.operator(implementation).adjoint(self.hybrid)
+
+    def select(self, frames: slice | torch.Tensor) -> HybridSlice:
+        """The data of some frames, without their start."""
+        return replace(self, hybrid=self.hybrid[frames], mask=self.mask[frames], start=None, start_deviation=None)
+
+    def average(self) -> HybridSlice:
+        """One frame of all that was measured, with the mean of maps that differ from frame to frame."""
+        from recon_core.coils.calibration import time_average
+
+        average, measured = time_average(self.hybrid, self.mask)
+        maps = self.maps if self.maps.ndim == 3 else self.maps.mean(0)
+        return replace(self, hybrid=average[None], mask=measured[None], maps=maps, start=None, start_deviation=None)
+
+    def average_images(self) -> torch.Tensor:
+        """Coil images ``(coil, y, x)`` of all that was measured."""
+        from recon_core.physics.fourier import ifft
+
+        return ifft(self.average().hybrid[0], (-2,))
+
+    def fewer_maps(self, lost: float) -> torch.Tensor:
+        """Maps ``(combination, y, x)`` of few combinations of the coils, with which A^H A is as good as the same.
+
+        Parameters
+        ----------
+        lost
+            Share of the energy of all maps that may be left out.
+        """
+        from recon_core.coils.columns import combine_columnwise
+
+        return combine_columnwise(self.maps, lost)
+
+    def seen_noise(self) -> float:
+        """Standard deviation of real and imaginary part of the samples far from the centre; NaN without any."""
+        from recon_core.physics.hybrid_noise import hybrid_noise_deviation
+
+        return hybrid_noise_deviation(self.hybrid, self.mask)
+
+    @property
+    def sampled(self) -> float:
+        """Share of the full grid that was measured: the mean of the diagonal of A^H A."""
+        return float(self.mask.float().mean())
 
     def __post_init__(self) -> None:
         """Refuse tensors that do not belong together.

@@ -53,6 +53,9 @@ class MethodInfo:
     samples: int = 0
     """Samples whose spread is its uncertainty, where `extra_series` asks for that; 0 where it has none. The option of
     this name, where its group has one, asks for more, or without the series of others."""
+    off_grid: bool = False
+    """It takes samples that follow no Cartesian grid: all that it needs of a slice are the operators of
+    `recon_core.data.HybridSlice`."""
     takes_ct: bool = False
     """It can use a CT of the same anatomy."""
     seconds: float = 0.0
@@ -94,6 +97,7 @@ METHODS: dict[str, MethodInfo] = {
         reference="https://doi.org/10.1002/(SICI)1522-2594(200005)43:5<682::AID-MRM10>3.0.CO;2-G",
         framewise=True,
         linear=True,
+        off_grid=True,
         seconds=0.062,
     ),
     "cg_sense": MethodInfo(
@@ -105,6 +109,7 @@ METHODS: dict[str, MethodInfo] = {
         framewise=True,
         linear=True,
         g_factor=True,
+        off_grid=True,
         seconds=2.5,
     ),
     "grappa": MethodInfo(
@@ -124,6 +129,7 @@ METHODS: dict[str, MethodInfo] = {
         summary="low rank plus sparse (L+S), all frames together; takes any pattern, best with one that changes over "
         "time",
         reference="https://doi.org/10.1002/mrm.25240",
+        off_grid=True,
         seconds=6.5,
     ),
     "kt_sense": MethodInfo(
@@ -133,6 +139,7 @@ METHODS: dict[str, MethodInfo] = {
         "any pattern",
         reference="https://doi.org/10.1002/mrm.10611",
         samples=8,
+        off_grid=True,
         seconds=2,
     ),
     "crunet_mr": _network(
@@ -276,3 +283,11 @@ def load_target(target: Any) -> Any:  # noqa: ANN401 - whatever the entry names
         return target
     module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def why_not_off_grid(name: str) -> str:
+    """Why a method cannot take samples that follow no Cartesian grid; empty if it can."""
+    if find_method(name).off_grid:
+        return ""
+    able = ", ".join(method_names(lambda info: info.off_grid))
+    return f"{name} needs samples on a Cartesian grid, and those of this scan follow none; {able} take them"

@@ -14,7 +14,7 @@ from recon_core.physics.solvers import PORTION_BYTES, conjugate_gradient
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice
     from recon_core.options import CGSenseOptions
-    from recon_core.physics.sense import NormalOperator
+    from recon_core.physics.sense import Encoding, NormalOperator
 
 
 # Side, in pixels, of the square over which the power that is expected of a pixel is averaged.
@@ -61,7 +61,7 @@ class CGSense:
         """
         weight, regularization = self._prior(data)
         start = self._start(data, weight, regularization) if self._options.warm_start else None
-        operator = SenseOperator(data.maps, data.mask, implementation=self._implementation)
+        operator = data.operator(self._implementation)
         image = self._solve(operator, operator.adjoint(data.hybrid), weight, regularization, start)
         if start is not None:
             image = torch.where(data.mask.any(-1)[:, None, None], image, 0)
@@ -83,7 +83,7 @@ class CGSense:
 
     def _solve(
         self,
-        operator: SenseOperator,
+        operator: Encoding,
         image: torch.Tensor,
         weight: torch.Tensor | None,
         regularization: float,

@@ -14,17 +14,13 @@ import torch
 
 from recon_core.classical.cg_sense import CGSense
 from recon_core.classical.kt_prior import KtPrior, first_prior, next_prior
-from recon_core.coils.calibration import time_average
-from recon_core.coils.columns import combine_columnwise
 from recon_core.options import CGSenseOptions
-from recon_core.physics.fourier import ifft
-from recon_core.physics.hybrid_noise import hybrid_noise_deviation
-from recon_core.physics.sense import SenseOperator
 from recon_core.physics.solvers import ratio
 
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice
     from recon_core.options import KtSenseOptions
+    from recon_core.physics.sense import Encoding
 
 # In the first round and in each other one; what they leave is done in the next one, with a better prior.
 _FIRST_ITERATIONS, _ITERATIONS = 12, 4
@@ -94,11 +90,8 @@ class KtSense:
         return deviation * problem.image(prior.synthesise(components))
 
     def _average(self, data: HybridSlice) -> torch.Tensor:
-        """The image ``(1, y, x)`` of the time average, with the mean of maps that differ from frame to frame."""
-        reference, measured = time_average(data.hybrid, data.mask)
-        maps = data.maps if data.maps.ndim == 3 else data.maps.mean(0)
-        one = replace(data, hybrid=reference[None], mask=measured[None], maps=maps, start=None)
-        return CGSense(_AVERAGE, self._implementation)(one)
+        """The image ``(1, y, x)`` of the time average."""
+        return CGSense(_AVERAGE, self._implementation)(data.average())
 
 
 def _with_noise(data: HybridSlice) -> tuple[HybridSlice, float]:
@@ -106,7 +99,7 @@ def _with_noise(data: HybridSlice) -> tuple[HybridSlice, float]:
 
     That is the noise as stated, unless the data contradict it, and the least one where there is less.
     """
-    deviation = 2**0.5 * hybrid_noise_deviation(data.hybrid, data.mask)
+    deviation = 2**0.5 * data.seen_noise()
     if data.noise_variance is not None:
         stated: float = data.noise_variance**0.5
         if not math.isfinite(deviation) or _BELIEVED[0] * stated <= deviation <= _BELIEVED[1] * stated:
@@ -116,8 +109,7 @@ def _with_noise(data: HybridSlice) -> tuple[HybridSlice, float]:
                 f"the noise in the corners of k-space has {deviation / stated:.2g} times the deviation that it should "
                 "have after whitening; kt_sense goes by what it sees"
             )
-    images = ifft(time_average(data.hybrid, data.mask)[0], (-2,))
-    least = max(_LEAST_NOISE * float(images.abs().max()), torch.finfo(torch.float32).tiny)
+    least = max(_LEAST_NOISE * float(data.average_images().abs().max()), torch.finfo(torch.float32).tiny)
     deviation = max(deviation, least) if math.isfinite(deviation) else least
     return replace(data, noise_variance=deviation**2), deviation
 
@@ -126,27 +118,29 @@ def _with_noise(data: HybridSlice) -> tuple[HybridSlice, float]:
 class _Problem:
     """The least squares problem of a slice in units of its noise; series are ``(frame, part, pixel)``, y contiguous."""
 
-    operator: SenseOperator
+    operator: Encoding
     """With maps of few combinations of coils."""
-    whole: SenseOperator
+    whole: Encoding
     """With all coils."""
     plane: tuple[int, int]
     """Pixels along x and y."""
     coils: int
     """Combinations of coils."""
+    samples: tuple[int, ...]
+    """Samples of a frame along the further axes of the data."""
     sampled: float
     """Share of the lines that were measured."""
 
     @classmethod
     def of(cls, data: HybridSlice, implementation: str) -> _Problem:
         """Prepare the operators of a slice."""
-        whole = SenseOperator(data.maps, data.mask, implementation=implementation)
+        whole = data.operator(implementation)
         n_y, n_x = data.maps.shape[-2:]
         operator, coils = whole, data.maps.shape[-3]
         if data.maps.ndim == 3:
-            maps = combine_columnwise(data.maps, _LOST)
-            operator, coils = SenseOperator(maps, data.mask, implementation=implementation), len(maps)
-        return cls(operator, whole, (n_x, n_y), coils, float(data.mask.float().mean()))
+            maps = data.fewer_maps(_LOST)
+            operator, coils = data.operator(implementation, maps), len(maps)
+        return cls(operator, whole, (n_x, n_y), coils, tuple(data.hybrid.shape[2:]), data.sampled)
 
     def flat(self, image: torch.Tensor) -> torch.Tensor:
         """Bring ``(frame, y, x)`` complex64 to ``(frame, part, pixel)`` float32."""
@@ -219,7 +213,7 @@ class _Problem:
         for _ in range(samples):
             drawn = torch.view_as_real(normal_noise(*prior.power.shape)).movedim(-1, 1)
             truth = prior.synthesise(prior.power.sqrt()[:, None] * drawn)
-            noise = self.operator.adjoint(normal_noise(len(truth), self.coils, self.plane[1], self.plane[0]))
+            noise = self.operator.adjoint(normal_noise(len(truth), self.coils, *self.samples))
             estimate = self.improve(prior, None, self.normal(truth) + self.flat(noise), _SAMPLE_ITERATIONS)
             error = (truth - prior.synthesise(estimate)).square().mean(1)
             total = total.to(error) + error

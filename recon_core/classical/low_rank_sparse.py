@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from recon_core.physics.sense import SenseOperator
-
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice
     from recon_core.options import LowRankSparseOptions
+    from recon_core.physics.sense import NormalOperator
 
 # The published stopping rule; with momentum the change per pass is small before the solution is near.
 _TOLERANCE, _MOMENTUM_TOLERANCE = 0.0025, 1e-3
 
 
 def low_rank_sparse(
-    operator: SenseOperator,
+    operator: NormalOperator,
     right_side: torch.Tensor,
     *,
     low_rank_weight: float = 0.01,
@@ -129,10 +128,11 @@ class LowRankSparse:
         """
         measured = data.mask.any(-1)
         frames = slice(None) if bool(measured.all()) else measured
-        operator = SenseOperator(data.maps, data.mask[frames], implementation=self._implementation)
+        some = data.select(frames)
+        operator = some.operator(self._implementation)
         low_rank, sparse, _ = low_rank_sparse(
             operator,
-            operator.adjoint(data.hybrid[frames]),
+            operator.adjoint(some.hybrid),
             low_rank_weight=self._options.low_rank_weight,
             sparse_weight=self._options.sparse_weight,
             iterations=self._options.iterations,

@@ -1,10 +1,8 @@
-"""Zero filling: the inverse transform of what was measured."""
+"""Zero filling: the inverse transform of what was measured; off the grid, gridding."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-from recon_core.physics.sense import SenseOperator
 
 if TYPE_CHECKING:
     import torch
@@ -13,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class ZeroFilled:
-    """A^H y: unmeasured lines stay zero, coils are combined with the maps.
+    """A^H y: unmeasured lines stay zero, coils are combined with the maps; off the grid with density weights.
 
     Parameters
     ----------
@@ -42,4 +40,4 @@ class ZeroFilled:
             ``(frame, y, x)`` complex64 in the units of the data; with a fraction f of the lines measured evenly, f
             times the true intensity.
         """
-        return SenseOperator(data.maps, data.mask, implementation=self._implementation).adjoint(data.hybrid)
+        return data.zero_filled(self._implementation)

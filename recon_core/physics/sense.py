@@ -35,6 +35,19 @@ class NormalOperator(Protocol):
         """Apply A^H A."""
 
 
+class Encoding(NormalOperator, Protocol):
+    """What the methods need of the encoding of a slice, whatever its samples follow."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Simulate the measurement of ``(frame, y, x)``."""
+
+    def adjoint(self, hybrid: torch.Tensor, /) -> torch.Tensor:
+        """Combine measured samples ``(frame, coil, ...)`` to ``(frame, y, x)``."""
+
+    def select(self, frames: slice) -> Encoding:
+        """Take some consecutive frames."""
+
+
 class SenseOperator:
     """A = M F S: image to measured lines, frame by frame.
 

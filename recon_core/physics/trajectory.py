@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 #: The golden angle of radial scans, in degrees (doi:10.1109/TMI.2006.885337).
 GOLDEN_ANGLE = 180 * (math.sqrt(5) - 1) / 2
 _EDGE = 0.5 * 2**0.5 + 0.05  # cycles per pixel: the corners of the grid, and what rounding and delays add
+_NEAR = 0.2, _EDGE  # the largest position of a trajectory, in cycles per pixel
 _SAME_ANGLE = 1e-4  # radians
 _STRAIGHT = 1e-3  # cycles per pixel that a sample of a spoke may lie beside it
 
@@ -53,6 +54,46 @@ def spoke_positions(
     return np.asarray(directions[..., None, :] * radius[:, None], np.float32)
 
 
+def to_cycles_per_pixel(
+    values: NDArray[np.float32], matrix: tuple[int, int], unit: str = "auto"
+) -> tuple[NDArray[np.float32], str]:
+    """Bring positions of either unit that is met to cycles per pixel.
+
+    Parameters
+    ----------
+    values
+        ``(..., 2)`` positions (x, y).
+    matrix
+        ``(y, x)`` pixels of the image.
+    unit
+        ``pixel`` for cycles per pixel, ``fov`` for cycles per field of view, ``auto`` tells them apart by the largest.
+
+    Returns
+    -------
+    tuple
+        Positions of the same shape, float32, and the unit that was taken.
+
+    Raises
+    ------
+    DataError
+        If the largest is that of neither, or values are not finite.
+    """
+    largest = float(np.abs(values).max(initial=0.0))
+    if not math.isfinite(largest) or not np.isfinite(values).all():
+        raise DataError("the trajectory has values that are not finite; send positions in cycles per pixel")
+    size = np.array([matrix[1], matrix[0]], np.float32)
+    per_pixel = float(np.abs(values / size).max(initial=0.0))
+    if unit == "auto":
+        near = [name for name, one in (("pixel", largest), ("fov", per_pixel)) if _NEAR[0] <= one <= _NEAR[1]]
+        if not near:
+            raise DataError(
+                f"the trajectory reaches {largest:.3g}, expected 0.5 (cycles per pixel) or {max(matrix) / 2:g} (cycles "
+                "per field of view); trajectory_unit says which it is"
+            )
+        unit = near[0]
+    return np.asarray(values if unit == "pixel" else values / size, np.float32), unit
+
+
 def check_positions(positions: NDArray[np.float32], measured: NDArray[np.bool_]) -> None:
     """Refuse positions of no use.
 
@@ -69,6 +110,8 @@ def check_positions(positions: NDArray[np.float32], measured: NDArray[np.bool_])
         If some are not finite or outside of k-space, or all are the same.
     """
     used = positions[measured]
+    if not used.size:
+        return
     if not np.isfinite(used).all():
         raise DataError("the trajectory has values that are not finite; send positions in cycles per pixel")
     radius = float(np.abs(used).max(initial=0.0))

@@ -140,6 +140,8 @@ def _obstacle(work: Work, one: Candidate) -> str:
     """Why a method cannot be expected to do its best on this slice; empty if it can."""
     if find_method(one.name).takes_ct and work.data.ct is None:
         return "there is no CT"
+    if why := work.why_not(one.name):
+        return why
     try:
         method = work.build(one.name, one.options)
     except ModelError as error:

@@ -11,6 +11,7 @@ from recon_core.steps.device import to_device
 from recon_core.steps.work import Outcome, Outcomes
 
 if TYPE_CHECKING:
+    from recon_core.options import FinishOptions
     from recon_core.steps.work import Work
 
 
@@ -50,6 +51,8 @@ def _without_context(outcome: Outcome, context: int) -> Outcome:
 def _completed(work: Work, outcome: Outcome) -> Outcome:
     """Complete the k-space of the images of a classical method, and filter that of any."""
     image, options, device = outcome.image, work.options.finish, outcome.image.device
+    if work.cine.trajectory is not None:
+        return _filtered_off_grid(outcome, options)
     mask = to_device(work.cine.mask, device)
     columns = None if work.cine.receiver.columns is None else to_device(work.cine.receiver.columns, device)
     if options.partial_fourier != "off":
@@ -63,4 +66,15 @@ def _completed(work: Work, outcome: Outcome) -> Outcome:
     if options.kspace_filter:
         readout = (0, image.shape[-1] - 1) if columns is None else measured_span(columns)
         image = filter_image(image, options.kspace_filter, measured_span(mask.any(0)), readout)
+    return outcome._replace(image=image)
+
+
+def _filtered_off_grid(outcome: Outcome, options: FinishOptions) -> Outcome:
+    """Filter the whole k-space of images of samples that follow no grid."""
+    image = outcome.image
+    if options.partial_fourier != "off":
+        outcome.notes.append(f"partial_fourier={options.partial_fourier} is for samples on a Cartesian grid")
+    if options.kspace_filter:
+        rows, columns = image.shape[-2:]
+        image = filter_image(image, options.kspace_filter, (0, rows - 1), (0, columns - 1))
     return outcome._replace(image=image)

@@ -17,6 +17,7 @@ from recon_core.physics.fourier import ifft
 from recon_core.physics.hybrid_noise import coil_noise_deviations
 from recon_core.physics.memory import available_bytes, predicted_bytes
 from recon_core.steps.device import to_device
+from recon_core.steps.load_off_grid import load_off_grid
 
 if TYPE_CHECKING:
     from recon_core.data import CineSlice
@@ -51,7 +52,9 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
         If the slice does not fit into the memory that is free.
     """
     framewise = find_method(options.method).framewise
-    _check_memory(cine.kspace.shape, device)
+    _check_memory((*cine.kspace.shape[:2], *cine.plane), device)
+    if cine.trajectory is not None:
+        return load_off_grid(cine, cine.trajectory, options, device)
     mask, kspace = to_device(cine.mask, device), to_device(cine.kspace, device)
     # from frame to frame: then the context is nothing but a part of the average, and is transformed as that
     first = cine.context if framewise else 0

@@ -86,8 +86,9 @@ def _judged(work: Work, attempt: _Attempts) -> Outcome:
         If something does and such a scan is to go to the fallback, if the slice is unfit, or if the method fails.
     """
     options = work.options
-    if work.cine.unfit:
-        raise DataError(work.cine.unfit)
+    why = work.cine.unfit or work.why_not(options.method)
+    if why:
+        raise DataError(why)
     method = work.build(options.method, options)
     if not isinstance(method, NetworkMethod):
         return attempt(options.method)
@@ -124,6 +125,8 @@ class _Attempts:
     def __call__(self, name: str) -> Outcome:
         """Run a method, apart from whatever another one noted."""
         if name not in self._made:
+            if why := self._work.why_not(name):
+                raise DataError(why)
             method = self._work.build(name, self._work.options)
             with self._work.pace.measured(self._work.job(name)):
                 self._made[name] = self._make(name, method)

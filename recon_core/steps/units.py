@@ -90,6 +90,8 @@ def _per_noise(work: Work, main: Outcome, g_factor: NDArray[np.float32] | None) 
 
 def _why_noise_is_unknown(work: Work, method: str) -> str:
     """Why the noise in the images of a method is not known; empty where it is."""
+    if work.cine.trajectory is not None:
+        return "the noise in images of samples that follow no grid is not known"
     if not find_method(method).linear:
         return f"the noise in an image of {method} is not known"
     if not work.cine.receiver.is_white:
@@ -107,6 +109,9 @@ def _g_factor(work: Work, main: Outcome) -> NDArray[np.float32] | None:
     if not find_method(main.method).g_factor:
         defined = " and ".join(method_names(lambda info: info.g_factor))
         main.notes.append(f"no g-factor: it is defined for {defined}, not for {main.method}")
+        return None
+    if work.cine.trajectory is not None:
+        main.notes.append("no g-factor: it is defined for samples on a Cartesian grid")
         return None
     if not bool(data.mask.any()):
         main.notes.append("no g-factor: no line was measured")

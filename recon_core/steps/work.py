@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from recon_core.errors import ModelError
-from recon_core.methods import find_method
+from recon_core.methods import find_method, why_not_off_grid
 from recon_core.steps.pace import Job, Pace
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ class Work:
     """How long methods take."""
     until: float | None = None
     """When the images should be there, as `time.monotonic` tells the time; None where there is time enough."""
+
+    def why_not(self, name: str) -> str:
+        """Why a method cannot take such a slice, whatever is in it; empty if it can."""
+        return "" if self.cine.trajectory is None else why_not_off_grid(name)
 
     def job(self, name: str) -> Job:
         """What it is for a method to make the images of this slice."""

@@ -1,0 +1,141 @@
+"""First step for samples that follow no grid: their weights, the gridded average, and coil maps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from recon_core.coils.estimate import are_usable, estimate_maps
+from recon_core.errors import DataError
+from recon_core.off_grid import OffGridSlice
+from recon_core.physics.fourier import fft
+from recon_core.physics.nufft import grid_samples
+from recon_core.physics.trajectory import cell_areas
+from recon_core.steps.device import to_device
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from recon_core.data import CineSlice, Trajectory
+    from recon_core.options import ReconOptions
+
+
+def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions, device: torch.device) -> OffGridSlice:
+    """Bring a slice to the device, weigh its samples, grid their average and estimate its coil maps.
+
+    Parameters
+    ----------
+    cine
+        The slice.
+    trajectory
+        Where its samples lie.
+    options
+        How coil maps are estimated.
+    device
+        Where to compute.
+
+    Returns
+    -------
+    OffGridSlice
+        With all frames, those of the context too.
+
+    Raises
+    ------
+    DataError
+        If nothing was measured, or the samples are not on spokes and came without density weights.
+    """
+    if not cine.mask.any():
+        raise DataError("no readout was measured")
+    areas = _areas(trajectory, cine.mask)
+    spacing = _largest_weight(trajectory.positions, cine.mask, trajectory.matrix)
+    counted = np.minimum(areas, spacing)
+    notes: list[str] = []
+    mask, kspace = to_device(cine.mask, device), to_device(cine.kspace, device)
+    positions = to_device(np.where(cine.mask[..., None, None], trajectory.positions, np.float32(0)), device)
+    weights = to_device(np.sqrt(counted), device)
+    gridding = to_device(np.where(counted > 0, areas / np.where(counted > 0, counted, 1), np.float32(0)), device)
+    hybrid = torch.where(mask[:, None, :, None], kspace * weights[:, None], 0)
+    reference = _gridded_average(
+        kspace, mask, positions, _merged_areas(trajectory, cine.mask, areas), trajectory.matrix
+    )
+    measured = torch.ones(trajectory.matrix[0], dtype=torch.bool, device=device)
+    maps = None if cine.maps is None else to_device(cine.maps, device)
+    if maps is not None and not are_usable(maps):
+        notes.append("the coil maps that came with the slice are zero or not finite: others are estimated")
+        maps = None
+    if maps is None:
+        maps, more = estimate_maps(reference, measured, options.maps)
+        notes.extend(more)
+    variance = None
+    if cine.receiver.is_white:
+        variance = 2.0 * spacing * (1.0 if cine.noise_share is None else cine.noise_share)
+    return OffGridSlice(
+        hybrid,
+        mask,
+        maps,
+        reference,
+        measured,
+        noise_variance=variance,
+        notes=notes,
+        periodic=cine.periodic,
+        positions=positions,
+        weights=weights,
+        gridding=gridding,
+    )
+
+
+def _areas(trajectory: Trajectory, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The part of k-space ``(frame, readout, sample)`` of each sample within its frame, in cells of the grid."""
+    areas = np.zeros(trajectory.positions.shape[:-1], np.float32)
+    for frame, used in enumerate(mask):
+        if not used.any():
+            continue
+        if trajectory.density is None:
+            areas[frame, used] = cell_areas(trajectory.positions[frame, used], trajectory.matrix)
+        else:
+            areas[frame, used] = _in_cells(
+                trajectory.density[frame, used], trajectory.positions[frame, used], trajectory
+            )
+    return areas
+
+
+def _in_cells(
+    density: NDArray[np.float32], positions: NDArray[np.float32], trajectory: Trajectory
+) -> NDArray[np.float32]:
+    """Bring density weights of any unit to cells of the grid: together they are the disk that the samples cover."""
+    scaled = positions * np.array([trajectory.matrix[1], trajectory.matrix[0]], np.float32)
+    disk = np.pi * float(np.linalg.norm(scaled, axis=-1).max()) ** 2
+    total = float(density.sum())
+    return np.asarray(density * np.float32(disk / total if total > 0 else 0.0))
+
+
+def _merged_areas(trajectory: Trajectory, mask: NDArray[np.bool_], areas: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The part of k-space ``(frame, readout, sample)`` of each sample among those of all frames."""
+    if trajectory.density is not None:
+        return np.asarray(areas / np.float32(np.count_nonzero(mask.any(1))))
+    merged = np.zeros_like(areas)
+    merged[mask] = cell_areas(trajectory.positions[mask], trajectory.matrix)
+    return merged
+
+
+def _largest_weight(positions: NDArray[np.float32], mask: NDArray[np.bool_], matrix: tuple[int, int]) -> float:
+    """Distance of neighbouring samples of a readout in pixels of k-space, at most one: what such a sample adds."""
+    scaled = positions[mask] * np.array([matrix[1], matrix[0]], np.float32)
+    steps = np.linalg.norm(np.diff(scaled, axis=1), axis=-1)
+    return min(1.0, float(np.median(steps))) if steps.size else 1.0
+
+
+def _gridded_average(
+    kspace: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+    areas: NDArray[np.float32],
+    matrix: tuple[int, int],
+) -> torch.Tensor:
+    """Grid the readouts of all frames together: ``(coil, ky, x)``, as the reference of any slice."""
+    weights = to_device(areas, kspace.device)[mask]
+    samples = kspace.movedim(1, 2)[mask] * weights[:, None]
+    images = grid_samples(samples.movedim(1, 0).flatten(1), positions[mask].flatten(0, 1), matrix)
+    return fft(images, (-2,))
