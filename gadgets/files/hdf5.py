@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from gadgets.files.lengths import sound_rows
 from recon_core.budget import free_bytes
 from recon_core.errors import CinestreamError, DataError, ResourceError
 from recon_core.storage import replacing
@@ -206,7 +207,26 @@ def read_rows(dataset: h5py.Dataset, rows: slice | tuple[()]) -> Any:  # noqa: A
             raise ResourceError(
                 f"{where}: {dataset.name} claims {size / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free"
             )
+        if (sound := sound_rows(dataset, begin, end)) < end:
+            raise DataError(f"{where} is damaged: row {sound} of {dataset.name} claims more than the file has")
         return dataset[rows]
+
+
+def read_sound_rows(dataset: h5py.Dataset, begin: int, end: int) -> NDArray[np.void]:
+    """Read rows of a data set up to the first one that is not sound.
+
+    Raises
+    ------
+    DataError
+        If the first one is not, or the file is damaged.
+    """
+    where = dataset.file.filename
+    with damage_of(where, str(dataset.name)):
+        end = sound_rows(dataset, begin, end)
+        if end == begin:
+            raise DataError(f"{where} is damaged: row {begin} of {dataset.name} claims more than the file has")
+        rows: NDArray[np.void] = dataset[begin:end]
+        return rows
 
 
 def stored_rows(dataset: h5py.Dataset) -> int:

@@ -230,8 +230,12 @@ def _read_series(node: h5py.Group, number: int) -> list[Image]:
         data = data.astype(np.uint16)
     while data.ndim < 5:  # the axes of images are the last, that of the series the first
         data = data[None] if data.ndim == 2 else data[:, None]
-    headers = with_fields(np.ravel(node["header"][()]), IMAGE_HEADER) if "header" in node else _made_up(data, number)
-    texts = [as_text(text) for text in np.ravel(node["attributes"][()])] if "attributes" in node else []
+    headers = (
+        with_fields(np.ravel(read_rows(node["header"], ())), IMAGE_HEADER)
+        if "header" in node
+        else _made_up(data, number)
+    )
+    texts = [as_text(text) for text in np.ravel(read_rows(node["attributes"], ()))] if "attributes" in node else []
     if len(headers) != len(data):
         raise DataError(f"{node.name} holds {len(data)} images and {len(headers)} headers; one is needed for each")
     texts += [""] * (len(data) - len(texts))

@@ -25,7 +25,7 @@ from gadgets.files.hdf5 import (
     open_hdf5,
     output_file,
     read_header_of,
-    read_rows,
+    read_sound_rows,
     stored_rows,
     with_fields,
     write_header_of,
@@ -164,7 +164,7 @@ def _readout_blocks(dataset: h5py.Dataset) -> Iterator[Readouts]:
     begin, rows_per_block = 0, 1
     stored = stored_rows(dataset)
     while begin < stored:
-        rows = read_rows(dataset, slice(begin, min(stored, begin + rows_per_block)))
+        rows = read_sound_rows(dataset, begin, min(stored, begin + rows_per_block))
         begin += len(rows)
         headers = with_fields(rows["head"], ACQUISITION_HEADER)
         lengths = np.fromiter(map(len, rows["data"]), np.int64, len(rows))
@@ -210,8 +210,10 @@ def _readouts(headers: NDArray[np.void], data: NDArray[Any], trajectory: NDArray
 
 
 def _waveforms(dataset: h5py.Dataset) -> Iterator[Waveform]:
-    for begin in range(0, stored_rows(dataset), _WAVEFORM_BLOCK):
-        rows = read_rows(dataset, slice(begin, begin + _WAVEFORM_BLOCK))
+    begin, stored = 0, stored_rows(dataset)
+    while begin < stored:
+        rows = read_sound_rows(dataset, begin, min(stored, begin + _WAVEFORM_BLOCK))
+        begin += len(rows)
         headers = with_fields(rows["head"], WAVEFORM_HEADER)
         for i, header in enumerate(headers):
             data = numbers_of(rows["data"][i : i + 1], rows.dtype["data"])

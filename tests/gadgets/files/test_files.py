@@ -306,6 +306,38 @@ def test_damaged_waveforms_lose_no_readout(tmp_path):
     assert wire(*found) == wire(readouts(3))
 
 
+def test_a_row_that_claims_gigabytes_is_damage(tmp_path):
+    """HDF5 would allocate them; the rows before are read."""
+    path = tmp_path / "scan.h5"
+    write_scan(path, HEADER, [readouts(100, 2, 8), waveform()])
+    content = bytearray(path.read_bytes())
+    with h5py.File(path) as file:
+        data = file["dataset/data"]
+        place = data.id.get_chunk_info(1).byte_offset + 3 * 372 + data.id.get_type().get_member_offset(2)
+    assert content[place : place + 4] == struct.pack("<I", 32)
+    content[place : place + 4] = struct.pack("<I", 0xFFFFFFF0)
+    path.write_bytes(content)
+    found = []
+    with pytest.raises(DataError, match="row 67 of /dataset/data"), open_scan(path) as scan:  # noqa: PT012
+        for item in scan.items:
+            found.append(item)  # noqa: PERF402
+    assert sum(len(item) for item in found if isinstance(item, Readouts)) == 67
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(("number", "size"), [(0, 0), (7, 2**64 - 16), (7, 2**63)])
+def test_a_heap_that_goes_round_in_circles_is_damage(number, size, tmp_path):
+    """HDF5 would look for its end for ever."""
+    path = tmp_path / "scan.h5"
+    write_scan(path, HEADER, [readouts(100, 2, 8)])
+    content = bytearray(path.read_bytes())
+    heap = content.rindex(b"GCOL")
+    content[heap + 16 : heap + 32] = struct.pack("<H6xQ", number, size)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"row \d+ of /dataset/data claims more than the file has"):
+        read_all(path)
+
+
 def test_rows_that_were_never_written_are_damage(tmp_path):
     path = tmp_path / "scan.h5"
     write_scan(path, HEADER, [readouts(3)])
