@@ -563,7 +563,7 @@ def test_the_ct_of_the_overrides_may_lie_anywhere(ct):
 @pytest.mark.parametrize("door", DOORS)
 def test_a_ct_that_is_missing_ends_the_scan_with_its_remedy(door, ct):
     header, items = scan()
-    options = SessionOptions(overrides={"ct_path": str(ct / "absent.nii")})
+    options = SessionOptions(overrides={"ct_path": str(ct / "absent.nii"), "fallback": "none"})
     with serving(StubEngine(), options) as running:
         answer = talk(running, with_ct(door, ""), Header(header), *items, Close())
     (complaint,) = answer.complaints(door)
