@@ -437,6 +437,14 @@ def test_every_beat_on_its_own():
     assert len({image.attributes.split("rr_ms</name><value>")[1].split("<")[0] for image in images}) > 1
 
 
+def test_beats_are_of_one_slice():
+    header, block, _ = scan_of(segments=0, averages=5, repetition_time=1.5)
+    settings = Settings.of(method="zero_filled", device="cpu", gated_output="beats")
+    made = Chain(parse_header(header), settings, PlainEngine())
+    images = list(made([block]))
+    assert (made.summary.images, made.summary.slices) == (len(images), 1)
+
+
 def test_rejected_beats_are_not_shown():
     header, block, _ = scan_of(segments=0, averages=6, repetition_time=1.5, ectopic_beat=True)
     images, _ = chain(header, [block], gated_output="beats")

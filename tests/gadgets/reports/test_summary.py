@@ -77,6 +77,7 @@ def damaged(*, damage):
     ("slices", "fields", "kind", "words"),
     [
         ([{}, {}], {}, "good", ["All 12 images of 2 slices were made with cg_sense.", "No warnings"]),
+        ([{}, {"number": 0, "contrast": 1}], {}, "good", ["All 12 images of 1 slice were made with cg_sense."]),
         ([{}], {"summary": damaged(damage=False)}, "warn", ["All 6 images of 1 slice", "1 warning, see below"]),
         ([{}], {"summary": damaged(damage=True)}, "bad", ["were lost: frame 3 never came"]),
         (
