@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum, unique
 from typing import TYPE_CHECKING
@@ -97,21 +98,29 @@ class Kind(str, Enum):
 
 _SLICE = ("set", "contrast", "slice")
 _FRAME = ("phase", "repetition")
+_MOST_FRAMES = 1 << 16  # that are told apart: counters of broken readouts may be anything
 
 
 class LeftOut:
     """Broken readouts that were left out, by slice and frame, for the comments of the images that lack them."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[int, ...], int] = {}  # by encoding, counters of the slice, counters of the frame
+        self._slices: dict[tuple[int, ...], Counter[tuple[int, ...]]] = {}
+        self._frames = 0  # of all slices together
 
     def add(self, headers: NDArray[np.void]) -> None:
         """Take in ``(readout,)`` acquisition headers of image lines."""
         counters = [headers["idx"][name] for name in (*_SLICE, *_FRAME)]
         places = np.stack([headers["encoding_space_ref"], *counters], axis=1)
         for place, count in zip(*np.unique(places, axis=0, return_counts=True), strict=True):
-            key = tuple(place.tolist())
-            self._counts[key] = self._counts.get(key, 0) + int(count)
+            frames = self._slices.get(own := tuple(place[: -len(_FRAME)].tolist()), Counter())
+            frame = tuple(place[-len(_FRAME) :].tolist())
+            if frame not in frames:
+                if self._frames == _MOST_FRAMES:
+                    continue
+                self._frames += 1
+            frames[frame] += int(count)
+            self._slices[own] = frames
 
     def notes(self, headers: NDArray[np.void], *, gated: bool) -> tuple[str, ...]:
         """What a reader of the images of a slice must know.
@@ -123,19 +132,14 @@ class LeftOut:
         gated
             The frames are of readouts of many beats, which all counters of frames number.
         """
-        if not self._counts:
-            return ()
         first = headers[0]
         own = (int(first["encoding_space_ref"]), *(int(first["idx"][name]) for name in _SLICE))
+        broken = self._slices.get(own, Counter())
         frames = {tuple(int(header["idx"][name]) for name in _FRAME) for header in headers}
-        lost = {
-            place[len(own) :]: count
-            for place, count in self._counts.items()
-            if place[: len(own)] == own and (gated or place[len(own) :] in frames)
-        }
+        lost = [count for frame, count in broken.items() if gated or frame in frames]
         if not lost:
             return ()
-        text = f"{many(sum(lost.values()), 'broken readout')} left out"
+        text = f"{many(sum(lost), 'broken readout')} left out"
         return (text if gated else f"{text}, of {len(lost)} of {many(len(frames), 'frame')}",)
 
 

@@ -111,3 +111,11 @@ def test_frames_of_many_beats_are_touched_by_all(left_out):
 
 def test_nothing_left_out_says_nothing():
     assert LeftOut().notes(frames(), gated=False) == ()
+
+
+def test_counters_that_may_be_anything_take_no_memory_without_end(monkeypatch):
+    monkeypatch.setattr("gadgets.problems._MOST_FRAMES", 3)
+    made = LeftOut()
+    for places in (BROKEN, [(0, 0, phase, 7) for phase in range(500)]):
+        made.add(headers(*places))
+    assert sum(map(len, made._slices.values())) == 3
