@@ -56,8 +56,9 @@ class SendResult:
 
     def fail(self, problem: str) -> None:
         """Note what broke; the first breakage counts, what follows from it does not."""
-        logger.error("%s", problem)
-        self.problem = self.problem or problem
+        if not self.problem:
+            logger.error("%s", problem)
+            self.problem = problem
 
 
 def send(
@@ -129,6 +130,9 @@ def send(
                 ended.set()
             except (OSError, ProtocolError) as error:
                 result.fail(f"the server's stream broke: {error}")
+            except KeyboardInterrupt:
+                result.problem = "stopped"
+                raise
             finally:
                 if not result.closed:
                     with contextlib.suppress(OSError):

@@ -119,6 +119,23 @@ def METHOD(_):
     assert list(made.iterdir()) == []
 
 
+def test_ctrl_c_while_modules_are_imported_is_one_line_too():
+    code = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "gadgets.commands.main":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from gadgets.__main__ import run
+run()
+"""
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (outcome.returncode, outcome.stderr) == (INTERRUPTED, "cinestream: stopped\n")
+
+
 def exit_table():
     """Rows of the table of exit codes in the docs: status and meaning."""
     text = (REPOSITORY / "docs" / "use.md").read_text(encoding="utf-8")
