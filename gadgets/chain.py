@@ -22,6 +22,7 @@ from gadgets.images.maker import ImageMaker
 from gadgets.preparation.gathered import readouts_of_bucket, readouts_of_buffers
 from gadgets.preparation.noise import ScanNoise
 from gadgets.preparation.readouts import Preparation
+from gadgets.preparation.spokes import SpokePositions
 from gadgets.problems import Kind, Problems
 from gadgets.settings.checks import check_units, check_weights, unmet_extras
 from gadgets.settings.settings import Settings, apply
@@ -187,7 +188,8 @@ class Chain:
         whiten = settings.whitening.enabled and not settings.whitening.done
         self._noise = ScanNoise(header, problems, whiten=whiten, sources=noise)
         budget = budget or Budget()
-        self._preparation = Preparation(header, problems, self._noise, settings.readouts.oversampling, budget)
+        places = SpokePositions(header, settings.trajectory, problems, settings.realtime.lines_per_frame)
+        self._preparation = Preparation(header, problems, self._noise, settings.readouts.oversampling, budget, places)
         self._buffers = _buffers(header, settings, problems, budget)
         self._arrived, self._countdown = arrived, Countdown(settings.compute.deadline)
         self._images = ImageMaker(header, settings, problems, budget)
@@ -306,7 +308,8 @@ class Chain:
         try:
             engine = self._engine()
             begin = time.perf_counter()
-            placed = self._ct.place(complete) if self._ct and not preview else None
+            on_grid = complete.cine.trajectory is None
+            placed = self._ct.place(complete) if self._ct and on_grid and not preview else None
             complete = self._assembled(complete, settings, engine, placed)
             reconstruction = engine.reconstruct(complete.cine, self._in_time(settings))
             shown = complete

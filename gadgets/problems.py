@@ -44,6 +44,7 @@ class Kind(str, Enum):
     COILS = "coils"
     SAMPLES = "samples"
     OVERSAMPLING = "oversampling"
+    TRAJECTORY = "trajectory"
     # buffers of a Gadgetron
     BUFFER = "buffer"
     EMPTY_BUFFER = "empty buffer"

@@ -337,7 +337,7 @@ class ImageMaker:
         headers["channels"] = 1
         headers["matrix_size"] = (shape[2], shape[1], 1)
         recon = encoding.recon.field_of_view
-        rows, columns = complete.cine.kspace.shape[2:]
+        rows, columns = complete.cine.plane
         headers["field_of_view"] = recon if self._for_gadgets else shown_field_of_view(encoding, rows, columns)
         if self._flipped:
             _flip(headers)
@@ -361,8 +361,9 @@ class ImageMaker:
             name += f"_slice{complete.key.slice}"
         units = ["SNR units"] if reconstruction.units == "snr" else []
         comment = "; ".join([f"cinestream {reconstruction.method}", *units, *complete.notes, *reconstruction.notes])
-        rows, columns = complete.cine.kspace.shape[2:]
-        measured = np.flatnonzero(complete.cine.mask.any(axis=0))
+        rows, columns = complete.cine.plane
+        on_grid = complete.cine.trajectory is None
+        measured = np.flatnonzero(complete.cine.mask.any(axis=0)) if on_grid else np.arange(rows)
         held = complete.cine.receiver.columns
         sampled = np.arange(columns) if held is None else np.flatnonzero(held)
         meta: dict[str, object] = {

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gadgets.preparation.noise_statistics import MOST_COILS
+from gadgets.preparation.spokes import SpokePositions
 from gadgets.problems import Kind
 from gadgets.wire.flags import carries_image, is_reference, may_carry_image
 from gadgets.wire.messages import AcquisitionFlag, Readouts
 from gadgets.wire.vendor import find_vendor
 from recon_core.budget import Budget
 from recon_core.data import Receiver
-from recon_core.errors import HeaderError
+from recon_core.errors import DataError, HeaderError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,6 +90,8 @@ class Preparation:
         ``present`` or ``removed`` by the sender, where the header has some; ``auto`` looks at the readouts.
     budget
         Memory for readouts on their grid; None takes what a process may have.
+    places
+        Where the samples of readouts lie that follow no grid; None takes what they say.
     """
 
     def __init__(
@@ -98,8 +101,11 @@ class Preparation:
         noise: ScanNoise,
         oversampling: str = "auto",
         budget: Budget | None = None,
+        places: SpokePositions | None = None,
     ) -> None:
         self._budget = budget or Budget()
+        self._places = places or SpokePositions(header, None, problems)
+        self._off_grid_samples: dict[int, int] = {}  # after the discarded ones, by encoding
         self._header = header
         self._oversampling = oversampling
         self._gathered = False
@@ -221,7 +227,10 @@ class Preparation:
             if grid is not None:
                 size = f"{part.data.shape[1]} coils x {grid.encoded} columns"
                 with self._budget.lent(3 * len(part) * part.data.shape[1] * grid.encoded * _SAMPLE_BYTES, size):
-                    prepared.append(self._on_grid(part, grid))
+                    if self._header.encodings[int(part.headers["encoding_space_ref"][0])].off_grid:
+                        prepared.extend(self._off_grid(part))
+                    else:
+                        prepared.append(self._on_grid(part, grid))
         return prepared
 
     def _checked(self, readouts: Readouts) -> tuple[Readouts, ReadoutGrid | None]:
@@ -286,6 +295,8 @@ class Preparation:
 
     def _grid(self, header: np.void, samples: int) -> ReadoutGrid:
         encoding = self._header.encodings[header["encoding_space_ref"]]
+        if encoding.off_grid:
+            return ReadoutGrid(samples, samples)
         center = int(header["center_sample"])
         wanted = self._oversampling if self._gathered else sender_habit(self._header, self._oversampling)
         grid = ReadoutGrid.of(encoding, samples, center, wanted)
@@ -360,6 +371,46 @@ class Preparation:
         if grid.kept < grid.encoded:
             out = _remove_oversampling(out, grid.kept)
         return Readouts(headers.copy(), np.fft.fftshift(out, axes=2))
+
+    def _off_grid(self, readouts: Readouts) -> list[Readouts]:
+        """Whiten readouts that follow no grid, cut what is to be discarded, and place their samples."""
+        samples = readouts.data.shape[2]
+        headers = readouts.headers
+        first, last = int(headers["discard_pre"][0]), samples - int(headers["discard_post"][0])
+        other = (headers["discard_pre"] != first) | (headers["discard_post"] != samples - last)
+        kept = self._off_grid_samples.setdefault(int(headers["encoding_space_ref"][0]), last - first)
+        other |= last - first != kept
+        text = f"has {last - first} samples that count, expected {kept} as the first image readout had"
+        readouts = self._without(readouts, np.atleast_1d(other), Kind.SAMPLES, text)
+        if not len(readouts):
+            return []
+        center = int(readouts.headers["center_sample"][0])
+        center = center if 0 <= center < samples else samples // 2
+        readouts = self._with_path(readouts)
+        if not len(readouts):
+            return []
+        try:
+            paths = self._places(readouts, center)
+        except DataError as error:
+            return self._left_out(readouts, str(error))
+        data = np.ascontiguousarray(readouts.data)
+        if self._whitening is not None:
+            data = np.matmul(self._whitening, data)
+        return [Readouts(readouts.headers.copy(), data[:, :, first:last], paths[:, first:last])]
+
+    def _with_path(self, readouts: Readouts) -> Readouts:
+        """Leave out readouts of which the trajectory leads nowhere."""
+        if readouts.trajectory is None:
+            return readouts
+        finite = np.isfinite(readouts.trajectory).all(axis=(1, 2))
+        readouts = self._without(readouts, np.asarray(~finite), Kind.TRAJECTORY, "has a trajectory that is not finite")
+        path = np.zeros((0, 1, 2)) if readouts.trajectory is None else readouts.trajectory[..., :2]
+        still = np.asarray(np.ptp(path, axis=1).max(axis=-1) == 0)
+        return self._without(readouts, still, Kind.TRAJECTORY, "has all samples at the same place of k-space")
+
+    def _left_out(self, readouts: Readouts, why: str) -> list[Readouts]:
+        self._without(readouts, np.ones(len(readouts), np.bool_), Kind.TRAJECTORY, f"cannot be placed: {why}")
+        return []
 
 
 class _Coverage:

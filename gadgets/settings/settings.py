@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from recon_core.ct.settings import CtSettings
 from recon_core.errors import SettingsError
 from recon_core.options import Option, Options, ReconOptions, apply, as_text, find_option, group, option, options_of
+from recon_core.physics.trajectory_settings import TrajectorySettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -133,7 +134,8 @@ class RealtimeSettings(Options):
     )
     lines_per_frame: int = option(
         0,
-        "so many readouts of a slice, one after the other, make a frame; 0 goes by the counter of time_axis",
+        "so many readouts of a slice, one after the other, make a frame; 0 goes by the counter of time_axis; of radial "
+        "scans also where realtime is off",
         minimum=0,
         maximum=65535,
     )
@@ -223,6 +225,7 @@ class Settings(ReconOptions):
     """Everything a pipeline can set: the options of the reconstruction, and what the stream does around it."""
 
     readouts: ReadoutSettings = group(ReadoutSettings, "Readouts")
+    trajectory: TrajectorySettings = group(TrajectorySettings, "Trajectory (radial scans)")
     whitening: WhiteningSettings = group(WhiteningSettings, "Whitening")
     gating: GatingSettings = group(GatingSettings, "Retrospective gating")
     realtime: RealtimeSettings = group(RealtimeSettings, "Real time")

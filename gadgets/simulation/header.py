@@ -13,15 +13,26 @@ MEASUREMENT_UID = 57
 NOISE_UID = 56  # of the noise, where it is a separate measurement
 
 
+_TRAJECTORIES = {
+    "cartesian": "cartesian",
+    "uniform": "radial",
+    "golden": "goldenangle",
+    "tiny_golden": "radial",
+}
+
+
 def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, frame_lines: int, *, noise: bool = False) -> str:
     """ISMRMRD header as XML, of the scan or of its measurement of noise.
 
     TR is the time that the lines of a frame take, as in cine scans of Siemens.
     """
     fov_y, fov_x = plan.encoded_fov
+    rows = plan.encoded_y
+    if plan.is_radial:
+        rows, fov_y = plan.encoded_x, fov_x
     image_y, image_x = plan.image_matrix
     prefix = f"00000_{plan.seed}_1"
-    acceleration = 1 if plan.sampling == "full" else plan.acceleration
+    acceleration = 1 if plan.sampling == "full" or plan.is_radial else plan.acceleration
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
   <measurementInformation>
@@ -40,7 +51,7 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, frame_lines:
   </experimentalConditions>
   <encoding>
     <encodedSpace>
-      {_space(plan.encoded_x, plan.encoded_y, fov_x, fov_y, plan.slice_thickness)}
+      {_space(plan.encoded_x, rows, fov_x, fov_y, plan.slice_thickness)}
     </encodedSpace>
     <reconSpace>
       {_space(image_x, image_y, plan.field_of_view_x, plan.field_of_view_y, plan.slice_thickness)}
@@ -48,7 +59,7 @@ def header_xml(plan: ScanPlan, segments: int, trigger_channel: int, frame_lines:
     <encodingLimits>
 {_limits(plan, segments)}
     </encodingLimits>
-    <trajectory>cartesian</trajectory>
+    <trajectory>{_TRAJECTORIES[plan.trajectory]}</trajectory>
     <parallelImaging>
       <accelerationFactor>
         <kspace_encoding_step_1>{acceleration}</kspace_encoding_step_1>
@@ -91,9 +102,11 @@ def _limits(plan: ScanPlan, segments: int) -> str:
 
 def _calibration(plan: ScanPlan) -> str:
     """Mode of calibration, and for lines that shift from frame to frame the counter that they shift with."""
-    if plan.sampling == "interleaved":
+    if plan.sampling == "interleaved" and not plan.is_radial:
         dimension = f"\n      <interleavingDimension>{plan.frame_counter}</interleavingDimension>"
         return f"<calibrationMode>interleaved</calibrationMode>{dimension}"
+    if plan.is_radial:
+        return "<calibrationMode>other</calibrationMode>"
     embedded = plan.sampling != "full" and plan.acs_lines
     return f"<calibrationMode>{'embedded' if embedded else 'other'}</calibrationMode>"
 

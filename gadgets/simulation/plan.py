@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _READOUT_TIME = 1100.0  # us
+_CARTESIAN = (  # that radial scans cannot have
+    "partial_fourier",
+    "phase_resolution",
+    "phase_oversampling",
+    "asymmetric_echo",
+    "segments",
+    "averages",
+    "gating",
+    "removes_oversampling",
+    "reversed_readouts",
+    "alternating_order",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +55,22 @@ class ScanPlan(Options):
         "and moving by the golden ratio",
         choices=SAMPLINGS,
     )
+    trajectory: str = option(
+        "cartesian",
+        "cartesian, or radial spokes at uniform angles, the same in every frame, at golden or at tiny golden (the "
+        "seventh) ones, which go on from frame to frame; sampling, acceleration and ACS lines are of Cartesian scans",
+        choices=("cartesian", "uniform", "golden", "tiny_golden"),
+    )
+    spokes: int = option(20, "radial: spokes of a frame", minimum=1, maximum=4096)
+    writes_trajectory: str = option(
+        "pixel",
+        "radial: positions that the readouts carry, in cycles per pixel, or per field of view (fov), with density "
+        "weights (weighted), or none; without the delays",
+        choices=("pixel", "fov", "weighted", "none"),
+    )
+    delay_x: float = option(0.0, "radial: gradient delay along x in samples", minimum=-10.0, maximum=10.0)
+    delay_y: float = option(0.0, "radial: gradient delay along y in samples", minimum=-10.0, maximum=10.0)
+    delay_xy: float = option(0.0, "radial: gradient delay between both in samples", minimum=-10.0, maximum=10.0)
     acceleration: int = option(3, "acceleration R; not used by full sampling", minimum=1, maximum=32)
     acs_lines: int = option(
         24, "autocalibration lines in every frame; not used by full sampling", minimum=0, maximum=512
@@ -234,9 +262,11 @@ class ScanPlan(Options):
                 f"segments x frames x repetition_time is {used:.2f} s per beat (shared by interleaved slices), but "
                 f"a beat lasts {60 / self.heart_rate:.2f} s; take fewer segments or frames"
             )
+        if self.is_radial:
+            self._check_radial()
         if self.removes_oversampling and self.asymmetric_echo:
             raise SettingsError("oversampling is removed from whole readouts: set asymmetric_echo to 0")
-        if self.sampling != "full":
+        if self.sampling != "full" and not self.is_radial:
             if self.acceleration > self.wanted_lines:
                 raise SettingsError(
                     f"acceleration must not exceed the {self.wanted_lines} lines, got {self.acceleration}"
@@ -245,6 +275,24 @@ class ScanPlan(Options):
                 raise SettingsError(
                     f"{self.acs_lines} ACS lines do not fit into {self.encoded_y} lines with this partial_fourier"
                 )
+
+    def _check_radial(self) -> None:
+        """Refuse what only Cartesian scans can have."""
+        defaults = {item.name: item.default for item in fields(self)}
+        wrong = [name for name in _CARTESIAN if getattr(self, name) != defaults[name]]
+        if wrong:
+            raise SettingsError(f"radial scans have no {', '.join(wrong)}; leave out {wrong[0]}, or the trajectory")
+        pixel = self.field_of_view_x / self.matrix_x, self.field_of_view_y / self.matrix_y
+        if not math.isclose(*pixel, rel_tol=1e-3) or self.matrix_y > self.matrix_x:
+            raise SettingsError(
+                f"radial scans have square pixels and no more rows than columns; got {self.matrix_x} x {self.matrix_y} "
+                f"pixels of {pixel[0]:.3g} x {pixel[1]:.3g} mm"
+            )
+
+    @property
+    def is_radial(self) -> bool:
+        """Whether it measures spokes."""
+        return self.trajectory != "cartesian"
 
     @property
     def encoded_x(self) -> int:
@@ -287,7 +335,9 @@ class ScanPlan(Options):
 
     @property
     def measured_lines(self) -> int:
-        """Lines from the first to the last that a scan may measure."""
+        """Lines from the first to the last that a scan may measure; spokes of a frame."""
+        if self.is_radial:
+            return self.spokes
         return round(self.wanted_lines * self.partial_fourier)
 
     @property

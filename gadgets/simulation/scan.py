@@ -19,9 +19,11 @@ from gadgets.simulation.timeline import NOISE_INTERVAL, gated_timeline, motion, 
 from gadgets.wire.messages import ACQUISITION_HEADER, WAVEFORM_HEADER, AcquisitionFlag, Readouts, Waveform
 from gadgets.wire.vendor import DAY, find_vendor, tick_length
 from recon_core.errors import SettingsError
+from recon_core.physics.trajectory import spoke_positions
 from recon_core.simulate.coils import coil_maps, coil_maps_at, noise_covariance
 from recon_core.simulate.ecg import cardiac_position, ecg_signal
 from recon_core.simulate.phantom import BeatingThorax, pixel_positions
+from recon_core.simulate.radial import delayed, measure, spoke_angles
 from recon_core.simulate.sampling import acs_rows, grid_rows, partial_fourier_mask, sampling_mask
 from recon_core.storage import replacing
 
@@ -94,23 +96,8 @@ class Scan:
     def __init__(self, plan: ScanPlan) -> None:
         self.plan = plan
         retrospective = plan.gating == "retrospective"
-        frames, lines = plan.frames, plan.wanted_lines
-        self._mask = np.stack(
-            [
-                sampling_mask(
-                    plan.sampling,
-                    1 if retrospective else frames,
-                    lines,
-                    acceleration=plan.acceleration,
-                    acs_lines=plan.acs_lines,
-                    seed=plan.seed + 1000 * number,
-                )
-                for number in range(plan.slices)
-            ]
-        )
-        self._mask = partial_fourier_mask(self._mask, plan.partial_fourier)
-        outer = plan.encoded_y // 2 - lines // 2
-        self._mask = np.pad(self._mask, [(0, 0), (0, 0), (outer, plan.encoded_y - outer - lines)])
+        frames = plan.frames
+        self._mask = _spoke_mask(plan) if plan.is_radial else _line_mask(plan)
         if not self._mask.any(axis=2).all():
             raise SettingsError("some frames would have no line at all; lower the acceleration or add ACS lines")
         if retrospective:
@@ -179,7 +166,8 @@ class Scan:
             sent += len(data)
             arrived = slice(max(0, plan.lost_readouts - first), None)
             if first + arrived.start < last:
-                yield Readouts(headers[first:last][arrived], data[arrived])
+                path = self._written(order[first:last][arrived])
+                yield Readouts(headers[first:last][arrived], data[arrived], path)
 
     @property
     def noise(self) -> tuple[str, Readouts] | None:
@@ -233,18 +221,44 @@ class Scan:
             number, phase, breath = self._states[state].tolist()
             return self._source(int(number)).frame(phase, breath)[0][:, self._mask[int(number), 0]]
         number, frame = divmod(state, self.plan.frames)
-        return self._kspace(number, frame)[:, self._mask[number, frame]]
+        samples = self._kspace(number, frame)
+        return samples if self.plan.is_radial else samples[:, self._mask[number, frame]]
 
     def _kspace(self, number: int, frame: int) -> NDArray[np.complex64]:
-        """Noise-free k-space ``(coil, ky, kx)`` of a frame; keeps the image it belongs to."""
+        """Noise-free k-space ``(coil, ky, kx)``, or spokes, of a frame; keeps the image it belongs to."""
+        path = self._path(frame, delays=True) if self.plan.is_radial else None
         kspace, image = self._source(number).frame(
-            float(self._cardiac_phase[number, frame]), float(self._respiration[number, frame])
+            float(self._cardiac_phase[number, frame]), float(self._respiration[number, frame]), path
         )
         for axis, size in enumerate(self.plan.image_matrix):
             image = _padded(image, axis, size)
         self._image[number, frame] = image
         self._drawn[number, frame] = True
         return kspace
+
+    def _path(self, frame: int, *, delays: bool = False) -> NDArray[np.float32]:
+        """Positions ``(spoke, sample, 2)`` of a frame in cycles per pixel: as planned, or as delays leave them."""
+        plan = self.plan
+        angles = spoke_angles(plan.trajectory, plan.frames, plan.spokes)[frame]
+        matrix = plan.matrix_y, plan.matrix_x
+        positions = spoke_positions(angles, plan.samples, plan.center_sample, matrix, plan.encoded_x / plan.matrix_x)
+        if not delays:
+            return positions
+        return delayed(positions, angles, (plan.delay_x, plan.delay_y, plan.delay_xy), 1 / plan.encoded_x)
+
+    def _written(self, order: NDArray[np.void]) -> NDArray[np.float32] | None:
+        """The trajectory ``(readout, sample, dimension)`` as the readouts carry it; None where they do not."""
+        plan = self.plan
+        if not plan.is_radial or plan.writes_trajectory == "none":
+            return None
+        frames = np.unique(order["frame"])
+        paths = np.stack([self._path(int(frame)) for frame in frames])
+        path = paths[np.searchsorted(frames, order["frame"]), order["row"]]
+        if plan.writes_trajectory == "fov":
+            return np.asarray(path * np.array([plan.matrix_x, plan.matrix_y], np.float32))
+        if plan.writes_trajectory == "weighted":
+            path = np.concatenate([path, np.linalg.norm(path, axis=-1, keepdims=True)], axis=-1)
+        return np.asarray(path, np.float32)
 
     def _noise(self, stream: int, readouts: int, samples: int, deviation: float) -> NDArray[np.complex64]:
         """Coloured noise ``(readout, coil, sample)``; `stream` picks an independent realisation."""
@@ -282,7 +296,7 @@ class Scan:
         flags[first] |= AcquisitionFlag.FIRST_IN_SLICE.bit
         flags[len(order) - 1 - last] |= AcquisitionFlag.LAST_IN_SLICE.bit
         flags[-1] |= AcquisitionFlag.LAST_IN_MEASUREMENT.bit
-        if plan.sampling != "full":
+        if plan.sampling != "full" and not plan.is_radial:
             calibration = acs_rows(plan.encoded_y, plan.acs_lines)[order["row"]]
             imaging = np.ones(len(order), np.bool_)
             if plan.sampling in {"uniform", "interleaved"}:
@@ -355,6 +369,32 @@ class Scan:
             yield float(times[-1]), Waveform(header, data)
 
 
+def _line_mask(plan: ScanPlan) -> NDArray[np.bool_]:
+    """Lines of a Cartesian scan: ``(slice, frame, ky)``, one frame where retrospective gating makes them."""
+    lines = plan.wanted_lines
+    mask = np.stack(
+        [
+            sampling_mask(
+                plan.sampling,
+                1 if plan.gating == "retrospective" else plan.frames,
+                lines,
+                acceleration=plan.acceleration,
+                acs_lines=plan.acs_lines,
+                seed=plan.seed + 1000 * number,
+            )
+            for number in range(plan.slices)
+        ]
+    )
+    mask = partial_fourier_mask(mask, plan.partial_fourier)
+    outer = plan.encoded_y // 2 - lines // 2
+    return np.pad(mask, [(0, 0), (0, 0), (outer, plan.encoded_y - outer - lines)])
+
+
+def _spoke_mask(plan: ScanPlan) -> NDArray[np.bool_]:
+    """Spokes of a radial scan: ``(slice, frame, spoke)``."""
+    return np.ones((plan.slices, plan.frames, plan.spokes), np.bool_)
+
+
 class _SliceSource:
     """Draws the frames of one slice and measures their whole k-space."""
 
@@ -375,8 +415,13 @@ class _SliceSource:
         self.maps = coil_maps(plan.coils, matrix, fov, slice_offset_mm=offset, seed=plan.seed)
         self._weights = self.maps.conj() / np.sqrt((np.abs(self.maps) ** 2).sum(0, keepdims=True))
 
-    def frame(self, time: float, respiration: float) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
-        """Return k-space ``(coil, ky, kx)`` of the encoded matrix and the combined image ``(y, x)``."""
+    def frame(
+        self, time: float, respiration: float, path: NDArray[np.float32] | None = None
+    ) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+        """Return k-space ``(coil, ky, kx)`` of the encoded matrix and the combined image ``(y, x)``.
+
+        With a path ``(spoke, sample, 2)`` the first are its samples, and the image is that of the disk of k-space.
+        """
         plan = self._plan
         fine = self._fine_maps * self._thorax.frame(time, respiration)
         # One axis at a time, dropping the high frequencies of the first before the second is transformed.
@@ -386,7 +431,14 @@ class _SliceSource:
         kspace = _crop(_fft(wide, 2), 2, plan.encoded_x) / np.float32(_SUPERSAMPLING)
         images = _crop(_ifft(kspace, 2), 2, plan.matrix_x)
         images = _crop(_ifft(images, 1), 1, plan.matrix_y)
-        return kspace, (self._weights * images).sum(0)
+        if path is None:
+            return kspace, (self._weights * images).sum(0)
+        wide = np.zeros((len(fine), fine.shape[1], _SUPERSAMPLING * plan.encoded_x), np.complex64)
+        wide[:, :, self._columns] = fine
+        rows, columns = (np.fft.fftshift(np.fft.fftfreq(size)) for size in images.shape[1:])
+        disk = np.hypot(rows[:, None], columns) <= 0.5
+        images = _ifft(_ifft(_fft(_fft(images, 1), 2) * disk, 1), 2)
+        return measure(wide, path), (self._weights * images).sum(0)
 
 
 def simulate(plan: ScanPlan) -> Scan:

@@ -1,7 +1,8 @@
 """Prepared readouts in, complete slices out: every readout finds its place, and a strategy decides what leaves when.
 
 `SliceBuffers` reads the plan of the header, checks the counters against it, and keeps reference lines; the runs of
-readouts of one slice that are left go to the strategy: `whole.WholeSlices`, or `windows.FrameWindows` in real time.
+readouts of one slice that are left go to the strategy: `whole.WholeSlices`, `windows.FrameWindows` in real time, or
+`spokes.SpokeSlices` off the Cartesian grid.
 What the header says of counters is a plan, not a promise.
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 from gadgets.problems import Kind
 from gadgets.slices.complete import SliceKey
 from gadgets.slices.shared import ReferenceLines, SlicePlan, SliceStrategy, SortingContext, first_name
+from gadgets.slices.spokes import SpokeSlices
 from gadgets.slices.whole import WholeSlices
 from gadgets.slices.windows import REFERENCE_REPEATS, FrameWindows
 from gadgets.wire.flags import is_reference
@@ -93,9 +95,13 @@ class SliceBuffers:
             self._reference,
             budget,
         )
-        self._strategy: SliceStrategy = (
-            FrameWindows(context, settings.realtime) if real_time else WholeSlices(context, gate)
-        )
+        self._strategy: SliceStrategy
+        if any(encoding.off_grid and not encoding.refusal for encoding in header.encodings):
+            self._strategy = SpokeSlices(context, settings.realtime.lines_per_frame)
+        elif real_time:
+            self._strategy = FrameWindows(context, settings.realtime)
+        else:
+            self._strategy = WholeSlices(context, gate)
 
     def add(self, readouts: Readouts) -> Iterator[CompleteSlice]:
         """Add prepared readouts of one encoding and yield the slices that they complete.

@@ -193,7 +193,8 @@ class VirtualCoils:
 
     def _compressed(self, readouts: Readouts, matrix: NDArray[np.complex64]) -> Readouts:
         data = np.matmul(matrix, readouts.data)
-        return Readouts(readouts.headers, self._budget.keep(data, "the virtual coils of the readouts"))
+        kept = self._budget.keep(data, "the virtual coils of the readouts")
+        return Readouts(readouts.headers, kept, readouts.trajectory)
 
 
 class ReferenceLines:
@@ -347,10 +348,10 @@ def merge(
     kspace, measured = _accumulate(frame, row, data[used], shape)
     headers = headers[used]
     nearest = headers[_nearest_to_center(frame, row, shape[0], shape[1] // 2)]
-    return kspace, measured, nearest, _span(frame, headers, shape[0])
+    return kspace, measured, nearest, time_span(frame, headers, shape[0])
 
 
-def _span(frame: NDArray[np.intp], headers: NDArray[np.void], frames: int) -> NDArray[np.uint32]:
+def time_span(frame: NDArray[np.intp], headers: NDArray[np.void], frames: int) -> NDArray[np.uint32]:
     """Least and greatest time stamps of every frame ``(frame, stamp, 2)``, that of the acquisition first."""
     stamps = np.column_stack([headers["acquisition_time_stamp"], headers["physiology_time_stamp"]])
     least = np.full((frames, stamps.shape[1]), np.iinfo(np.uint32).max, np.uint32)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from defusedxml import DefusedXmlException
@@ -22,6 +22,7 @@ _MOST_ELEMENTS = 50_000  # of the XML; an element in memory takes 100 times its 
 _EXACT = 0.01  # what a size may be off a whole number by the arithmetic of a converter
 _METRES = 2.0  # a field of view below this many mm is one in metres
 _THIN = 0.2  # and so is a slice below this
+_REFUSED = {"epi"}
 _SENSIBLE = 1e-3, 1e6  # field of view in mm
 _SINGLE = struct.Struct("<f")
 
@@ -70,6 +71,16 @@ class Encoding:
     """``embedded``, ``interleaved``, ``separate``, ``external``, ``other`` or empty."""
     refusal: str = ""
     """Why no images can be made of it; empty if they can. Its noise may be of use all the same."""
+    trajectory: str = "cartesian"
+    """In lower case, as the header says. With any but ``cartesian``, `encoded` is the grid of the image: the measured
+    resolution over the field of view of the recon space."""
+    spoke: int = 0
+    """Samples of a readout from one side of k-space to the other, where it follows no Cartesian grid; else 0."""
+
+    @property
+    def off_grid(self) -> bool:
+        """Whether the samples follow no Cartesian grid."""
+        return self.trajectory != "cartesian"
 
     def promised(self, counter: str) -> range:
         """The values of a counter that the header promises; 0 alone where it says nothing."""
@@ -113,7 +124,7 @@ class ScanHeader:
 
     @property
     def refusal(self) -> str:
-        """Why no images can be made of any encoding, none being 2-D Cartesian; empty if they can."""
+        """Why no images can be made of any encoding, none being 2-D; empty if they can."""
         usable = any(not encoding.refusal for encoding in self.encodings)
         return "" if usable else self.encodings[0].refusal
 
@@ -141,7 +152,7 @@ def parse_header(text: str) -> ScanHeader:
     if root.tag != "ismrmrdHeader":
         raise HeaderError(f"expected an ISMRMRD header (<ismrmrdHeader>), got <{root.tag}>")
     read = _Numbers()
-    encodings = tuple(_encoding(node, i, read) for i, node in enumerate(root.findall("encoding")))
+    encodings = _of_one_kind([_encoding(node, i, read) for i, node in enumerate(root.findall("encoding"))])
     if not encodings:
         raise HeaderError("the ISMRMRD header has no <encoding>: matrix size and field of view are unknown")
     user = {
@@ -295,8 +306,8 @@ def _encoding(node: Element, number: int, read: _Numbers) -> Encoding:
         del limits["kspace_encoding_step_1"]  # left at its default: a scan of one line would be encoded as one
     partitions = limits.get("kspace_encoding_step_2", Limit(0, 0, 0))
     refusal = ""
-    if trajectory != "cartesian":
-        refusal = f"encoding {number} has a {trajectory} trajectory; only Cartesian scans can be reconstructed for now"
+    if trajectory in _REFUSED:
+        refusal = f"encoding {number} has a {trajectory} trajectory, which cannot be reconstructed for now"
     elif encoded.matrix[2] > 1 and (recon.matrix[2] > 1 or partitions.maximum > partitions.minimum):
         refusal = f"encoding {number} has {encoded.matrix[2]} partitions; only 2-D slices can be reconstructed for now"
     elif encoded.matrix[2] > 1:
@@ -304,7 +315,29 @@ def _encoding(node: Element, number: int, read: _Numbers) -> Encoding:
         read.doubt(f"{text} is counted or wanted; it is taken as 2-D")
     acceleration = read.count(node, "parallelImaging/accelerationFactor/kspace_encoding_step_1", 1)
     mode = node.findtext("parallelImaging/calibrationMode", "").strip().lower()
-    return Encoding(encoded, recon, limits, max(1, acceleration), mode, refusal)
+    spoke = 0
+    if trajectory != "cartesian":
+        spoke, encoded = encoded.matrix[0], _image_grid(encoded, recon)
+    return Encoding(encoded, recon, limits, max(1, acceleration), mode, refusal, trajectory, spoke)
+
+
+def _of_one_kind(encodings: list[Encoding]) -> tuple[Encoding, ...]:
+    """Refuse encodings that follow no grid next to some that do, such as a spiral for a map of the field."""
+    if not any(not encoding.off_grid and not encoding.refusal for encoding in encodings):
+        return tuple(encodings)
+    return tuple(
+        replace(one, refusal=f"encoding {number} has a {one.trajectory} trajectory, and others are Cartesian")
+        if one.off_grid
+        else one
+        for number, one in enumerate(encodings)
+    )
+
+
+def _image_grid(encoded: Space, recon: Space) -> Space:
+    """Pixels of the measured resolution over the field of view of the recon space; no line counts those along y."""
+    pixel = encoded.field_of_view[0] / encoded.matrix[0]
+    columns, rows = (max(1, round(size / pixel)) for size in recon.field_of_view[:2])
+    return Space((columns, rows, encoded.matrix[2]), recon.field_of_view)
 
 
 def _readout_spacing(root: Element, user: dict[str, str]) -> float:

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from recon_core.errors import SettingsError
-from recon_core.physics.nufft import sample_image
 from recon_core.physics.trajectory import spoke_positions, tiny_golden_angle
 from recon_core.simulate.coils import coil_maps, noise_covariance
 from recon_core.simulate.phantom import BLOOD_SIGNAL, beating_thorax
@@ -49,7 +47,7 @@ def spoke_angles(law: str, frames: int, spokes: int, increment: float = 0.0) -> 
     Parameters
     ----------
     law
-        ``uniform``, the same in every frame; ``golden``, running on from frame to frame; ``tiny``, the same with the
+        ``uniform``, the same in every frame; ``golden``, running on from frame to frame; ``tiny_golden``, so with the
         seventh tiny golden angle.
     frames, spokes
         Frames, and spokes of each.
@@ -66,7 +64,7 @@ def spoke_angles(law: str, frames: int, spokes: int, increment: float = 0.0) -> 
     SettingsError
         If there is no such law.
     """
-    steps = {"uniform": 180 / spokes, "golden": tiny_golden_angle(1), "tiny": tiny_golden_angle(7)}
+    steps = {"uniform": 180 / spokes, "golden": tiny_golden_angle(1), "tiny_golden": tiny_golden_angle(7)}
     if law not in steps:
         raise SettingsError(f"unknown angles {law!r}; known are {', '.join(steps)}")
     number = np.arange(frames * spokes).reshape(frames, spokes)
@@ -91,6 +89,10 @@ def measure(fine: NDArray[np.complex64], positions: NDArray[np.float32]) -> NDAr
     NDArray[np.complex64]
         ``(coil, ...)`` complex64, in units of an orthonormal transform of the image.
     """
+    import torch
+
+    from recon_core.physics.nufft import sample_image
+
     places = torch.from_numpy(positions.reshape(-1, 2) / _SUPERSAMPLING)
     samples = sample_image(torch.from_numpy(np.ascontiguousarray(fine)), places, _TOLERANCE).numpy()
     return np.asarray(samples.reshape(len(fine), *positions.shape[:-1]) / np.float32(_SUPERSAMPLING))

@@ -282,7 +282,7 @@ HEADERS = {
     "no XML": ("matrix: 64", ["XML"]),
     "another document": ("<html/>", ["ismrmrdHeader"]),
     "no encoding": (header_xml("<!-- -->"), ["encoding"]),
-    "radial": (header_xml(trajectory="radial"), ["radial", "Cartesian"]),
+    "EPI": (header_xml(trajectory="epi"), ["epi trajectory"]),
     "3-D": (header_xml(encoded=(64, 48, 8), recon=(64, 48, 8)), ["partitions", "2-D"]),
     "DTD": ('<!DOCTYPE x [<!ENTITY a "b">]>' + header_xml().split("?>")[1], ["DTD"]),
     "billion laughs": (

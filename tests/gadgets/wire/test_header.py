@@ -174,10 +174,25 @@ def test_what_is_no_header(text, message):
         parse_header(text)
 
 
-@pytest.mark.parametrize("trajectory", ["radial", "spiral", "epi", "goldenangle", "other"])
-def test_only_cartesian_scans(trajectory):
-    header = parse_header(header_xml(trajectory=trajectory))
-    assert f"encoding 0 has a {trajectory} trajectory" in header.refusal
+def test_an_epi_trajectory_is_refused():
+    assert "encoding 0 has a epi trajectory" in parse_header(header_xml(trajectory="epi")).refusal
+
+
+@pytest.mark.parametrize("trajectory", ["radial", "Spiral", "goldenangle", "other"])
+def test_the_grid_of_other_trajectories_is_that_of_the_image(trajectory):
+    text = header_xml(
+        encoded=(64, 20, 1),
+        recon=(48, 48, 1),
+        encoded_fov=(400.0, 400.0, 8.0),
+        recon_fov=(200.0, 150.0, 8.0),
+        trajectory=trajectory,
+    )
+    (encoding,) = parse_header(text).encodings
+    assert encoding.refusal == ""
+    assert encoding.trajectory == trajectory.lower()
+    assert encoding.encoded.matrix == (32, 24, 1)
+    assert encoding.encoded.field_of_view == encoding.recon.field_of_view
+    assert encoding.spoke == 64
 
 
 def test_one_usable_encoding_is_enough():

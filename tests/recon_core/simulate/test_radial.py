@@ -12,9 +12,9 @@ def test_laws_of_the_angles():
     uniform = np.rad2deg(spoke_angles("uniform", 2, 10))
     np.testing.assert_allclose(uniform, np.tile(18 * np.arange(10), (2, 1)))
     np.testing.assert_allclose(np.rad2deg(spoke_angles("golden", 2, 3))[1], 111.246117975 * np.arange(3, 6))
-    assert np.rad2deg(spoke_angles("tiny", 1, 2))[0, 1] == pytest.approx(23.6281, abs=1e-4)
+    assert np.rad2deg(spoke_angles("tiny_golden", 1, 2))[0, 1] == pytest.approx(23.6281, abs=1e-4)
     assert np.rad2deg(spoke_angles("golden", 1, 2, increment=10.0))[0, 1] == pytest.approx(10)
-    with pytest.raises(SettingsError, match="uniform, golden, tiny"):
+    with pytest.raises(SettingsError, match="uniform, golden, tiny_golden"):
         spoke_angles("random", 1, 2)
 
 

@@ -1,0 +1,159 @@
+"""Where the samples of readouts lie that follow no grid: as the sender wrote it, or by the angle of spokes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gadgets.problems import Kind
+from recon_core.errors import DataError, HeaderError
+from recon_core.physics.trajectory import spoke_positions, tiny_golden_angle, to_cycles_per_pixel
+from recon_core.physics.trajectory_settings import TrajectorySettings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from gadgets.problems import Problems
+    from gadgets.wire.header import Encoding, ScanHeader
+    from gadgets.wire.messages import Readouts
+
+
+_FLAT = 1e-3  # largest third position, in that of the others, of a trajectory in a plane
+_HALF = 0.3  # share of the samples before the centre below which a spoke is half of one
+
+
+class SpokePositions:
+    """Places the samples of the readouts of one scan.
+
+    Parameters
+    ----------
+    header
+        The scan's header.
+    settings
+        Those of the trajectory; None takes their defaults.
+    problems
+        Where to note what was taken for what.
+    spokes
+        Spokes of a frame, where a setting says so; 0 takes the limits of the header.
+    """
+
+    def __init__(
+        self, header: ScanHeader, settings: TrajectorySettings | None, problems: Problems, spokes: int = 0
+    ) -> None:
+        self._header = header
+        self._settings = settings or TrajectorySettings()
+        self._problems = problems
+        self._spokes = spokes
+        self._units: dict[int, str] = {}  # by encoding
+        self._arrived: dict[tuple[int, int], int] = {}  # readouts by encoding and slice
+
+    def __call__(self, readouts: Readouts, center: int) -> NDArray[np.float32]:
+        """Place the samples of readouts of one encoding.
+
+        Parameters
+        ----------
+        readouts
+            As they came; those with `trajectory` have it ``(readout, sample, dimension)``.
+        center
+            The sample of the k-space centre.
+
+        Returns
+        -------
+        NDArray[np.float32]
+            ``(readout, sample, 2)`` in cycles per pixel, (x, y), or with the density weight as third value.
+
+        Raises
+        ------
+        HeaderError
+            If there is no trajectory and no setting that makes one.
+        DataError
+            If the trajectory cannot be.
+        """
+        space = int(readouts.headers["encoding_space_ref"][0])
+        encoding = self._header.encodings[space]
+        source = self._settings.source
+        if source == "auto" and readouts.trajectory is None and encoding.trajectory == "goldenangle":
+            source = "golden"
+        if source in ("auto", "traj"):
+            if readouts.trajectory is None:
+                raise HeaderError(
+                    f"encoding {space} is {encoding.trajectory}, but the readouts carry no trajectory; set trajectory "
+                    "to uniform, golden or tiny_golden for spokes at such angles"
+                )
+            return self._written(readouts.trajectory, encoding, space)
+        return self._spoke(readouts, encoding, source, center)
+
+    def _written(self, values: NDArray[np.float32], encoding: Encoding, space: int) -> NDArray[np.float32]:
+        """The trajectory as the sender wrote it."""
+        values = np.asarray(values, np.float32)
+        dimensions = values.shape[2]
+        if dimensions not in (2, 3):
+            raise DataError(f"the trajectory has {dimensions} dimensions; expected 2, or 3 with a density weight")
+        columns, rows = encoding.encoded.matrix[:2]
+        positions, unit = to_cycles_per_pixel(
+            values[..., :2], (rows, columns), self._units.get(space, self._settings.unit)
+        )
+        if space not in self._units:
+            self._units[space] = unit
+            name = {"pixel": "cycles per pixel", "fov": "cycles per field of view"}[unit]
+            text = f"the trajectory of encoding {space} is taken to be in {name}; trajectory_unit says otherwise"
+            self._problems.add(Kind.TRAJECTORY, text, damage=False)
+        third = values[..., 2:]
+        if third.size and _is_weight(third, values):
+            return np.concatenate([positions, third], axis=-1)
+        return positions
+
+    def _spoke(self, readouts: Readouts, encoding: Encoding, source: str, center: int) -> NDArray[np.float32]:
+        """Straight spokes at the angles of a law."""
+        settings = self._settings
+        samples = readouts.data.shape[2]
+        half = center < _HALF * samples
+        counters = readouts.headers["idx"]
+        spokes = self._spokes or encoding.count("kspace_encoding_step_1")
+        steps = {
+            "uniform": (360.0 if half else 180.0) / max(1, spokes),
+            "golden": tiny_golden_angle(1),
+            "tiny_golden": tiny_golden_angle(settings.tiny),
+        }
+        by = settings.counter
+        if by == "auto":
+            by = "line" if source == "uniform" else "arrival"
+        number = counters["kspace_encode_step_1"].astype(np.float64) if by == "line" else self._arrivals(readouts)
+        angle = number * (settings.increment or steps[source])
+        angle = settings.first + (-angle if settings.rotation == "clockwise" else angle)
+        columns, rows = encoding.encoded.matrix[:2]
+        across = max(encoding.spoke, 2 * max(center, samples - center) - (samples - center == center + 1))
+        return spoke_positions(np.deg2rad(angle), samples, center, (rows, columns), across / max(rows, columns))
+
+    def _arrivals(self, readouts: Readouts) -> NDArray[np.float64]:
+        """The number of each readout among those of its slice."""
+        counters = readouts.headers["idx"]
+        number = np.empty(len(readouts))
+        for index in np.unique(counters["slice"]).tolist():
+            key = int(readouts.headers["encoding_space_ref"][0]), index
+            own = np.flatnonzero(counters["slice"] == index)
+            begin = self._arrived.get(key, 0)
+            number[own] = begin + np.arange(len(own))
+            self._arrived[key] = begin + len(own)
+        return number
+
+
+def _is_weight(third: NDArray[np.float32], values: NDArray[np.float32]) -> bool:
+    """Whether the third value of a trajectory is a density weight; one that is the same everywhere means nothing.
+
+    Raises
+    ------
+    DataError
+        If it is a position: such a scan is not of one plane.
+    """
+    if not np.isfinite(third).all():
+        raise DataError("the third column of the trajectory has values that are not finite")
+    largest = float(np.abs(third).max())
+    if largest <= _FLAT * float(np.abs(values[..., :2]).max()):
+        return False
+    along = float(np.ptp(third, axis=1).max())
+    if float(third.min()) < 0 or (along <= _FLAT * largest and float(np.ptp(third)) > _FLAT * largest):
+        raise DataError("the trajectory has three dimensions; only slices of one plane can be reconstructed")
+    return not math.isclose(along, 0.0, abs_tol=_FLAT * largest)

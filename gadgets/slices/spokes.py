@@ -1,0 +1,194 @@
+"""Slices with samples that follow no grid: every readout is a row of its frame, in the order in which they came.
+
+A slice leaves when the stream goes on with another one and all frames that the header promises have come, else at the
+end of the scan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from gadgets.gating.gate import MOST_FRAMES
+from gadgets.gating.heartbeat import find_heartbeat
+from gadgets.problems import Kind
+from gadgets.slices.complete import CompleteSlice, describe
+from gadgets.slices.shared import time_span
+from gadgets.wire.messages import join_headers
+from recon_core.data import CineSlice, Trajectory
+from recon_core.errors import DataError, ResourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from gadgets.slices.complete import SliceKey
+    from gadgets.slices.shared import SlicePlan, SortingContext, VirtualCoils
+    from gadgets.wire.messages import Readouts, Waveform
+
+_CUT_SHARE = 0.75  # of the usual spokes: a last frame with fewer was cut short
+
+
+@dataclass
+class _Buffer:
+    """What has arrived of one slice."""
+
+    plan: SlicePlan
+    virtual: VirtualCoils | None
+    parts: list[Readouts] = field(default_factory=list)
+    frame: list[NDArray[np.intp]] = field(default_factory=list)
+    count: int = 0
+
+    def keeps_plan(self, spokes: int) -> bool:
+        """All promised frames have come, with as many spokes each; with a number of spokes nothing is promised."""
+        plan = self.plan
+        if spokes or not plan.limited or len(plan.frames) < 2:
+            return False
+        counts = np.bincount(np.concatenate(self.frame), minlength=plan.frames.stop)
+        return len(counts) == plan.frames.stop and bool((counts[plan.frames.start :] == counts[-1]).all())
+
+
+class SpokeSlices:
+    """Keeps the readouts of every slice until it is complete.
+
+    Parameters
+    ----------
+    context
+        What is known of the scan.
+    spokes
+        Consecutive readouts of a slice that make a frame; 0 goes by the counter of the frames.
+    """
+
+    most_frames: ClassVar[int] = MOST_FRAMES
+
+    def __init__(self, context: SortingContext, spokes: int = 0) -> None:
+        self._context = context
+        self._problems = context.problems
+        self._spokes = spokes
+        self._open: dict[SliceKey, _Buffer] = {}
+        self._latest: SliceKey | None = None
+        self.sent: dict[SliceKey, int] = {}
+        self.cut_short = False
+
+    def take(
+        self, key: SliceKey, readouts: Readouts, line: NDArray[np.intp], time: NDArray[np.intp], plan: SlicePlan
+    ) -> Iterator[CompleteSlice]:
+        """Take consecutive readouts of one slice."""
+        del line  # which angle it is, the positions say
+        latest = self._latest
+        if latest not in (None, key) and latest in self._open and self._open[latest].keeps_plan(self._spokes):
+            yield from self._finish(latest)
+        self._latest = key
+        if key in self.sent:
+            self._context.report_late(describe(key), readouts)
+            return
+        if readouts.trajectory is None:
+            text = f"{describe(key)} has readouts on a Cartesian grid in a scan that follows none; they are left out"
+            self._problems.add(Kind.TRAJECTORY, text, damage=True, count=len(readouts))
+            return
+        if key not in self._open:
+            self._open[key] = _Buffer(plan, self._context.virtual_coils(plan, readouts.data.shape[1]))
+        buffer = self._open[key]
+        if self._spokes:
+            time = (buffer.count + np.arange(len(readouts))) // self._spokes
+        buffer.parts.append(readouts)
+        buffer.frame.append(time)
+        buffer.count += len(readouts)
+        if buffer.virtual is not None:  # every spoke crosses the centre
+            buffer.virtual.take(buffer.parts, np.full(len(readouts), plan.rows // 2))
+
+    def add_waveform(self, waveform: Waveform) -> Iterator[CompleteSlice]:
+        """Nothing waits for waveforms."""
+        del waveform
+        yield from ()
+
+    def flush(self) -> Iterator[CompleteSlice]:
+        """Yield what is left at the end of the scan, complete or not."""
+        for key in sorted(self._open):
+            yield from self._finish(key)
+
+    def to_come(self, promised: int) -> tuple[int, int]:
+        """How many slices have not left, if so many more are promised, and how many of their readouts have not come."""
+        slices = max(promised, len(self._open))
+        usual = float(np.median([*self.sent.values()])) if self.sent else 0.0
+        return slices, max(0, round(slices * usual) - sum(buffer.count for buffer in self._open.values()))
+
+    def _finish(self, key: SliceKey) -> Iterator[CompleteSlice]:
+        buffer = self._open.pop(key)
+        self.sent[key] = buffer.count
+        try:
+            yield from self._assembled(key, buffer)
+        except (ResourceError, DataError) as error:  # the other slices may be better
+            self._problems.add(Kind.MEMORY, f"there are no images of {describe(key)}: {error}", damage=True)
+
+    def _assembled(self, key: SliceKey, buffer: _Buffer) -> Iterator[CompleteSlice]:
+        compression = None
+        if buffer.virtual is not None:
+            buffer.virtual.learn(buffer.parts)
+            compression = buffer.virtual.matrix
+        frame = np.concatenate(buffer.frame)
+        frames, place, row, notes = self._places(key, frame)
+        used = place >= 0
+        data = np.concatenate([part.data for part in buffer.parts])
+        paths = np.concatenate([part.trajectory for part in buffer.parts if part.trajectory is not None])
+        headers = join_headers(part.headers for part in buffer.parts)
+        buffer.parts.clear()
+        lines = np.bincount(place[used], minlength=len(frames))
+        shape = (len(frames), int(lines.max()), data.shape[2])
+        self._context.check_room(key, shape[0], data.shape[1], *shape[1:])
+        kspace = np.zeros((shape[0], data.shape[1], *shape[1:]), np.complex64)
+        kspace[place[used], :, row[used]] = data[used]
+        path = np.zeros((*shape, paths.shape[2]), np.float32)
+        path[place[used], row[used]] = paths[used]
+        mask = np.zeros(shape[:2], np.bool_)
+        mask[place[used], row[used]] = True
+        density = np.ascontiguousarray(path[..., 2]) if path.shape[-1] > 2 else None
+        columns, rows = self._context.header.encodings[key.encoding].encoded.matrix[:2]
+        periodic = buffer.plan.time_axis == "phase" and not self._spokes
+        of_frames = headers[used][np.unique(place[used], return_index=True)[1]]
+        if self._spokes:  # no counter numbers them
+            of_frames["idx"][buffer.plan.time_axis] = frames
+        cine = CineSlice(
+            kspace,
+            mask,
+            periodic=periodic,
+            trajectory=Trajectory(np.ascontiguousarray(path[..., :2]), (rows, columns), density),
+        )
+        yield CompleteSlice(
+            key,
+            cine,
+            of_frames,
+            find_heartbeat(of_frames, headers, self._context.tick, real_time=not periodic),
+            frames,
+            lines,
+            tuple(notes),
+            compression,
+            time_span(place[used], headers[used], len(frames)),
+        )
+
+    def _places(
+        self, key: SliceKey, frame: NDArray[np.intp]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], list[str]]:
+        """The frames, and the place among them and in its frame of every readout; -1 leaves one out. And notes."""
+        counts = np.bincount(frame)
+        frames = np.flatnonzero(counts)
+        usual = float(np.quantile(counts[frames], 0.5, method="higher"))
+        notes = []
+        self.cut_short |= bool(counts[frames[-1]] < _CUT_SHARE * usual)
+        if self._spokes and len(frames) > 1 and counts[frames[-1]] < _CUT_SHARE * usual:
+            frames = frames[:-1]
+        short = counts[frames] < _CUT_SHARE * usual
+        if short.any():
+            text = f"{describe(key)} lacks spokes in {np.count_nonzero(short)} of {len(frames)} frames; frame "
+            text += f"{frames[np.argmax(short)]} has {counts[frames[np.argmax(short)]]}, most have {usual:g}"
+            self._problems.add(Kind.MISSING_LINES, text, damage=False)
+            notes.append(text)
+        order = np.argsort(frame, kind="stable")
+        row = np.empty_like(frame)
+        row[order] = np.arange(len(frame)) - np.concatenate([[0], np.cumsum(counts)])[frame[order]]
+        where = np.full(len(counts), -1)
+        where[frames] = np.arange(len(frames))
+        return frames, where[frame], row, notes

@@ -1,0 +1,209 @@
+"""Radial scans from the readouts to the images: through the chain, a file and a server."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+
+from gadgets.chain import Chain
+from gadgets.files.raw import open_scan, write_scan
+from gadgets.settings.settings import Settings
+from gadgets.simulation import ScanPlan, simulate
+from gadgets.wire.header import parse_header
+from gadgets.wire.messages import Close, ConfigFile, Header, Image, Readouts
+from recon_core.engine import Engine
+from recon_core.errors import DataError, HeaderError, SettingsError
+from tests.helpers.peers import serving, talk
+
+pytest.importorskip("finufft", reason="no wheel of finufft for this platform")
+
+PLAN = {
+    "trajectory": "golden",
+    "spokes": 13,
+    "frames": 6,
+    "matrix_x": 48,
+    "matrix_y": 40,
+    "field_of_view_x": 360.0,
+    "field_of_view_y": 300.0,
+    "coils": 4,
+    "snr": 60.0,
+}
+
+
+@functools.cache
+def engine():
+    return Engine("cpu")
+
+
+def scan_of(**plan):
+    scan = simulate(ScanPlan(**{**PLAN, **plan}))
+    return scan, [*scan.items()]
+
+
+def made(scan, items, method="zero_filled", **settings):
+    chosen = Settings.of(method=method, fallback="none", **settings)
+    chain = Chain(parse_header(scan.header), chosen, engine)
+    return [item for item in chain(iter(items)) if isinstance(item, Image)], chain.summary.problems
+
+
+def pixels(images):
+    return np.stack([image.data[0, 0] for image in images])
+
+
+def error(images, truth):
+    found, truth = np.abs(pixels(images)), np.abs(truth)
+    scale = (found * truth).sum() / np.square(found).sum()
+    return float(np.linalg.norm(scale * found - truth) / np.linalg.norm(truth))
+
+
+def changed(items, change):
+    """Change the trajectories of all readouts that have one; None takes them away."""
+    return [
+        dataclasses.replace(item, trajectory=change(item.trajectory.copy()))
+        if isinstance(item, Readouts) and item.trajectory is not None
+        else item
+        for item in items
+    ]
+
+
+def test_a_golden_angle_scan_comes_near_the_truth():
+    scan, items = scan_of()
+    images, problems = made(scan, items, "kt_sense")
+    assert len(images) == 6
+    assert images[0].data.shape == (1, 1, 40, 48)
+    np.testing.assert_allclose(images[0].header["field_of_view"], (360, 300, 8))
+    np.testing.assert_allclose(images[0].header["position"], scan.plan.positions[0])
+    assert [int(image.header["phase"]) for image in images] == [*range(6)]
+    assert error(images, scan.truth.image[0]) < 0.15
+    assert not problems.damage
+
+
+@pytest.mark.parametrize("law", ["uniform", "golden", "tiny_golden"])
+@pytest.mark.parametrize("form", ["fov", "weighted", "none"])
+def test_every_form_of_the_trajectory_gives_the_same_images(law, form):
+    scan, items = scan_of(trajectory=law)
+    expected = pixels(made(scan, items)[0])
+    other, theirs = scan_of(trajectory=law, writes_trajectory=form)
+    settings = {"trajectory": law} if form == "none" else {}
+    found = pixels(made(other, theirs, **settings)[0])
+    limit = 1e-3
+    if form == "weighted":  # the centre has other weights, and the ramp is not the area of golden spokes
+        limit = 0.02 if law == "uniform" else 0.3
+    assert np.linalg.norm(found - expected) < limit * np.linalg.norm(expected)
+
+
+def test_interleaved_slices_come_apart():
+    scan, items = scan_of(slices=2, slice_order="interleaved", writes_trajectory="none")
+    images, _ = made(scan, items)
+    assert sorted({int(image.header["slice"]) for image in images}) == [0, 1]
+    apart, of_one = scan_of(slices=2, writes_trajectory="none")
+    expected, _ = made(apart, of_one)
+    for number in (0, 1):
+        one, other = (pixels([i for i in some if i.header["slice"] == number]) for some in (images, expected))
+        one = one * (one * other).sum() / np.square(one).sum()
+        assert np.linalg.norm(one - other) < 0.25 * np.linalg.norm(other)  # noise and heart differ
+
+
+def test_consecutive_spokes_make_frames():
+    scan, items = scan_of(time_axis="repetition", continuous=True, frames=6)
+    images, _ = made(scan, items, lines_per_frame=13)
+    assert [int(image.header["repetition"]) for image in images] == [*range(6)]
+    counted, theirs = scan_of(time_axis="repetition", frames=6)
+    np.testing.assert_allclose(pixels(images), pixels(made(counted, theirs)[0]), rtol=1e-3, atol=0.5)
+    more, problems = made(scan, items, lines_per_frame=20)
+    assert len(more) == 4  # 78 spokes: three frames and 18 of 20
+    assert not problems.damage
+    assert len(made(scan, items, lines_per_frame=30)[0]) == 2  # 18 of 30 are too few
+
+
+def test_angles_of_the_settings():
+    scan, items = scan_of(trajectory="uniform")
+    none, theirs = scan_of(trajectory="uniform", writes_trajectory="none")
+    expected = pixels(made(scan, items)[0])
+    for settings in (
+        {"trajectory": "golden", "angle_increment": 180 / 13, "angle_counter": "line"},
+        {"trajectory": "golden", "angle_increment": -180 / 13, "angle_counter": "line", "rotation": "clockwise"},
+        {"trajectory": "uniform", "first_angle": 360.0},
+    ):
+        found = pixels(made(none, theirs, **settings)[0])
+        np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-2 * expected.max())
+    turned = pixels(made(none, theirs, trajectory="uniform", first_angle=90.0)[0])
+    assert np.linalg.norm(turned - expected) > 0.3 * np.linalg.norm(expected)
+
+
+def test_file_and_server_give_the_images_of_the_chain(tmp_path):
+    scan, items = scan_of()
+    expected = pixels(made(scan, items)[0])
+    write_scan(tmp_path / "scan.h5", scan.header, items)
+    with open_scan(tmp_path / "scan.h5") as file:
+        images, _ = made(scan, file.items)
+    np.testing.assert_array_equal(pixels(images), expected)
+    with serving(engine=engine()) as server:
+        answer = talk(server, ConfigFile("zero_filled"), Header(scan.header), *items, Close())
+    np.testing.assert_allclose(pixels(answer.images), expected, rtol=1e-5)
+
+
+def test_compressed_coils():
+    scan, items = scan_of()
+    images, _ = made(scan, items, "kt_sense", virtual_coils=3)
+    assert error(images, scan.truth.image[0]) < 0.2
+
+
+def test_methods_that_need_a_grid_go_to_the_fallback():
+    scan, items = scan_of()
+    chain = Chain(parse_header(scan.header), Settings.of(method="grappa", fallback="zero_filled"), engine)
+    images = [item for item in chain(iter(items)) if isinstance(item, Image)]
+    assert len(images) == 6
+    assert "grappa needs samples on a Cartesian grid" in images[0].attributes
+
+
+def test_a_trajectory_that_is_announced_and_absent():
+    scan, items = scan_of(trajectory="uniform", writes_trajectory="none")
+    with pytest.raises(HeaderError, match="set trajectory to uniform, golden or tiny_golden"):
+        made(scan, items)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda path: path * 7, "expected 0.5"),
+        (lambda path: path * 0, "at the same place"),
+        (lambda path: path * np.nan, "not finite"),
+        (lambda path: path[..., :1], "1 dimensions"),
+        (lambda path: np.concatenate([path, 0.2 - path[..., :1]], -1), "three dimensions"),
+        (lambda path: np.concatenate([path, np.full_like(path[..., :1], np.nan)], -1), "not finite"),
+    ],
+)
+def test_trajectories_that_cannot_be_are_refused(change, words):
+    scan, items = scan_of()
+    chain = Chain(parse_header(scan.header), Settings.of(method="zero_filled"), engine)
+    with pytest.raises(DataError, match="there is no image"):
+        list(chain(iter(changed(items, change))))
+    assert words in str(chain.summary.problems.damage[0])
+
+
+def test_one_spoke_of_a_broken_trajectory_is_left_out():
+    scan, items = scan_of()
+
+    def broken(path):
+        path[2] = np.nan
+        return path
+
+    images, problems = made(scan, changed(items, broken))
+    assert len(images) == 6
+    assert "not finite" in str(problems.damage[0])
+    assert error(images, scan.truth.image[0]) < 0.8
+
+
+def test_a_third_column_without_meaning_is_ignored():
+    scan, items = scan_of()
+    flat = changed(items, lambda path: np.concatenate([path, np.zeros_like(path[..., :1])], -1))
+    np.testing.assert_array_equal(pixels(made(scan, flat)[0]), pixels(made(scan, items)[0]))
+
+
+def test_radial_plans_refuse_what_is_cartesian():
+    with pytest.raises(SettingsError, match="radial scans have no segments"):
+        ScanPlan(**{**PLAN, "segments": 4})
+    with pytest.raises(SettingsError, match="square pixels"):
+        ScanPlan(**{**PLAN, "field_of_view_y": 200.0})
