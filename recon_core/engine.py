@@ -15,9 +15,10 @@ import torch
 from recon_core.coils.calibration import measured_lines
 from recon_core.coils.estimate import estimate_maps
 from recon_core.data import CineSlice
-from recon_core.errors import CinestreamError, ModelError
+from recon_core.errors import CinestreamError, ModelError, ResourceError
 from recon_core.methods import METHODS, find_method, load_target
 from recon_core.physics.fourier import ifft
+from recon_core.physics.memory import MORE_GPU_MEMORY
 from recon_core.steps.choose import candidates
 from recon_core.steps.device import resolve_device, timed, to_device
 from recon_core.steps.finish import finish
@@ -218,6 +219,11 @@ class Engine:
                 raise
             except Exception as error:
                 shape = " x ".join(str(size) for size in cine_slice.kspace.shape)
+                if isinstance(error, torch.cuda.OutOfMemoryError):
+                    raise ResourceError(
+                        f"a slice of {shape} (frame x coil x ky x kx) does not fit into the memory of the GPU; "
+                        f"{MORE_GPU_MEMORY}"
+                    ) from error
                 raise ModelError(
                     f"{options.method} failed on a slice of {shape} (frame x coil x ky x kx): "
                     f"{type(error).__name__}: {error}; {finiteness(cine_slice)}"

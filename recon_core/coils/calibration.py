@@ -31,6 +31,9 @@ def time_average(kspace: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor
     average = torch.zeros_like(kspace[0])
     # Measured lines only: those in between are not data, and most of the memory.
     for frame, measured in zip(kspace, mask, strict=True):
+        if kspace.device.type != "cpu":  # there the number of lines would have to be waited for
+            average += torch.where(measured[:, None], frame, 0)
+            continue
         lines = measured.nonzero().flatten()
         average.index_add_(1, lines, frame[:, lines])
     return average / counts.clamp(min=1)[None, :, None], counts > 0

@@ -51,7 +51,9 @@ def inati(
     # Unit maximum: products of images of 1e-12 and their squares would underflow.
     peak = images.abs().amax().clamp(min=torch.finfo(images.real.dtype).tiny)
     images = images / peak
-    average_y, average_x = (box_average(size, neighbourhood).to(images.real) for size in images.shape[1:])
+    average_y, average_x = (
+        box_average(size, neighbourhood, images.device).to(images.real) for size in images.shape[1:]
+    )
     maps = torch.zeros_like(images)
     combined = _combine(_direction(images), images)
     for _ in range(iterations):

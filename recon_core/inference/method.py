@@ -14,7 +14,7 @@ from recon_core.inference.fusion import fuse
 from recon_core.inference.start import start_method, with_start
 from recon_core.inference.windows import over_windows
 from recon_core.physics.fourier import ifft
-from recon_core.physics.memory import available_bytes
+from recon_core.physics.memory import MORE_GPU_MEMORY, available_bytes
 from recon_core.trust.image_figures import image_figures
 from recon_core.trust.ranges import Limits, Sampling
 from recon_core.trust.weighing import objections
@@ -197,14 +197,14 @@ class NetworkMethod:
 
         while True:
             window = self._fitting(window, data)
-            try:
+            # The error keeps what was computed; it is gone where less is tried.
+            with contextlib.suppress(torch.cuda.OutOfMemoryError):
                 images = over_windows(reconstruct, n_frames, window, data.hybrid.device, periodic=data.periodic)
                 break
-            except torch.cuda.OutOfMemoryError as error:
-                if window == network.minimum_frames:
-                    raise ResourceError(f"{self._method} does not fit into the memory of the GPU") from error
-                window = max(network.minimum_frames, window // 2)
-                torch.cuda.empty_cache()
+            if window == network.minimum_frames:
+                raise ResourceError(f"{self._method} does not fit into the memory of the GPU; {MORE_GPU_MEMORY}")
+            window = max(network.minimum_frames, window // 2)
+            torch.cuda.empty_cache()
         if window < min(wanted, n_frames):
             data.notes.append(f"in windows of {window} frames, because more do not fit into memory")
         if images.shape[1] > 1:
@@ -267,14 +267,15 @@ def precision_of_convolutions(name: str, device: torch.device) -> Iterator[None]
     """
     if name == "auto":
         name = "bfloat16" if _has_bfloat16(device) else "float32"
-    cudnn = torch.backends.cudnn
-    before = cudnn.allow_tf32
-    cudnn.allow_tf32 = name == "tf32"
+    # convolutions along time are products of matrices
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32 = products.allow_tf32 = name == "tf32"
     try:
         with torch.autocast(device.type, dtype=_HALVES.get(name), enabled=name in _HALVES):
             yield
     finally:
-        cudnn.allow_tf32 = before
+        convolutions.allow_tf32, products.allow_tf32 = before
 
 
 def _has_bfloat16(device: torch.device) -> bool:

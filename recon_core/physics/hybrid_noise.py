@@ -51,8 +51,9 @@ def coil_noise_deviations(hybrid: torch.Tensor, mask: torch.Tensor) -> list[floa
     lines = _corners(hybrid, frame[some], row[some])
     changes = (lines[again] - _corners(hybrid, later[again], row[some][again])) / 2**0.5
     # an asymmetric echo leaves columns out, and frames may share a readout: zero but for rounding
-    least = 1e-5 * float(lines.abs().amax())
-    pairs = zip(_medians(lines.abs(), least), _medians(changes.abs(), least), strict=True)
+    magnitudes = [one.abs().cpu() for one in (lines, changes)]  # at once: a GPU need not be asked coil by coil
+    least = 1e-5 * float(magnitudes[0].amax())
+    pairs = zip(*(_medians(one, least) for one in magnitudes), strict=True)
     return [min(filter(math.isfinite, pair), default=math.nan) / UNIT_MEDIAN for pair in pairs]
 
 

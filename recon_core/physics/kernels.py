@@ -174,27 +174,25 @@ def choose_kernels(implementation: str, device: torch.device) -> Kernels:
     if implementation == "auto":
         if device.type != "cuda":
             return TorchKernels()
-        try:
-            return _cupy_kernels()
-        except ModelError:
-            return TorchKernels()
+        fused = _cupy_kernels()
+        return fused if isinstance(fused, CupyKernels) else TorchKernels()
     if implementation != "cupy":
         raise ModelError(f"there is no implementation {implementation!r}; choose auto, torch or cupy")
     if device.type != "cuda":
         raise ModelError(f"the cupy implementation needs a GPU, and the data is on {device.type}; choose auto or torch")
-    return _cupy_kernels()
+    fused = _cupy_kernels()
+    if isinstance(fused, str):
+        raise ModelError(f"CuPy {fused}; install it with `pip install cinestream[cuda]`, or choose torch")
+    return fused
 
 
 @lru_cache(maxsize=1)
-def _cupy_kernels() -> CupyKernels:
-    """Import CuPy when it is first needed."""
+def _cupy_kernels() -> CupyKernels | str:
+    """Import CuPy when it is first needed, and only then: to look for it in vain takes time too. Or say why not."""
     try:
-        cupy = importlib.import_module("cupy")
+        return CupyKernels(importlib.import_module("cupy"))
     except ImportError as error:
-        raise ModelError(
-            f"CuPy cannot be imported ({error}); install it with `pip install cinestream[cuda]`, or choose torch"
-        ) from error
-    return CupyKernels(cupy)
+        return f"cannot be imported ({error})"
 
 
 def _sizes(lines: torch.Tensor) -> tuple[int, int, int]:

@@ -10,6 +10,9 @@ from recon_core.budget import free_bytes
 from recon_core.physics.sense import WORKSPACE_BYTES, portion_sizes
 from recon_core.physics.solvers import PORTION_BYTES
 
+#: What helps where a GPU has too little memory.
+MORE_GPU_MEMORY = "compress the coils (virtual_coils), end other programs on it, or set device=cpu"
+
 Stage = Literal["sense", "consistency", "consistency_solve"]
 
 
@@ -82,7 +85,14 @@ def predicted_bytes(
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Say how much memory of a device is free; None where the system does not say."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return free_bytes()
+    """Say how much memory of a device is free for this process; None where the system does not say.
+
+    On a GPU that is what the driver has left and what torch keeps for later, within the fraction of the memory that
+    `torch.cuda.set_per_process_memory_fraction` allows.
+    """
+    if device.type != "cuda":
+        return free_bytes()
+    left, total = torch.cuda.mem_get_info(device)
+    used = torch.cuda.memory_allocated(device)
+    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _: 1.0)(device.index)  # from torch 2.7 on
+    return max(0, min(left + torch.cuda.memory_reserved(device) - used, int(fraction * total) - used))

@@ -108,10 +108,10 @@ class SenseOperator:
         # (set, frame of the set, ky); a set of maps serves consecutive frames
         self._excluded = ~mask.reshape(n_sets, mask.shape[:-1].numel() // max(1, n_sets), n_y)
         self._weights = self._kernels.weights(~self._excluded, maps.dtype)
-        line = torch.arange(n_y, dtype=torch.float64)
+        line = torch.arange(n_y, dtype=torch.float64, device=maps.device)
         turns = (line * (n_y // 2)).remainder(n_y) / n_y
         phase = torch.polar(torch.ones_like(turns), 2 * torch.pi * turns)
-        self._phase = phase.to(maps.device, maps.dtype)
+        self._phase = phase.to(maps.dtype)
         if workspace_bytes is None:
             workspace_bytes = WORKSPACE_BYTES.get(maps.device.type, WORKSPACE_BYTES["cuda"])
         self._workspace_bytes = min(workspace_bytes, _MOST_BYTES)

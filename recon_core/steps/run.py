@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
-from recon_core.errors import CinestreamError, DataError, ModelError
+import torch
+
+from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError
 from recon_core.inference.method import NetworkMethod
+from recon_core.physics.memory import MORE_GPU_MEMORY
 from recon_core.steps.work import Outcome, Outcomes, check_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import torch
-
+    from recon_core.data import HybridSlice
     from recon_core.options import ReconOptions
     from recon_core.steps.work import Method, Work
 
@@ -137,7 +140,7 @@ class _Attempts:
         if isinstance(method, NetworkMethod) and method.start_method:
             start, deviation = self._known(method.start_method, method.samples)  # its time is the network's
             own = dataclasses.replace(own, start=start, start_deviation=deviation)
-        image = check_finite(name, method(own), self._work.cine)
+        image = check_finite(name, _fitting(name, method, own), self._work.cine)
         return Outcome(name, image, own.notes, own.extra, tuple(own.doubts))
 
     def compared(self, network: NetworkMethod) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -160,6 +163,21 @@ class _Attempts:
             if samples > asked and "uncertainty" not in options.finish.extras:
                 made.extra.pop("uncertainty", None)
         return self._made[name].image, self._deviations.get(name)
+
+
+def _fitting(name: str, method: Method, data: HybridSlice) -> torch.Tensor:
+    """The image of a method.
+
+    Raises
+    ------
+    ResourceError
+        If a GPU runs out of memory; all that the method took is free then, for another method.
+    """
+    # The error keeps what was computed; it is gone where the next method begins.
+    with contextlib.suppress(torch.cuda.OutOfMemoryError):
+        return method(data)
+    torch.cuda.empty_cache()
+    raise ResourceError(f"{name} does not fit into the memory of the GPU; {MORE_GPU_MEMORY}")
 
 
 def _unless_it_fails(main: Outcome, name: str, make: Callable[[], Outcome]) -> Outcome | None:
