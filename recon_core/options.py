@@ -393,6 +393,17 @@ class KtSenseOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OffGridOptions(Options):
+    """Options of samples that follow no grid."""
+
+    delay_correction: Literal["auto", "off"] = option(
+        "auto",
+        "radial scans: find the gradient delays where spokes cross, and correct the trajectory where they matter; the "
+        "comment of the images has them",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class MapOptions(Options):
     """How coil maps are estimated."""
 
@@ -517,6 +528,7 @@ class ReconOptions(Options):
     grappa: GrappaOptions = group(GrappaOptions, "GRAPPA (grappa)")
     low_rank_sparse: LowRankSparseOptions = group(LowRankSparseOptions, "Low rank plus sparse (low_rank_sparse)")
     kt_sense: KtSenseOptions = group(KtSenseOptions, "k-t SENSE (kt_sense)")
+    off_grid: OffGridOptions = group(OffGridOptions, "Radial scans")
     maps: MapOptions = group(MapOptions, "Coil maps")
     finish: FinishOptions = group(FinishOptions, "Finishing the images")
     compute: ComputeOptions = group(ComputeOptions, "Computing")

@@ -52,6 +52,8 @@ def header_facts(header: ScanHeader) -> list[Fact]:
         words = [
             f"{kind} {_times(space.matrix)} over {_times(space.field_of_view)} mm" for kind, space in spaces.items()
         ]
+        if encoding.off_grid:
+            words[0] = f"{encoding.trajectory}, {encoding.spoke} samples across k-space; grid of the image: {words[0]}"
         words.append(f"acceleration {encoding.acceleration}, calibration {encoding.calibration_mode or 'not said'}")
         limits = {counter: dataclasses.astuple(limit) for counter, limit in encoding.limits.items()}
         value = {kind: dataclasses.asdict(space) for kind, space in spaces.items()}
@@ -135,6 +137,8 @@ def _shape_in_words(header: ScanHeader, shape: Shape) -> str:
     if shape.discard_pre or shape.discard_post:
         text += f", {shape.discard_pre} and {shape.discard_post} to discard"
     if shape.kind not in ("image", "reference") or shape.encoding >= len(header.encodings):
+        return text
+    if header.encodings[shape.encoding].off_grid:
         return text
     habit = sender_habit(header, "auto")
     grid = ReadoutGrid.of(header.encodings[shape.encoding], shape.samples, shape.center, habit)

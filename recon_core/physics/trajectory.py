@@ -121,6 +121,15 @@ def check_positions(positions: NDArray[np.float32], measured: NDArray[np.bool_])
         raise DataError(f"the trajectory reaches {radius:.3g} cycles per pixel, expected -0.5 to 0.5 along each axis")
 
 
+def are_straight(positions: NDArray[np.float32]) -> bool:
+    """Whether readouts ``(readout, sample, 2)`` are straight lines with samples at equal distances."""
+    steps = np.diff(positions, axis=1)
+    if not steps.shape[1] or not np.isfinite(steps).all():
+        return False
+    uneven = float(np.abs(steps - steps.mean(1, keepdims=True)).max(initial=0.0))
+    return bool((np.abs(steps).max(axis=(1, 2)) > 0).all()) and uneven < _STRAIGHT
+
+
 def cell_areas(positions: NDArray[np.float32], matrix: tuple[int, int]) -> NDArray[np.float32]:
     """Find how much of k-space each sample has, in cells of the Cartesian grid: the density weights of gridding.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,9 +11,10 @@ import torch
 from recon_core.coils.estimate import are_usable, estimate_maps
 from recon_core.errors import DataError
 from recon_core.off_grid import OffGridSlice
+from recon_core.physics.delays import correct_positions, find_delays
 from recon_core.physics.fourier import fft
 from recon_core.physics.nufft import grid_samples
-from recon_core.physics.trajectory import cell_areas
+from recon_core.physics.trajectory import are_straight, cell_areas
 from recon_core.steps.device import to_device
 
 if TYPE_CHECKING:
@@ -48,10 +50,12 @@ def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions
     """
     if not cine.mask.any():
         raise DataError("no readout was measured")
+    notes: list[str] = []
+    if options.off_grid.delay_correction == "auto":
+        trajectory = _without_delays(cine, trajectory, notes)
     areas = _areas(trajectory, cine.mask)
     spacing = _largest_weight(trajectory.positions, cine.mask, trajectory.matrix)
     counted = np.minimum(areas, spacing)
-    notes: list[str] = []
     mask, kspace = to_device(cine.mask, device), to_device(cine.kspace, device)
     positions = to_device(np.where(cine.mask[..., None, None], trajectory.positions, np.float32(0)), device)
     weights = to_device(np.sqrt(counted), device)
@@ -84,6 +88,18 @@ def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions
         weights=weights,
         gridding=gridding,
     )
+
+
+def _without_delays(cine: CineSlice, trajectory: Trajectory, notes: list[str]) -> Trajectory:
+    """The trajectory as gradient delays left it, where they are found and matter; a note says so."""
+    positions = trajectory.positions[cine.mask]
+    if not are_straight(positions):
+        return trajectory
+    delays = find_delays(cine.kspace.swapaxes(1, 2)[cine.mask], positions)
+    if delays is None or not delays.matter:
+        return trajectory
+    notes.append(f"gradient delays in samples, corrected: {delays}")
+    return replace(trajectory, positions=correct_positions(trajectory.positions, delays))
 
 
 def _areas(trajectory: Trajectory, mask: NDArray[np.bool_]) -> NDArray[np.float32]:

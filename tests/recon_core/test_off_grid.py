@@ -156,3 +156,14 @@ def test_one_spoke_still_gives_an_image():
     result = reconstruct(kspace, "zero_filled", trajectory=positions, matrix=(SIZE, SIZE))
     assert np.isfinite(result.image).all()
     assert result.image.any()
+
+
+def test_delays_are_corrected_and_noted(scan):
+    moved = simulate_radial(8, SIZE, 4, spokes=13, snr=60, delays=(1.2, -0.8, 0.1))
+    right = error(made(scan, "kt_sense").image, scan.image)
+    result = made(moved, "kt_sense")
+    assert error(result.image, scan.image) < 1.05 * right
+    assert any(note.startswith("gradient delays in samples, corrected: 1.2") for note in result.notes)
+    left = made(moved, "kt_sense", delay_correction="off")
+    assert error(left.image, scan.image) > 2 * right
+    assert not any("delays" in note for note in (*left.notes, *made(scan, "zero_filled").notes))
