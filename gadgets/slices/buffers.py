@@ -97,6 +97,10 @@ class SliceBuffers:
         )
         self._strategy: SliceStrategy
         if any(encoding.off_grid and not encoding.refusal for encoding in header.encodings):
+            if real_time or (gate is not None and gate.expected):
+                what = f"realtime={settings.realtime.mode}" if real_time else "retrospective gating"
+                text = f"{what} is for Cartesian scans; the frames of this one are those of its counters, or of "
+                problems.add(Kind.NOT_REAL_TIME, f"{text}lines_per_frame, and leave with the slice", damage=False)
             self._strategy = SpokeSlices(context, settings.realtime.lines_per_frame)
         elif real_time:
             self._strategy = FrameWindows(context, settings.realtime)

@@ -202,6 +202,18 @@ def test_a_third_column_without_meaning_is_ignored():
     np.testing.assert_array_equal(pixels(made(scan, flat)[0]), pixels(made(scan, items)[0]))
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"), [({"realtime": "sliding"}, "realtime=sliding"), ({"gating": "retrospective"}, "gating")]
+)
+def test_what_is_for_cartesian_scans_is_said_and_the_images_come(settings, words):
+    scan, items = scan_of()
+    images, problems = made(scan, items, **settings)
+    assert len(images) == 6
+    assert f"{words} is for Cartesian scans" in str(problems) or words == "gating"
+    assert "is for Cartesian scans" in str(problems)
+    np.testing.assert_array_equal(pixels(images), pixels(made(scan, items)[0]))
+
+
 def test_radial_plans_refuse_what_is_cartesian():
     with pytest.raises(SettingsError, match="radial scans have no segments"):
         ScanPlan(**{**PLAN, "segments": 4})

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+
+from gadgets.problems import Kind, Problems
+from gadgets.settings.settings import Settings
+from gadgets.slices.buffers import SliceBuffers
+from gadgets.wire.header import parse_header
+from gadgets.wire.messages import Readouts
+from tests.helpers.builders import header_xml, readouts
+
+SAMPLES = 16
+
+
+def header(**limits):
+    limits = {"kspace_encoding_step_1": (0, 4, 0), "phase": (0, 2, 0), **limits}
+    return parse_header(header_xml(encoded=(SAMPLES, 8, 1), recon=(8, 8, 1), trajectory="radial", limits=limits))
+
+
+def spokes(count, *, dimensions=2, **counters):
+    made = readouts(count, samples=SAMPLES, **counters)
+    numbers = made.headers["scan_counter"].astype(np.float32)
+    path = np.tile(numbers[:, None, None] / 1000, (1, SAMPLES, dimensions))
+    return Readouts(made.headers, made.data, path)
+
+
+def slices(parts, problems=None, scan=None, **settings):
+    """The slices that leave with each part, and at last the rest."""
+    buffers = SliceBuffers(scan or header(), problems or Problems(), Settings.of(**settings))
+    return [[*buffers.add(part)] for part in parts] + [[*buffers.flush()]]
+
+
+def test_readouts_are_rows_of_their_frame_in_the_order_in_which_they_came():
+    part = spokes(6, phase=[0, 1, 0, 2, 1, 0])
+    _, (complete,) = slices([part])
+    cine = complete.cine
+    np.testing.assert_array_equal(complete.lines, [3, 2, 1])
+    np.testing.assert_array_equal(cine.mask, [[1, 1, 1], [1, 1, 0], [1, 0, 0]])
+    for frame, row, number in ((0, 0, 0), (0, 1, 2), (0, 2, 5), (1, 0, 1), (1, 1, 4), (2, 0, 3)):
+        np.testing.assert_array_equal(cine.kspace[frame, :, row], part.data[number])
+        np.testing.assert_array_equal(cine.trajectory.positions[frame, row], part.trajectory[number])
+    assert not cine.kspace[2, :, 1:].any()
+    assert cine.trajectory.matrix == (8, 8)
+    assert cine.trajectory.density is None
+    np.testing.assert_array_equal(complete.headers["scan_counter"], part.headers["scan_counter"][[0, 1, 3]])
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4])
+def test_the_cut_of_the_stream_makes_no_difference(cut):
+    part = spokes(10, phase=np.repeat([0, 1], 5))
+    (*_, (whole,)), (*_, (pieces,)) = slices([part]), slices([part[:cut], part[cut:]])
+    np.testing.assert_array_equal(whole.cine.kspace, pieces.cine.kspace)
+    np.testing.assert_array_equal(whole.cine.trajectory.positions, pieces.cine.trajectory.positions)
+
+
+def test_a_third_column_becomes_the_density():
+    part = spokes(3, dimensions=3)
+    (*_, (complete,)) = slices([part])
+    np.testing.assert_array_equal(complete.cine.trajectory.density[0], part.trajectory[..., 2])
+
+
+def test_consecutive_readouts_make_frames_and_a_short_last_one_is_left_out():
+    for count, frames in ((15, 3), (14, 3), (13, 2)):
+        (*_, (complete,)) = slices([spokes(count)], lines_per_frame=5)
+        assert complete.frames.tolist() == [*range(frames)]
+        assert complete.headers["idx"]["phase"].tolist() == [*range(frames)]
+        assert not complete.cine.periodic
+
+
+def test_a_slice_with_all_promised_frames_leaves_when_the_next_one_begins():
+    first, second = (spokes(6, phase=np.repeat([0, 1, 2], 2), slice=number) for number in (0, 1))
+    one, other, rest = slices([first, second], scan=header(slice=(0, 1, 0)))
+    assert (len(one), len(other), len(rest)) == (0, 1, 1)
+    part = spokes(4, phase=np.repeat([0, 1], 2))
+    waits = slices([part, second], scan=header(slice=(0, 1, 0)))
+    assert [len(left) for left in waits] == [0, 0, 2]
+
+
+def test_frames_with_few_spokes_are_noted():
+    problems = Problems()
+    (*_, (complete,)) = slices([spokes(11, phase=[*[0] * 5, 1, *[2] * 5])], problems)
+    assert "frame 1 has 1, most have 5" in complete.notes[0]
+    assert Kind.MISSING_LINES in problems.kinds
+
+
+def test_late_readouts_are_reported():
+    problems = Problems()
+    first, second = (spokes(6, phase=np.repeat([0, 1, 2], 2), slice=number) for number in (0, 1))
+    slices([first, second, first], problems, header(slice=(0, 1, 0)))
+    assert Kind.LATE_READOUT in problems.kinds
