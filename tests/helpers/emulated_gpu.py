@@ -153,6 +153,8 @@ class _Calls(TorchFunctionMode):
             args, kwargs, target = _parsed(args, kwargs)
             made = self._moved(args[0], target)
             return function(made, *args[1:], **kwargs) if len(args) > 1 or kwargs else made
+        if name == "new_tensor":
+            kwargs.setdefault("device", args[0].device)
         target = kwargs.get("device")
         if target is None:
             return function(*args, **kwargs)
