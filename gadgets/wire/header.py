@@ -23,6 +23,7 @@ _EXACT = 0.01  # what a size may be off a whole number by the arithmetic of a co
 _METRES = 2.0  # a field of view below this many mm is one in metres
 _THIN = 0.2  # and so is a slice below this
 _REFUSED = {"epi"}
+_CALIBRATION_MODES = ("embedded", "interleaved", "separate", "external", "other")
 _SENSIBLE = 1e-3, 1e6  # field of view in mm
 _SINGLE = struct.Struct("<f")
 
@@ -293,7 +294,7 @@ def _float(text: str) -> float:
 
 
 def _encoding(node: Element, number: int, read: _Numbers) -> Encoding:
-    trajectory = node.findtext("trajectory", "cartesian").strip().lower()
+    trajectory = _word(node, "trajectory") or "cartesian"
     spaces = [_space(node, name, number, read) for name in ("encodedSpace", "reconSpace")]
     encoded, recon = _filled(spaces[0], spaces[1], number, read)
     limits = {}
@@ -314,11 +315,20 @@ def _encoding(node: Element, number: int, read: _Numbers) -> Encoding:
         text = f"the encoded matrix of encoding {number} has {encoded.matrix[2]} partitions, but no more than one slice"
         read.doubt(f"{text} is counted or wanted; it is taken as 2-D")
     acceleration = read.count(node, "parallelImaging/accelerationFactor/kspace_encoding_step_1", 1)
-    mode = node.findtext("parallelImaging/calibrationMode", "").strip().lower()
+    mode = _word(node, "parallelImaging/calibrationMode")
+    if mode and mode not in _CALIBRATION_MODES:
+        text = f"encoding {number} has the calibration mode {mode[:40]!r}, expected one of"
+        text += f" {', '.join(_CALIBRATION_MODES)}; lines with flag 20 alone serve for the coil maps only"
+        read.doubt(text, pixels=True)
     spoke = 0
     if trajectory != "cartesian":
         spoke, encoded = encoded.matrix[0], _image_grid(encoded, recon)
     return Encoding(encoded, recon, limits, max(1, acceleration), mode, refusal, trajectory, spoke)
+
+
+def _word(node: Element, path: str) -> str:
+    """A word of a list of the schema; Python writers leave the name of the list before it, with a dot."""
+    return node.findtext(path, "").strip().lower().rpartition(".")[2]
 
 
 def _of_one_kind(encodings: list[Encoding]) -> tuple[Encoding, ...]:

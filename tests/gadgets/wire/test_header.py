@@ -201,9 +201,24 @@ def test_one_usable_encoding_is_enough():
     assert ["spiral" in encoding.refusal for encoding in header.encodings] == [True, False]
 
 
-@pytest.mark.parametrize("trajectory", ["cartesian", "Cartesian", " cartesian\n"])
+@pytest.mark.parametrize("trajectory", ["cartesian", "Cartesian", " cartesian\n", "trajectoryType.CARTESIAN"])
 def test_spellings_of_cartesian(trajectory):
-    assert parse_header(header_xml(trajectory=trajectory)).refusal == ""
+    assert parse_header(header_xml(trajectory=trajectory)).encodings[0].trajectory == "cartesian"
+
+
+@pytest.mark.parametrize("mode", ["embedded", "Embedded", " EMBEDDED ", "calibrationModeType.EMBEDDED", "type.embedded"])
+def test_spellings_of_the_calibration_mode(mode):
+    extra = f"<parallelImaging><calibrationMode>{mode}</calibrationMode></parallelImaging>"
+    header = parse_header(header_xml(extra=extra))
+    assert header.encodings[0].calibration_mode == "embedded"
+    assert header.doubts == ()
+
+
+def test_a_calibration_mode_that_nobody_knows_is_said():
+    header = parse_header(header_xml(extra="<parallelImaging><calibrationMode>1</calibrationMode></parallelImaging>"))
+    (doubt,) = header.doubts
+    assert "'1'" in doubt.text
+    assert doubt.pixels
 
 
 STEPS = {"kspace_encoding_step_1": (0, 15, 8)}
