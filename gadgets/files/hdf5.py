@@ -176,10 +176,12 @@ def groups_of(group: h5py.Group, depth: int = 0) -> Iterator[h5py.Group]:
 
 
 def read_header_of(node: h5py.Group) -> str:
-    """The XML header in a group, whether it was stored as bytes or as text."""
+    """The XML header in a group, whether it was stored as bytes, as text, or byte by byte as numbers."""
     with damage_of(node.file.filename):
-        xml = np.ravel(read_rows(node["xml"], ()))[0]
-        return as_text(xml)
+        xml = np.ravel(read_rows(node["xml"], ()))
+        if xml.dtype.kind in "iu":
+            return as_text(xml.astype(np.uint8).tobytes().rstrip(b"\0"))
+        return as_text(xml[0])
 
 
 def as_text(value: object) -> str:

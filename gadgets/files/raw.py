@@ -30,9 +30,11 @@ from gadgets.files.hdf5 import (
     with_fields,
     write_header_of,
 )
+from gadgets.wire.header import parse_header
 from gadgets.wire.messages import (
     ACQUISITION_HEADER,
     WAVEFORM_HEADER,
+    Close,
     ConfigFile,
     ConfigText,
     Header,
@@ -115,7 +117,18 @@ def _open_stream(path: Path) -> Iterator[RawScan]:
             raise HeaderError(f"{refusal}: {error}") from error
         if not isinstance(message, Header):
             raise HeaderError(f"{refusal}: got {type(message).__name__} first")
-        yield RawScan(message.text, None, iter(reader))
+        yield RawScan(message.text, None, _stream_items(path, reader))
+
+
+def _stream_items(path: Path, reader: Reader) -> Iterator[Message]:
+    """The messages of the first scan; that others follow is an error behind its last one."""
+    yield from reader
+    try:
+        while isinstance(reader.read(), Close):
+            pass
+    except ProtocolError:
+        return  # nothing, or nothing that a stream could hold
+    raise DataError(f"{path} goes on behind the end of its scan: only the first scan is read; give one scan a file")
 
 
 @contextmanager
@@ -131,7 +144,7 @@ def _open_measurement(path: Path, group: str) -> Iterator[RawScan]:
             if "xml" not in node or not node["xml"].size:
                 raise HeaderError(f"group {node.name!r} of {path} has no ISMRMRD header (dataset 'xml')")
             header = read_header_of(node)
-            readouts = _readout_blocks(node["data"])
+            readouts = _readout_blocks(node["data"], header)
             waveforms = _waveforms(node["waveforms"]) if "waveforms" in node else iter(())
             count = stored_rows(node["data"])
         yield RawScan(header, count, _items(path, readouts, waveforms))
@@ -159,7 +172,7 @@ def _items(path: Path, readouts: Iterator[Readouts], waveforms: Iterator[Wavefor
         raise errors[0]
 
 
-def _readout_blocks(dataset: h5py.Dataset) -> Iterator[Readouts]:
+def _readout_blocks(dataset: h5py.Dataset, header: str) -> Iterator[Readouts]:
     """Read rows in blocks of some megabytes and hand out runs of equal shape."""
     begin, rows_per_block = 0, 1
     stored = stored_rows(dataset)
@@ -168,6 +181,7 @@ def _readout_blocks(dataset: h5py.Dataset) -> Iterator[Readouts]:
         begin += len(rows)
         headers = with_fields(rows["head"], ACQUISITION_HEADER)
         lengths = np.fromiter(map(len, rows["data"]), np.int64, len(rows))
+        _fill_counts(headers, lengths // _parts(rows.dtype["data"]), header)
         paths = rows["traj"] if "traj" in (rows.dtype.names or ()) else np.empty((len(rows), 0))
         shapes = np.stack(
             [
@@ -190,6 +204,42 @@ def _readout_blocks(dataset: h5py.Dataset) -> Iterator[Readouts]:
             f"{dataset.file.filename} is damaged or was never finished: it announces {len(dataset)} readouts and holds "
             f"{stored}"
         )
+
+
+def _parts(kind: np.dtype[Any]) -> int:
+    """How many numbers make a sample: one that is complex, or its two parts."""
+    base = dict(kind.metadata or {}).get("vlen", kind.base)
+    return 1 if base.names or base.kind == "c" else 2
+
+
+def _fill_counts(headers: NDArray[np.void], lengths: NDArray[np.intp], header: str) -> None:
+    """Take coils and samples that some writers leave at 0 from the length of what is stored, and from each other.
+
+    Parameters
+    ----------
+    headers
+        ``(readout,)`` of acquisition headers; changed in place.
+    lengths
+        ``(readout,)`` complex numbers that are stored.
+    header
+        ISMRMRD header as XML, asked for the coils where the readouts have none.
+    """
+    coils, samples = headers["active_channels"].astype(np.intp), headers["number_of_samples"].astype(np.intp)
+    unset = (coils * samples == 0) & (lengths > 0)
+    if not unset.any():
+        return
+    try:
+        said = parse_header(header).receiver_channels
+    except CinestreamError:
+        said = 0  # the reason is given by whoever needs the header
+    coils = np.where(coils > 0, coils, np.where(samples > 0, lengths // np.maximum(samples, 1), 0))
+    coils = np.where(coils > 0, coils, headers["available_channels"])
+    coils = np.where(coils > 0, coils, said)
+    fitting = lengths // np.maximum(coils, 1)
+    found = unset & (coils * fitting == lengths) & (fitting <= np.iinfo(np.uint16).max)
+    found &= (samples == 0) | (samples == fitting)
+    headers["active_channels"][found] = coils[found]
+    headers["number_of_samples"][found] = fitting[found]
 
 
 def _readouts(headers: NDArray[np.void], data: NDArray[Any], trajectory: NDArray[Any]) -> Readouts:

@@ -363,6 +363,56 @@ def test_header_of_any_storage(tmp_path, texts):
         assert read_all(path)[0] == HEADER
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.int8])
+def test_a_header_of_single_bytes(kind, tmp_path):
+    write_scan(tmp_path / "scan.h5", HEADER, scan_items())
+    with h5py.File(tmp_path / "scan.h5", "r+") as file:
+        del file["dataset/xml"]
+        file["dataset/xml"] = np.frombuffer(HEADER.replace("?>", "?><!-- µ -->").encode() + b"\0", np.uint8).view(kind)
+    header, _ = read_all(tmp_path / "scan.h5")
+    assert header == HEADER.replace("?>", "?><!-- µ -->")
+
+
+@pytest.mark.parametrize(
+    ("unset", "available", "said"),
+    [
+        (("number_of_samples",), 0, 0),
+        (("active_channels",), 0, 0),
+        (("active_channels", "number_of_samples"), 3, 0),
+        (("active_channels", "number_of_samples"), 0, 3),
+    ],
+)
+def test_counts_that_were_left_at_0_follow_from_the_length(unset, available, said, tmp_path):
+    system = f"<acquisitionSystemInformation><receiverChannels>{said}</receiverChannels></acquisitionSystemInformation>"
+    header = header_xml(before=system if said else "")
+    written = readouts(5, 3, 8)
+    write_scan(tmp_path / "scan.h5", header, [written])
+    with h5py.File(tmp_path / "scan.h5", "r+") as file:
+        rows = file["dataset/data"][()]
+        rows["head"]["available_channels"] = available
+        for name in unset:
+            rows["head"][name] = 0
+        file["dataset/data"][...] = rows
+    _, blocks = read_all(tmp_path / "scan.h5")
+    np.testing.assert_array_equal(np.concatenate([block.data for block in blocks]), written.data)
+    for block in blocks:
+        assert set(block.headers["active_channels"]) == {3}
+        assert set(block.headers["number_of_samples"]) == {8}
+
+
+@pytest.mark.parametrize(("samples", "available"), [(0, 0), (0, 5), (7, 0)])
+def test_counts_that_follow_from_nothing_leave_an_empty_readout(samples, available, tmp_path):
+    write_scan(tmp_path / "scan.h5", HEADER, [readouts(2, 3, 8)])
+    with h5py.File(tmp_path / "scan.h5", "r+") as file:
+        rows = file["dataset/data"][()]
+        rows["head"]["available_channels"], rows["head"]["active_channels"] = available, 0
+        rows["head"]["number_of_samples"] = samples
+        file["dataset/data"][...] = rows
+    _, blocks = read_all(tmp_path / "scan.h5")
+    assert sum(len(block) for block in blocks) == 2
+    assert all(block.data.size == 0 for block in blocks)
+
+
 def test_headers_of_another_layout_are_matched_by_name(tmp_path):
     path = tmp_path / "scan.h5"
     sent = readouts(4, 2, 8, phase=range(4), position=(1, 2, 3))
@@ -486,6 +536,19 @@ def test_stream_file(front, tmp_path):
     with open_scan(path, "group is of no matter") as scan:
         assert (scan.header, scan.readouts) == (HEADER, None)
         assert wire(*scan.items) == wire(*scan_items())
+
+
+@pytest.mark.parametrize("more", [wire(Header(HEADER)), wire(Close(), readouts(1)), wire(ConfigFile("cg_sense"))])
+def test_a_stream_file_that_goes_on_behind_its_scan_says_so(more, tmp_path):
+    path = tmp_path / "scan.mrd"
+    path.write_bytes(wire(Header(HEADER), *scan_items(), Close()) + more)
+    with open_scan(path) as scan:
+        for item in scan_items():
+            assert type(next(scan.items)) is type(item)
+        with pytest.raises(DataError, match="only the first scan is read"):
+            next(scan.items)
+    path.write_bytes(wire(Header(HEADER), *scan_items(), Close(), Close()))
+    assert len(read_all(path)[1]) == len(scan_items())
 
 
 def test_truncated_stream_gives_what_it_holds(tmp_path):

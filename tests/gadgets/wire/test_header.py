@@ -206,7 +206,9 @@ def test_spellings_of_cartesian(trajectory):
     assert parse_header(header_xml(trajectory=trajectory)).encodings[0].trajectory == "cartesian"
 
 
-@pytest.mark.parametrize("mode", ["embedded", "Embedded", " EMBEDDED ", "calibrationModeType.EMBEDDED", "type.embedded"])
+@pytest.mark.parametrize(
+    "mode", ["embedded", "Embedded", " EMBEDDED ", "calibrationModeType.EMBEDDED", "type.embedded"]
+)
 def test_spellings_of_the_calibration_mode(mode):
     extra = f"<parallelImaging><calibrationMode>{mode}</calibrationMode></parallelImaging>"
     header = parse_header(header_xml(extra=extra))
