@@ -171,6 +171,8 @@ class Chain:
         self.summary = ScanSummary(problems=problems or Problems())
         if not to_gadgetron:
             settings = _for_others(settings, self.summary.problems)
+        if settings.realtime.mode != "off":  # there is no time for it
+            settings = apply(settings, {"delay_correction": "off"})
         check_units(settings)
         absent = check_weights(settings)
         if absent:
@@ -193,6 +195,7 @@ class Chain:
         self._buffers = _buffers(header, settings, problems, budget)
         self._arrived, self._countdown = arrived, Countdown(settings.compute.deadline)
         self._images = ImageMaker(header, settings, problems, budget)
+        self._spoke_maps: dict[SliceKey, NDArray[np.complex64]] = {}
         self._methods: dict[SliceKey, str] = {}  # by which the slices were made last
         self._ct = load_ct(header, settings, self.summary.problems)
 
@@ -312,6 +315,8 @@ class Chain:
             placed = self._ct.place(complete) if self._ct and on_grid and not preview else None
             complete = self._assembled(complete, settings, engine, placed)
             reconstruction = engine.reconstruct(complete.cine, self._in_time(settings))
+            if complete.cine.trajectory is not None and self._settings.realtime.mode != "off":
+                self._spoke_maps.setdefault(complete.key, reconstruction.maps)
             shown = complete
             if self._ct and placed is not None and reconstruction.method == settings.method:
                 shown = self._ct.label(complete, placed)
@@ -359,6 +364,8 @@ class Chain:
         whitened = settings.whitening.done and self._is_whitened(complete)
         receiver = self._preparation.receiver(complete.key.encoding, complete.compression, whitened=whitened)
         maps, notes = complete.cine.maps, complete.notes
+        if complete.cine.trajectory is not None:  # of the first window of a series, which later ones keep
+            maps = self._spoke_maps.get(complete.key)
         if complete.running is not None:
             maps = complete.running.maps(lambda source: engine.coil_maps(source, settings), complete.cine.calibration)
             notes = (*notes, *complete.running.notes)

@@ -18,7 +18,7 @@ from gadgets.slices.complete import SliceKey
 from gadgets.slices.shared import ReferenceLines, SlicePlan, SliceStrategy, SortingContext, first_name
 from gadgets.slices.spokes import SpokeSlices
 from gadgets.slices.whole import WholeSlices
-from gadgets.slices.windows import REFERENCE_REPEATS, FrameWindows
+from gadgets.slices.windows import FEWEST_FRAMES, REFERENCE_REPEATS, FrameWindows
 from gadgets.wire.flags import is_reference
 from gadgets.wire.vendor import center_line, find_vendor, tick_length
 from recon_core.budget import Budget
@@ -97,11 +97,12 @@ class SliceBuffers:
         )
         self._strategy: SliceStrategy
         if any(encoding.off_grid and not encoding.refusal for encoding in header.encodings):
-            if real_time or (gate is not None and gate.expected):
-                what = f"realtime={settings.realtime.mode}" if real_time else "retrospective gating"
-                text = f"{what} is for Cartesian scans; the frames of this one are those of its counters, or of "
-                problems.add(Kind.NOT_REAL_TIME, f"{text}lines_per_frame, and leave with the slice", damage=False)
-            self._strategy = SpokeSlices(context, settings.realtime.lines_per_frame)
+            if gate is not None and gate.expected:
+                text = "retrospective gating is for Cartesian scans; the frames of this one are those of its counters"
+                problems.add(Kind.GATED_SLICE, f"{text}, or of lines_per_frame", damage=False)
+            one = settings.realtime
+            window = (one.window or FEWEST_FRAMES) if real_time else 0
+            self._strategy = SpokeSlices(context, one.lines_per_frame, window, sliding=one.mode == "sliding")
         elif real_time:
             self._strategy = FrameWindows(context, settings.realtime)
         else:

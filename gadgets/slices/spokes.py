@@ -1,7 +1,8 @@
 """Slices with samples that follow no grid: every readout is a row of its frame, in the order in which they came.
 
 A slice leaves when the stream goes on with another one and all frames that the header promises have come, else at the
-end of the scan.
+end of the scan. In real time windows of frames leave, as those of `windows.FrameWindows`: a frame is complete with the
+last of `lines_per_frame` readouts, or when the counter of the frames goes on.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from gadgets.slices.shared import SlicePlan, SortingContext, VirtualCoils
     from gadgets.wire.messages import Readouts, Waveform
 
+_COUNTERS = 1 << 16  # values of a counter
 _CUT_SHARE = 0.75  # of the usual spokes: a last frame with fewer was cut short
 
 
@@ -41,6 +43,18 @@ class _Buffer:
     parts: list[Readouts] = field(default_factory=list)
     frame: list[NDArray[np.intp]] = field(default_factory=list)
     count: int = 0
+    next: int = 0
+    """Real time: the frames from here on have not left."""
+
+    def forget(self, first: int) -> None:
+        """Drop the frames before the first one of the windows to come."""
+        for number in range(len(self.parts)):
+            kept = self.frame[number] >= first
+            if not kept.all():
+                self.parts[number], self.frame[number] = self.parts[number][kept], self.frame[number][kept]
+        kept_parts = [number for number, part in enumerate(self.parts) if len(part)]
+        self.parts = [self.parts[number] for number in kept_parts]
+        self.frame = [self.frame[number] for number in kept_parts]
 
     def keeps_plan(self, spokes: int) -> bool:
         """All promised frames have come, with as many spokes each; with a number of spokes nothing is promised."""
@@ -60,14 +74,20 @@ class SpokeSlices:
         What is known of the scan.
     spokes
         Consecutive readouts of a slice that make a frame; 0 goes by the counter of the frames.
+    window
+        Real time: frames that are reconstructed together; 0 waits for the whole slice.
+    sliding
+        Real time: after the first window every frame leaves when it is complete.
     """
 
     most_frames: ClassVar[int] = MOST_FRAMES
 
-    def __init__(self, context: SortingContext, spokes: int = 0) -> None:
+    def __init__(self, context: SortingContext, spokes: int = 0, window: int = 0, *, sliding: bool = False) -> None:
         self._context = context
         self._problems = context.problems
         self._spokes = spokes
+        self._window = window
+        self._sliding = sliding
         self._open: dict[SliceKey, _Buffer] = {}
         self._latest: SliceKey | None = None
         self.sent: dict[SliceKey, int] = {}
@@ -79,7 +99,8 @@ class SpokeSlices:
         """Take consecutive readouts of one slice."""
         del line  # which angle it is, the positions say
         latest = self._latest
-        if latest not in (None, key) and latest in self._open and self._open[latest].keeps_plan(self._spokes):
+        over = latest is not None and latest in self._open and self._open[latest].keeps_plan(self._spokes)
+        if latest not in (None, key) and over and not self._window:
             yield from self._finish(latest)
         self._latest = key
         if key in self.sent:
@@ -99,6 +120,8 @@ class SpokeSlices:
         buffer.count += len(readouts)
         if buffer.virtual is not None:  # every spoke crosses the centre
             buffer.virtual.take(buffer.parts, np.full(len(readouts), plan.rows // 2))
+        if self._window:
+            yield from self._windows(key, buffer)
 
     def add_waveform(self, waveform: Waveform) -> Iterator[CompleteSlice]:
         """Nothing waits for waveforms."""
@@ -117,56 +140,81 @@ class SpokeSlices:
         return slices, max(0, round(slices * usual) - sum(buffer.count for buffer in self._open.values()))
 
     def _finish(self, key: SliceKey) -> Iterator[CompleteSlice]:
-        buffer = self._open.pop(key)
-        self.sent[key] = buffer.count
+        buffer = self._open[key]
+        if self._window:
+            yield from self._windows(key, buffer, over=True)
+        elif buffer.parts:
+            yield from self._assembled(key, buffer, np.concatenate(buffer.frame), 0)
+        self.sent[key] = self._open.pop(key).count
+
+    def _windows(self, key: SliceKey, buffer: _Buffer, *, over: bool = False) -> Iterator[CompleteSlice]:
+        """The windows that are complete; the first one and, fixed, every one has as many new frames as a window."""
+        if not buffer.parts:
+            return
+        frame = np.concatenate(buffer.frame)
+        latest = buffer.count // self._spokes if self._spokes else int(frame[-1])
+        complete = np.unique(frame)
+        complete = complete[(complete >= buffer.next) & (over | (complete < latest))]
+        while len(complete):
+            wanted = 1 if self._sliding and buffer.next else self._window
+            if len(complete) < wanted and not over:
+                return
+            new, complete = complete[:wanted], complete[wanted:]
+            frame = np.concatenate(buffer.frame)
+            known = np.unique(frame[frame <= new[-1]])[-self._window :]
+            inside = np.where(np.isin(frame, known), frame, -1)
+            yield from self._assembled(key, buffer, inside, int(np.count_nonzero(known < new[0])))
+            buffer.next = int(new[-1]) + 1
+            buffer.forget(int(known[-self._window + 1 :][0]) if self._window > 1 else buffer.next)
+
+    def _assembled(
+        self, key: SliceKey, buffer: _Buffer, frame: NDArray[np.intp], context: int
+    ) -> Iterator[CompleteSlice]:
         try:
-            yield from self._assembled(key, buffer)
+            yield self._made(key, buffer, frame, context)
         except (ResourceError, DataError) as error:  # the other slices may be better
             self._problems.add(Kind.MEMORY, f"there are no images of {describe(key)}: {error}", damage=True)
 
-    def _assembled(self, key: SliceKey, buffer: _Buffer) -> Iterator[CompleteSlice]:
+    def _made(self, key: SliceKey, buffer: _Buffer, frame: NDArray[np.intp], context: int) -> CompleteSlice:
+        """A slice of the readouts with these frames, -1 being none; the first ones only help with the others."""
         compression = None
         if buffer.virtual is not None:
             buffer.virtual.learn(buffer.parts)
             compression = buffer.virtual.matrix
-        frame = np.concatenate(buffer.frame)
-        frames, place, row, notes = self._places(key, frame)
-        used = place >= 0
-        data = np.concatenate([part.data for part in buffer.parts])
-        paths = np.concatenate([part.trajectory for part in buffer.parts if part.trajectory is not None])
-        headers = join_headers(part.headers for part in buffer.parts)
-        buffer.parts.clear()
-        lines = np.bincount(place[used], minlength=len(frames))
+        used = frame >= 0
+        frames, place, row, notes = self._places(key, frame[used])
+        kept = place >= 0
+        place, row = place[kept], row[kept]
+        data = np.concatenate([part.data for part in buffer.parts])[used][kept]
+        paths = np.concatenate([part.trajectory for part in buffer.parts if part.trajectory is not None])[used][kept]
+        headers = join_headers(part.headers for part in buffer.parts)[used][kept]
+        lines = np.bincount(place, minlength=len(frames))
         shape = (len(frames), int(lines.max()), data.shape[2])
         self._context.check_room(key, shape[0], data.shape[1], *shape[1:])
         kspace = np.zeros((shape[0], data.shape[1], *shape[1:]), np.complex64)
-        kspace[place[used], :, row[used]] = data[used]
+        kspace[place, :, row] = data
         path = np.zeros((*shape, paths.shape[2]), np.float32)
-        path[place[used], row[used]] = paths[used]
+        path[place, row] = paths
         mask = np.zeros(shape[:2], np.bool_)
-        mask[place[used], row[used]] = True
+        mask[place, row] = True
         density = np.ascontiguousarray(path[..., 2]) if path.shape[-1] > 2 else None
         columns, rows = self._context.header.encodings[key.encoding].encoded.matrix[:2]
-        periodic = buffer.plan.time_axis == "phase" and not self._spokes
-        of_frames = headers[used][np.unique(place[used], return_index=True)[1]]
+        trajectory = Trajectory(np.ascontiguousarray(path[..., :2]), (rows, columns), density)
+        periodic = buffer.plan.time_axis == "phase" and not self._spokes and not self._window
+        of_frames = headers[np.unique(place, return_index=True)[1]][context:]
         if self._spokes:  # no counter numbers them
-            of_frames["idx"][buffer.plan.time_axis] = frames
-        cine = CineSlice(
-            kspace,
-            mask,
-            periodic=periodic,
-            trajectory=Trajectory(np.ascontiguousarray(path[..., :2]), (rows, columns), density),
-        )
-        yield CompleteSlice(
+            of_frames["idx"][buffer.plan.time_axis] = frames[context:] % _COUNTERS
+        readouts = headers[:0] if self._window else headers
+        return CompleteSlice(
             key,
-            cine,
+            CineSlice(kspace, mask, context=context, periodic=periodic, trajectory=trajectory),
             of_frames,
-            find_heartbeat(of_frames, headers, self._context.tick, real_time=not periodic),
-            frames,
-            lines,
+            find_heartbeat(of_frames, readouts, self._context.tick, real_time=not periodic),
+            frames[context:],
+            lines[context:],
             tuple(notes),
             compression,
-            time_span(place[used], headers[used], len(frames)),
+            time_span(place, headers, len(frames))[context:],
         )
 
     def _places(

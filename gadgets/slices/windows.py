@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gadgets.wire.messages import Readouts, Waveform
 
 _COUNTERS = 1 << 16  # values of a counter; that of an endless scan wraps around
-_FEWEST_FRAMES = 8  # of a window without a size of its own
+FEWEST_FRAMES = 8  # of a window without a size of its own
 _RECENT = 16  # counters of frames that have left, by which late readouts are known
 #: How often a line of the reference is kept at most.
 REFERENCE_REPEATS = 4
@@ -157,7 +157,7 @@ class FrameWindows:
             return
         if key not in self._running:
             yield from self._end_before(key)
-            size = self._size or max(_FEWEST_FRAMES, plan.acceleration)
+            size = self._size or max(FEWEST_FRAMES, plan.acceleration)
             virtual = self._context.virtual_coils(plan, readouts.data.shape[1])
             self._running[key] = _Running(plan, deque(maxlen=size), virtual)
         running = self._running[key]

@@ -87,3 +87,30 @@ def test_late_readouts_are_reported():
     first, second = (spokes(6, phase=np.repeat([0, 1, 2], 2), slice=number) for number in (0, 1))
     slices([first, second, first], problems, header(slice=(0, 1, 0)))
     assert Kind.LATE_READOUT in problems.kinds
+
+
+@pytest.mark.parametrize("cut", [1, 4, 7, 40])
+def test_windows_leave_with_the_last_readout_of_a_frame(cut):
+    part = spokes(28)
+    left = slices(
+        [part[at : at + cut] for at in range(0, 28, cut)],
+        lines_per_frame=4,
+        realtime="sliding",
+        realtime_window=3,
+    )
+    windows = [one for some in left for one in some]
+    assert [one.frames.tolist() for one in windows] == [[0, 1, 2], [3], [4], [5], [6]]
+    assert [one.cine.context for one in windows] == [0, 2, 2, 2, 2]
+    assert [len(one.cine.mask) for one in windows] == [3, 3, 3, 3, 3]
+    for number, one in enumerate(windows[1:], 3):
+        np.testing.assert_array_equal(one.cine.kspace[-1].swapaxes(0, 1), part.data[4 * number : 4 * number + 4])
+    if cut == 4:
+        assert [len(some) for some in left] == [0, 0, 1, 1, 1, 1, 1, 0]
+
+
+def test_fixed_windows_have_no_context():
+    windows = [
+        one for some in slices([spokes(28)], lines_per_frame=4, realtime="fixed", realtime_window=3) for one in some
+    ]
+    assert [one.frames.tolist() for one in windows] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [one.cine.context for one in windows] == [0, 0, 2]
