@@ -1,0 +1,159 @@
+"""Measure radial reconstruction, next to BART where it is on the path; both sides of every ratio in one run.
+
+``python -m tests.bench.radial`` prints a table, and with the name of a file shows images in it. Nothing here is a test:
+a loaded machine would fail it for no fault of the code. Times are of one thread, processor time.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from recon_core.api import reconstruct
+from recon_core.physics.nufft import NufftSenseOperator
+from recon_core.simulate.radial import SimulatedRadial, simulate_radial
+
+SIZE, COILS, FRAMES, SPOKES, ITERATIONS = 192, 8, 10, 20, 12
+METHODS = ("zero_filled", "low_rank_sparse", "kt_sense")
+LOCAL = (0.02, 0.05)  # weights of locally low rank
+DELAYS = (0.5, -0.4, 0.1), (1.5, -1.0, 0.2)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    print(f"{SIZE} x {SIZE}, {COILS} coils, {FRAMES} frames of {SPOKES} golden-angle spokes, one thread")
+    scan = simulate_radial(FRAMES, SIZE, COILS, spokes=SPOKES)
+    operators(scan)
+    shown = {"truth": scan.image}
+    for method in METHODS:
+        begin = time.process_time()
+        result = reconstruct(scan.kspace, method, **arguments(scan))
+        shown[method] = result.image
+        show(f"{method}: NRMSE, CPU s", error(result.image, scan.image), time.process_time() - begin)
+    if len(sys.argv) > 1:
+        picture(Path(sys.argv[1]), shown)
+    iterative(scan)
+    right = error(reconstruct(scan.kspace, "kt_sense", **arguments(scan)).image, scan.image)
+    for delays in DELAYS:
+        moved = simulate_radial(FRAMES, SIZE, COILS, spokes=SPOKES, delays=delays)
+        result = reconstruct(moved.kspace, "kt_sense", **arguments(scan))
+        show(f"kt_sense, delays {delays}: NRMSE, over that without", *ratio(error(result.image, scan.image), right))
+        print("   ", *(note for note in result.notes if "delays" in note))
+
+
+def picture(path: Path, shown: dict[str, np.ndarray]) -> None:
+    """The first frame by the truth and every method, and below it a line through the heart over time."""
+    columns = []
+    for image in shown.values():
+        frames = np.abs(image)
+        frames = frames / np.percentile(frames, 99.5)
+        middle = frames[:, frames.shape[1] // 2].repeat(4, axis=0)
+        columns.append(np.concatenate([frames[0], middle]))
+    pixels = (255 * np.concatenate(columns, axis=1).clip(0, 1)).astype(np.uint8)
+    Image.fromarray(pixels).save(path, optimize=True)
+
+
+def operators(scan: SimulatedRadial) -> None:
+    """Errors against sums of higher accuracy, and times of a frame."""
+    maps = torch.from_numpy(unit(scan.coil_maps))
+    positions = torch.from_numpy(scan.trajectory)
+    weights = torch.ones(positions.shape[:-1])
+    operator, exact = (NufftSenseOperator(maps, positions, weights, **more) for more in ({}, {"tolerance": 1e-6}))
+    image = torch.from_numpy(scan.image)
+    samples = exact.forward(image)
+    for name, run, expected in (
+        ("forward", lambda: operator.forward(image), samples),
+        ("adjoint", lambda: operator.adjoint(samples), exact.adjoint(samples)),
+        ("normal", lambda: operator.normal(image), exact.adjoint(samples)),
+    ):
+        found = run()
+        begin = time.process_time()
+        run()
+        taken = (time.process_time() - begin) / FRAMES
+        show(f"{name}: relative error, CPU ms a frame", float((found - expected).norm() / expected.norm()), 1e3 * taken)
+
+
+def iterative(scan: SimulatedRadial) -> None:
+    """Iterative SENSE of as many iterations, and locally low rank, with the same maps."""
+    maps = unit(scan.coil_maps)
+    options = {"warm_start": False, "signal_prior": False, "iterations": ITERATIONS, "tolerance": 0.0}
+    options["delay_correction"] = "off"
+    begin = time.process_time()
+    result = reconstruct(scan.kspace, "cg_sense", coil_maps=maps, **arguments(scan), **options)
+    taken = time.process_time() - begin
+    show(f"cg_sense, {ITERATIONS} iterations, true maps: NRMSE, CPU s", error(result.image, scan.image), taken)
+    if shutil.which("bart") is None:
+        print("BART is not on the path")
+        return
+    for name, flags in (
+        (f"BART pics -l2 -r 0.001 -i {ITERATIONS} -t", ["-l2", "-r", "0.001", "-i", str(ITERATIONS)]),
+        *((f"BART pics -e -R L:3:3:{one} -i 50 -t", ["-e", "-R", f"L:3:3:{one}", "-i", "50"]) for one in LOCAL),
+    ):
+        image, seconds = bart(scan, maps, flags)
+        show(f"{name}: NRMSE, CPU s", error(image, scan.image), seconds)
+
+
+def bart(scan: SimulatedRadial, maps: np.ndarray, flags: list[str]) -> tuple[np.ndarray, float]:
+    """Images of BART, and the processor time of its process."""
+    path = np.zeros((*scan.trajectory.shape[:-1], 3), np.complex64)
+    path[..., :2] = SIZE * scan.trajectory
+    with tempfile.TemporaryDirectory() as folder:
+        frames = len(path)
+        write(Path(folder, "path"), path, (3, 2 * SIZE, SPOKES, 1, 1, 1, 1, 1, 1, 1, frames))
+        write(Path(folder, "data"), scan.kspace, (1, 2 * SIZE, SPOKES, len(maps), 1, 1, 1, 1, 1, 1, frames))
+        write(Path(folder, "maps"), maps, (SIZE, SIZE, 1, len(maps)))
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = ["bart", "pics", "-S", *flags, "-t", "path", "data", "maps", "out"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        image = np.fromfile(Path(folder, "out.cfl"), np.complex64).reshape(frames, SIZE, SIZE)
+    return image, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def write(path: Path, array: np.ndarray, dims: tuple[int, ...]) -> None:
+    """A file of BART; its first axis is the one that runs fastest."""
+    path.with_suffix(".hdr").write_text("# Dimensions\n" + " ".join(map(str, dims)) + "\n")
+    np.ascontiguousarray(array, np.complex64).tofile(path.with_suffix(".cfl"))
+
+
+def arguments(scan: SimulatedRadial) -> dict[str, object]:
+    return {
+        "trajectory": scan.trajectory,
+        "matrix": (SIZE, SIZE),
+        "noise_covariance": scan.noise_covariance,
+        "fallback": "none",
+    }
+
+
+def unit(maps: np.ndarray) -> np.ndarray:
+    return (maps / np.linalg.norm(maps, axis=0)).astype(np.complex64)
+
+
+def error(image: np.ndarray, truth: np.ndarray) -> float:
+    """NRMSE of magnitudes, whatever the scale."""
+    image, truth = np.abs(image), np.abs(truth)
+    scale = (image * truth).sum() / np.square(image).sum()
+    return float(np.linalg.norm(scale * image - truth) / np.linalg.norm(truth))
+
+
+def ratio(value: float, other: float) -> tuple[float, float]:
+    return value, value / other
+
+
+def show(name: str, *values: float) -> None:
+    print(f"{name:72s}", *(f"{value:10.4g}" for value in values), flush=True)
+
+
+if __name__ == "__main__":
+    main()
