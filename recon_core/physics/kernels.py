@@ -116,6 +116,14 @@ class CupyKernels:
             "cinestream_combine",
         )
 
+    def try_out(self) -> None:
+        """Run each kernel on the GPU once, so that whatever is missing is noticed."""
+        lines = torch.ones((1, 1, 1, 1, 2), dtype=torch.complex64, device="cuda")
+        image = torch.ones((1, 1, 1, 2), dtype=torch.complex64, device="cuda")
+        self.expand(lines[0], image, lines)
+        self.sample(lines, torch.ones((1, 1, 2), dtype=torch.bool, device="cuda"))
+        self.combine(lines, lines[0], image)
+
     def weights(self, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Take the mask as it is."""
         del dtype
@@ -182,17 +190,25 @@ def choose_kernels(implementation: str, device: torch.device) -> Kernels:
         raise ModelError(f"the cupy implementation needs a GPU, and the data is on {device.type}; choose auto or torch")
     fused = _cupy_kernels()
     if isinstance(fused, str):
-        raise ModelError(f"CuPy {fused}; install it with `pip install cinestream[cuda]`, or choose torch")
+        raise ModelError(
+            f"CuPy cannot be used ({fused}); install it with `pip install cinestream[cuda]`, for a torch built with "
+            "CUDA 13 `cinestream[cuda13]`, or choose torch"
+        )
     return fused
 
 
 @lru_cache(maxsize=1)
 def _cupy_kernels() -> CupyKernels | str:
-    """Import CuPy when it is first needed, and only then: to look for it in vain takes time too. Or say why not."""
+    """Import CuPy when it is first needed, and only then: to look for it in vain takes time too. Or say why not.
+
+    A CuPy for another CUDA than that of torch is imported and fails at its first kernel, so that one is tried.
+    """
     try:
-        return CupyKernels(importlib.import_module("cupy"))
-    except ImportError as error:
-        return f"cannot be imported ({error})"
+        fused = CupyKernels(importlib.import_module("cupy"))
+        fused.try_out()
+    except Exception as error:  # noqa: BLE001 - of many kinds: imports, libraries, compiler, driver
+        return f"{type(error).__name__}: {error}".partition("\n")[0]
+    return fused
 
 
 def _sizes(lines: torch.Tensor) -> tuple[int, int, int]:

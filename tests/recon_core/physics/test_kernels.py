@@ -3,6 +3,7 @@ import ctypes
 import importlib
 import shutil
 import subprocess
+import sys
 import types
 
 import numpy as np
@@ -14,6 +15,7 @@ from recon_core.physics import kernels
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.kernels import CupyKernels, TorchKernels, choose_kernels
 from recon_core.physics.sense import SenseOperator
+from tests.helpers.emulated_gpu import EmulatedGPU
 from tests.helpers.numpy_kernels import NumpyKernels
 
 SHAPES = [
@@ -109,6 +111,32 @@ def without_cupy(monkeypatch):
     kernels._cupy_kernels.cache_clear()
     yield
     kernels._cupy_kernels.cache_clear()
+
+
+def test_a_cupy_that_cannot_compile_is_as_none(monkeypatch):
+    """Such as one for another CUDA than that of torch: it is imported, and its first kernel fails."""
+
+    def kernel(*_):
+        def run(*_, **__):
+            raise RuntimeError("CuPy failed to load libnvrtc.so.12\nand more")
+
+        return run
+
+    stand_in = types.SimpleNamespace(
+        ElementwiseKernel=kernel,
+        asarray=lambda tensor: tensor,
+        cuda=types.SimpleNamespace(Device=contextlib.nullcontext, ExternalStream=contextlib.nullcontext),
+    )
+    monkeypatch.setitem(sys.modules, "cupy", stand_in)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: types.SimpleNamespace(cuda_stream=0))
+    kernels._cupy_kernels.cache_clear()
+    try:
+        with EmulatedGPU():
+            assert isinstance(choose_kernels("auto", torch.device("cuda")), TorchKernels)
+            with pytest.raises(ModelError, match=r"RuntimeError: CuPy failed to load libnvrtc.so.12\).*cuda13"):
+                choose_kernels("cupy", torch.device("cuda"))
+    finally:
+        kernels._cupy_kernels.cache_clear()
 
 
 def test_missing_cupy_names_the_remedy(without_cupy):
