@@ -89,6 +89,7 @@ class Kind(str, Enum):
     CT_SLICE = "ct slice"
     IMAGE_SHAPE = "shape"
     IMAGE_VALUES = "not finite"
+    IMAGES_AGAIN = "images again"
     BLACK = "black"
     GEOMETRY = "geometry"
     # export

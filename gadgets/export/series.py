@@ -44,7 +44,19 @@ def exportable_series(images: Mapping[int, Sequence[Image]], tick: float, proble
             )
             problems.add(Kind.IMAGE_SHAPE, text, damage=True, of=str(number))
     found = sort_images({number: members for number, members in flat.items() if members}, tick)
+    for series in found:
+        for loop in series.loops:
+            _say_repeated(series.number, loop, problems)
     return [replace(series, loops=tuple(_checked(loop, problems) for loop in series.loops)) for series in found]
+
+
+def _say_repeated(number: int, loop: Loop, problems: Problems) -> None:
+    """Clients that add to a file which is there leave the images of several reconstructions in one series."""
+    frames = len(set(loop.frames))
+    if frames < len(loop.frames):
+        text = f"series {number} has {len(loop.frames)} images of the {frames} frames of slice {loop.key.slice}"
+        text += ": several reconstructions in one file? All are exported, those of a frame one after the other"
+        problems.add(Kind.IMAGES_AGAIN, text, damage=False, of=str(number))
 
 
 def _checked(loop: Loop, problems: Problems) -> Loop:

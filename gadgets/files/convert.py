@@ -203,6 +203,8 @@ def _found(scan: ForeignScan, grid: _Grid) -> Iterator[str]:
         f"{scan.origin} layout, {scan.key}: {slices} slices of {frames} frames, {coils} coils, {lines} lines of "
         f"{samples} samples"
     )
+    if scan.note:
+        yield scan.note
     for what, n, center in zip(("line", "sample"), grid.size, grid.center, strict=True):
         if center != n // 2:
             yield f"the k-space centre is at {what} {center}, not in the middle of {n}: the data are Hermitian about it"

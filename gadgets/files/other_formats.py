@@ -19,6 +19,7 @@ import numpy as np
 
 from gadgets.files.arrays import open_arrays, times
 from gadgets.files.hdf5 import complex_of, damage_of
+from gadgets.wire.header import parse_header
 from recon_core.budget import free_bytes
 from recon_core.errors import DataError, ResourceError
 
@@ -58,6 +59,8 @@ class ForeignScan:
     """ISMRMRD header as XML, where the file has one."""
     oversampling: float = 2.0
     """Of the readout, as files of this layout usually have it."""
+    note: str = ""
+    """What was found out about the order of the axes, if it is not that of the layout."""
 
     def slices(self) -> Iterator[NDArray[np.complex64]]:
         """The k-space of every slice ``(frame, coil, ky, kx)``, in order."""
@@ -261,17 +264,29 @@ def _of_fastmri(path: Path, file: Any, node: Any) -> ForeignScan:  # noqa: ANN40
     frames, slices = stored[:2] if len(stored) == 5 else (1, sizes[0])
     coils = sizes[1] if len(sizes) == 4 else 1
     samples, lines = sizes[-2:]
+    turned = _is_turned(header, samples, lines)
+    if turned:
+        samples, lines = lines, samples
     if frames * slices != sizes[0] or (len(stored) == 5 and stored[2:] != (coils, lines, samples)):
         raise DataError(f"{path} has a kspace of {times(sizes)}, but its attribute shape says {times(stored)}")
 
     def read(first: int, end: int) -> NDArray[np.complex64]:
         planes = [node[first + frame * slices : end + frame * slices] for frame in range(frames)]
         values = _complex64(np.stack(planes, axis=1))
-        return values.reshape(end - first, frames, coils, samples, lines).swapaxes(3, 4)
+        values = values.reshape(end - first, frames, coils, *sizes[-2:])
+        return values if turned else values.swapaxes(3, 4)
 
-    return ForeignScan(
-        "fastMRI" if header else "PromptMR", "kspace", (slices, frames, coils, lines, samples), read, 1, header
-    )
+    note = f"the axes are (slice, coil, ky, kx), as the header has readouts of {samples} samples" if turned else ""
+    origin = "fastMRI" if header else "PromptMR"
+    return ForeignScan(origin, "kspace", (slices, frames, coils, lines, samples), read, 1, header, note=note)
+
+
+def _is_turned(header: str, samples: int, lines: int) -> bool:
+    """Whether only the other order of the last two axes has readouts as long as the header says."""
+    if not header or samples == lines:
+        return False
+    columns = parse_header(header).encodings[0].encoded.matrix[0]
+    return lines == columns != samples
 
 
 def _complex64(values: NDArray[Any]) -> NDArray[np.complex64]:

@@ -1,6 +1,7 @@
 """Which images can be exported, and what is reported of the others."""
 
 import numpy as np
+import pytest
 
 from gadgets.export.series import exportable_series
 from gadgets.problems import Problems
@@ -32,3 +33,13 @@ def test_images_without_geometry_are_reported_once():
     (problem,) = problems
     assert problem.count == len(images)
     assert "do not lie at their place" in problem.text
+
+
+@pytest.mark.parametrize(("times", "said"), [(1, 0), (3, 1)])
+def test_images_of_several_reconstructions_in_one_series_are_said(times, said):
+    problems = Problems()
+    (series,) = exportable_series({1: times * cine()}, 2.5, problems)
+    assert sum(len(loop.values) for loop in series.loops) == times * len(cine())
+    found = [problem for problem in problems if "several reconstructions" in problem.text]
+    assert len(found) == said
+    assert not problems.damage

@@ -205,6 +205,15 @@ def test_fastmri(tmp_path):
     assert nrmse(best_scale(ours, theirs) * ours, theirs) < 0.02  # finer pixels before the field of view is cut
 
 
+def test_fastmri_of_a_writer_that_turned_the_axes(tmp_path):
+    plan = dataclasses.replace(PLAN, frames=1)
+    original, kspace = simulated(plan, tmp_path)
+    source = write_fastmri(tmp_path / "file.h5", kspace.swapaxes(3, 4), simulate(plan).header)
+    result = convert(source, tmp_path / "out.h5")
+    assert any("(slice, coil, ky, kx)" in note for note in result.notes)
+    assert_same_images(tmp_path / "out.h5", original, tmp_path)
+
+
 def test_promptmr(tmp_path):
     original, kspace = simulated(PLAN, tmp_path)
     convert(write_promptmr(tmp_path / "cine.h5", kspace), tmp_path / "out.h5", ConvertOptions(field_of_view=FOV))
