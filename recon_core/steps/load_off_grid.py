@@ -10,6 +10,7 @@ import torch
 
 from recon_core.coils.estimate import are_usable, estimate_maps
 from recon_core.errors import DataError
+from recon_core.methods import find_method
 from recon_core.off_grid import OffGridSlice
 from recon_core.physics.delays import correct_positions, find_delays
 from recon_core.physics.fourier import fft
@@ -41,7 +42,7 @@ def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions
     Returns
     -------
     OffGridSlice
-        With all frames, those of the context too.
+        Without the frames of the context where the method takes each frame on its own.
 
     Raises
     ------
@@ -75,18 +76,20 @@ def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions
     variance = None
     if cine.receiver.is_white:
         variance = 2.0 * spacing * (1.0 if cine.noise_share is None else cine.noise_share)
+    # from frame to frame: then the context is nothing but a part of the average
+    first = cine.context if find_method(options.method).framewise else 0
     return OffGridSlice(
-        hybrid,
-        mask,
+        hybrid[first:],
+        mask[first:],
         maps,
         reference,
         measured,
         noise_variance=variance,
         notes=notes,
         periodic=cine.periodic,
-        positions=positions,
-        weights=weights,
-        gridding=gridding,
+        positions=positions[first:],
+        weights=weights[first:],
+        gridding=gridding[first:],
     )
 
 

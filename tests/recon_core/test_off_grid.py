@@ -167,3 +167,19 @@ def test_delays_are_corrected_and_noted(scan):
     left = made(moved, "kt_sense", delay_correction="off")
     assert error(left.image, scan.image) > 2 * right
     assert not any("delays" in note for note in (*left.notes, *made(scan, "zero_filled").notes))
+
+
+def test_a_context_helps_and_is_not_shown(scan):
+    places = Trajectory(scan.trajectory, (SIZE, SIZE))
+    cine = CineSlice(scan.kspace, np.ones((8, 13), bool), trajectory=places, context=6, maps=unit(scan.coil_maps))
+    alone = dataclasses.replace(cine, context=0)
+    engine = Engine("cpu")
+    for method in ("zero_filled", "cg_sense", "kt_sense"):
+        options = ReconOptions.of(method=method, fallback="none", delay_correction="off")
+        found, expected = engine.reconstruct(cine, options).image, engine.reconstruct(alone, options).image
+        assert len(found) == 2
+        assert error(found, expected[6:]) < 1e-3
+
+
+def unit(maps):
+    return (maps / np.linalg.norm(maps, axis=0)).astype(np.complex64)
