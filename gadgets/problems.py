@@ -73,6 +73,7 @@ class Kind(str, Enum):
     ABSENT_FRAMES = "absent frames"
     ABSENT_SLICES = "absent slices"
     MISSING_LINES = "missing lines"
+    COUNTED_LINES = "counted lines"
     NOT_REAL_TIME = "not real time"
     # gating
     TICK = "tick"

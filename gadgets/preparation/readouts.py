@@ -302,6 +302,10 @@ class Preparation:
         grid = ReadoutGrid.of(encoding, samples, center, wanted)
         if self._oversampling == "auto" and not self._gathered:
             self._say_guess(encoding, samples, grid, ReadoutGrid.of(encoding, samples, center))
+        used = samples - int(header["discard_pre"]) - int(header["discard_post"])
+        if used > grid.encoded:
+            text = f"the readouts have {used} samples and the encoded matrix {grid.encoded} columns: the outermost"
+            self._problems.add(Kind.SAMPLES, f"{text} samples are left out", damage=False, pixels=True)
         if self._oversampling == "removed" and grid.kept < grid.encoded:
             text = f"oversampling=removed, but the readouts have {samples} samples and the image {grid.kept} columns"
             self._problems.add(Kind.OVERSAMPLING, f"{text}; they are taken as oversampled", damage=False)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _MOST_STRAY = 8  # readouts of another slice that do not end one which is gated
 _MOST_WAITING = 4  # slices that wait for their ECG; then the first goes on with what there is
 _CUT_SHARE = 0.75  # of the usual lines: a last frame with fewer was cut short
+_FEWEST_COUNTED = 8  # fewer lines in a row say nothing
 
 
 @dataclass
@@ -362,6 +363,7 @@ class WholeSlices:
             return
         if not inside.all():
             frame, row, data, headers = frame[inside], row[inside], data[inside], headers[inside]
+        self._say_counted(key, np.unique(row), plan)
         reference = self._context.reference.kspace(key, plan, compression, shift)
         try:
             gated = self._gated(key, plan, headers, frame, row, data)
@@ -421,6 +423,18 @@ class WholeSlices:
             text += f"line {plan.rows // 2 - plan.offset - shift} is taken for the centre, center_line says otherwise"
             self._problems.add(Kind.CENTER_LINE, text, damage=False, pixels=True)
         return shift
+
+    def _say_counted(self, key: SliceKey, rows: NDArray[np.intp], plan: SlicePlan) -> None:
+        """Doubt lines that some senders count one after the other although an acceleration leaves gaps between them.
+
+        Where they lie cannot be known then.
+        """
+        first, last, most = int(rows[0]), int(rows[-1]), -(-plan.rows // plan.acceleration) + 1
+        if plan.acceleration > 1 and last - first + 1 == len(rows) and _FEWEST_COUNTED <= len(rows) <= most:
+            text = f"{describe(key)} has {len(rows)} of {plan.rows} lines, all next to each other, and the header says"
+            text += f" acceleration {plan.acceleration}: if the sender counts measured lines instead of their places,"
+            text += " the images are wrong"
+            self._problems.add(Kind.COUNTED_LINES, text, damage=False, pixels=True)
 
     def _gated(
         self,

@@ -23,6 +23,7 @@ _EXACT = 0.01  # what a size may be off a whole number by the arithmetic of a co
 _METRES = 2.0  # a field of view below this many mm is one in metres
 _THIN = 0.2  # and so is a slice below this
 _REFUSED = {"epi"}
+_SAME = 0.001  # fields of view that differ by less are one
 _CALIBRATION_MODES = ("embedded", "interleaved", "separate", "external", "other")
 _SENSIBLE = 1e-3, 1e6  # field of view in mm
 _SINGLE = struct.Struct("<f")
@@ -314,6 +315,11 @@ def _encoding(node: Element, number: int, read: _Numbers) -> Encoding:
     elif encoded.matrix[2] > 1:
         text = f"the encoded matrix of encoding {number} has {encoded.matrix[2]} partitions, but no more than one slice"
         read.doubt(f"{text} is counted or wanted; it is taken as 2-D")
+    wide, narrow = encoded.field_of_view[1], recon.field_of_view[1]
+    if trajectory == "cartesian" and encoded.matrix[1] > recon.matrix[1] and abs(wide - narrow) < _SAME * narrow:
+        text = f"the header has {encoded.matrix[1]} lines and {recon.matrix[1]} rows of the image over {narrow:g} mm"
+        text += " both: the outermost lines are left out; if they are phase oversampling, the image is squeezed"
+        read.doubt(text, pixels=True)
     acceleration = read.count(node, "parallelImaging/accelerationFactor/kspace_encoding_step_1", 1)
     mode = _word(node, "parallelImaging/calibrationMode")
     if mode and mode not in _CALIBRATION_MODES:

@@ -559,3 +559,45 @@ def test_an_encoded_matrix_of_the_interpolated_image_with_a_rounded_slice(tmp_pa
     header, readouts = plain()
     wide = replaced(header, (r"(<encodedSpace>\s*<matrixSize>.*?<z>)1", r"\g<1>0.9996"))
     assert_images_of(images_of(header, joined(readouts)), wide, readouts, tmp_path)
+
+
+def assert_said(header, readouts, words, folder):
+    """Log and comment of every image say it, and nothing is damage."""
+    images, problems = through_file(header, joined(readouts), folder)
+    assert problems.damage == []
+    assert sum(words in str(problem) for problem in problems) == 1
+    assert all(words in comment for comment in comments(images))
+    return images
+
+
+@pytest.mark.parametrize("last", [23, 11])
+def test_lines_that_are_counted_one_after_the_other(last, tmp_path):
+    header, readouts = plain(slices=1)
+    halved = [
+        with_flags(one, kspace_encode_step_1=counter(one, "kspace_encode_step_1") // 2)
+        for one in readouts
+        if counter(one, "kspace_encode_step_1") % 2 == 0
+    ]
+    factor = r"(<accelerationFactor>\s*<kspace_encoding_step_1>)1"
+    halved_header = limits_changed(replaced(header, (factor, r"\g<1>2")), **{LINES: (0, last, 12)})
+    assert_said(halved_header, halved, "counts measured lines", tmp_path)
+
+
+def test_an_accelerated_scan_is_not_said_to_count_its_lines(tmp_path):
+    for plan in ({"sampling": "uniform", "acceleration": 2}, {"partial_fourier": 0.6}):
+        header, readouts = plain(slices=1, **plan)
+        _, problems = through_file(header, joined(readouts), tmp_path)
+        assert not any("counts measured lines" in str(problem) for problem in problems)
+
+
+def test_more_samples_than_columns_are_said(tmp_path):
+    header, readouts = plain()
+    fewer = replaced(header, (r"(<encodedSpace>\s*<matrixSize><x>)64", r"\g<1>60"))
+    assert_said(fewer, readouts, "60 columns", tmp_path)
+
+
+def test_oversampling_along_y_that_the_header_lacks_is_said(tmp_path):
+    header, readouts = plain()
+    fewer = replaced(header, (r"(<reconSpace>\s*<matrixSize><x>32</x><y>)24", r"\g<1>20"))
+    images = assert_said(fewer, readouts, "squeezed", tmp_path)
+    assert {image.data.shape[2] for image in images} == {20}
