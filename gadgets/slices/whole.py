@@ -19,7 +19,7 @@ from gadgets.gating.heartbeat import find_heartbeat
 from gadgets.problems import Kind
 from gadgets.slices.complete import CompleteSlice, describe
 from gadgets.slices.shared import BELIEVED_SHARE, LAST, first_name, merge
-from gadgets.wire.messages import AcquisitionFlag, Readouts, join_headers
+from gadgets.wire.messages import AcquisitionFlag, Readouts, flag_mask, join_headers
 from recon_core.data import CineSlice
 from recon_core.errors import DataError, ResourceError
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _MOST_STRAY = 8  # readouts of another slice that do not end one which is gated
 _MOST_WAITING = 4  # slices that wait for their ECG; then the first goes on with what there is
 _CUT_SHARE = 0.75  # of the usual lines: a last frame with fewer was cut short
+_CALIBRATION = flag_mask(AcquisitionFlag.CALIBRATION_AND_IMAGING, AcquisitionFlag.PARALLEL_CALIBRATION)
 _FEWEST_COUNTED = 8  # fewer lines in a row say nothing
 
 
@@ -363,7 +364,8 @@ class WholeSlices:
             return
         if not inside.all():
             frame, row, data, headers = frame[inside], row[inside], data[inside], headers[inside]
-        self._say_counted(key, np.unique(row), plan)
+        if not (headers["flags"] & _CALIBRATION).any():  # reference lines lie next to each other
+            self._say_counted(key, np.unique(row), plan)
         reference = self._context.reference.kspace(key, plan, compression, shift)
         try:
             gated = self._gated(key, plan, headers, frame, row, data)
