@@ -23,7 +23,7 @@ from recon_core.data import Receiver
 from recon_core.errors import DataError, HeaderError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _PORTION_BYTES = 64 << 20
 _SMALLEST_VALUE, _LARGEST_VALUE = 1e-30, 1e15  # of the largest sample; squares must not overflow in float32
+_MOST_STRAY = 32  # readouts in front that wait for one which fits the header
 _SAMPLE_BYTES = np.dtype(np.complex64).itemsize
 
 
@@ -119,6 +120,7 @@ class Preparation:
         self._shapes: dict[int, tuple[int, ReadoutGrid]] = {}  # samples and grid by encoding
         self._partitions: dict[int, int] = {}  # by encoding
         self._marked: list[Readouts] | None = []  # until image data without a mark come
+        self._waiting: dict[int, list[Readouts]] = {}  # that may be strays in front of others, by encoding
         self._covered: dict[int, _Coverage] = {}  # by encoding
         self.noise_readouts = 0
         self.dropped = 0
@@ -199,8 +201,11 @@ class Preparation:
         several coil counts that of the header is taken, else the most frequent: the others are of a prescan.
         """
         marked, self._marked = self._marked or [], None
-        if not marked:
-            return []
+        prepared = self._flush_marked(marked) if marked else []
+        waiting, self._waiting = self._waiting, {}
+        return prepared + self._ready(run for runs in waiting.values() for run in runs)
+
+    def _flush_marked(self, marked: list[Readouts]) -> list[Readouts]:
         counts: dict[int, int] = {}
         for run in marked:
             counts[run.data.shape[1]] = counts.get(run.data.shape[1], 0) + len(run)
@@ -219,11 +224,49 @@ class Preparation:
             self._marked.append(run)
 
     def _prepared(self, readouts: Readouts) -> list[Readouts]:
-        prepared = []
         spaces = readouts.headers["encoding_space_ref"]
         edges = np.flatnonzero(spaces[1:] != spaces[:-1]) + 1
-        for begin, end in zip([0, *edges], [*edges, len(readouts)], strict=True):
-            part, grid = self._checked(readouts[int(begin) : int(end)])
+        parts = (
+            readouts[int(begin) : int(end)] for begin, end in zip([0, *edges], [*edges, len(readouts)], strict=True)
+        )
+        return self._ready(run for part in parts if len(part) for run in self._in_turn(part))
+
+    def _in_turn(self, part: Readouts) -> Iterator[Readouts]:
+        """Runs of one encoding in order; in front of all others some wait that may be strays without a mark.
+
+        The first readout fixes the coils and the length of all, so that one which fits the header has to be it.
+        """
+        space = int(part.headers["encoding_space_ref"][0])
+        if space in self._shapes or is_reference(part.headers["flags"]).all():
+            yield part
+            return
+        waiting = self._waiting.pop(space, [])
+        if self._may_be_stray(part) and (not waiting or waiting[0].data.shape[1:] == part.data.shape[1:]):
+            waiting.append(part[np.ones(len(part), np.bool_)])
+            if sum(map(len, waiting)) < _MOST_STRAY:
+                self._waiting[space] = waiting
+                return
+            part = waiting.pop()
+        yield from [*waiting, part] if self._may_be_stray(part) else [part, *waiting]
+
+    def _may_be_stray(self, part: Readouts) -> bool:
+        """Whether readouts have other coils than the header says, or neither its length nor a centre of their own."""
+        space, (coils, samples) = int(part.headers["encoding_space_ref"][0]), part.data.shape[1:]
+        if not coils * samples or space >= len(self._header.encodings) or self._gathered:
+            return False
+        encoding = self._header.encodings[space]
+        if encoding.off_grid or encoding.refusal:
+            return False
+        if coils != (self._header.receiver_channels or coils):
+            return True
+        center = part.headers["center_sample"]
+        kept = ReadoutGrid.of(encoding, samples, 0).kept
+        return samples not in (encoding.encoded.matrix[0], kept) and bool(((center == 0) | (center >= samples)).all())
+
+    def _ready(self, parts: Iterable[Readouts]) -> list[Readouts]:
+        prepared = []
+        for run in parts:
+            part, grid = self._checked(run)
             if grid is not None:
                 size = f"{part.data.shape[1]} coils x {grid.encoded} columns"
                 with self._budget.lent(3 * len(part) * part.data.shape[1] * grid.encoded * _SAMPLE_BYTES, size):

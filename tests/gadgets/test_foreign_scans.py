@@ -584,9 +584,10 @@ def test_lines_that_are_counted_one_after_the_other(last, tmp_path):
 
 
 def test_an_accelerated_scan_is_not_said_to_count_its_lines(tmp_path):
-    for plan in ({"sampling": "uniform", "acceleration": 2}, {"partial_fourier": 0.6}):
-        header, readouts = plain(slices=1, **plan)
-        _, problems = through_file(header, joined(readouts), tmp_path)
+    dense = {"sampling": "variable_density", "acceleration": 3, "acs_lines": 8}
+    for plan in ({"sampling": "uniform", "acceleration": 2}, {"partial_fourier": 0.6}, dense):
+        made = simulate(ScanPlan(**{**PLAN, "slices": 1, **plan}))
+        _, problems = through_file(made.header, made.items(), tmp_path)
         assert not any("counts measured lines" in str(problem) for problem in problems)
 
 
@@ -601,3 +602,25 @@ def test_oversampling_along_y_that_the_header_lacks_is_said(tmp_path):
     fewer = replaced(header, (r"(<reconSpace>\s*<matrixSize><x>32</x><y>)24", r"\g<1>20"))
     images = assert_said(fewer, readouts, "squeezed", tmp_path)
     assert {image.data.shape[2] for image in images} == {20}
+
+
+@pytest.mark.parametrize("shape", [(3, 16), (3, 128), (2, 64)])
+@pytest.mark.parametrize("count", [1, 8])
+def test_strays_without_a_mark_in_front_are_left_out_and_lose_no_image(shape, count, tmp_path):
+    """Converters keep the first 25 marks at times, or none; 8 readouts of a prescan then look like image lines."""
+    header, readouts = plain()
+    expected = images_of(header, joined(readouts))
+    stray = with_flags(readouts[0], data=1e3 * np.ones((1, *shape), np.complex64), center_sample=0)
+    mixed = [*count * [stray], *readouts[:40], stray, *readouts[40:]]
+    images, problems = through_file(header, joined(mixed), tmp_path)
+    assert sum(problem.count for problem in problems.damage) == count + 1
+    assert_same(images, expected)
+
+
+def test_readouts_that_the_header_does_not_know_are_images_where_there_are_no_others(tmp_path):
+    header, readouts = plain()
+    expected = images_of(header, joined(readouts))
+    wrong = replaced(header, (r"(<receiverChannels>)3", r"\g<1>32"))
+    assert_images_of(expected, wrong, readouts, tmp_path)
+    few = [one for one in readouts if counter(one, "slice") == 0 and counter(one, "phase") == 0]
+    assert_images_of(images_of(header, joined(few)), wrong, few, tmp_path)
