@@ -283,15 +283,16 @@ class _Numbers:
 
 
 def _float(text: str) -> float:
-    """The number that a text holds, in single precision; NaN if it is none, or not finite.
+    """The number that a text holds, in single precision; NaN if it is none, not finite, or too small for it.
 
     Single precision is that of the schema, and of a Gadgetron, which passes 0.793 on as 0.792999983.
     """
     try:
-        value: float = _SINGLE.unpack(_SINGLE.pack(float(text)))[0]
+        exact = float(text)
+        value: float = _SINGLE.unpack(_SINGLE.pack(exact))[0]
     except (ValueError, OverflowError):
         return math.nan
-    return value if math.isfinite(value) else math.nan
+    return value if math.isfinite(value) and (value != 0 or exact == 0) else math.nan
 
 
 def _encoding(node: Element, number: int, read: _Numbers) -> Encoding:
