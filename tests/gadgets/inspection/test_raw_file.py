@@ -228,8 +228,8 @@ def test_a_file_without_readouts(tmp_path):
 
 
 def test_a_file_that_breaks_off_is_reported_as_far_as_it_goes(tmp_path, monkeypatch):
-    def broken(dataset):
-        yield from list(blocks(dataset))[:3]
+    def broken(dataset, header):
+        yield from list(blocks(dataset, header))[:3]
         raise DataError("the file is damaged")
 
     blocks = _readout_blocks
