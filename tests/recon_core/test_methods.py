@@ -79,7 +79,7 @@ def test_lists_of_names_follow_the_entries():
     assert method_names(lambda info: info.g_factor) == ("cg_sense", "grappa")
     assert method_names(lambda info: info.chooses) == ("auto",)
     assert not set(network_names()) & {"zero_filled", "cg_sense", "grappa", "low_rank_sparse", "kt_sense", "auto"}
-    with pytest.raises(ModelError, match=r"no method 'magic'; choose one of atlf_net, auto, cg_sense"):
+    with pytest.raises(ModelError, match=r"no method 'magic'; there are atlf_net, auto, cg_sense"):
         find_method("magic")
 
 

@@ -81,8 +81,8 @@ class Heart:
         self._moments = moments_of(dataclasses.replace(plan, **plain), number)
         self.maps = self._moments.maps
 
-    def frame(self, time, respiration):
-        return self._moments.frame(round(time * MOMENTS) / MOMENTS, respiration)
+    def frame(self, time, respiration, path):
+        return self._moments.frame(round(time * MOMENTS) / MOMENTS, respiration, path)
 
 
 @pytest.fixture(autouse=True, scope="module")

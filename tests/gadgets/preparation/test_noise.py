@@ -237,7 +237,8 @@ def labelled(header, labels):
         f"<coilLabel><coilNumber>{i}</coilNumber><coilName>{label}</coilName></coilLabel>"
         for i, label in enumerate(labels)
     )
-    return header.replace("</receiverChannels>", f"</receiverChannels>{xml}")
+    unnamed = re.sub(r"<coilLabel>.*?</coilLabel>", "", header, flags=re.DOTALL)
+    return unnamed.replace("</receiverChannels>", f"</receiverChannels>{xml}")
 
 
 def test_noise_of_other_coils_is_not_used(engine, apart, tmp_path):

@@ -86,7 +86,7 @@ def test_kt_sense_is_the_method_whatever_the_precision_of_the_network():
 
 
 def test_another_start_is_refused():
-    with pytest.raises(SettingsError, match="starts from one of zero_filled, cg_sense, kt_sense, got 'grappa'"):
+    with pytest.raises(SettingsError, match="cannot start from 'grappa'; there are zero_filled, cg_sense, kt_sense"):
         with_start(scan(), "grappa")
 
 
