@@ -81,7 +81,7 @@ class Heart:
         self._moments = moments_of(dataclasses.replace(plan, **plain), number)
         self.maps = self._moments.maps
 
-    def frame(self, time, respiration, path):
+    def frame(self, time, respiration, path=None):
         return self._moments.frame(round(time * MOMENTS) / MOMENTS, respiration, path)
 
 
