@@ -173,7 +173,8 @@ class SpokeSlices:
         try:
             yield self._made(key, buffer, frame, context)
         except (ResourceError, DataError) as error:  # the other slices may be better
-            self._problems.add(Kind.MEMORY, f"there are no images of {describe(key)}: {error}", damage=True)
+            kind = Kind.MEMORY if isinstance(error, ResourceError) else Kind.TRAJECTORY
+            self._problems.add(kind, f"there are no images of {describe(key)}: {error}", damage=True)
 
     def _made(self, key: SliceKey, buffer: _Buffer, frame: NDArray[np.intp], context: int) -> CompleteSlice:
         """A slice of the readouts with these frames, -1 being none; the first ones only help with the others."""
