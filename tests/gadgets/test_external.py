@@ -330,7 +330,10 @@ def test_a_slow_gadgetron_with_one_write_per_message(scan, replayed, server):
     [
         ("<configuration><method>magic</method></configuration>", ["'method'", "zero_filled, cg_sense", "magic"]),
         ("<configuration><iterations>many</iterations></configuration>", ["'iterations'", "many"]),
-        ('<configuration><property name="speed" value="1"/></configuration>', ["unknown setting 'speed'", "method"]),
+        (
+            '<configuration><property name="speed" value="1"/></configuration>',
+            ["unknown setting 'speed'", "did you mean"],
+        ),
         ("<pipeline/>", ["<pipeline>"]),
     ],
 )
@@ -357,7 +360,10 @@ def test_broken_readouts_give_images_and_an_error_at_the_end(scan, replayed):
     header, items = scan
     foreign = random_readouts(2, coils=5, samples=96)
     outcome = Gadgetron(FAST).run(header, [*items[:-1], foreign, items[-1]])
-    assert_same(outcome.images, replayed(method="zero_filled"))
+    expected = replayed(method="zero_filled")
+    for image, wanted in zip(outcome.images, expected, strict=True):
+        assert image.data.tobytes() == wanted.data.tobytes()
+    assert any("2 broken readouts left out" in image.attributes for image in outcome.images)
     assert_reported(outcome, "5 coils", "expected 3", "first of 2")
 
 

@@ -91,7 +91,7 @@ def _two_attacks():
     """Memory after either, and what was logged."""
     log = io.StringIO()
     logging.getLogger("cinestream").addHandler(logging.StreamHandler(log))
-    before, after = (attack_all(range(first, first + 3_000)) for first in (100_000, 103_000))
+    before, after = (attack_all(range(first, first + 2_000)) for first in (100_000, 102_000))
     return before, after, log.getvalue()
 
 

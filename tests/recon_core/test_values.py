@@ -41,7 +41,7 @@ def test_texts_become_values(kind, value, expected):
         (Allowed(str, choices=lambda: ("a", "b")), "c", "x must be one of a, b; got 'c'"),
         (Allowed(str, choices=("none", "a"), several=True), "none,a", "x is none or something, not both"),
         (Allowed(str, choices=("auto",), or_line=True), "-3", "one of auto or the number of a line; got '-3'"),
-        (Allowed(Literal["a", "b"]), "c", "x must be one of a, b, got 'c'"),
+        (Allowed(Literal["a", "b"]), "c", "x must be one of a, b; got 'c'"),
         (Allowed(tuple[int, int]), "1,2,3", "x must be numbers with commas between them"),
         (Allowed(tuple[int, ...], minimum=1), "1,0", "x must be numbers with commas"),
     ],

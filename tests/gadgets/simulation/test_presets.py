@@ -47,7 +47,7 @@ def test_explicit_fields_win():
     assert plan_like("ocmr", {}).averages == 2
     assert plan_like("ocmr", {"averages": 1}).averages == 1
     assert plan_like("", {"frames": 7}) == ScanPlan(frames=7)
-    with pytest.raises(SettingsError, match="there is no kind of scan 'mine'; choose one of ocmr"):
+    with pytest.raises(SettingsError, match="there is no kind of scan 'mine'; there are ocmr"):
         plan_like("mine", {})
 
 
