@@ -8,7 +8,7 @@ import statistics
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
-from itertools import product
+from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -271,8 +271,10 @@ def _read_scan(path: Path, truth: Path) -> LoadedScan:
         problems = Problems()
         preparation = Preparation(header, problems, ScanNoise(header, problems, whiten=True))
         buffers = SliceBuffers(header, problems, Settings())
-        runs = (run for item in scan.items if isinstance(item, Readouts) for run in preparation(item))
-        complete = [*(one for run in runs for one in buffers.add(run)), *buffers.flush()]
+        runs = chain.from_iterable(preparation(item) for item in scan.items if isinstance(item, Readouts))
+        complete = [one for run in runs for one in buffers.add(run)]
+        complete += [one for run in preparation.flush() for one in buffers.add(run)]
+        complete += buffers.flush()
     complete.sort(key=lambda one: one.key)
     slices = [replace(one.cine, receiver=preparation.receiver(one.key.encoding)) for one in complete]
     x, y, _ = header.encodings[0].recon.field_of_view

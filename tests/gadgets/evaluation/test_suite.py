@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -218,6 +219,19 @@ def test_a_method_that_cannot_do_a_scan_has_a_dash_and_a_reason():
     text = table(outcome)
     assert text.count("– / –") == 2 * len(HERE)
     assert re.search(r"– grappa: no image of 2 of 6 series, such as: grappa needs every R-th line", text)
+
+
+def test_semi_real_readouts_that_wait_for_the_end_are_read_too(data):
+    """Those of a foreign mark, such as that of the surface coil correction, which may be all that there is."""
+    plain = run_suite(["zero_filled"], data=data)
+    with h5py.File(data / "semi_real_cine" / "cine_mine.h5", "r+") as file:
+        rows = file["dataset/data"][:]
+        image = (rows["head"]["flags"] & (1 << 18)) == 0  # not noise
+        rows["head"]["flags"][image] |= 1 << 28
+        file["dataset/data"][...] = rows
+    marked = run_suite(["zero_filled"], data=data)
+    (ours,), (theirs,) = ([one.scores for one in run.cells if one.part == "semi_real"] for run in (marked, plain))
+    assert ours == pytest.approx(theirs)
 
 
 def test_semi_real_scans_are_read_as_a_stream_is(data, tmp_path):
