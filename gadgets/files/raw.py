@@ -347,6 +347,7 @@ def write_scan(path: Path, header: str, items: Iterable[Message], group: str = "
 def _acquisition_rows(readouts: Readouts, dtype: np.dtype[Any]) -> NDArray[np.void]:
     rows = np.empty(len(readouts), dtype)
     rows["head"] = readouts.headers
+    rows["head"]["trajectory_dimensions"] = 0 if readouts.trajectory is None else readouts.trajectory.shape[2]
     data = np.ascontiguousarray(readouts.data).view(np.float32)
     for i in range(len(readouts)):
         rows["data"][i] = data[i].reshape(-1)

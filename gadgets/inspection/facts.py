@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from gadgets.wire.vendor import DAY, tick_length
 from recon_core.errors import DataError, ModelError
 from recon_core.gating.beats import REGULAR
 from recon_core.methods import find_method
+from recon_core.physics.delays import find_delays
+from recon_core.physics.trajectory import angle_law, are_straight
 from recon_core.weights.manifest import find_weights
 
 if TYPE_CHECKING:
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
     from gadgets.settings.settings import Settings
     from gadgets.slices.complete import CompleteSlice
     from gadgets.wire.header import ScanHeader
+    from recon_core.data import CineSlice
     from recon_core.gating.beats import Rhythm
+    from recon_core.physics.delays import Delays
     from recon_core.trust.ranges import Sampling
 
 _WAVEFORMS = {0: "ECG", 1: "pulse", 2: "respiration", 3: "external", 4: "external"}
@@ -259,7 +263,38 @@ def _rhythm_in_words(rhythm: Rhythm) -> str:
 # --- slices and reconstruction ----------------------------------------------------------------------------------------
 
 
-def slice_facts(records: NDArray[np.void], slices: list[CompleteSlice], samplings: list[Sampling]) -> list[Fact]:
+class Spokes(NamedTuple):
+    """How the readouts of a slice lie that follow no grid."""
+
+    angles: str
+    """How they turn, in words."""
+    delays: Delays | None
+    """None where they cannot be found."""
+
+    @classmethod
+    def of(cls, cine: CineSlice) -> Spokes | None:
+        """Look at a slice; None of one on the Cartesian grid."""
+        if cine.trajectory is None:
+            return None
+        positions = cine.trajectory.positions[cine.mask]
+        straight = are_straight(positions)
+        delays = find_delays(cine.kspace.swapaxes(1, 2)[cine.mask], positions) if straight else None
+        return cls(angle_law(positions), delays)
+
+    def __str__(self) -> str:
+        """In words."""
+        if self.delays is None:
+            return self.angles
+        matter = f"gradient delays in samples {self.delays}" if self.delays.matter else "no gradient delays that matter"
+        return f"{self.angles}, {matter}"
+
+
+def slice_facts(
+    records: NDArray[np.void],
+    slices: list[CompleteSlice],
+    samplings: list[Sampling],
+    spokes: list[Spokes | None],
+) -> list[Fact]:
     """In which order slices were measured, and how each that is complete was sampled."""
     number = records["slice"].astype(np.int64)
     visits, different = 1 + int(np.count_nonzero(np.diff(number))), len(np.unique(number))
@@ -269,7 +304,16 @@ def slice_facts(records: NDArray[np.void], slices: list[CompleteSlice], sampling
     facts.append(Fact("averages", f"{averages}", averages))
     facts.append(Fact("measured again", f"{twice} readouts have the counters of an earlier one", twice))
     rows, values = [], []
-    for complete, sampling in zip(slices, samplings, strict=True):
+    for complete, sampling, off_grid in zip(slices, samplings, spokes, strict=True):
+        of_frames = [int(complete.lines.min()), int(complete.lines.max())]
+        value = {**complete.key._asdict(), "lines_of_frames": of_frames, "notes": list(complete.notes)}
+        if off_grid is not None:
+            rows.append(
+                f"{describe(complete.key)}: {sampling.frames} frames of {_span(complete.lines)} spokes, {off_grid}"
+            )
+            found = off_grid.delays and off_grid.delays._asdict()
+            values.append({**value, "frames": sampling.frames, "angles": off_grid.angles, "delays": found})
+            continue
         lines = np.flatnonzero(complete.cine.mask.any(axis=0))
         text = f"{describe(complete.key)}: {sampling.frames} frames of {_span(complete.lines)} lines"
         text += f" out of {sampling.lines}, net R {sampling.acceleration:.3g}, {sampling.pattern} pattern, "
@@ -281,12 +325,10 @@ def slice_facts(records: NDArray[np.void], slices: list[CompleteSlice], sampling
         rows.append(text)
         values.append(
             {
-                **complete.key._asdict(),
+                **value,
                 **dataclasses.asdict(sampling),
-                "lines_of_frames": [int(complete.lines.min()), int(complete.lines.max())],
                 "rows": [int(lines[0]), int(lines[-1])],
                 "partial_fourier": share,
-                "notes": list(complete.notes),
             }
         )
     facts.append(Fact("complete", _some_lines(rows) or "none", values))

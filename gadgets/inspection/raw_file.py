@@ -15,7 +15,7 @@ from gadgets.chain import Chain
 from gadgets.files.progress import with_progress
 from gadgets.files.raw import open_scan
 from gadgets.inspection.doubts import doubts_of_scan, unannounced_acceleration
-from gadgets.inspection.facts import header_facts, plan_facts, readout_facts, slice_facts, time_facts
+from gadgets.inspection.facts import Spokes, header_facts, plan_facts, readout_facts, slice_facts, time_facts
 from gadgets.inspection.recording import RecordingEngine
 from gadgets.inspection.report import Finding, Inspection
 from gadgets.inspection.statistics import Tally
@@ -51,12 +51,14 @@ def inspect(source: Path, settings: Settings, group: str = "dataset") -> Inspect
     report = Inspection(f"{source}, group {group}")
     problems, engine, tally = Problems(), RecordingEngine(), Tally()
     slices: list[CompleteSlice] = []
+    spokes: list[Spokes | None] = []
     # windows in real time are parts of the same slices
     settings = apply(settings, {"preview": "none", "g_factor": False, "realtime": "off"})
 
     def watch(complete: CompleteSlice, _: Reconstruction) -> None:
         # only what is small, so that slices do not pile up
         mask = complete.cine.mask
+        spokes.append(Spokes.of(complete.cine))
         nothing = CineSlice(np.empty((len(mask), 0, mask.shape[1], 0), np.complex64), mask)
         slices.append(dataclasses.replace(complete, cine=nothing))
 
@@ -74,7 +76,7 @@ def inspect(source: Path, settings: Settings, group: str = "dataset") -> Inspect
     report.sections["Readouts"] = readout_facts(header, tally)
     if len(records):
         report.sections["Time"] = time_facts(header, settings, records, slices, problems)
-        report.sections["Slices"] = slice_facts(records, slices, engine.samplings)
+        report.sections["Slices"] = slice_facts(records, slices, engine.samplings, spokes)
         report.sections[f"Reconstruction with {settings.method}"] = plan_facts(settings, tally, engine, slices)
     found = [Finding(failure, damage=True) for failure in failures]
     # the error that ends a scan without images repeats what led to it

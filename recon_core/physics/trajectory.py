@@ -6,7 +6,7 @@ Positions are in cycles per pixel of the image, from -0.5 to 0.5, in the order (
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,8 @@ GOLDEN_ANGLE = 180 * (math.sqrt(5) - 1) / 2
 _EDGE = 0.5 * 2**0.5 + 0.05  # cycles per pixel: the corners of the grid, and what rounding and delays add
 _NEAR = 0.2, _EDGE  # the largest position of a trajectory, in cycles per pixel
 _SAME_ANGLE = 1e-4  # radians
+_SAME_TURN = 0.1  # degrees: what rounding of positions and delays leave
+_TINY = range(3, 11)  # numbers of tiny golden angles that are known by name; the second is golden the other way round
 _STRAIGHT = 1e-3  # cycles per pixel that a sample of a spoke may lie beside it
 
 
@@ -128,6 +130,41 @@ def are_straight(positions: NDArray[np.float32]) -> bool:
         return False
     uneven = float(np.abs(steps - steps.mean(1, keepdims=True)).max(initial=0.0))
     return bool((np.abs(steps).max(axis=(1, 2)) > 0).all()) and uneven < _STRAIGHT
+
+
+def angle_law(positions: NDArray[np.float32]) -> str:
+    """Say in words how spokes turn from one to the next.
+
+    Parameters
+    ----------
+    positions
+        ``(readout, sample, 2)`` in cycles per pixel, in the order in which they were measured.
+
+    Examples
+    --------
+    >>> angle_law(spoke_positions(np.radians(GOLDEN_ANGLE * np.arange(5)), 8, 4, (4, 4)))
+    '111.25 degrees from spoke to spoke (golden angle)'
+    """
+    if not are_straight(positions):
+        return "readouts that are no straight lines"
+    span = (positions[:, -1] - positions[:, 0]).astype(np.float64)
+    turns = np.diff(np.degrees(np.arctan2(span[:, 1], span[:, 0]))) % 180
+    if not len(turns):
+        return "one spoke"
+    turn = float(np.median(turns))
+    if np.mean(_apart(turns, turn) < _SAME_TURN) < 0.5:
+        return "no one angle from spoke to spoke"
+    known = {"golden angle": GOLDEN_ANGLE} | {f"tiny golden angle {n}": tiny_golden_angle(n) for n in _TINY}
+    names = [name for name, angle in known.items() if min(_apart(turn, angle), _apart(turn, -angle)) < _SAME_TURN]
+    whole = 180 / min(turn, 180 - turn) if 0 < turn < 180 else 0.0
+    if not names and whole and abs(whole - round(whole)) < _SAME_TURN:
+        names = [f"uniform, {round(whole)} in half a turn"]
+    return f"{turn:.2f} degrees from spoke to spoke" + "".join(f" ({name})" for name in names)
+
+
+def _apart(one: NDArray[np.float64] | float, other: float) -> Any:  # noqa: ANN401 - an array or a number
+    """Degrees between directions of spokes, of which the sense does not matter."""
+    return np.abs((one - other + 90) % 180 - 90)
 
 
 def cell_areas(positions: NDArray[np.float32], matrix: tuple[int, int]) -> NDArray[np.float32]:

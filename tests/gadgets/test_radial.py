@@ -57,6 +57,17 @@ def error(images, truth):
     return float(np.linalg.norm(scale * found - truth) / np.linalg.norm(truth))
 
 
+@pytest.mark.parametrize("form", ["pixel", "fov", "weighted"])
+def test_positions_come_through_a_file(form, tmp_path):
+    scan, items = scan_of(trajectory="uniform", writes_trajectory=form)
+    write_scan(tmp_path / "scan.h5", scan.header, items)
+    with open_scan(tmp_path / "scan.h5") as file:
+        stored = [*file.items]
+    assert any(item.trajectory is not None for item in stored if isinstance(item, Readouts))
+    (ours, _), (theirs, _) = made(scan, stored), made(scan, items)
+    np.testing.assert_array_equal(pixels(ours), pixels(theirs))
+
+
 def changed(items, change):
     """Change the trajectories of all readouts that have one; None takes them away."""
     return [

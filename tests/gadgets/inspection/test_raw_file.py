@@ -269,6 +269,18 @@ def test_the_file_is_read_once_and_waveforms_of_the_learning_phase_are_distingui
     assert "waveform 0" not in section(document, "Readouts")
 
 
+def test_spokes_with_their_angles_and_delays(tmp_path):
+    pytest.importorskip("finufft", reason="no wheel of finufft for this platform")
+    plan = {"trajectory": "golden", "spokes": 20, "frames": 10, "coils": 4, "snr": 200.0}
+    size = {"matrix_x": 64, "matrix_y": 64, "field_of_view_x": 360.0, "field_of_view_y": 360.0}
+    plan = ScanPlan(**plan, **size, delay_x=0.8, delay_y=-0.4)
+    document, _ = report_on(tmp_path, plan)
+    (found,) = section(document, "Slices")["complete"]
+    assert (found["frames"], found["lines_of_frames"]) == (10, [20, 20])
+    assert "golden angle" in found["angles"]
+    assert (found["delays"]["x"], found["delays"]["y"]) == (pytest.approx(0.8, abs=0.05), pytest.approx(-0.4, abs=0.05))
+
+
 def test_command(tmp_path, capsys):
     path, out = tmp_path / "scan.h5", tmp_path / "report.json"
     write_simulation(PLAN, path)

@@ -4,6 +4,7 @@ import pytest
 from recon_core.errors import DataError
 from recon_core.physics.trajectory import (
     GOLDEN_ANGLE,
+    angle_law,
     cell_areas,
     check_positions,
     spoke_positions,
@@ -15,6 +16,29 @@ def test_golden_angles():
     assert pytest.approx(111.246, abs=1e-3) == GOLDEN_ANGLE
     assert tiny_golden_angle(1) == pytest.approx(GOLDEN_ANGLE)
     assert tiny_golden_angle(7) == pytest.approx(23.63, abs=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"),
+    [
+        (GOLDEN_ANGLE * np.arange(9), "111.25 degrees from spoke to spoke (golden angle)"),
+        (-GOLDEN_ANGLE * np.arange(9) + 20, "68.75 degrees from spoke to spoke (golden angle)"),
+        (tiny_golden_angle(7) * np.arange(9), "23.63 degrees from spoke to spoke (tiny golden angle 7)"),
+        (180 / 13 * np.tile(np.arange(13), 3), "13.85 degrees from spoke to spoke (uniform, 13 in half a turn)"),
+        (360 / 12 * np.arange(12), "30.00 degrees from spoke to spoke (uniform, 6 in half a turn)"),
+        (17.3 * np.arange(9), "17.30 degrees from spoke to spoke"),
+        (np.array([0.0, 5, 50, 60, 100, 177]), "no one angle from spoke to spoke"),
+        (np.zeros(1), "one spoke"),
+    ],
+)
+def test_angle_law(degrees, expected):
+    assert angle_law(spoke_positions(np.deg2rad(degrees), 8, 4, (16, 16))) == expected
+
+
+def test_angle_law_of_a_spiral():
+    turns = np.linspace(0, 6, 32)
+    spiral = np.stack([turns * np.cos(turns), turns * np.sin(turns)], -1) / 20
+    assert "no straight lines" in angle_law(spiral[None].astype(np.float32))
 
 
 def test_positions_of_spokes():
