@@ -12,10 +12,10 @@ import numpy as np
 from recon_core.data import CineSlice, CtImage, Receiver, Trajectory
 from recon_core.errors import DataError, ReconstructionWarning, SettingsError
 from recon_core.methods import is_asked_for, method_names
+from recon_core.off_grid.trajectory import to_cycles_per_pixel
 from recon_core.options import ReconOptions
 from recon_core.own_methods import allow_methods
 from recon_core.physics.noise_level import is_unit_noise, noise_deviation
-from recon_core.physics.trajectory import to_cycles_per_pixel
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

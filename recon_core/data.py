@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recon_core.errors import DataError
-from recon_core.physics.trajectory import check_positions
+from recon_core.off_grid.trajectory import check_positions
 
 if TYPE_CHECKING:
     import torch

@@ -19,8 +19,8 @@ from gadgets.wire.vendor import DAY, tick_length
 from recon_core.errors import DataError, ModelError
 from recon_core.gating.beats import REGULAR
 from recon_core.methods import find_method
-from recon_core.physics.delays import find_delays
-from recon_core.physics.trajectory import angle_law, are_straight
+from recon_core.off_grid.delays import find_delays
+from recon_core.off_grid.trajectory import angle_law, are_straight
 from recon_core.weights.manifest import find_weights
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gadgets.wire.header import ScanHeader
     from recon_core.data import CineSlice
     from recon_core.gating.beats import Rhythm
-    from recon_core.physics.delays import Delays
+    from recon_core.off_grid.delays import Delays
     from recon_core.trust.ranges import Sampling
 
 _WAVEFORMS = {0: "ECG", 1: "pulse", 2: "respiration", 3: "external", 4: "external"}

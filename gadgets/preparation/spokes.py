@@ -9,8 +9,8 @@ import numpy as np
 
 from gadgets.problems import Kind
 from recon_core.errors import DataError, HeaderError
-from recon_core.physics.trajectory import spoke_positions, tiny_golden_angle, to_cycles_per_pixel
-from recon_core.physics.trajectory_settings import TrajectorySettings
+from recon_core.off_grid.settings import TrajectorySettings
+from recon_core.off_grid.trajectory import spoke_positions, tiny_golden_angle, to_cycles_per_pixel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 
 from recon_core.ct.settings import CtSettings
 from recon_core.errors import SettingsError
+from recon_core.off_grid.settings import TrajectorySettings
 from recon_core.options import Option, Options, ReconOptions, apply, as_text, find_option, group, option, options_of
-from recon_core.physics.trajectory_settings import TrajectorySettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

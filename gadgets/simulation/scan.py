@@ -19,7 +19,7 @@ from gadgets.simulation.timeline import NOISE_INTERVAL, gated_timeline, motion, 
 from gadgets.wire.messages import ACQUISITION_HEADER, WAVEFORM_HEADER, AcquisitionFlag, Readouts, Waveform
 from gadgets.wire.vendor import DAY, find_vendor, tick_length
 from recon_core.errors import SettingsError
-from recon_core.physics.trajectory import spoke_positions
+from recon_core.off_grid.trajectory import spoke_positions
 from recon_core.simulate.coils import coil_maps, coil_maps_at, noise_covariance
 from recon_core.simulate.ecg import cardiac_position, ecg_signal
 from recon_core.simulate.phantom import BeatingThorax, pixel_positions

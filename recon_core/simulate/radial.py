@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recon_core.errors import SettingsError
-from recon_core.physics.trajectory import spoke_positions, tiny_golden_angle
+from recon_core.off_grid.trajectory import spoke_positions, tiny_golden_angle
 from recon_core.simulate.coils import coil_maps, noise_covariance
 from recon_core.simulate.phantom import BLOOD_SIGNAL, beating_thorax
 
@@ -91,7 +91,7 @@ def measure(fine: NDArray[np.complex64], positions: NDArray[np.float32]) -> NDAr
     """
     import torch
 
-    from recon_core.physics.nufft import sample_image
+    from recon_core.off_grid.nufft import sample_image
 
     places = torch.from_numpy(positions.reshape(-1, 2) / _SUPERSAMPLING)
     samples = sample_image(torch.from_numpy(np.ascontiguousarray(fine)), places, _TOLERANCE).numpy()

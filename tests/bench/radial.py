@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from recon_core.api import reconstruct
-from recon_core.physics.nufft import NufftSenseOperator
+from recon_core.off_grid.nufft import NufftSenseOperator
 from recon_core.simulate.radial import SimulatedRadial, simulate_radial
 
 SIZE, COILS, FRAMES, SPOKES, ITERATIONS = 192, 8, 10, 20, 12

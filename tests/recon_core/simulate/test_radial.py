@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from recon_core.errors import SettingsError
-from recon_core.physics.trajectory import spoke_positions
+from recon_core.off_grid.trajectory import spoke_positions
 from recon_core.simulate.radial import delayed, measure, simulate_radial, spoke_angles
 
 pytest.importorskip("finufft", reason="no wheel of finufft for this platform")

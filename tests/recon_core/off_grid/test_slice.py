@@ -8,8 +8,8 @@ from recon_core import reconstruct
 from recon_core.data import CineSlice, Receiver, Trajectory
 from recon_core.engine import Engine
 from recon_core.errors import DataError, ReconstructionWarning, SettingsError
+from recon_core.off_grid.trajectory import spoke_positions
 from recon_core.options import ReconOptions
-from recon_core.physics.trajectory import spoke_positions
 from recon_core.simulate.radial import simulate_radial
 from recon_core.steps.load import load
 

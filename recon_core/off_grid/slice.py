@@ -9,9 +9,9 @@ import torch
 
 from recon_core.data import HybridSlice
 from recon_core.errors import DataError
+from recon_core.off_grid.nufft import NufftSenseOperator
 from recon_core.physics.fourier import ifft
 from recon_core.physics.noise_level import UNIT_MEDIAN
-from recon_core.physics.nufft import NufftSenseOperator
 
 _OUTER = 0.8  # of the largest radius: beyond, signal is weakest
 

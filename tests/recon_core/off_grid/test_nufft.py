@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from recon_core.errors import DataError, ResourceError
-from recon_core.physics.nufft import NufftSenseOperator, grid_samples, sample_image
+from recon_core.off_grid.nufft import NufftSenseOperator, grid_samples, sample_image
+from recon_core.off_grid.trajectory import GOLDEN_ANGLE, spoke_positions
 from recon_core.physics.sense import PlaneSenseOperator
-from recon_core.physics.trajectory import GOLDEN_ANGLE, spoke_positions
 
 pytest.importorskip("finufft", reason="no wheel of finufft for this platform")
 

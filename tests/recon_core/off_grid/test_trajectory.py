@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from recon_core.errors import DataError
-from recon_core.physics.trajectory import (
+from recon_core.off_grid.trajectory import (
     GOLDEN_ANGLE,
     angle_law,
     cell_areas,

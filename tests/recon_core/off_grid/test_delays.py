@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from recon_core.physics.delays import Delays, correct_positions, find_delays
-from recon_core.physics.trajectory import spoke_positions
+from recon_core.off_grid.delays import Delays, correct_positions, find_delays
+from recon_core.off_grid.trajectory import spoke_positions
 from recon_core.simulate.radial import delayed, simulate_radial, spoke_angles
 
 SIZE = 64
