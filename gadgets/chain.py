@@ -35,7 +35,7 @@ from recon_core.budget import Budget
 from recon_core.errors import CinestreamError, DataError, ProtocolError, ResourceError, ScanStoppedError, SettingsError
 from recon_core.methods import find_method, is_asked_for
 from recon_core.physics.noise_level import is_unit_noise, noise_deviation
-from recon_core.printable import many
+from recon_core.words import many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recon_core.printable import many
+from recon_core.words import many
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,41 +6,6 @@ The same text reaches the log, the shell and the client at the other end of a co
 
 from __future__ import annotations
 
-import difflib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-_FEW = 12  # names that a message lists
-
-
-def choose_from(name: object, known: Iterable[str], lists: str = "") -> str:
-    """Say what a name may have been meant for, to follow a semicolon: similar names, or those that there are.
-
-    Parameters
-    ----------
-    name
-        What came; case and kind of dash do not count.
-    known
-        The names that there are.
-    lists
-        A command that lists them, where they are many.
-    """
-    names = list(known)
-    near = similar(name, names)
-    many = len(names) > _FEW
-    rest = f"{lists} lists all {len(names)}" if lists and many else f"there are {', '.join(names) or 'none'}"
-    if not near:
-        return rest
-    return f"did you mean {' or '.join(near)}?" + ("" if many and not lists else f" ({rest})")
-
-
-def similar(name: object, known: Iterable[str]) -> list[str]:
-    """Up to two of the names that are known which are like one that is not; case and kind of dash do not count."""
-    plain = {one.lower().replace("-", "_"): one for one in known}
-    return [plain[one] for one in difflib.get_close_matches(str(name).lower().replace("-", "_"), plain, 2)]
-
 
 class CinestreamError(Exception):
     """Base of every error raised on purpose by cinestream."""

@@ -10,7 +10,8 @@ import importlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from recon_core.errors import ModelError, choose_from
+from recon_core.errors import ModelError
+from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,9 +15,10 @@ import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from recon_core.errors import SettingsError, choose_from
+from recon_core.errors import SettingsError
 from recon_core.methods import METHODS, OWN_METHODS, find_method, method_names
 from recon_core.values import Allowed
+from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -19,8 +19,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recon_core.errors import CinestreamError, ModelError, SettingsError, choose_from
+from recon_core.errors import CinestreamError, ModelError, SettingsError
 from recon_core.methods import METHODS, OWN_METHODS, MethodInfo, find_method, load_target, method_names
+from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

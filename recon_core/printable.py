@@ -29,11 +29,6 @@ def printable(text: str, *, lines: bool = False) -> str:
     return _CONTROLS.sub(escaped, text)
 
 
-def many(count: int, thing: str) -> str:
-    """A count and what is counted."""
-    return f"{count} {thing}{'' if count == 1 else 's'}"
-
-
 class _PrintableRecords(logging.Filter):
     """Makes every record of a logger one line of printable text, whatever handlers there are."""
 

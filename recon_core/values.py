@@ -9,7 +9,8 @@ import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from recon_core.errors import SettingsError, similar
+from recon_core.errors import SettingsError
+from recon_core.words import meant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,8 +99,8 @@ class Allowed:
         if not self.names:
             return f", got {value!r}"
         given = [part.strip() for part in str(value).split(",")] if self.several else [str(value).strip()]
-        near = [meant for one in given if one not in self.names and (meant := similar(one, self.names))]
-        return f"; got {value!r}" + (f", did you mean {' or '.join(near[0])}?" if near else "")
+        asked = [question for one in given if one not in self.names and (question := meant(one, self.names))]
+        return f"; got {value!r}" + "".join(f", {question}" for question in asked[:1])
 
     def _within(self, value: object) -> bool:
         """Whether a value of the right kind is one of the choices, or within the limits."""

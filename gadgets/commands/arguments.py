@@ -12,9 +12,10 @@ from gadgets.commands.console import say
 from gadgets.preparation.noise_store import DAYS, ENTRIES, NoiseStore, default_folder
 from gadgets.settings import pipelines
 from gadgets.settings.settings import Settings, apply, grouped_settings, parse_assignments
-from recon_core.errors import CinestreamError, ResourceError, choose_from
+from recon_core.errors import CinestreamError, ResourceError
 from recon_core.methods import find_method, method_names, network_names
 from recon_core.own_methods import allow_methods
+from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gadgets.commands.console import say
-from recon_core.errors import ModelError, SettingsError, choose_from
+from recon_core.errors import ModelError, SettingsError
 from recon_core.methods import find_method, method_names
 from recon_core.options import ReconOptions, options_of, own_options
 from recon_core.own_methods import allow_methods
+from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     import argparse

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from recon_core.errors import similar
+from recon_core.words import meant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,17 +21,13 @@ class Parser(argparse.ArgumentParser):
         found, left = super().parse_known_args(args, namespace)
         if left:
             options = [one for one in left if one.startswith("-")]
-            near = similar(options[0].partition("=")[0], self._option_string_actions) if options else []
-            self.error(f"unrecognized arguments: {' '.join(left)}{_meant(near)}")
+            question = meant(options[0].partition("=")[0], self._option_string_actions) if options else ""
+            self.error("; ".join(filter(None, (f"unrecognized arguments: {' '.join(left)}", question))))
         return found, left
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:  # noqa: ANN401 - as argparse has it
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
-            near = similar(value, map(str, action.choices or ()))
-            raise argparse.ArgumentError(action, f"{error.message}{_meant(near)}") from error
-
-
-def _meant(near: list[str]) -> str:
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+            question = meant(value, map(str, action.choices or ()))
+            raise argparse.ArgumentError(action, "; ".join(filter(None, (error.message, question)))) from error

@@ -18,7 +18,7 @@ from gadgets.commands.arguments import (
 )
 from gadgets.commands.console import say
 from gadgets.connection.server import SharedEngine
-from recon_core.printable import many
+from recon_core.words import many
 
 if TYPE_CHECKING:
     import argparse

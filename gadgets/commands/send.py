@@ -9,7 +9,7 @@ from gadgets.commands.arguments import add_raw_and_images, port
 from gadgets.commands.console import read_text, say
 from gadgets.connection.resident import DEFAULT_HOST, DEFAULT_PORT
 from recon_core.errors import SettingsError
-from recon_core.printable import many
+from recon_core.words import many
 
 if TYPE_CHECKING:
     import argparse

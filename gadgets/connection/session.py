@@ -47,15 +47,9 @@ from gadgets.wire.messages import Text
 from gadgets.wire.reader import Reader
 from gadgets.wire.writer import Writer
 from recon_core.budget import Budget, free_bytes
-from recon_core.errors import (
-    CinestreamError,
-    ProtocolError,
-    ResourceError,
-    ScanStoppedError,
-    SettingsError,
-    choose_from,
-)
+from recon_core.errors import CinestreamError, ProtocolError, ResourceError, ScanStoppedError, SettingsError
 from recon_core.stopping import stoppable
+from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

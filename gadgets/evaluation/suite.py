@@ -28,12 +28,13 @@ from gadgets.wire.messages import Readouts
 from recon_core.ct.alignment import check_alignment, time_average_magnitude
 from recon_core.data import CtImage
 from recon_core.engine import Engine
-from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError, SettingsError, choose_from
+from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError, SettingsError
 from recon_core.methods import find_method, method_names
 from recon_core.metrics.scores import SCORES, measure, read_truth, scaled
 from recon_core.options import ReconOptions, apply
 from recon_core.storage import replacing
 from recon_core.weights.manifest import find_weights
+from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

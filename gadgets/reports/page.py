@@ -30,7 +30,7 @@ from gadgets.pictures import (
 )
 from recon_core.metrics.measures import dynamic_region
 from recon_core.metrics.scores import SCORES, score_text
-from recon_core.printable import many
+from recon_core.words import many
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -10,7 +10,7 @@ import numpy as np
 from gadgets.pictures import gray, white_level
 from gadgets.reports.page import Figure, embedded, embedded_loop
 from recon_core.methods import find_method, is_asked_for
-from recon_core.printable import many
+from recon_core.words import many
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,8 +13,9 @@ from defusedxml import DefusedXmlException
 from defusedxml import ElementTree as SafeTree
 
 from gadgets.settings.settings import Settings, apply
-from recon_core.errors import ResourceError, SettingsError, choose_from
+from recon_core.errors import ResourceError, SettingsError
 from recon_core.storage import packaged_folder
+from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gadgets.simulation.plan import ScanPlan
-from recon_core.errors import SettingsError, choose_from
+from recon_core.errors import SettingsError
+from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,9 +14,10 @@ import torch
 
 from recon_core.classical.cg_sense import CGSense
 from recon_core.classical.kt_sense import KtSense
-from recon_core.errors import SettingsError, choose_from
+from recon_core.errors import SettingsError
 from recon_core.options import CGSenseOptions, KtSenseOptions
 from recon_core.weights.manifest import STARTS, WEIGHED_AGAINST
+from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable

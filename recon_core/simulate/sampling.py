@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recon_core.errors import SettingsError, choose_from
+from recon_core.errors import SettingsError
+from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from recon_core.errors import SettingsError, choose_from
+from recon_core.errors import SettingsError
 from recon_core.methods import find_method, network_names
 from recon_core.values import Allowed, read_yaml
 from recon_core.weights.manifest import STARTS, check_name
+from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

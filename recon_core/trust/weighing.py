@@ -7,7 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from recon_core.errors import SettingsError, choose_from
+from recon_core.errors import SettingsError
+from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,10 +6,11 @@ import dataclasses
 import typing
 from typing import TYPE_CHECKING, Any, Literal
 
-from recon_core.errors import ModelError, SettingsError, choose_from
+from recon_core.errors import ModelError, SettingsError
 from recon_core.methods import find_method, load_target, method_names, network_names
 from recon_core.values import Allowed
 from recon_core.weights.checkpoint import first_line
+from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from recon_core.errors import ModelError, ResourceError, SettingsError, choose_from
+from recon_core.errors import ModelError, ResourceError, SettingsError
 from recon_core.methods import method_names
 from recon_core.storage import packaged_folder, replacing, xdg_folder
 from recon_core.trust.ranges import Limits, TrainingRange
 from recon_core.trust.weighing import LEAST_GAIN, Weighing
 from recon_core.values import read_yaml
+from recon_core.words import meant
 
 logger = logging.getLogger("cinestream")
 
@@ -334,7 +335,8 @@ class _Fields:
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
         value = self.text(name) or default
         if value not in choices:
-            raise self.wrong(name, f"one of {', '.join(choices)}, got {value!r:.60}; {choose_from(value, choices)}")
+            parts = (f"one of {', '.join(choices)}, got {value!r:.60}", meant(value, choices))
+            raise self.wrong(name, "; ".join(filter(None, parts)))
         return value
 
     def mapping(self, name: str) -> dict[str, object]:
