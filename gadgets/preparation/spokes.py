@@ -10,7 +10,7 @@ import numpy as np
 from gadgets.problems import Kind
 from recon_core.errors import DataError, HeaderError
 from recon_core.off_grid.settings import TrajectorySettings
-from recon_core.off_grid.trajectory import spoke_positions, tiny_golden_angle, to_cycles_per_pixel
+from recon_core.off_grid.trajectory import angle_step, spoke_positions, to_cycles_per_pixel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -112,16 +112,12 @@ class SpokePositions:
         half = center < _HALF * samples
         counters = readouts.headers["idx"]
         spokes = self._spokes or encoding.count("kspace_encoding_step_1")
-        steps = {
-            "uniform": (360.0 if half else 180.0) / max(1, spokes),
-            "golden": tiny_golden_angle(1),
-            "tiny_golden": tiny_golden_angle(settings.tiny),
-        }
+        step = settings.increment or angle_step(source, spokes, half=half, tiny=settings.tiny)
         by = settings.counter
         if by == "auto":
             by = "line" if source == "uniform" else "arrival"
         number = counters["kspace_encode_step_1"].astype(np.float64) if by == "line" else self._arrivals(readouts)
-        angle = number * (settings.increment or steps[source])
+        angle = number * step
         angle = settings.first + (-angle if settings.rotation == "clockwise" else angle)
         columns, rows = encoding.encoded.matrix[:2]
         across = max(encoding.spoke, 2 * max(center, samples - center) - (samples - center == center + 1))

@@ -99,8 +99,8 @@ class SpokeSlices:
         """Take consecutive readouts of one slice."""
         del line  # which angle it is, the positions say
         latest = self._latest
-        over = latest is not None and latest in self._open and self._open[latest].keeps_plan(self._spokes)
-        if latest not in (None, key) and over and not self._window:
+        before = self._open.get(latest) if latest is not None and latest != key and not self._window else None
+        if latest is not None and before is not None and before.keeps_plan(self._spokes):
             yield from self._finish(latest)
         self._latest = key
         if key in self.sent:

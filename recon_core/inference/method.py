@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from recon_core.data import HybridSlice
     from recon_core.options import NetworkOptions, Options
 
-# Samples that tell how well the start of a network is known: their squares are averaged over frames and neighbours.
-_SAMPLES = 1
+#: Samples that tell how well the start of a network is known, and what its image is compared with: their squares are
+#: averaged over frames and neighbours.
+SAMPLES = 1
 # Processors and GPUs (compute capability) with units for bfloat16.
 _BFLOAT16_QUERIES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 _BFLOAT16_GPU = (8, 0)
@@ -94,7 +95,7 @@ class NetworkMethod:
                 return torch.zeros_like(data.hybrid[:, 0])
             scale = self._entry.input_peak / peak
         if data.start is None and self.start_method:
-            data = with_start(data, self.start_method, _SAMPLES)
+            data = with_start(data, self.start_method, SAMPLES)
         begun = data if self._entry.start == self.start_method else with_start(data, self._entry.start)
         start = None if begun.start is None else begun.start * scale
         scaled = dataclasses.replace(data, hybrid=data.hybrid * scale, start=start, start_deviation=None)
@@ -110,11 +111,6 @@ class NetworkMethod:
     def start_method(self) -> str:
         """The method whose image is needed first, see `recon_core.inference.start.start_method`."""
         return start_method(self._entry)
-
-    @property
-    def samples(self) -> int:
-        """How many samples tell how well that image is known, and that of `reference`."""
-        return _SAMPLES
 
     @property
     def reference(self) -> str:

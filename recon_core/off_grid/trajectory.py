@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recon_core.errors import DataError
+from recon_core.errors import DataError, SettingsError
+from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +29,35 @@ _STRAIGHT = 1e-3  # cycles per pixel that a sample of a spoke may lie beside it
 def tiny_golden_angle(number: int) -> float:
     """The angle in degrees of tiny golden-angle scans; the first is the golden angle (doi:10.1109/TMI.2014.2382572)."""
     return 180 / ((1 + math.sqrt(5)) / 2 + number - 1)
+
+
+def angle_step(law: str, spokes: int, *, half: bool = False, tiny: int = 7) -> float:
+    """The angle from spoke to spoke in degrees.
+
+    Parameters
+    ----------
+    law
+        ``uniform``, ``golden`` or ``tiny_golden``.
+    spokes
+        Spokes of a frame, which uniform ones share the turn between them.
+    half
+        They begin at the centre, so that a whole turn is needed.
+    tiny
+        Which tiny golden angle.
+
+    Raises
+    ------
+    SettingsError
+        If there is no such law.
+    """
+    steps = {
+        "uniform": (360.0 if half else 180.0) / max(1, spokes),
+        "golden": GOLDEN_ANGLE,
+        "tiny_golden": tiny_golden_angle(tiny),
+    }
+    if law not in steps:
+        raise SettingsError(f"there are no angles {law!r}; {choose_from(law, steps)}")
+    return steps[law]
 
 
 def spoke_positions(
@@ -81,8 +111,7 @@ def to_cycles_per_pixel(
         If the largest is that of neither, or values are not finite.
     """
     largest = float(np.abs(values).max(initial=0.0))
-    if not math.isfinite(largest) or not np.isfinite(values).all():
-        raise DataError("the trajectory has values that are not finite; send positions in cycles per pixel")
+    _refuse_what_is_not_finite(values)
     size = np.array([matrix[1], matrix[0]], np.float32)
     per_pixel = float(np.abs(values / size).max(initial=0.0))
     if unit == "auto":
@@ -114,13 +143,17 @@ def check_positions(positions: NDArray[np.float32], measured: NDArray[np.bool_])
     used = positions[measured]
     if not used.size:
         return
-    if not np.isfinite(used).all():
-        raise DataError("the trajectory has values that are not finite; send positions in cycles per pixel")
+    _refuse_what_is_not_finite(used)
     radius = float(np.abs(used).max(initial=0.0))
     if radius == 0:
         raise DataError("the trajectory is zero everywhere; send the position of every sample, or set the angles")
     if radius > _EDGE:
         raise DataError(f"the trajectory reaches {radius:.3g} cycles per pixel, expected -0.5 to 0.5 along each axis")
+
+
+def _refuse_what_is_not_finite(values: NDArray[np.float32]) -> None:
+    if not np.isfinite(values).all():
+        raise DataError("the trajectory has values that are not finite; send positions in cycles per pixel")
 
 
 def are_straight(positions: NDArray[np.float32]) -> bool:

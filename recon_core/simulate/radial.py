@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recon_core.errors import SettingsError
-from recon_core.off_grid.trajectory import spoke_positions, tiny_golden_angle
+from recon_core.off_grid.trajectory import angle_step, spoke_positions
 from recon_core.simulate.coils import coil_maps, noise_covariance
 from recon_core.simulate.phantom import BLOOD_SIGNAL, beating_thorax
 
@@ -64,13 +63,11 @@ def spoke_angles(law: str, frames: int, spokes: int, increment: float = 0.0) -> 
     SettingsError
         If there is no such law.
     """
-    steps = {"uniform": 180 / spokes, "golden": tiny_golden_angle(1), "tiny_golden": tiny_golden_angle(7)}
-    if law not in steps:
-        raise SettingsError(f"unknown angles {law!r}; known are {', '.join(steps)}")
+    step = increment or angle_step(law, spokes)
     number = np.arange(frames * spokes).reshape(frames, spokes)
     if law == "uniform":
         number = number % spokes
-    angles: NDArray[np.float64] = np.deg2rad(number * (increment or steps[law]))
+    angles: NDArray[np.float64] = np.deg2rad(number * step)
     return angles
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError
-from recon_core.inference.method import NetworkMethod
+from recon_core.inference.method import SAMPLES, NetworkMethod
 from recon_core.physics.memory import MORE_GPU_MEMORY
 from recon_core.steps.work import Outcome, Outcomes, check_finite
 
@@ -138,7 +138,7 @@ class _Attempts:
     def _make(self, name: str, method: Method) -> Outcome:
         own = dataclasses.replace(self._work.data, notes=[], doubts=[], extra={})
         if isinstance(method, NetworkMethod) and method.start_method:
-            start, deviation = self._known(method.start_method, method.samples)  # its time is the network's
+            start, deviation = self._known(method.start_method)  # its time is the network's
             own = dataclasses.replace(own, start=start, start_deviation=deviation)
         image = check_finite(name, _fitting(name, method, own), self._work.cine)
         return Outcome(name, image, own.notes, own.extra, tuple(own.doubts))
@@ -147,20 +147,20 @@ class _Attempts:
         """Give what the image of a network is compared with, and the deviation that it is left with if it is known."""
         name = network.reference
         if name in self._made:
-            return self._known(name, network.samples)
+            return self._known(name)
         with self._work.pace.measured(self._work.job(name)):
-            return self._known(name, network.samples)
+            return self._known(name)
 
-    def _known(self, name: str, samples: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _known(self, name: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The image of a method, and its deviation if the method tells it by samples and was not run before."""
         options = self._work.options
         asked = options.kt_sense.samples
         if name not in self._made:
-            sampled = dataclasses.replace(options.kt_sense, samples=max(asked, samples))
+            sampled = dataclasses.replace(options.kt_sense, samples=max(asked, SAMPLES))
             method = self._work.build(name, dataclasses.replace(options, kt_sense=sampled))
             made = self._made[name] = self._make(name, method)
             self._deviations[name] = made.extra.get("uncertainty")
-            if samples > asked and "uncertainty" not in options.finish.extras:
+            if asked < SAMPLES and "uncertainty" not in options.finish.extras:
                 made.extra.pop("uncertainty", None)
         return self._made[name].image, self._deviations.get(name)
 

@@ -13,6 +13,7 @@ import torch
 
 from recon_core.errors import ModelError
 from recon_core.inference.fusion import decades, gather, with_phase
+from recon_core.inference.method import SAMPLES
 from recon_core.inference.start import with_start
 from recon_core.metrics.measures import dynamic_region
 from recon_core.training.trainer import draw_scan, place_of_crop, reconstruct_series
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 REFERENCE = "kt_sense"
 _SEED = 800_000  # far from the seeds of any training
 _WIDTH = 64  # columns, for speed
-_SAMPLES = 1  # of what the data leave open, as when a scan is reconstructed
 _WORSE = 0.2  # dB that an image may be worse than that of the reference
 _FOLDS = 4
 # A dB lost beyond the first part of one counts as thirty won: what is sent must not be worse. More than some dB won
@@ -93,7 +93,7 @@ def survey(network: Network, plan: TrainingPlan, library: Library) -> Iterator[F
         first = place_of_crop(whole.target, width, np.random.default_rng(seed))
         columns = slice(first, first + width)
         with torch.inference_mode():
-            reference = with_start(whole.slice(), REFERENCE, _SAMPLES)
+            reference = with_start(whole.slice(), REFERENCE, SAMPLES)
             image = reconstruct_series(network, whole.started(plan.start).crop(first, width))
             yield _found(
                 _known(reference.start)[..., columns],

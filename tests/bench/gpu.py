@@ -370,23 +370,10 @@ def real_time(bench: Bench) -> Iterator[Measurement]:
     matrix, coils = (32, 2) if bench.tiny else (realtime.MATRIX, realtime.COILS)
 
     def measure(method: str, mode: str) -> Figures:
-        plan = ScanPlan(
-            matrix_x=matrix,
-            matrix_y=matrix,
-            coils=coils,
-            frames=n_frames,
-            time_axis="repetition",
-            sampling="interleaved",
-            acceleration=realtime.ACCELERATION,
-            acs_lines=0,
-            repetition_time=1000 * realtime.FRAME * realtime.ACCELERATION / matrix,
-            waveforms=False,
-        )
-        scan, engine = simulate(plan), Engine(bench.device.type)
+        scan, engine = simulate(realtime.plan_of(n_frames, matrix, coils)), Engine(bench.device.type)
         settings = {"method": method, "realtime": mode, "realtime_window": 8, "outside_range": "note"}
-        with patch.object(realtime, "MATRIX", matrix):
-            for _ in range(2):  # the first warms up
-                latency, work = realtime.measure(scan.header, scan.items(), engine, settings, time.perf_counter)
+        for _ in range(2):  # the first warms up
+            latency, work = realtime.measure(scan.header, scan.items(), engine, settings, time.perf_counter, matrix)
         after = sorted(latency[realtime.ACCELERATION :])
         return {
             "median ms": round(1e3 * statistics.median(after), 2),

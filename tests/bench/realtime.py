@@ -37,20 +37,7 @@ def main() -> None:
     clock = CLOCKS[sys.argv[2] if len(sys.argv) > 2 else "wall"]
     method = sys.argv[3] if len(sys.argv) > 3 else "cg_sense"
     torch.set_num_threads(threads)
-    lines = MATRIX // ACCELERATION
-    plan = ScanPlan(
-        matrix_x=MATRIX,
-        matrix_y=MATRIX,
-        coils=COILS,
-        frames=FRAMES,
-        time_axis="repetition",
-        sampling="interleaved",
-        acceleration=ACCELERATION,
-        acs_lines=0,
-        repetition_time=1000 * FRAME / lines,
-        respiration=5.0,
-        waveforms=False,
-    )
+    plan = plan_of(FRAMES, respiration=5.0)
     scan, warm = simulate(plan), simulate(replace(plan, frames=WARM))
     items = list(scan.items())
     engine = Engine()
@@ -71,9 +58,26 @@ def main() -> None:
         )
 
 
-def measure(header: str, items, engine: Engine, settings, clock) -> tuple[np.ndarray, float]:
+def plan_of(frames: int, matrix: int = MATRIX, coils: int = COILS, **more) -> ScanPlan:
+    """A scan without a period, its lines shifting from frame to frame."""
+    return ScanPlan(
+        matrix_x=matrix,
+        matrix_y=matrix,
+        coils=coils,
+        frames=frames,
+        time_axis="repetition",
+        sampling="interleaved",
+        acceleration=ACCELERATION,
+        acs_lines=0,
+        repetition_time=1000 * FRAME / (matrix // ACCELERATION),
+        waveforms=False,
+        **more,
+    )
+
+
+def measure(header: str, items, engine: Engine, settings, clock, matrix: int = MATRIX) -> tuple[np.ndarray, float]:
     """Latency of every frame in s, on the clock of a scanner that never waits; and all work in s."""
-    spacing = FRAME / (MATRIX // ACCELERATION)
+    spacing = FRAME / (matrix // ACCELERATION)
     arrival = 0.0
     now = 0.0  # when the chain is ready for more
     began = 0.0  # when it was handed the readout that it works on, by the clock of the machine
