@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import logging
 import shutil
 from collections import Counter
 
@@ -55,6 +56,16 @@ def _only_own_methods_of_this_test():
     yield
     OWN_METHODS.clear()
     OWN_METHODS.update(before)
+
+
+@pytest.fixture(autouse=True)
+def _handlers_format_as_before():
+    """A server sets the form of all handlers of its process."""
+    handlers = logging.getLogger().handlers
+    before = [(handler, handler.formatter) for handler in handlers]
+    yield
+    for handler, formatter in before:
+        handler.setFormatter(formatter)
 
 
 @pytest.hookimpl(trylast=True)  # after those that are not asked for were taken out

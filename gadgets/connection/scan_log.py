@@ -94,7 +94,8 @@ class ServerFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Write a line, and behind it what a traceback has."""
         when = datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
-        message, scan = record.getMessage(), CURRENT.get()
+        record.message = message = record.getMessage()  # as formatters do, for handlers that look at it
+        scan = CURRENT.get()
         if record.exc_info and not record.exc_text:
             record.exc_text = self.formatException(record.exc_info)
         if self._form == "json":

@@ -130,3 +130,10 @@ def test_all_handlers_write_so(form, monkeypatch):
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
     log_as_server(form)
     assert isinstance(handler.formatter, ServerFormatter)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_other_handlers_find_the_message_in_a_record(form):
+    one = record("%d images", 3)
+    ServerFormatter(form).format(one)
+    assert one.message == "3 images"
