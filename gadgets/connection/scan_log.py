@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gadgets.chain import ScanSummary
 from recon_core.printable import make_log_printable
+from recon_core.words import many
 
 if TYPE_CHECKING:
     from gadgets.problems import Problems
@@ -63,14 +64,14 @@ class ScanRecord:
         level = logging.ERROR if problems.damage or self.peer_gone else logging.INFO
         logger.log(
             level,
-            "%s %s, pipeline %s, protocol %s: %d images of %d slices from %d readouts in %.1f s%s; problems: %s",
+            "%s %s, pipeline %s, protocol %s: %s of %s from %s in %.1f s%s; problems: %s",
             self.door,
             self.peer,
             self.pipeline or "none",
             self.protocol or "not said",
-            summary.images,
-            summary.slices,
-            summary.readouts,
+            many(summary.images, "image"),
+            many(summary.slices, "slice"),
+            many(summary.readouts, "readout"),
             facts["seconds"],
             ", the peer was gone before the end" if self.peer_gone else "",
             told,
