@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 		--gif demo/cine.gif --report demo/report.html
 
 test: $(VENV)/.installed-dev
-	@echo "The quick tests take about 6 minutes on 2 cores."
+	@echo "The quick tests take about 7 minutes on 2 cores."
 	$(PYTEST) -m "not slow and not cuda"
 
 test-all: $(VENV)/.installed-dev

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import signal
 from collections import Counter
 
 import pytest
@@ -9,6 +10,10 @@ import pytest
 import recon_core  # noqa: F401 - before torch, for the settings that it makes for it
 from recon_core.methods import OWN_METHODS
 from tests.helpers.paths import ABSENT, REPOSITORY
+
+# Where the shell started the tests in the background, this is ignored, by all processes that they start too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PACKAGED = REPOSITORY / "weights"
 #: How many of the other tests take as long as one with the marker, roughly.

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     Measurement = tuple[str, Callable[[], Figures]]
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
-#: The order of issue: what the most depends on first.
+#: In their order: what most depends on comes first.
 ORDER = (
     "crunet_mr",
     "cinenet",
