@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from gadgets.files.images import read_header, read_images
 from gadgets.images.collection import sort_images, tick_of_images
-from gadgets.pictures import loop_seconds
+from gadgets.images.pictures import loop_seconds
 from gadgets.wire.attributes import is_derived, read_meta
 from recon_core.errors import DataError, SettingsError
 from recon_core.metrics.scores import SCORES, measure, read_truth, scaled, score_text

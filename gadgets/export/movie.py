@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gadgets.pictures import gray, loop_pages, white_level
+from gadgets.images.pictures import gray, loop_pages, white_level
 from recon_core.errors import ResourceError
 from recon_core.storage import write_file
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gadgets.pictures import ERROR_GAIN, gray, loop, moving_part, white_level
+from gadgets.images.pictures import ERROR_GAIN, gray, loop, moving_part, white_level
 from gadgets.reports.page import comparison, render
 from recon_core.storage import write_file
 

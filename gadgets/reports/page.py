@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image as Picture
 
 from gadgets import __version__
-from gadgets.pictures import (
+from gadgets.images.pictures import (
     ERROR_GAIN,
     GAP,
     MOST_LOOP_FRAMES,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gadgets.pictures import loop_seconds
+from gadgets.images.pictures import loop_seconds
 from gadgets.slices.complete import describe
 from recon_core.errors import DataError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gadgets.pictures import (
+from gadgets.images.pictures import (
     ERROR_GAIN,
     GAP,
     MOST_LOOP_FRAMES,

@@ -18,7 +18,7 @@ from gadgets.evaluation.suite import (
     score_text_of,
     summarise,
 )
-from gadgets.pictures import encoded, still, white_level
+from gadgets.images.pictures import encoded, still, white_level
 from gadgets.reports.page import comparison, render
 from recon_core.errors import SettingsError
 from recon_core.methods import find_method
@@ -109,7 +109,7 @@ def _best_of(row: Row, rows: Sequence[Row]) -> set[str]:
 
 
 def write_picture(path: Path, outcome: Outcome) -> None:
-    """Draw one scan as a still figure, see `gadgets.pictures.still`.
+    """Draw one scan as a still figure, see `gadgets.images.pictures.still`.
 
     Columns are the truth, ``zero_filled``, ``kt_sense``, of the other methods without weights the best, and the best
     four networks, by the PSNR of the dynamic region.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from gadgets.pictures import gray, white_level
+from gadgets.images.pictures import gray, white_level
 from gadgets.reports.page import Figure, embedded, embedded_loop
 from recon_core.methods import find_method, is_asked_for
 from recon_core.words import many

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 
-from gadgets.pictures import GAP, encoded, gray, montage, moving_column
+from gadgets.images.pictures import GAP, encoded, gray, montage, moving_column
 from gadgets.reports.page import render
 from recon_core.methods import find_method
 from recon_core.storage import write_file

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image as Picture
 
 from gadgets.commands.train import train
-from gadgets.pictures import GAP
+from gadgets.images.pictures import GAP
 from gadgets.reports.training import write_curves, write_samples
 from recon_core.errors import ResourceError
 from recon_core.training.library import Library

@@ -9,7 +9,7 @@ from PIL import Image as Picture
 from gadgets.commands.main import main
 from gadgets.evaluation.images import evaluate, read_series, table, write_csv
 from gadgets.files.images import ImageFile, read_images
-from gadgets.pictures import GAP
+from gadgets.images.pictures import GAP
 from gadgets.reports.evaluation import write_gif, write_page
 from gadgets.simulation import ScanPlan, write_simulation
 from gadgets.wire.messages import IMAGE_HEADER, Image

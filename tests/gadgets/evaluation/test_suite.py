@@ -30,7 +30,7 @@ from gadgets.evaluation.suite import (
     summarise,
     table,
 )
-from gadgets.pictures import still
+from gadgets.images.pictures import still
 from gadgets.replay import replay
 from gadgets.reports.record import ReportCollector
 from gadgets.reports.suite import _columns, write_picture, write_suite_page

@@ -9,7 +9,7 @@ from gadgets.chain import ScanSummary
 from gadgets.gating.gate import Gating
 from gadgets.gating.heartbeat import Heartbeat
 from gadgets.images.maker import CineImage
-from gadgets.pictures import moving_part
+from gadgets.images.pictures import moving_part
 from gadgets.problems import Kind
 from gadgets.reports.record import ReportCollector
 from gadgets.reports.scan import write_gif, write_report

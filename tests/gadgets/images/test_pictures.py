@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gadgets.pictures import moving_part, white_level
+from gadgets.images.pictures import moving_part, white_level
 
 
 @pytest.fixture
