@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import time
-from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -28,21 +28,17 @@ from recon_core.steps.package import package
 from recon_core.steps.run import run
 from recon_core.steps.units import find_units
 from recon_core.steps.work import Work, finiteness
-from recon_core.stopping import can_stop, check, checked_networks
+from recon_core.stopping import checked_networks
+from recon_core.turns import Turns
 from recon_core.weights.manifest import find_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from recon_core.data import Reconstruction
     from recon_core.methods import MethodInfo
     from recon_core.options import ReconOptions
     from recon_core.steps.work import Method
-
-
-_TURN_SECONDS = 0.5  # until a thread that waits for its turn asks whether it still should
 
 
 def create_method(name: str, options: ReconOptions) -> Method:
@@ -105,7 +101,7 @@ class Engine:
 
     def __init__(self, device: str = "auto") -> None:
         self.device = resolve_device(device)
-        self._lock = Lock()
+        self._turns = Turns()
         self._pace = Pace()
         # Bounded, because the options may come from any client.
         self._method = functools.lru_cache(maxsize=16)(_create)
@@ -123,7 +119,7 @@ class Engine:
         ModelError
             If the method cannot be built.
         """
-        with self._lock, torch.inference_mode():
+        with self._turns.turn(), torch.inference_mode():
             if not find_method(options.method).chooses:
                 self._build(options.method, options)
                 return
@@ -180,7 +176,7 @@ class Engine:
         ModelError
             If the device is missing.
         """
-        with self._turn(), torch.inference_mode():
+        with self._turns.turn(), torch.inference_mode():
             reference = ifft(to_device(calibration, self._device_for(options)), (-1,))
             maps, notes = estimate_maps(reference, measured_lines(reference), options.maps)
             return maps.cpu().numpy(), notes
@@ -210,8 +206,8 @@ class Engine:
             If nobody waits for it any more, see `recon_core.stopping`.
         """
         deadline = options.compute.deadline
-        until = time.monotonic() + deadline if deadline else None
-        with self._turn():
+        until = time.monotonic() + deadline if deadline else math.inf
+        with self._turns.turn(until):
             try:
                 with torch.inference_mode(), checked_networks():
                     return self._reconstruct(cine_slice, options, until)
@@ -229,20 +225,10 @@ class Engine:
                     f"{type(error).__name__}: {error}; {finiteness(cine_slice)}"
                 ) from error
 
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Wait for the slice of another thread, unless there is no more use in it."""
-        while not self._lock.acquire(timeout=_TURN_SECONDS if can_stop() else -1):
-            check()
-        try:
-            yield
-        finally:
-            self._lock.release()
-
     def _device_for(self, options: ReconOptions) -> torch.device:
         return self.device if options.compute.device == "auto" else resolve_device(options.compute.device)
 
-    def _reconstruct(self, cine_slice: CineSlice, options: ReconOptions, until: float | None) -> Reconstruction:
+    def _reconstruct(self, cine_slice: CineSlice, options: ReconOptions, until: float) -> Reconstruction:
         device = self._device_for(options)
         seconds: dict[str, float] = {}
         with timed(seconds, "maps", device):

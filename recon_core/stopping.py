@@ -1,7 +1,7 @@
-"""Stopping a reconstruction that nobody waits for any more.
+"""Stopping a reconstruction that nobody waits for any more, or holding it while a more urgent one is made.
 
 Whoever runs a scan says with `stoppable` how to find out. Transforms, encoding operators, solvers and the layers of
-networks `check` it, so that no method has to know of it.
+networks `check` it, so that no method has to know of it. For holding see `recon_core.turns`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class _Stop:
 
 
 _current: ContextVar[_Stop | None] = ContextVar("stop", default=None)
+_way: ContextVar[Callable[[], None] | None] = ContextVar("way", default=None)
 
 
 @contextmanager
@@ -73,8 +74,18 @@ def can_stop() -> bool:
     return _current.get() is not None
 
 
-def check() -> None:
-    """Ask whether to go on; a step of whatever iterates does so, and nothing happens outside of `stoppable`.
+@contextmanager
+def giving_way(give_way: Callable[[], None]) -> Iterator[None]:
+    """Let what runs within give way to others: `give_way` is called at every step, and returns when to go on."""
+    token = _way.set(give_way)
+    try:
+        yield
+    finally:
+        _way.reset(token)
+
+
+def ask() -> None:
+    """Ask whether to go on; nothing happens outside of `stoppable`.
 
     Raises
     ------
@@ -84,6 +95,20 @@ def check() -> None:
     stop = _current.get()
     if stop is not None:
         stop.check()
+
+
+def check() -> None:
+    """Ask whether to go on, and give way to others; a step of whatever iterates does so.
+
+    Raises
+    ------
+    ScanStoppedError
+        If not.
+    """
+    ask()
+    give_way = _way.get()
+    if give_way is not None:
+        give_way()
 
 
 @contextmanager

@@ -49,6 +49,7 @@ from gadgets.wire.writer import Writer
 from recon_core.budget import Budget, free_bytes
 from recon_core.errors import CinestreamError, ProtocolError, ResourceError, ScanStoppedError, SettingsError
 from recon_core.stopping import stoppable
+from recon_core.turns import Share, sharing
 from recon_core.words import choose_from
 
 if TYPE_CHECKING:
@@ -337,9 +338,10 @@ class Session:
         self, header: ScanHeader, settings: Settings, items: Iterator[Message], problems: Problems
     ) -> None:
         dialect = self._handshake.dialect
+        settings = self._options.override(settings)
         chain = Chain(
             header,
-            self._options.override(settings),
+            settings,
             self._engine,
             problems,
             noise=NoiseSources(store=self._options.noise_store),
@@ -348,10 +350,11 @@ class Session:
             to_gadgetron=dialect is Dialect.GADGETRON,
         )
         self._summary = chain.summary
-        for item in chain(items):
-            form = dialect.translate(item)
-            if form is not None:
-                self._send(form)
+        with sharing(Share(urgent=settings.realtime.mode != "off")):
+            for item in chain(items):
+                form = dialect.translate(item)
+                if form is not None:
+                    self._send(form)
 
     def _why_stop(self, drain: Drain[Message]) -> str:
         """Why the reconstruction is to be stopped; empty while it is not.

@@ -107,7 +107,7 @@ def choose(work: Work) -> Work:
     Work
         The same with another method in its options; a note on the data gives the reason.
     """
-    left = math.inf if work.until is None else work.until - time.monotonic()
+    left = work.until - time.monotonic()
     ranked = candidates(work.options)
     passed: list[str] = []
     for chosen in ranked:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from recon_core.errors import ModelError
+from recon_core.turns import work_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,9 +44,9 @@ def to_device(array: NDArray[np.generic], device: torch.device) -> torch.Tensor:
 
 @contextlib.contextmanager
 def timed(seconds: dict[str, float], stage: str, device: torch.device) -> Iterator[None]:
-    """Note the wall time of a stage, to the end of its work on a GPU."""
-    started = time.perf_counter()
+    """Note the time of a stage, to the end of its work on a GPU, without what it gave way to."""
+    started = work_time()
     yield
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    seconds[stage] = time.perf_counter() - started
+    seconds[stage] = work_time() - started

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from recon_core.methods import METHODS, find_method
+from recon_core.turns import work_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,9 +55,9 @@ class Pace:
     @contextlib.contextmanager
     def measured(self, job: Job) -> Iterator[None]:
         """Learn how long a method takes that is run meanwhile; nothing is learned if it fails."""
-        begin = time.perf_counter()
+        begin = work_time()
         yield
-        self.learn(job, time.perf_counter() - begin)
+        self.learn(job, work_time() - begin)
 
     def learn(self, job: Job, seconds: float) -> None:
         """Take into account how long a method took."""

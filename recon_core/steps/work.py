@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,8 +36,8 @@ class Work:
     """Gives the method of a name, built from options."""
     pace: Pace = field(default_factory=Pace)
     """How long methods take."""
-    until: float | None = None
-    """When the images should be there, as `time.monotonic` tells the time; None where there is time enough."""
+    until: float = math.inf
+    """When the images should be there, as `time.monotonic` tells the time; infinite where there is time enough."""
 
     def why_not(self, name: str) -> str:
         """Why a method cannot take such a slice, whatever is in it; empty if it can."""

@@ -43,7 +43,7 @@ def seconds(engine: Engine, cine: CineSlice, name: str) -> float:
             found.append(taken / relative_size(job))
 
     options = ReconOptions.of(method=name, outside_range="note", fallback="none")
-    with patch.object(Pace, "learn", learn), patch("recon_core.steps.pace.time.perf_counter", time.process_time):
+    with patch.object(Pace, "learn", learn), patch("recon_core.steps.pace.work_time", time.process_time):
         for _ in range(_RUNS):
             engine.reconstruct(cine, options)
     return min(found)

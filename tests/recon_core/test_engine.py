@@ -285,7 +285,7 @@ def test_one_reconstruction_at_a_time(engine, make_slice, monkeypatch):
     inside = []
 
     def watch(self, data):
-        inside.append(engine._lock.locked())
+        inside.append(engine._turns.taken)
         return data.hybrid[:, 0]
 
     monkeypatch.setattr(CGSense, "__call__", watch)
@@ -294,7 +294,7 @@ def test_one_reconstruction_at_a_time(engine, make_slice, monkeypatch):
         results = list(pool.map(lambda _: engine.reconstruct(cine_slice, ReconOptions()), range(4)))
     assert len(results) == 4
     assert inside == [True] * 4
-    assert not engine._lock.locked()
+    assert not engine._turns.taken
 
 
 @pytest.mark.parametrize("shape", [(3, 4, 24, 18), (1, 1, 5, 3)])
@@ -430,7 +430,7 @@ def test_without_weights_that_add_something_the_best_without_is_chosen(engine, m
 
 def test_a_method_that_was_found_to_be_slow_is_not_chosen_again(engine, heart, known_network, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("recon_core.steps.pace.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("recon_core.steps.pace.work_time", lambda: now[0])
 
     def slow(image):
         now[0] += 1e5

@@ -102,7 +102,7 @@ def test_every_method_stops_at_any_step(method):
 def test_waiting_for_a_turn_stops():
     engine = Engine("cpu")
     begin = time.monotonic()
-    with engine._lock, stoppable(Countdown(1)), pytest.raises(ScanStoppedError):
+    with engine._turns.turn(), stoppable(Countdown(1)), pytest.raises(ScanStoppedError):
         engine.reconstruct(cine(), ReconOptions())
     assert time.monotonic() - begin < 5
     engine.reconstruct(cine(), ReconOptions())

@@ -1,6 +1,7 @@
 """What `method=auto` chooses, by what is known of the methods and of the slice."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -153,7 +154,8 @@ RANKED = ["crunet_mr", "crnn_mri", *WITHOUT_WEIGHTS]
 
 def in_time(left, table=TABLE, options=AUTO, **more):
     """What is chosen with so many seconds left, with the note."""
-    slice_ = dataclasses.replace(work(options, **more), pace=Known(table), until=None if left is None else 100.0 + left)
+    until = math.inf if left is None else 100.0 + left
+    slice_ = dataclasses.replace(work(options, **more), pace=Known(table), until=until)
     with (
         patch("recon_core.steps.choose.time.monotonic", lambda: 100.0),
         patch("recon_core.steps.choose.list_weights", lambda: WEIGHTS),

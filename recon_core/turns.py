@@ -1,0 +1,151 @@
+"""Whose slice is worked on: one at a time, the urgent ones first, and scans share the time.
+
+Who waits for its turn goes in this order: scans of which the images are of no use later (`urgent`), slices with a
+deadline, all others; among those the scan that has had least of the time. At any step (`recon_core.stopping.check`) a
+slice gives way to one that comes before it by the first two, and goes on afterwards.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from threading import Condition
+from typing import TYPE_CHECKING
+
+from recon_core.stopping import ask, can_stop, giving_way
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ASK_SECONDS = 0.5  # until who waits for its turn asks whether it still should
+_number = itertools.count()
+
+
+@dataclass(eq=False)
+class Share:
+    """What a scan has of the time that all share."""
+
+    urgent: bool = False
+    """Its images are of no use later, as those of a scan in real time."""
+    used: float = 0.0
+    """Seconds that it has had; of one that comes later, and those that were had before it came."""
+
+
+_share: ContextVar[Share | None] = ContextVar("share", default=None)
+_turn: ContextVar[_Turn | None] = ContextVar("turn", default=None)
+
+
+@contextmanager
+def sharing(share: Share) -> Iterator[None]:
+    """Let the turns that are taken within be those of one scan."""
+    token = _share.set(share)
+    try:
+        yield
+    finally:
+        _share.reset(token)
+
+
+def work_time() -> float:
+    """Seconds on a clock that stands still while the slice that this thread works on gives way to another."""
+    turn = _turn.get()
+    return time.perf_counter() - (turn.paused if turn else 0.0)
+
+
+class _Turn:
+    """A slice that is worked on, waits for that, or has given way.
+
+    Parameters
+    ----------
+    share
+        What its scan has had.
+    until
+        When its images should be there, as `time.monotonic` has it; infinite if at no certain time.
+    """
+
+    def __init__(self, share: Share, until: float) -> None:
+        self.share = share
+        self.urgency = 0 if share.urgent else 1 if until < math.inf else 2
+        self.paused = 0.0
+        self.begun = False  # its memory is taken, so that it goes before those that have not begun
+        self._until = until
+        self._number = next(_number)
+
+    def rank(self) -> tuple[int, float, bool, float, int]:
+        """The lowest is next."""
+        return self.urgency, self._until, not self.begun, self.share.used, self._number
+
+
+class Turns:
+    """Turns at a device, for the threads that share it."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._waiting: list[_Turn] = []
+        self._held: _Turn | None = None
+        self._had = [0.0] * 3  # by the scan of each urgency that had its turn last, when that began
+
+    @property
+    def taken(self) -> bool:
+        """Whether anyone has its turn."""
+        return self._held is not None
+
+    @contextmanager
+    def turn(self, until: float = math.inf) -> Iterator[None]:
+        """Wait for a turn, and have it.
+
+        Parameters
+        ----------
+        until
+            When what is done within should be there, as `time.monotonic` has it.
+
+        Raises
+        ------
+        ScanStoppedError
+            If there is no more use in waiting, see `recon_core.stopping`.
+        """
+        turn = _Turn(_share.get() or Share(), until)
+        with self._changed:
+            # what a scan did not use before is not saved up
+            turn.share.used = max(turn.share.used, self._had[turn.urgency])
+            self._wait(turn)
+        token = _turn.set(turn)
+        began = work_time()
+        try:
+            with giving_way(lambda: self._give_way(turn)):
+                yield
+        finally:
+            turn.share.used += work_time() - began
+            _turn.reset(token)
+            with self._changed:
+                if self._held is turn:
+                    self._held = None
+                self._changed.notify_all()
+
+    def _wait(self, turn: _Turn) -> None:
+        """Wait with the lock held, which is given back meanwhile."""
+        self._waiting.append(turn)
+        try:
+            while self._held is not None or min(self._waiting, key=_Turn.rank) is not turn:
+                self._changed.wait(_ASK_SECONDS if can_stop() else None)
+                ask()
+            self._held = turn
+            self._had[turn.urgency] = turn.share.used
+            turn.begun = True
+        finally:
+            self._waiting.remove(turn)
+            self._changed.notify_all()
+
+    def _give_way(self, turn: _Turn) -> None:
+        """Let those go before that are more urgent, if any wait."""
+        if not any(other.urgency < turn.urgency for other in [*self._waiting]):
+            return
+        began = time.perf_counter()
+        with self._changed:
+            self._held = None
+            self._changed.notify_all()
+            self._wait(turn)
+        turn.paused += time.perf_counter() - began
