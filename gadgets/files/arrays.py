@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from gadgets.files.hdf5 import damage_of, is_hdf5, open_hdf5
+from gadgets.files.hdf5 import check_fields, damage_of, is_hdf5, open_hdf5
 from recon_core.budget import free_bytes
 from recon_core.errors import DataError, ResourceError
 
@@ -78,6 +78,8 @@ def open_arrays(path: Path) -> Iterator[Arrays]:
         with open_hdf5(path) as file:
             with damage_of(path):
                 found = {name: item for name in file if hasattr(item := file.get(name), "shape")}
+                for item in found.values():
+                    check_fields(item)
                 pairs = any({"real", "imag"} <= set(item.dtype.names or ()) for item in found.values())
                 matlab = pairs or any("MATLAB_class" in item.attrs for item in found.values())
             yield Arrays("MATLAB" if matlab else "HDF5", found, file)

@@ -189,6 +189,25 @@ def as_text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
+def check_fields(dataset: h5py.Dataset) -> None:
+    """Check that the parts of a row lie side by side as h5py reads them, or it writes beyond their memory.
+
+    h5py takes a larger type for a number whose description is damaged, and leaves its place as it is.
+
+    Raises
+    ------
+    DataError
+        If they overlap.
+    """
+    end = 0
+    for kind, place, *_ in sorted((dataset.dtype.fields or {}).values(), key=lambda one: one[1]):
+        if place < end:
+            raise DataError(f"{dataset.file.filename} is damaged: the parts of a row of {dataset.name} overlap")
+        end = place + kind.itemsize
+    if end > dataset.dtype.itemsize:
+        raise DataError(f"{dataset.file.filename} is damaged: the parts of {dataset.name} are longer than a row")
+
+
 def read_rows(dataset: h5py.Dataset, rows: slice | tuple[()]) -> Any:  # noqa: ANN401 - an array, or one value
     """Read rows of a data set.
 
@@ -202,6 +221,7 @@ def read_rows(dataset: h5py.Dataset, rows: slice | tuple[()]) -> Any:  # noqa: A
     where = dataset.file.filename
     with damage_of(where, str(dataset.name)):
         whole = dataset.shape[0] if dataset.shape else 1
+        check_fields(dataset)
         begin, end, _ = (0, whole, 1) if isinstance(rows, tuple) else rows.indices(whole)
         size = (end - begin) * int(np.prod(dataset.shape[1:], dtype=np.float64)) * dataset.dtype.itemsize
         free = free_bytes()
@@ -224,6 +244,7 @@ def read_sound_rows(dataset: h5py.Dataset, begin: int, end: int) -> NDArray[np.v
     """
     where = dataset.file.filename
     with damage_of(where, str(dataset.name)):
+        check_fields(dataset)
         end = sound_rows(dataset, begin, end)
         if end == begin:
             raise DataError(f"{where} is damaged: row {begin} of {dataset.name} claims more than the file has")
