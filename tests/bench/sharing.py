@@ -1,0 +1,131 @@
+"""Measure what other scans cost a scan in real time on the same server: ``python -m tests.bench.sharing [SCANS]``.
+
+A server takes one small scan in real time at the pace of a scanner, first alone and then while others (7 by default) send
+whole slices as fast as they are taken; the order of both is repeated. Then the same with a server that knows no urgent
+scans. The latency is that from the last readout of a frame to its image, at the client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from gadgets.simulation import ScanPlan, simulate
+from gadgets.wire.messages import Close, ConfigFile, Header, Image, Readouts
+from gadgets.wire.reader import Reader
+from gadgets.wire.writer import Writer
+from tests.bench.realtime import ACCELERATION, FRAME, plan_of
+
+FRAMES, ROUNDS = 100, 3
+LONG = ScanPlan(matrix_x=156, matrix_y=192, coils=10, frames=24, slices=2, acceleration=6)
+PIPELINES = ("cg_sense", "kt_sense", "crunet_mr")  # of the other scans, in turns
+# a server of this one's settings whose scans are all alike
+ALIKE = "import recon_core.turns as turns; turns._Turn.rank = lambda turn: turn._number; turns.Turns._give_way = print"
+
+
+def main() -> None:
+    others = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    small, long = simulate(plan_of(FRAMES)), simulate(LONG)
+    print(f"{FRAMES} frames of {1000 * FRAME:g} ms in real time; {others} other scans: {', '.join(PIPELINES)}")
+    print("| server | other scans | median | 95 % | longest |")
+    print("|---|---|---|---|---|")
+    found: dict[str, list[float]] = {}
+    for name, before in (("as it is", ""), ("none is urgent", ALIKE)):
+        with server(before) as address:
+            latencies(address, simulate(replace(plan_of(FRAMES), frames=20)))  # what is made once is there then
+            for _ in range(ROUNDS):
+                for count in (0, others):
+                    with load(address, long, count):
+                        found.setdefault(f"{name} | {count}", []).extend(latencies(address, small)[ACCELERATION:])
+        for row, times in found.items():
+            if row.startswith(name):
+                median, most, longest = 1000 * np.quantile(times, [0.5, 0.95, 1.0])
+                print(f"| {row} | {median:.0f} ms | {most:.0f} ms | {longest:.0f} ms |", flush=True)
+    alone, busy = (np.quantile(found[f"as it is | {count}"], 0.95) for count in (0, others))
+    print(f"\n95 % of the latency with others over that alone: {busy / alone:.2f}")
+
+
+@contextlib.contextmanager
+def server(before: str):
+    """A server in a process of its own; gives its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    code = f"{before}\nimport sys; from gadgets.__main__ import run\nsys.argv = ['cinestream', 'serve', '--port', '{port}']\nrun()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    ) as process:
+        try:
+            for _ in range(200):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                    break
+                time.sleep(0.1)
+            yield "127.0.0.1", port
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def load(address, scan, count: int):
+    """Others that send one scan after the other."""
+    over = threading.Event()
+
+    def send(pipeline: str) -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError), socket.create_connection(address) as connection:
+                writer = Writer.of_socket(connection)
+                for message in (ConfigFile(pipeline), Header(scan.header), *scan.items(), Close()):
+                    writer.send(message)
+                for _ in Reader.of_socket(connection):
+                    if over.is_set():
+                        break
+
+    threads = [threading.Thread(target=send, args=(PIPELINES[i % len(PIPELINES)],)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    if count:
+        time.sleep(5)  # all of them are at it
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def latencies(address, scan) -> np.ndarray:
+    """Be a scanner in real time: seconds from the last readout of every frame to its image."""
+    sent, came = {}, {}
+    with socket.create_connection(address) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        writer = Writer.of_socket(connection)
+        writer.send(ConfigFile("realtime_cg_sense"))
+        writer.send(Header(scan.header))
+
+        def receive():
+            for message in Reader.of_socket(connection):
+                if isinstance(message, Image):
+                    came[int(message.header["repetition"])] = time.perf_counter()
+
+        receiver = threading.Thread(target=receive)
+        receiver.start()
+        due = time.perf_counter()
+        for item in scan.items():
+            for one in (item[i : i + 1] for i in range(len(item))) if isinstance(item, Readouts) else ():
+                due += FRAME / (plan_of(1).matrix_y // ACCELERATION)
+                time.sleep(max(0.0, due - time.perf_counter()))
+                writer.send(one)
+                sent[int(one.headers["idx"]["repetition"][0])] = time.perf_counter()
+        writer.send(Close())
+        receiver.join()
+    return np.array([came[frame] - sent[frame] for frame in sorted(came)])
+
+
+if __name__ == "__main__":
+    main()
