@@ -1,8 +1,8 @@
 """Measure what other scans cost a scan in real time on the same server: ``python -m tests.bench.sharing [SCANS]``.
 
-A server takes one small scan in real time at the pace of a scanner, first alone and then while others (7 by default) send
-whole slices as fast as they are taken; the order of both is repeated. Then the same with a server that knows no urgent
-scans. The latency is that from the last readout of a frame to its image, at the client.
+A server takes one small scan in real time at the pace of a scanner, in turns alone and while others (7 by default) send
+whole slices as fast as they are taken. Then the same with a server that knows no urgent scans. The latency is
+that from the last readout of a frame to its image, at the client.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def server(before: str):
     """A server in a process of its own; gives its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    code = f"{before}\nimport sys; from gadgets.__main__ import run\nsys.argv = ['cinestream', 'serve', '--port', '{port}']\nrun()"
+    arguments = ["cinestream", "serve", "--port", str(port)]
+    code = f"{before}\nimport sys; from gadgets.__main__ import run\nsys.argv = {arguments}\nrun()"
     with subprocess.Popen(
         [sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     ) as process:
