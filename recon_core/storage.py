@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import uuid
 from contextlib import contextmanager, suppress
 from importlib import resources
@@ -14,6 +15,7 @@ from recon_core.errors import ResourceError, SettingsError
 
 #: End of the name of a file that is not whole.
 PART = ".part"
+_OF_PART = re.compile(r"\.(.+)\.[0-9a-f]{8}" + re.escape(PART))
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +96,12 @@ def replacing(path: Path, *, make_folder: bool = True) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # the folder is gone or closed to us, as the error above says
             part.unlink(missing_ok=True)
+
+
+def whole_of(part: Path) -> Path | None:
+    """Say which file a part of `replacing` was to become; None of a file that is none."""
+    found = _OF_PART.fullmatch(part.name)
+    return part.with_name(found[1]) if found else None
 
 
 def open_private(path: Path) -> io.FileIO:

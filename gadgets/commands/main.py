@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gadgets import __version__
 from gadgets.commands import (
+    batch,
     convert,
     doctor,
     evaluate,
@@ -55,6 +56,7 @@ class Command(Protocol):
 #: In the order of the help.
 COMMANDS: tuple[Command, ...] = (
     replay,
+    batch,
     serve,
     send,
     simulate,

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("cinestream")
 
 _INCOMPLETE = "incomplete"  # attribute of the file: why images are missing
+_RECORD = "cinestream_record"  # attribute of the file: how its images were made
 
 
 class _NotKeptError(Exception):
@@ -127,6 +128,10 @@ class ImageFile:
     def mark_incomplete(self, why: str) -> None:
         """Say in the file that images are missing, for who reads it."""
         self._file.attrs[_INCOMPLETE] = why
+
+    def keep_record(self, record: str) -> None:
+        """Keep a text of up to 60 000 bytes on how the images were made, for `read_record`."""
+        self._file.attrs[_RECORD] = record
 
     def discard(self) -> None:
         """Leave no file, and one that was there before as it was."""
@@ -266,8 +271,25 @@ def read_incomplete(path: Path) -> str:
     DataError
         If it is damaged.
     """
+    return _read_attribute(path, _INCOMPLETE)
+
+
+def read_record(path: Path) -> str:
+    """Read what `ImageFile.keep_record` has kept in a file; empty if that is nothing.
+
+    Raises
+    ------
+    ResourceError
+        If the file cannot be read.
+    DataError
+        If it is damaged.
+    """
+    return _read_attribute(path, _RECORD)
+
+
+def _read_attribute(path: Path, name: str) -> str:
     with open_hdf5(path) as file, damage_of(path):
-        return as_text(file.attrs.get(_INCOMPLETE, ""))
+        return as_text(file.attrs.get(name, ""))
 
 
 def read_header(path: Path, group: str = USUAL_GROUP) -> str:

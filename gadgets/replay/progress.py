@@ -26,12 +26,16 @@ class Progress:
         How many the scan has; None where that is not known.
     summary
         What the chain did so far.
+    shown
+        Show the bar to a person who is watching.
     """
 
-    def __init__(self, readouts: int | None, summary: ScanSummary) -> None:
+    def __init__(self, readouts: int | None, summary: ScanSummary, *, shown: bool = True) -> None:
         self._summary = summary
         self._next = 0.0
-        self._bar = tqdm(total=readouts, unit=" readouts", desc="reconstructing", disable=None, leave=False)
+        self._bar = tqdm(
+            total=readouts, unit=" readouts", desc="reconstructing", disable=None if shown else True, leave=False
+        )
 
     def __enter__(self) -> Progress:
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gadgets.chain import Chain
 from gadgets.files.images import ImageFile
@@ -22,11 +22,22 @@ if TYPE_CHECKING:
     from gadgets.chain import ScanSummary
     from gadgets.preparation.noise_statistics import KnownNoise
     from gadgets.preparation.noise_store import NoiseStore
-    from gadgets.reports.record import ReportCollector
     from gadgets.settings.settings import Settings
+    from gadgets.slices.complete import CompleteSlice
     from gadgets.wire.header import ScanHeader
     from gadgets.wire.messages import Message
+    from recon_core.data import Reconstruction
     from recon_core.engine import Engine
+
+
+class Collector(Protocol):
+    """Gathers what a report or a table needs."""
+
+    def watch(self, complete: CompleteSlice, reconstruction: Reconstruction, /) -> None:
+        """Take a slice and its reconstruction."""
+
+    def add_image(self, image: CineImage, /) -> None:
+        """Take an image of it."""
 
 
 def replay(
@@ -37,9 +48,11 @@ def replay(
     *,
     group: str = "dataset",
     overwrite: bool = False,
-    collector: ReportCollector | None = None,
+    collector: Collector | None = None,
     noise: KnownNoise | None = None,
     noise_store: NoiseStore | None = None,
+    record: Callable[[ScanSummary], str] | None = None,
+    progress: bool = True,
 ) -> tuple[ScanHeader, ScanSummary]:
     """Reconstruct a raw file.
 
@@ -58,11 +71,15 @@ def replay(
     overwrite
         Replace an existing output.
     collector
-        Gathers what a report needs; may be None.
+        Gathers what a report or a table needs; may be None.
     noise
         Noise of another file, which goes before that of the scan; may be None.
     noise_store
         Where noise of other measurements is found, and that of this one is kept; may be None.
+    record
+        Called at the end; what it gives is kept in the output, for `gadgets.files.images.read_record`.
+    progress
+        Show a progress bar if a person is watching.
 
     Returns
     -------
@@ -81,14 +98,16 @@ def replay(
         chain = Chain(header, settings, engine, watch=watch, noise=NoiseSources(noise, noise_store))
         with (
             ImageFile(output, group, header=scan.header, overwrite=overwrite) as images,
-            Progress(scan.readouts, chain.summary) as progress,
-            stoppable(progress.tick),
+            Progress(scan.readouts, chain.summary, shown=progress) as bar,
+            stoppable(bar.tick),
         ):
-            for item in chain(progress.watching(_flushing(scan.items, images))):
+            for item in chain(bar.watching(_flushing(scan.items, images))):
                 if isinstance(item, Image):
                     images.append(item)
                 if collector is not None and isinstance(item, CineImage):
                     collector.add_image(item)
+            if record is not None:
+                images.keep_record(record(chain.summary))
     return header, chain.summary
 
 

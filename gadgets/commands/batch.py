@@ -1,0 +1,103 @@
+"""``cinestream batch``: reconstruct many raw files with several processes, or on a cluster."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gadgets.commands.arguments import add_pipeline, chosen_settings, settings_help, within
+from gadgets.commands.console import say
+
+if TYPE_CHECKING:
+    import argparse
+
+    from gadgets.replay.plan import Entry
+    from gadgets.replay.workers import Workers
+    from gadgets.settings.settings import Settings
+
+logger = logging.getLogger("cinestream")
+
+NAME = "batch"
+HELP = "reconstruct many raw files with several processes; run again, it goes on where it ended"
+EXAMPLES = "cinestream batch folder -p cg_sense -o images\ncinestream batch list.txt -p kt_sense -o images --dry-run"
+_TEACHING = """\
+what it does:
+  Each raw file becomes a file of images as `cinestream replay` makes it, with the path that it has below the folder (or
+  below that of the list). outcomes.csv in the folder of the images has a row for each raw file.
+  Run the same command again after anything: what is there is kept, unless version, settings, weights or raw file differ
+  from those that made it. A file that fails does not stop the others; a worker that dies is replaced and its scan begun
+  again. Status 0: all images are there, of undamaged data; 1: the table says of which not."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    text = "folder that is searched through for raw files, or a text file with the path of one in each line"
+    parser.add_argument("input", type=Path, metavar="FOLDER|LIST", help=text)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder for the images")
+    add_pipeline(parser)
+    parser.add_argument("--group", default="dataset", help="HDF5 group (default: %(default)s)")
+    text = "replace all images, also those that no batch has made"
+    parser.add_argument("--overwrite", action="store_true", help=text)
+    text = "how many scans are reconstructed at a time (default: one for each GPU, else the cores over --threads)"
+    parser.add_argument("--processes", type=within(int, 1, 10_000), default=0, metavar="N", help=text)
+    text = (
+        "threads of each process (default: 1, or OMP_NUM_THREADS); a slice gains little from a second one, and the "
+        "images of another number of threads differ in their last bits"
+    )
+    parser.add_argument("--threads", type=within(int, 1, 1024), default=0, metavar="N", help=text)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    parser.epilog = f"{_TEACHING}\n\n{settings_help()}"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Reconstruct what is not there yet."""
+    from gadgets.replay.batch import TABLE, Batch, BatchProgress, only_one
+    from gadgets.replay.plan import find_sources, make_plan, summary_of
+    from gadgets.settings.checks import check_units, check_weights
+
+    settings = chosen_settings(options)
+    check_units(settings)
+    check_weights(settings)
+    sources, again = find_sources(options.input, options.output)
+    if again:
+        logger.warning(
+            "%s named more than once; each is reconstructed once", "1 file is" if again == 1 else f"{again} files are"
+        )
+    if options.dry_run:
+        entries = make_plan(sources, settings, options.group, overwrite=options.overwrite)
+        _say_plan(entries)
+        say(summary_of(entries))
+        return 1 if any(entry.before is not None and entry.before.failed for entry in entries) else 0
+    with only_one(options.output):
+        entries = make_plan(sources, settings, options.group, overwrite=options.overwrite)
+        say(summary_of(entries))
+        batch = Batch(entries, options.output, _workers(options, settings))
+        with BatchProgress(entries, say) as progress:
+            batch.run(progress)
+    count = {word: sum(1 for row in batch.rows if row.outcome and row.outcome.word == word) for word in _WORDS}
+    say(f"{', '.join(f'{number} {word}' for word, number in count.items())}; table in {options.output / TABLE}")
+    return 1 if count["damaged"] or count["failed"] or not batch.table_is_written else 0
+
+
+_WORDS = ("done", "damaged", "failed")
+
+
+def _say_plan(entries: list[Entry]) -> None:
+    for entry in entries:
+        if entry.job is not None:
+            say(f"{entry.source} -> {entry.output}: {entry.why}")
+        elif entry.before is not None and entry.before.failed:
+            say(f"{entry.source}: not possible: {entry.why}")
+
+
+def _workers(options: argparse.Namespace, settings: Settings) -> Workers:
+    from gadgets.replay.workers import ProcessWorkers
+
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = options.threads or (int(given) if given.isdecimal() and int(given) else 1)
+    level = logger.getEffectiveLevel()
+    workers = ProcessWorkers(options.processes, threads, level, gpu=settings.compute.device != "cpu")
+    logger.info("reconstructing with %s", workers.description)
+    return workers
