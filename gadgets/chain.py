@@ -16,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from gadgets.ct import load_ct
-from gadgets.gating.gate import Gate
 from gadgets.images.image_array import join_series
 from gadgets.images.maker import ImageMaker
 from gadgets.preparation.gathered import readouts_of_bucket, readouts_of_buffers
@@ -26,13 +25,13 @@ from gadgets.preparation.spokes import SpokePositions
 from gadgets.problems import Kind, Problems
 from gadgets.settings.checks import check_units, check_weights, unmet_extras
 from gadgets.settings.settings import Settings, apply
-from gadgets.slices.buffers import SliceBuffers
+from gadgets.slices.buffers import slice_buffers
 from gadgets.slices.complete import describe
 from gadgets.slices.countdown import Countdown
 from gadgets.wire.containers import Bucket, ImageArray, ReconData
 from gadgets.wire.messages import Image, Readouts, Text, Waveform
 from recon_core.budget import Budget
-from recon_core.errors import CinestreamError, DataError, ProtocolError, ResourceError, ScanStoppedError, SettingsError
+from recon_core.errors import CinestreamError, DataError, ProtocolError, ResourceError, ScanStoppedError
 from recon_core.methods import find_method, is_asked_for
 from recon_core.physics.noise_level import is_unit_noise, noise_deviation
 from recon_core.words import many
@@ -50,6 +49,9 @@ if TYPE_CHECKING:
     from recon_core.ct.placement import PlacedCt
     from recon_core.data import CineSlice, Reconstruction
     from recon_core.options import ReconOptions
+
+    #: Called with a slice and its reconstruction.
+    Watch = Callable[[CompleteSlice, Reconstruction], None]
 
 logger = logging.getLogger("cinestream")
 
@@ -161,7 +163,7 @@ class Chain:
         settings: Settings,
         engine: Callable[[], Reconstructor],
         problems: Problems | None = None,
-        watch: Callable[[CompleteSlice, Reconstruction], None] | None = None,
+        watch: Watch | None = None,
         noise: NoiseSources | None = None,
         *,
         budget: Budget | None = None,
@@ -192,7 +194,7 @@ class Chain:
         budget = budget or Budget()
         places = SpokePositions(header, settings.trajectory, problems, settings.realtime.lines_per_frame)
         self._preparation = Preparation(header, problems, self._noise, settings.readouts.oversampling, budget, places)
-        self._buffers = _buffers(header, settings, problems, budget)
+        self._buffers = slice_buffers(header, settings, problems, budget)
         self._arrived, self._countdown = arrived, Countdown(settings.compute.deadline)
         self._images = ImageMaker(header, settings, problems, budget)
         self._spoke_maps: dict[SliceKey, NDArray[np.complex64]] = {}
@@ -451,18 +453,6 @@ def _waveforms(item: Message) -> tuple[Waveform, ...]:
     if isinstance(item, Waveform):
         return (item,)
     return item.waveforms if isinstance(item, Bucket) else ()
-
-
-def _buffers(header: ScanHeader, settings: Settings, problems: Problems, budget: Budget) -> SliceBuffers:
-    """Whole slices, or windows of frames in real time."""
-    real_time = settings.realtime.mode != "off"
-    if real_time and settings.gating.mode == "retrospective":
-        raise SettingsError(
-            f"realtime={settings.realtime.mode} sends frames as they are measured, gating=retrospective makes them "
-            "from all beats; set one of them to off or counter"
-        )
-    gate = None if real_time or settings.gating.mode == "counter" else Gate(header, settings, problems, budget)
-    return SliceBuffers(header, problems, settings, gate, budget)
 
 
 def _for_others(settings: Settings, problems: Problems) -> Settings:

@@ -150,6 +150,8 @@ class LeftOut:
 class Problem:
     """One kind of problem: its first case in words, and how often it came."""
 
+    kind: Kind
+    """Which one; like things may be counted apart."""
     text: str
     """What was expected, what came, what to do; of the first case."""
     damage: bool
@@ -208,7 +210,7 @@ class Problems:
         if known is not None:
             known.count += count
             return
-        self.kinds[name] = problem = Problem(text, damage, count, pixels, count)
+        self.kinds[name] = problem = Problem(kind, text, damage, count, pixels, count)
         logger.log(logging.ERROR if damage else logging.WARNING, "%s", str(problem))
         if self.listener is not None:
             self.listener(problem)

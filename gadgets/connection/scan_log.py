@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-import uuid
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from gadgets.chain import ScanSummary
 from recon_core.printable import make_log_printable
 from recon_core.words import many
 
 if TYPE_CHECKING:
-    from gadgets.problems import Problems
+    from gadgets.connection.records import ScanRecord
 
 #: Id of the scan that the current thread is at; empty where it is at none.
 CURRENT: ContextVar[str] = ContextVar("scan", default="")
@@ -31,52 +27,26 @@ logger.setLevel(logging.INFO)  # whatever else is logged
 make_log_printable(logger.name)
 
 
-@dataclass
-class ScanRecord:
-    """What is known of a scan when it is over."""
-
-    peer: str
-    """Address and port."""
-    scan: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
-    """Id of the scan in all lines of the log."""
-    door: str = ""
-    """``client``, or ``gadgetron`` for its external node."""
-    pipeline: str = ""
-    """Name of the pipeline that was asked for; ``its own`` where the peer sent one whole, empty where none came."""
-    protocol: str = ""
-    """Name of the protocol in the header of the scan."""
-    peer_gone: bool = False
-    """The peer closed the connection before the end."""
-    began: float = field(default_factory=time.monotonic)
-    """As `time.monotonic` has it."""
-
-    def log(self, problems: Problems, summary: ScanSummary | None) -> None:
-        """Log the one line of the scan, which may have ended before it began."""
-        summary = summary or ScanSummary()
-        facts = {name: value for name, value in asdict(self).items() if name != "began"}
-        facts |= {"readouts": summary.readouts, "images": summary.images, "slices": summary.slices}
-        facts["seconds"] = round(time.monotonic() - self.began, 3)
-        facts["problems"] = [
-            {"kind": name, "text": one.text, "count": one.count, "damage": one.damage}
-            for name, one in problems.kinds.items()
-        ]
-        told = "; ".join(str(problem)[:_SHOWN] for problem in problems) or "none"
-        level = logging.ERROR if problems.damage or self.peer_gone else logging.INFO
-        logger.log(
-            level,
-            "%s %s, pipeline %s, protocol %s: %s of %s from %s in %.1f s%s; problems: %s",
-            self.door,
-            self.peer,
-            self.pipeline or "none",
-            self.protocol or "not said",
-            many(summary.images, "image"),
-            many(summary.slices, "slice"),
-            many(summary.readouts, "readout"),
-            facts["seconds"],
-            ", the peer was gone before the end" if self.peer_gone else "",
-            told,
-            extra={_RECORD: facts},
-        )
+def log_scan(record: ScanRecord) -> None:
+    """Log the one line of a scan that is over, which may have ended before it began."""
+    problems, summary = record.problems, record.summary
+    told = "; ".join(str(problem)[:_SHOWN] for problem in problems) or "none"
+    level = logging.ERROR if problems.damage or record.peer_gone else logging.INFO
+    logger.log(
+        level,
+        "%s %s, pipeline %s, protocol %s: %s of %s from %s in %.1f s%s; problems: %s",
+        record.door,
+        record.peer,
+        record.pipeline or "none",
+        record.protocol or "not said",
+        many(summary.images, "image"),
+        many(summary.slices, "slice"),
+        many(summary.readouts, "readout"),
+        record.seconds,
+        ", the peer was gone before the end" if record.peer_gone else "",
+        told,
+        extra={_RECORD: record.outcome()},
+    )
 
 
 class ServerFormatter(logging.Formatter):
@@ -85,7 +55,7 @@ class ServerFormatter(logging.Formatter):
     Parameters
     ----------
     form
-        One of `FORMATS`; ``json`` writes an object a line, of a scan with all that `ScanRecord` has.
+        One of `FORMATS`; ``json`` writes an object a line, of a scan with all of its `ScanRecord.outcome`.
     """
 
     def __init__(self, form: str) -> None:

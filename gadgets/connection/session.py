@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gadgets.chain import Chain, ScanSummary
+from gadgets.chain import Chain
 from gadgets.connection.drain import Drain
 from gadgets.connection.handshake import (
     Adjust,
@@ -33,7 +33,8 @@ from gadgets.connection.handshake import (
 )
 from gadgets.connection.questions import answer
 from gadgets.connection.queue import MessageQueue, QueueSpace
-from gadgets.connection.scan_log import CURRENT, ScanRecord
+from gadgets.connection.records import ScanRecord, ServerRecord
+from gadgets.connection.scan_log import CURRENT, log_scan
 from gadgets.connection.spool import Spool
 from gadgets.ct import confine
 from gadgets.preparation.noise import NoiseSources
@@ -160,9 +161,12 @@ class Resources:
     ----------
     options
         The operator's limits.
+    scans
+        Where sessions report; None keeps what they report for itself.
     """
 
-    def __init__(self, options: SessionOptions) -> None:
+    def __init__(self, options: SessionOptions, scans: ServerRecord | None = None) -> None:
+        self.scans = scans or ServerRecord()
         self.budget = Budget(options.memory_bytes)
         free = free_bytes()
         self.queues = QueueSpace(options.queue_bytes if free is None else min(options.queue_bytes, free // 4))
@@ -212,11 +216,11 @@ class Session:
         self._begun = begun or ()
         self._handshake = Handshake(Dialect.GADGETRON if begun else Dialect.CLIENT)
         resources = resources or Resources(self._options)
+        self._scans = resources.scans
         self._queue = MessageQueue(resources.queues)
         self._budget = Budget(resources.budget.limit // 2, resources.budget)
         self._receiving = 0  # bytes of a message that is not whole yet
         self._stopped = ""
-        self._summary: ScanSummary | None = None  # of the chain once it runs
         self.silent = True  # nothing has come from the peer
         self._next_probe = 0.0
         self._record = ScanRecord(_name_of(connection))
@@ -264,13 +268,14 @@ class Session:
         self._queue.interrupt(ScanStoppedError(why))
 
     def _serve(self, drain: Drain[Message], spool: Spool | None) -> bool:
-        problems = Problems(listener=self._report)
+        problems = self._record.problems = Problems(listener=self._report)
         try:
             return self._attend(drain, spool, problems)
         finally:
             if self._record.pipeline or problems.kinds:  # not for questions
                 self._record.door = self._handshake.dialect.name.lower()
-                self._record.log(problems, self._summary)
+                self._scans.end(self._record)
+                log_scan(self._record)
 
     def _attend(self, drain: Drain[Message], spool: Spool | None, problems: Problems) -> bool:
         """Do what the peer asks for, and tell it how that ended."""
@@ -321,6 +326,8 @@ class Session:
         for action in actions:
             if isinstance(action, Configure):
                 self._record.pipeline = action.name or "its own"
+                self._record.door = self._handshake.dialect.name.lower()
+                self._scans.begin(self._record)
                 settings = self._options.configure(action)
             elif isinstance(action, Scan):
                 header = parse_header(action.header)
@@ -337,19 +344,19 @@ class Session:
     def _reconstruct(
         self, header: ScanHeader, settings: Settings, items: Iterator[Message], problems: Problems
     ) -> None:
-        dialect = self._handshake.dialect
-        settings = self._options.override(settings)
+        dialect, settings = self._handshake.dialect, self._options.override(settings)
         chain = Chain(
             header,
             settings,
             self._engine,
             problems,
+            self._scans.watch(self._record, header, settings, lambda: self._queue.arrived),
             noise=NoiseSources(store=self._options.noise_store),
             budget=self._budget,
             arrived=lambda: self._queue.arrived,
             to_gadgetron=dialect is Dialect.GADGETRON,
         )
-        self._summary = chain.summary
+        self._record.summary = chain.summary
         with sharing(Share(urgent=settings.realtime.mode != "off")):
             for item in chain(items):
                 form = dialect.translate(item)
@@ -364,8 +371,7 @@ class Session:
         """
         if self._stopped:
             return self._stopped
-        if self._summary is not None:
-            self._summary.log_long()
+        self._record.summary.log_long()
         poll = select.poll()
         poll.register(self._connection, _ONE_SIDE_CLOSED)
         events = dict(poll.poll(0)).get(self._connection.fileno(), 0)

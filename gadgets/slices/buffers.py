@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from gadgets.gating.gate import Gate
 from gadgets.problems import Kind
 from gadgets.slices.complete import SliceKey
 from gadgets.slices.shared import ReferenceLines, SlicePlan, SliceStrategy, SortingContext, first_name
@@ -22,13 +23,13 @@ from gadgets.slices.windows import FEWEST_FRAMES, REFERENCE_REPEATS, FrameWindow
 from gadgets.wire.flags import is_reference
 from gadgets.wire.vendor import center_line, find_vendor, tick_length
 from recon_core.budget import Budget
+from recon_core.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from gadgets.gating.gate import Gate
     from gadgets.problems import Problems
     from gadgets.settings.settings import Settings
     from gadgets.slices.complete import CompleteSlice
@@ -47,6 +48,29 @@ class Absent(NamedTuple):
     """How many more the header promises."""
     cut_short: bool
     """The scan broke off: a slice ended amid a frame, or before the others did."""
+
+
+def slice_buffers(header: ScanHeader, settings: Settings, problems: Problems, budget: Budget) -> SliceBuffers:
+    """Make the buffers of a scan: whole slices, gated or not, or windows of frames in real time.
+
+    Parameters
+    ----------
+    header, settings, problems, budget
+        As for `SliceBuffers`.
+
+    Raises
+    ------
+    SettingsError
+        If frames are to be sent as they are measured, and made from all beats.
+    """
+    real_time = settings.realtime.mode != "off"
+    if real_time and settings.gating.mode == "retrospective":
+        raise SettingsError(
+            f"realtime={settings.realtime.mode} sends frames as they are measured, gating=retrospective makes them "
+            "from all beats; set one of them to off or counter"
+        )
+    gate = None if real_time or settings.gating.mode == "counter" else Gate(header, settings, problems, budget)
+    return SliceBuffers(header, problems, settings, gate, budget)
 
 
 class SliceBuffers:

@@ -131,6 +131,11 @@ class ScanHeader:
         return "" if usable else self.encodings[0].refusal
 
     @property
+    def patient_name(self) -> str:
+        """Name of the patient as the header has it; empty where it does not, read only for who asks."""
+        return read_xml(self.text).findtext("subjectInformation/patientName", "").strip()
+
+    @property
     def noise_dependency(self) -> str:
         """Id of the measurement that measured the noise; empty where the header names none."""
         named = (number for kind, number in self.dependencies if kind.lower() == "noise" and number)

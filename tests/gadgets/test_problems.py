@@ -32,7 +32,7 @@ def test_no_problem():
 def test_many_cases_at_once():
     problems = Problems()
     problems.add(Kind.STRAY_LINE, "lines outside the matrix", damage=False, count=12)
-    assert list(problems) == [Problem("lines outside the matrix", damage=False, count=12, first=12)]
+    assert list(problems) == [Problem(Kind.STRAY_LINE, "lines outside the matrix", damage=False, count=12, first=12)]
     assert str(problems.kinds["stray line"]) == "lines outside the matrix (the first of 12 such cases)"
 
 

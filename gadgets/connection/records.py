@@ -1,0 +1,279 @@
+"""What is known of a server and its scans: the one owner of these facts, which log, metrics and monitor page read.
+
+Sessions report from threads of their own; whoever reads gets copies.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from bisect import bisect_left
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gadgets.chain import ScanSummary
+from gadgets.problems import Problems
+from recon_core.methods import is_asked_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gadgets.chain import Watch
+    from gadgets.settings.settings import Settings
+    from gadgets.slices.complete import CompleteSlice
+    from gadgets.wire.header import ScanHeader
+    from recon_core.data import Reconstruction
+
+#: Upper ends in s of the classes of a `Histogram`; the last class has none.
+BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
+_KEPT = 50  # scans that are over
+_MOST_NOTES = 20  # different ones of a scan
+
+
+class Viewer(Protocol):
+    """Somebody who looks at the slices of running scans; what fails there must not reach them."""
+
+    def begin(self, scan: str, header: ScanHeader) -> Watch:
+        """Give what is to be called with every slice of a scan and its reconstruction."""
+
+
+class Histogram:
+    """Times in s, counted by how long they are."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BOUNDS) + 1)
+        self.total = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count a time."""
+        self.counts[bisect_left(BOUNDS, seconds)] += 1
+        self.total += seconds
+
+
+@dataclass
+class ScanRecord:
+    """What is known of a scan, while it runs and after."""
+
+    peer: str
+    """Address and port."""
+    scan: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    """Id of the scan in all lines of the log."""
+    door: str = ""
+    """``client``, or ``gadgetron`` for its external node."""
+    pipeline: str = ""
+    """Name of the pipeline that was asked for; ``its own`` where the peer sent one whole, empty where none came."""
+    protocol: str = ""
+    """Name of the protocol in the header of the scan."""
+    patient: str = ""
+    """Name of the patient, where the operator wants to see it."""
+    peer_gone: bool = False
+    """The peer closed the connection before the end."""
+    method: str = ""
+    """The method that was asked for."""
+    deadline: float = 0.0
+    """The time in s that was asked for from the last readout to the last image; 0 is none."""
+    promised: int = 0
+    """How many slices the header promises; 0 where it is not known."""
+    summary: ScanSummary = field(default_factory=ScanSummary)
+    """Counts of the chain."""
+    problems: Problems = field(default_factory=Problems)
+    """What went wrong or was noticed."""
+    methods: Counter[str] = field(default_factory=Counter)
+    """How many slices each method made."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """What differed from what was asked, and of how many slices."""
+    latency: float = 0.0
+    """Longest time in s from the arrival of the readouts that completed a slice to its images."""
+    ended: float | None = None
+    """As `time.monotonic` has it; None while it runs."""
+    began: float = field(default_factory=time.monotonic)
+    """As `time.monotonic` has it."""
+    began_at: float = field(default_factory=time.time)
+    """The same as `time.time` has it."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took, or has been running."""
+        return (time.monotonic() if self.ended is None else self.ended) - self.began
+
+    @property
+    def verdict(self) -> str:
+        """``running``, ``done``, ``damaged`` where data or images were lost, or ``stopped`` where the peer left."""
+        if self.ended is None:
+            return "running"
+        if self.peer_gone:
+            return "stopped"
+        return "damaged" if self.problems.damage else "done"
+
+    @property
+    def as_asked(self) -> bool:
+        """Whether all slices so far are of the method that was asked for."""
+        return all(is_asked_for(self.method, method) for method in list(self.methods))
+
+    def outcome(self) -> dict[str, Any]:
+        """What the line of the log has of it."""
+        summary = self.summary
+        return {
+            "peer": self.peer,
+            "scan": self.scan,
+            "door": self.door,
+            "pipeline": self.pipeline,
+            "protocol": self.protocol,
+            "peer_gone": self.peer_gone,
+            "method": self.method,
+            "methods": dict(self.methods),
+            "readouts": summary.readouts,
+            "images": summary.images,
+            "slices": summary.slices,
+            "seconds": round(self.seconds, 3),
+            "latency": round(self.latency, 3),
+            "stages": {stage: round(seconds, 3) for stage, seconds in dict(summary.seconds).items()},
+            "problems": [
+                {"kind": name, "text": one.text, "count": one.count, "damage": one.damage}
+                for name, one in list(self.problems.kinds.items())
+            ],
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """All that is known of it, as JSON has it."""
+        running = self.summary.running
+        return {
+            **self.outcome(),
+            "patient": self.patient,
+            "verdict": self.verdict,
+            "as_asked": self.as_asked,
+            "notes": dict(self.notes),
+            "deadline": self.deadline,
+            "promised": self.promised,
+            "began": self.began_at,
+            "running": running,
+            "seconds_running": round(self.summary.seconds_running, 3) if running else 0.0,
+        }
+
+
+class ServerRecord:
+    """What is known of a server: the scans that run, the last ones that are over, and what there was in all.
+
+    Parameters
+    ----------
+    viewer
+        Looks at the slices of all scans; None is nobody.
+    names
+        Keep the names of patients, to show them.
+    """
+
+    def __init__(self, viewer: Viewer | None = None, *, names: bool = False) -> None:
+        self.began_at = time.time()
+        self.fault = ""  # what keeps all scans from being reconstructed
+        self._viewer = viewer
+        self._names = names
+        self._lock = threading.Lock()
+        self._running: dict[str, ScanRecord] = {}
+        self._over: deque[ScanRecord] = deque(maxlen=_KEPT)
+        self._scans: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._slices: Counter[str] = Counter()
+        self._seconds: dict[str, Histogram] = {}
+
+    def begin(self, record: ScanRecord) -> None:
+        """Take up a scan, once its peer has asked for one."""
+        with self._lock:
+            self._running[record.scan] = record
+
+    def watch(self, record: ScanRecord, header: ScanHeader, settings: Settings, arrived: Callable[[], float]) -> Watch:
+        """Note what a scan is to be, and give what its chain is to call with every slice.
+
+        Parameters
+        ----------
+        record, header, settings
+            Of the scan.
+        arrived
+            Tells when the readouts came that completed the slice, as `time.monotonic` does.
+        """
+        record.method, record.deadline = settings.method, settings.compute.deadline
+        record.promised = sum(
+            encoding.count("slice") * encoding.count("contrast") * encoding.count("set")
+            for encoding in header.encodings
+            if not encoding.refusal
+        )
+        record.patient = header.patient_name if self._names else ""
+        look = None if self._viewer is None else self._viewer.begin(record.scan, header)
+
+        def take(complete: CompleteSlice, reconstruction: Reconstruction) -> None:
+            self._add_slice(record, reconstruction, time.monotonic() - arrived())
+            if look is not None:
+                look(complete, reconstruction)
+
+        return take
+
+    def _add_slice(self, record: ScanRecord, reconstruction: Reconstruction, latency: float) -> None:
+        with self._lock:
+            record.methods[reconstruction.method] += 1
+            record.latency = max(record.latency, latency)
+            for note in (*reconstruction.doubts, *reconstruction.notes):
+                if note in record.notes or len(record.notes) < _MOST_NOTES:
+                    record.notes[note] += 1
+            self._slices[reconstruction.method] += 1
+            for stage, seconds in {**reconstruction.seconds, "latency": latency}.items():
+                self._seconds.setdefault(stage, Histogram()).add(seconds)
+
+    def end(self, record: ScanRecord) -> None:
+        """Count a scan that is over, or was refused before it began."""
+        record.ended = time.monotonic()
+        with self._lock:
+            self._running.pop(record.scan, None)
+            self._over.appendleft(record)
+            self._scans[record.verdict] += 1
+            for problem in record.problems.damage:
+                self._failures[problem.kind.value] += problem.count
+            self._counts.update(_counts(record))
+            self._seconds.setdefault("scan", Histogram()).add(record.seconds)
+
+    @property
+    def running(self) -> list[ScanRecord]:
+        """The scans that run, the latest first."""
+        with self._lock:
+            return [*self._running.values()][::-1]
+
+    @property
+    def over(self) -> list[ScanRecord]:
+        """The last scans that are over, the latest first."""
+        with self._lock:
+            return list(self._over)
+
+    def totals(self) -> Totals:
+        """What there was since the server began."""
+        with self._lock:
+            counts = sum((_counts(record) for record in self._running.values()), self._counts)
+            return Totals(
+                scans=dict(self._scans),
+                failures=dict(self._failures),
+                images=counts["images"],
+                readouts=counts["readouts"],
+                slices=dict(self._slices),
+                seconds={stage: (tuple(one.counts), one.total) for stage, one in self._seconds.items()},
+            )
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What there was since a server began."""
+
+    scans: dict[str, int]
+    """By `ScanRecord.verdict`."""
+    failures: dict[str, int]
+    """Cases that lost data or images, by `gadgets.problems.Kind`; of scans that are over."""
+    images: int
+    """`images`, `readouts`: Also of scans that run."""
+    readouts: int
+    slices: dict[str, int]
+    """Slices, or windows of frames, by the method that made them."""
+    seconds: dict[str, tuple[tuple[int, ...], float]]
+    """Counts of a `Histogram` and their sum by stage; ``latency`` is that of slices, ``scan`` of whole scans."""
+
+
+def _counts(record: ScanRecord) -> Counter[str]:
+    return Counter(images=record.summary.images, readouts=record.summary.readouts)
