@@ -21,7 +21,10 @@ logger = logging.getLogger("cinestream")
 
 NAME = "batch"
 HELP = "reconstruct many raw files with several processes; run again, it goes on where it ended"
-EXAMPLES = "cinestream batch folder -p cg_sense -o images\ncinestream batch list.txt -p kt_sense -o images --dry-run"
+EXAMPLES = """\
+cinestream batch folder -p cg_sense -o images
+cinestream batch list.txt -p kt_sense -o images --dry-run
+cinestream batch folder -p cg_sense -o images --ray auto"""
 _TEACHING = """\
 what it does:
   Each raw file becomes a file of images as `cinestream replay` makes it, with the path that it has below the folder (or
@@ -47,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images of another number of threads differ in their last bits"
     )
     parser.add_argument("--threads", type=within(int, 1, 1024), default=0, metavar="N", help=text)
+    text = (
+        "use a Ray cluster: its HOST:PORT, auto for the one that this machine is a part of, local to start one here; "
+        "all its machines must see the files under the same paths (needs the extra [cluster])"
+    )
+    parser.add_argument("--ray", default="", metavar="auto|local|HOST:PORT", help=text)
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     parser.epilog = f"{_TEACHING}\n\n{settings_help()}"
 
@@ -93,11 +101,17 @@ def _say_plan(entries: list[Entry]) -> None:
 
 
 def _workers(options: argparse.Namespace, settings: Settings) -> Workers:
-    from gadgets.replay.workers import ProcessWorkers
-
     given = os.environ.get("OMP_NUM_THREADS", "")
     threads = options.threads or (int(given) if given.isdecimal() and int(given) else 1)
-    level = logger.getEffectiveLevel()
-    workers = ProcessWorkers(options.processes, threads, level, gpu=settings.compute.device != "cpu")
+    level, gpu = logger.getEffectiveLevel(), settings.compute.device != "cpu"
+    workers: Workers
+    if options.ray:
+        from gadgets.replay.ray_workers import RayWorkers
+
+        workers = RayWorkers(options.ray, options.processes, threads, level, gpu=gpu)
+    else:
+        from gadgets.replay.workers import ProcessWorkers
+
+        workers = ProcessWorkers(options.processes, threads, level, gpu=gpu)
     logger.info("reconstructing with %s", workers.description)
     return workers

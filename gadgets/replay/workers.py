@@ -36,10 +36,9 @@ class Event:
 class Workers(Protocol):
     """Processes that each do one job at a time, and are replaced when they die."""
 
-    count: int
-    """How many jobs run at a time."""
-    description: str
-    """What they are."""
+    @property
+    def count(self) -> int:
+        """How many jobs may run at a time just now."""
 
     def submit(self, job: Job) -> None:
         """Begin a job; no more than `count` may run."""
