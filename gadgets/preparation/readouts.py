@@ -120,6 +120,7 @@ class Preparation:
         self._shapes: dict[int, tuple[int, ReadoutGrid]] = {}  # samples and grid by encoding
         self._partitions: dict[int, int] = {}  # by encoding
         self._marked: list[Readouts] | None = []  # until image data without a mark come
+        self._nowhere: list[Readouts] | None = []  # of no encoding of the header, until one of its only one comes
         self._waiting: dict[int, list[Readouts]] = {}  # that may be strays in front of others, by encoding
         self._covered: dict[int, _Coverage] = {}  # by encoding
         self.noise_readouts = 0
@@ -198,10 +199,18 @@ class Preparation:
         """Prepare what has waited for the end of the scan.
 
         Readouts with a mark such as that of the surface coil correction are image data where there are no others. Of
-        several coil counts that of the header is taken, else the most frequent: the others are of a prescan.
+        several coil counts that of the header is taken, else the most frequent: the others are of a prescan. Readouts of
+        another encoding than the only one of the header are of that one where there are no others.
         """
         marked, self._marked = self._marked or [], None
         prepared = self._flush_marked(marked) if marked else []
+        nowhere, self._nowhere = self._nowhere or [], None
+        for run in nowhere:
+            text = f"the readouts are of encoding {run.headers['encoding_space_ref'][0]}, and the header has one"
+            text += ", which is number 0: they are taken as of that one, at the end of the scan"
+            self._problems.add(Kind.ENCODING, text, damage=False)
+            run.headers["encoding_space_ref"] = 0
+            prepared += self._prepared(run)
         waiting, self._waiting = self._waiting, {}
         return prepared + self._ready(run for runs in waiting.values() for run in runs)
 
@@ -237,6 +246,12 @@ class Preparation:
         The first readout fixes the coils and the length of all, so that one which fits the header has to be it.
         """
         space = int(part.headers["encoding_space_ref"][0])
+        if space >= len(self._header.encodings) == 1 and self._nowhere is not None:
+            self._budget.keep(part.data, "the readouts of another encoding that wait for those of the header's")
+            self._nowhere.append(part[np.ones(len(part), np.bool_)])
+            return
+        nowhere, self._nowhere = self._nowhere or [], None
+        yield from nowhere
         if space in self._shapes or is_reference(part.headers["flags"]).all():
             yield part
             return

@@ -624,3 +624,23 @@ def test_readouts_that_the_header_does_not_know_are_images_where_there_are_no_ot
     assert_images_of(expected, wrong, readouts, tmp_path)
     few = [one for one in readouts if counter(one, "slice") == 0 and counter(one, "phase") == 0]
     assert_images_of(images_of(header, joined(few)), wrong, few, tmp_path)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_encodings_that_are_not_counted_from_0_are_the_only_one(number, tmp_path):
+    header, readouts = plain()
+    expected = images_of(header, joined(readouts))
+    counted = [with_flags(one, encoding_space_ref=number) for one in readouts]
+    problems = assert_images_of(expected, header, counted, tmp_path)
+    assert f"the readouts are of encoding {number}, and the header has one" in str([*problems][0])
+
+
+@pytest.mark.parametrize("begin", [0, 7])
+def test_readouts_of_an_encoding_that_the_header_lacks_are_left_out_where_there_are_others(begin, tmp_path):
+    """A converter that keeps the lines of a prescan and forgets its encoding."""
+    header, readouts = plain()
+    expected = images_of(header, joined(readouts))
+    mixed = [*readouts[:begin], *(junk(readouts[0], encoding_space_ref=1) for _ in range(5)), *readouts[begin:]]
+    images, problems = through_file(header, joined(mixed), tmp_path)
+    assert sum(problem.count for problem in problems.damage) == 5
+    assert_same(images, expected)
