@@ -205,10 +205,11 @@ class Preparation:
         marked, self._marked = self._marked or [], None
         prepared = self._flush_marked(marked) if marked else []
         nowhere, self._nowhere = self._nowhere or [], None
-        for run in nowhere:
-            text = f"the readouts are of encoding {run.headers['encoding_space_ref'][0]}, and the header has one"
+        if nowhere:
+            text = f"the readouts are of encoding {nowhere[0].headers['encoding_space_ref'][0]}, and the header has one"
             text += ", which is number 0: they are taken as of that one, at the end of the scan"
             self._problems.add(Kind.ENCODING, text, damage=False)
+        for run in nowhere:
             run.headers["encoding_space_ref"] = 0
             prepared += self._prepared(run)
         waiting, self._waiting = self._waiting, {}
