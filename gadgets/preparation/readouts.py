@@ -199,8 +199,8 @@ class Preparation:
         """Prepare what has waited for the end of the scan.
 
         Readouts with a mark such as that of the surface coil correction are image data where there are no others. Of
-        several coil counts that of the header is taken, else the most frequent: the others are of a prescan. Readouts of
-        another encoding than the only one of the header are of that one where there are no others.
+        several coil counts that of the header is taken, else the most frequent: the others are of a prescan. Readouts
+        of another encoding than the only one of the header are of that one where there are no others.
         """
         marked, self._marked = self._marked or [], None
         prepared = self._flush_marked(marked) if marked else []

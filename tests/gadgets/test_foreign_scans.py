@@ -632,7 +632,7 @@ def test_encodings_that_are_not_counted_from_0_are_the_only_one(number, tmp_path
     expected = images_of(header, joined(readouts))
     counted = [with_flags(one, encoding_space_ref=number) for one in readouts]
     problems = assert_images_of(expected, header, counted, tmp_path)
-    assert f"the readouts are of encoding {number}, and the header has one" in str([*problems][0])
+    assert f"the readouts are of encoding {number}, and the header has one" in str(next(iter(problems)))
 
 
 @pytest.mark.parametrize("begin", [0, 7])
