@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from recon_core.data import CineSlice
     from recon_core.options import ReconOptions
 
-# Noise of a coil, in that of most, from which on it would drown them: coils and their gains differ by less.
-_LOUD = 30.0
+# A coil is loud if it has so many times the noise of most and at most so much of the ratio of signal to noise that
+# most have: one of a higher gain has as much more signal.
+_LOUD, _POOR = 2.5, 0.5
 
 
 def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> HybridSlice:
@@ -67,7 +68,7 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
         reference = ifft(average, (-1,))
     else:
         reference, measured = time_average(hybrid, mask)
-    weights, notes = _coil_weights(hybrid, mask[first:])
+    weights, notes = _coil_weights(hybrid, mask[first:], reference)
     if weights is not None:
         hybrid, reference = hybrid * weights, reference * weights
     maps = None if cine.maps is None else to_device(cine.maps, device)
@@ -105,11 +106,14 @@ def _noise_variance(cine: CineSlice) -> float | None:
     return 2.0 * columns * (1.0 if cine.noise_share is None else cine.noise_share)
 
 
-def _coil_weights(hybrid: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor | None, list[str]]:
+def _coil_weights(
+    hybrid: torch.Tensor, mask: torch.Tensor, reference: torch.Tensor
+) -> tuple[torch.Tensor | None, list[str]]:
     """Factors ``(coil, 1, 1)`` of coils whose noise would drown the others, or None; and notes that say which."""
     deviations = torch.tensor(coil_noise_deviations(hybrid, mask))
     usual = torch.nanmedian(deviations)
-    loud = deviations > _LOUD * usual
+    quality = reference.abs().square().mean((-2, -1)).sqrt().cpu() / deviations
+    loud = (deviations > _LOUD * usual) & (quality < _POOR * torch.nanmedian(quality))
     if not bool(loud.any()):
         return None, []
     notes = [

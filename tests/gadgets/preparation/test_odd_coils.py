@@ -135,6 +135,17 @@ def test_an_odd_coil_costs_no_more_than_its_absence(scan, engine, in_noise, in_i
         assert all(told in image.attributes for image in images)
 
 
+@pytest.mark.parametrize("in_images", [3, 8, 20, 100])
+def test_a_noisy_coil_costs_no_more_without_noise_readouts(scan, engine, in_images):
+    def images_only(items):
+        runs = (item[~item.flagged(AcquisitionFlag.NOISE)] for item in items)
+        return [run for run in runs if len(run)]
+
+    error, images, _ = error_of(scan, images_only(with_noise(scan[1], 1, in_images)), engine)
+    assert error <= 1.1 * error_of(scan, images_only(without_coil(scan[1])), engine)[0]
+    assert all(f"coil {ODD} is weighed down: it has" in image.attributes for image in images)
+
+
 def test_a_coil_that_is_left_out_goes_with_coil_compression(scan, engine):
     error, _, problems = error_of(scan, with_noise(scan[1], 1000, 1000), engine, virtual_coils=5)
     assert error <= 1.1 * error_of(scan, without_coil(scan[1]), engine, virtual_coils=5)[0]
