@@ -7,9 +7,11 @@ reset the connection and lose what was sent to the peer last.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import socket
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from gadgets.wire.framing import EndOfStreamError
@@ -90,7 +92,9 @@ class Drain(Generic[Item]):
         self._deliver = deliver
         self._tee = tee
         self._ended = ended
-        self._thread = threading.Thread(target=self._run, name="cinestream-drain", daemon=True)
+        # what it logs is of the scan of whoever makes it
+        begin = partial(contextvars.copy_context().run, self._run)
+        self._thread = threading.Thread(target=begin, name="cinestream-drain", daemon=True)
 
     def start(self) -> None:
         """Begin to read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from gadgets.wire.messages import Message
     from recon_core.errors import CinestreamError
+
+logger = logging.getLogger("cinestream")
 
 _MESSAGE_OVERHEAD = 512  # what a message counts in the queue besides its bytes: a flood of small ones is bounded too
 
@@ -45,17 +48,30 @@ class MessageQueue:
         self._changed = space.changed
         self.awaited = False  # who works waits for a message
         self.arrived = time.monotonic()  # when the message came that was taken last
+        self.held_up = 0.0  # seconds that `put` has waited for space
 
     def put(self, item: Message | CinestreamError, size: int = 0) -> None:
         """Add a message of so many bytes, or the error that ends the stream; does nothing once it is abandoned."""
         size += _MESSAGE_OVERHEAD
         with self._changed:
-            while self._space.used + size > self._space.limit and self._items and not self._abandoned:
-                self._changed.wait()
+            if self._is_full(size):
+                self._wait_for_space(size)
             if not self._abandoned:
                 self._items.append((item, size, time.monotonic()))
                 self._space.used += size
                 self._changed.notify_all()
+
+    def _is_full(self, size: int) -> bool:
+        return self._space.used + size > self._space.limit and bool(self._items) and not self._abandoned
+
+    def _wait_for_space(self, size: int) -> None:
+        if not self.held_up:
+            text = "the sender is held up: %.3g MiB of all scans wait to be reconstructed, as much as may (--queue-gib)"
+            logger.warning(text, self._space.used / (1 << 20))
+        began = time.monotonic()
+        while self._is_full(size):
+            self._changed.wait()
+        self.held_up += time.monotonic() - began
 
     def get(self) -> Message | CinestreamError:
         """Wait for the next message."""

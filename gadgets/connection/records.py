@@ -86,6 +86,8 @@ class ScanRecord:
     """What differed from what was asked, and of how many slices."""
     latency: float = 0.0
     """Longest time in s from the arrival of the readouts that completed a slice to its images."""
+    held_up: float = 0.0
+    """How long in s the sender had to wait, as too much of all scans was not reconstructed yet."""
     ended: float | None = None
     """As `time.monotonic` has it; None while it runs."""
     began: float = field(default_factory=time.monotonic)
@@ -129,6 +131,7 @@ class ScanRecord:
             "slices": summary.slices,
             "seconds": round(self.seconds, 3),
             "latency": round(self.latency, 3),
+            "held_up": round(self.held_up, 3),
             "stages": {stage: round(seconds, 3) for stage, seconds in dict(summary.seconds).items()},
             "problems": [
                 {"kind": name, "text": one.text, "count": one.count, "damage": one.damage}

@@ -274,6 +274,7 @@ class Session:
         finally:
             if self._record.pipeline or problems.kinds:  # not for questions
                 self._record.door = self._handshake.dialect.name.lower()
+                self._record.held_up = self._queue.held_up
                 self._scans.end(self._record)
                 log_scan(self._record)
 

@@ -21,7 +21,7 @@ def test_queue_keeps_order_and_counts_bytes():
     assert queue._space.used == 0
 
 
-def test_queue_holds_up_beyond_its_limit():
+def test_queue_holds_up_beyond_its_limit(caplog):
     block = readouts(10, 4, 64)
     queue = MessageQueue(QueueSpace(3 * block.data.nbytes))
     thread = in_background(lambda: [queue.put(block, block.data.nbytes) for _ in range(5)])
@@ -34,6 +34,9 @@ def test_queue_holds_up_beyond_its_limit():
     assert taken == [block] * 5  # each that is taken lets another in
     thread.join(10)
     assert not thread.is_alive()
+    assert queue.held_up >= 0.25
+    (said,) = [record.getMessage() for record in caplog.records]  # once, however often
+    assert said.startswith("the sender is held up: ")
 
 
 def test_a_message_wakes_the_one_that_waits_for_it():
