@@ -69,7 +69,7 @@ class Gain(NamedTuple):
     """Of the network, see `recon_core.inference.fusion.Fused`."""
 
 
-def survey(network: Network, plan: TrainingPlan, library: Library) -> Iterator[Finding]:
+def survey(network: Network, plan: TrainingPlan, library: Library, first: int = 0) -> Iterator[Finding]:
     """Compare a network with `REFERENCE` on `TrainingPlan.survey` scans, one after the other.
 
     Parameters
@@ -80,21 +80,23 @@ def survey(network: Network, plan: TrainingPlan, library: Library) -> Iterator[F
         How it was trained.
     library
         Held-out images; may be empty.
+    first
+        Number of the first scan: those of a survey begin with 0, later ones have never been looked at.
 
     Yields
     ------
     Finding
         Of scan after scan.
     """
-    for number in range(plan.survey):
+    for number in range(first, first + plan.survey):
         seed = (_SEED, plan.seed, number)
         whole = draw_scan(seed, plan, library, network.minimum_frames)
         width = min(_WIDTH, whole.maps.shape[-1])
-        first = place_of_crop(whole.target, width, np.random.default_rng(seed))
-        columns = slice(first, first + width)
+        begin = place_of_crop(whole.target, width, np.random.default_rng(seed))
+        columns = slice(begin, begin + width)
         with torch.inference_mode():
             reference = with_start(whole.slice(), REFERENCE, SAMPLES)
-            image = reconstruct_series(network, whole.started(plan.start).crop(first, width))
+            image = reconstruct_series(network, whole.started(plan.start).crop(begin, width))
             yield _found(
                 _known(reference.start)[..., columns],
                 _known(reference.start_deviation)[..., columns],
