@@ -77,8 +77,8 @@ class Child:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is gone."""
-        return self._process.poll() is not None
+        """Whether it is gone, or about to be: its sockets are closed before it can be waited for."""
+        return self._process.poll() is not None or self._is_deaf()
 
     def end(self) -> int | None:
         """End it at once, whatever it does; gives the status it had ended with by itself, or None."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -28,11 +30,14 @@ from gadgets.connection.server import CONNECTIONS, Server
 from gadgets.connection.session import SessionOptions
 from gadgets.settings.pipelines import find_pipeline
 from gadgets.settings.settings import Settings, apply, parse_assignments
-from recon_core.budget import share_freed
+from recon_core.budget import Budget, share_freed
 from recon_core.own_methods import ALLOWED, allow_methods, allowed_by_operator
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
+
+    from gadgets.connection.front import Front
 
 logger = logging.getLogger("cinestream")
 
@@ -40,7 +45,7 @@ _GIB = 1 << 30
 
 NAME = "serve"
 HELP = "run the resident server for Gadgetron or FIRE"
-EXAMPLES = "cinestream serve"
+EXAMPLES = "cinestream serve\ncinestream serve --port 9002 --workers 4"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue-gib", type=within(float, 0, 1e6), default=4.0, metavar="GIB", help=text)
     text = "memory for what all scans gather and make; one may take half of it (default: half of what is free)"
     parser.add_argument("--memory-gib", type=within(float, 0, 1e6), metavar="GIB", help=text)
+    text = (
+        "reconstruct in so many processes, each scan in one; one that dies is replaced and its scans begun again "
+        "(default: in this process)"
+    )
+    parser.add_argument("--workers", type=within(int, 1, 1024), default=0, metavar="N", help=text)
+    text = (
+        "with --workers: memory for what running scans have sent, a quarter of the free at most (default: %(default)s)"
+    )
+    parser.add_argument("--keep-gib", type=within(float, 0, 1e6), default=8.0, metavar="GIB", help=text)
     text = "connections that are served at a time; further ones are turned away (default: %(default)s)"
     parser.add_argument("--connections", type=within(int, 1, 10_000), default=CONNECTIONS, metavar="N", help=text)
     text = "how long a peer may be silent while it is waited for (default: %(default)s s)"
@@ -83,7 +97,8 @@ def run(options: argparse.Namespace) -> int:
     """Serve until a signal comes; refuse at once what would fail in every scan."""
     share_freed()
     log_as_server(options.log_format)
-    allow_methods([*options.allow_method, *allowed_by_operator()])
+    methods = (*options.allow_method, *allowed_by_operator())
+    allow_methods(methods)
     session = SessionOptions(
         pipelines=tuple(options.pipelines),
         aliases=parse_assignments(options.alias),
@@ -98,7 +113,31 @@ def run(options: argparse.Namespace) -> int:
     for name in session.aliases.values():
         find_pipeline(name, session.pipelines)
     apply(Settings(), session.overrides)
-    server = Server(options.host, options.port, session, options.connections)
+    with _front(options, session, methods) as front:
+        passage = None if front is None else front.passage
+        server = Server(options.host, options.port, session, options.connections, passage)
+        return _serve(server, options.grace)
+
+
+@contextlib.contextmanager
+def _front(options: argparse.Namespace, session: SessionOptions, methods: tuple[str, ...]) -> Iterator[Front | None]:
+    """The workers that the options ask for, which share the memory; None without any."""
+    count = options.workers
+    if not count:
+        yield None
+        return
+    from gadgets.connection.front import Front
+    from gadgets.connection.worker import WorkerOptions
+
+    free = session.memory_bytes or Budget().limit
+    own = dataclasses.replace(session, queue_bytes=session.queue_bytes // count, memory_bytes=free // count)
+    worker = WorkerOptions(own, methods, options.log_format, logger.getEffectiveLevel())
+    with contextlib.closing(Front(count, worker, int(options.keep_gib * _GIB))) as front:
+        yield front
+
+
+def _serve(server: Server, grace: float) -> int:
+    """Serve until a signal comes."""
     if not ip_address(server.address[0]).is_loopback:
         logger.warning(
             "%s can be reached from other machines, and the protocol knows no passwords: whoever reaches it can send "
@@ -114,7 +153,7 @@ def run(options: argparse.Namespace) -> int:
     say(f"cinestream {__version__} listens on {server.address[0]} port {server.address[1]}")
     while thread.is_alive() and not stop.wait(0.2):
         pass
-    server.stop(options.grace)
+    server.stop(grace)
     thread.join()
     if ended == [False]:
         # at its end Python would pull the rug from under what computes, which aborts

@@ -10,7 +10,7 @@ import logging
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gadgets.connection.resident import DEFAULT_HOST, DEFAULT_PORT
 from gadgets.connection.session import Resources, Session, SessionOptions
@@ -21,6 +21,8 @@ from recon_core.errors import ModelError, ResourceError
 from recon_core.methods import OWN_METHODS, find_method
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from recon_core.engine import Engine
 
 logger = logging.getLogger("cinestream")
@@ -50,6 +52,20 @@ class SharedEngine:
             return self._engine
 
 
+class Served(Protocol):
+    """What serves a connection: a `Session` here, or a `gadgets.connection.front.Passage` to another process."""
+
+    @property
+    def silent(self) -> bool:
+        """Nothing has come from the peer."""
+
+    def run(self) -> bool:
+        """Serve it to its end; gives whether all was well."""
+
+    def stop(self, why: str) -> None:
+        """End it, and tell the peer why; from any thread."""
+
+
 class Server:
     """Listens, and runs a session for every connection.
 
@@ -63,6 +79,8 @@ class Server:
         The operator's choices for every session.
     connections
         How many are served at a time; a further one takes the place of one that says nothing, or is told so and closed.
+    sessions
+        Makes what serves a connection; None makes sessions of this process.
 
     Raises
     ------
@@ -76,12 +94,15 @@ class Server:
         port: int = DEFAULT_PORT,
         options: SessionOptions | None = None,
         connections: int = CONNECTIONS,
+        sessions: Callable[[socket.socket], Served] | None = None,
     ) -> None:
         self._options = options or SessionOptions()
         self._resources = Resources(self._options)
         self._connections = connections
         self._engine = SharedEngine()
-        self._sessions: dict[threading.Thread, tuple[socket.socket, Session]] = {}
+        self._make = sessions or self._own_session
+        self._has_engine = sessions is None
+        self._sessions: dict[threading.Thread, tuple[socket.socket, Served]] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._deadline = 0.0
@@ -101,7 +122,9 @@ class Server:
         bool
             False if a session does not end, whatever it is at.
         """
-        threading.Thread(target=self._warm_up, name="cinestream-warm-up", daemon=True).start()
+        if self._has_engine:
+            warm = threading.Thread(target=lambda: warm_up(self._engine), name="cinestream-warm-up", daemon=True)
+            warm.start()
         logger.info("listening on %s port %d", *self.address)
         with self._listener:
             while not self._stopping.is_set():
@@ -145,7 +168,7 @@ class Server:
                 _turn_away(connection, f"{self._connections} connections are served already; try again later")
                 return
             silent.stop("other connections need the place of one that says nothing")
-        session = Session(connection, self._engine, self._options, resources=self._resources)
+        session = self._make(connection)
         thread = threading.Thread(target=self._run, args=(connection, session), name="cinestream-session", daemon=True)
         with self._lock:
             self._sessions[thread] = connection, session
@@ -156,16 +179,19 @@ class Server:
                 del self._sessions[thread]
             _turn_away(connection, f"no session can be started ({error}); try again later")
 
+    def _own_session(self, connection: socket.socket) -> Session:
+        return Session(connection, self._engine, self._options, resources=self._resources)
+
     def _join(self) -> None:
         """Wait for the sessions up to the deadline."""
         for thread in self._running():
             thread.join(max(0.0, self._deadline - time.monotonic()))
 
-    def _running(self) -> dict[threading.Thread, tuple[socket.socket, Session]]:
+    def _running(self) -> dict[threading.Thread, tuple[socket.socket, Served]]:
         with self._lock:
             return dict(self._sessions)
 
-    def _run(self, connection: socket.socket, session: Session) -> None:
+    def _run(self, connection: socket.socket, session: Served) -> None:
         try:
             with connection:
                 good = session.run()
@@ -175,16 +201,18 @@ class Server:
                 self._sessions.pop(threading.current_thread(), None)
             return_freed()
 
-    def _warm_up(self) -> None:
+
+def warm_up(engine: SharedEngine) -> None:
+    """Make the engine before the first scan, and log what will fail."""
+    try:
+        engine()
+    except Exception:
+        logger.exception("the reconstruction engine cannot be started; every scan will fail")
+    for name in [*OWN_METHODS]:
         try:
-            self._engine()
-        except Exception:
-            logger.exception("the reconstruction engine cannot be started; every scan will fail")
-        for name in [*OWN_METHODS]:
-            try:
-                find_method(name)
-            except ModelError as error:
-                logger.error("scans that ask for the method %s will fail: %s", name, error)
+            find_method(name)
+        except ModelError as error:
+            logger.error("scans that ask for the method %s will fail: %s", name, error)
 
 
 def _turn_away(connection: socket.socket, why: str) -> None:

@@ -176,7 +176,7 @@ class _PeerGoneError(Exception):
     """Nothing can be sent any more; not an OSError, which anything else may raise too."""
 
 
-def _name_of(connection: socket.socket) -> str:
+def name_of(connection: socket.socket) -> str:
     """Address and port of the peer, or what kind of connection it is."""
     try:
         peer = connection.getpeername()
@@ -200,6 +200,8 @@ class Session:
         Configuration and header, when they were taken from the socket already; then this is Gadgetron's ``<execute>``.
     resources
         What other sessions share with this one; None shares with none.
+    peer
+        Name of the peer, where the socket does not lead to it.
     """
 
     def __init__(
@@ -209,6 +211,7 @@ class Session:
         options: SessionOptions | None = None,
         begun: tuple[ConfigText, Header] | None = None,
         resources: Resources | None = None,
+        peer: str = "",
     ) -> None:
         self._connection = connection
         self._engine = engine
@@ -223,7 +226,7 @@ class Session:
         self._stopped = ""
         self.silent = True  # nothing has come from the peer
         self._next_probe = 0.0
-        self._record = ScanRecord(_name_of(connection))
+        self._record = ScanRecord(peer or name_of(connection))
         self._writer = Writer.of_socket(connection)
 
     def run(self) -> bool:

@@ -66,6 +66,7 @@ def test_how_it_ended_is_known(child):
     read(child)
     os.kill(child.pid, signal.SIGKILL)
     assert child.socket.recv(1) == b""
+    assert child.has_ended
     assert child.end() == -signal.SIGKILL
     other = Child(f"{__name__}:broken", {})
     assert other.socket.recv(1) == b""

@@ -1,0 +1,387 @@
+"""The front of a server with several processes: it takes connections and passes their bytes on, without numerics.
+
+One scan goes to one worker, since its windows, maps and noise belong together. What came of it is kept meanwhile: when
+the worker dies, another one begins the scan again, and what was sent already is not sent twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import logging
+import os
+import select
+import socket
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from gadgets.connection.drain import Drain
+from gadgets.connection.handshake import Dialect, Handshake
+from gadgets.connection.kept import Kept
+from gadgets.connection.queue import QueueSpace
+from gadgets.connection.session import name_of
+from gadgets.connection.worker import send_session, send_stop
+from gadgets.problems import Kind, Problem, Problems
+from gadgets.wire.framing import Frames, MessageId
+from gadgets.wire.messages import ConfigFile, ConfigText
+from gadgets.wire.reader import Reader
+from gadgets.wire.writer import Writer
+from recon_core.budget import free_bytes
+from recon_core.children import death_in_words, usable_cores, usable_gpus
+from recon_core.errors import CinestreamError, ProtocolError, ResourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gadgets.connection.worker import WorkerOptions
+    from gadgets.wire.framing import Frame
+    from recon_core.children import Child
+
+logger = logging.getLogger("cinestream")
+
+#: How often a scan is begun of which the worker dies.
+TRIES = 3
+
+_BUFFER_BYTES = 1 << 22  # of the socket to a worker
+_HUNG_UP = getattr(select, "POLLRDHUP", 0)  # of Linux
+_NEWS = "INFO"  # a text that begins so only shows that the scan goes on
+
+
+class _Worker:
+    """A worker process, and how many scans it has."""
+
+    def __init__(self, child: Child) -> None:
+        self.child = child
+        self.scans = 0
+
+
+class Front:
+    """The workers of a server.
+
+    Parameters
+    ----------
+    count
+        How many.
+    options
+        Of each.
+    kept_bytes
+        Memory for what is kept of the scans that run; a quarter of the free memory at most.
+
+    Raises
+    ------
+    ResourceError
+        If a process cannot be started.
+    """
+
+    def __init__(self, count: int, options: WorkerOptions, kept_bytes: int) -> None:
+        free = free_bytes()
+        self.space = QueueSpace(kept_bytes if free is None else min(kept_bytes, free // 4))
+        self.idle_seconds = options.session.idle_seconds
+        self._options = options
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        gpus = usable_gpus()
+        threads = os.environ.get("OMP_NUM_THREADS", "") or str(max(1, usable_cores() // count))
+        self._environments = [{"OMP_NUM_THREADS": threads} for _ in range(count)]
+        for number, environment in enumerate(self._environments if gpus else []):
+            environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+        self._workers = [_Worker(options.start(environment)) for environment in self._environments]
+
+    @property
+    def pids(self) -> list[int]:
+        """Numbers of the worker processes."""
+        with self._lock:
+            return [worker.child.pid for worker in self._workers]
+
+    def passage(self, connection: socket.socket) -> Passage:
+        """Make what serves a connection."""
+        return Passage(connection, self)
+
+    def take_worker(self) -> _Worker:
+        """Give the worker with the fewest scans to one more; those that have died are replaced.
+
+        Raises
+        ------
+        ResourceError
+            If no process can be started.
+        """
+        with self._lock:
+            for number, worker in enumerate(self._workers):
+                if worker.child.has_ended:
+                    logger.error("worker %d died: %s", worker.child.pid, death_in_words(worker.child.end()))
+                    self._workers[number] = _Worker(self._options.start(self._environments[number]))
+            worker = min(self._workers, key=lambda one: one.scans)
+            worker.scans += 1
+            return worker
+
+    def give_back(self, worker: _Worker) -> None:
+        """A scan is over, or has left a worker that died."""
+        with self._lock:
+            worker.scans -= 1
+
+    def begin(self, worker: _Worker, peer: str) -> tuple[int, socket.socket]:
+        """Let a worker serve a peer; gives the number of the session, and our end of its connection.
+
+        Raises
+        ------
+        OSError
+            If the worker is gone.
+        """
+        number = next(self._numbers)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            for end in (ours, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+            try:
+                with self._lock:
+                    send_session(worker.child.socket, number, peer, theirs)
+            except OSError:
+                ours.close()
+                raise
+        return number, ours
+
+    def stop(self, worker: _Worker, number: int, why: str) -> None:
+        """End a session, whose peer the worker tells why."""
+        with self._lock, contextlib.suppress(OSError):
+            send_stop(worker.child.socket, number, why)
+
+    def close(self) -> None:
+        """End all workers at once."""
+        with self._lock:
+            for worker in self._workers:
+                worker.child.end()
+
+
+class Passage:
+    """One connection of the front, as a `gadgets.connection.session.Session` is one of a server without workers.
+
+    Parameters
+    ----------
+    connection
+        The connected socket; closed by the owner.
+    front
+        Who has the workers.
+    """
+
+    def __init__(self, connection: socket.socket, front: Front) -> None:
+        self.silent = True  # nothing has come from the peer
+        self._connection = connection
+        self._front = front
+        self._peer = name_of(connection)
+        self._kept = Kept(front.space)
+        self._sent = _Sent()
+        self._stopped = ""
+        self._gone = False  # the peer
+        self._current: tuple[_Worker, int] | None = None
+
+    def run(self) -> bool:
+        """Serve the connection.
+
+        Returns
+        -------
+        bool
+            True if the worker sent everything and no error.
+        """
+        with contextlib.suppress(OSError):
+            self._connection.settimeout(self._front.idle_seconds)
+            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        with contextlib.suppress(OSError):
+            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        drain = Drain(
+            self._connection,
+            Frames,
+            deliver=lambda *_: None,
+            tee=self._take,
+            ended=self._kept.end,
+            is_busy=lambda: True,  # the worker knows who is to be waited for
+        )
+        try:
+            drain.start()
+            return self._serve()
+        except RuntimeError as error:  # the machine has no more threads
+            return self._fail(f"the connection cannot be served: {error}; try again later")
+        except OSError as error:
+            logger.warning("%s is gone (%s); nothing more can be sent to it", self._peer, error)
+            return False
+        finally:
+            self._kept.abandon()
+            drain.finish()
+
+    def stop(self, why: str) -> None:
+        """End the scan, and tell the peer why; from any thread."""
+        self._stopped = why
+        if self._current is not None:
+            self._front.stop(*self._current, why)
+
+    def _take(self, block: memoryview) -> None:
+        self.silent &= not block
+        self._kept.append(block)
+
+    def _serve(self) -> bool:
+        """Let workers do the scan until one has done it; raises OSError if the peer is gone."""
+        why = ""
+        for _ in range(TRIES):
+            if self._stopped:
+                return self._fail(self._stopped)
+            try:
+                worker = self._front.take_worker()
+            except ResourceError as error:
+                return self._fail(str(error))
+            try:
+                if self._through(worker):
+                    return self._sent.good
+            except _OtherImagesError as error:
+                return self._fail(str(error))
+            finally:
+                self._current = None
+                self._front.give_back(worker)
+            if self._gone:
+                logger.warning("%s is gone; nothing more can be sent to it", self._peer)
+                return False
+            why = f"the process that reconstructs the scan of {self._peer} died"
+            if not self._kept.whole:
+                return self._fail(f"{why}, and not all of the scan was kept (--keep-gib); send it again")
+            logger.warning("%s; another one begins it again", why)
+        return self._fail(f"{why} {TRIES} times; it may need more memory than there is: see the log of the server")
+
+    def _through(self, worker: _Worker) -> bool:
+        """Pass the scan to a worker and its answers to the peer; False if the worker dies."""
+        try:
+            number, connection = self._front.begin(worker, self._peer)
+        except OSError:
+            return False
+        over = threading.Event()
+        feeder = threading.Thread(target=self._feed, args=(connection, over), name="cinestream-feed", daemon=True)
+        with connection:
+            self._current = worker, number
+            if self._stopped:
+                self._front.stop(worker, number, self._stopped)
+            feeder.start()
+            try:
+                return self._answer(connection)
+            finally:
+                over.set()
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+                self._kept.wake()
+                feeder.join()
+
+    def _feed(self, connection: socket.socket, over: threading.Event) -> None:
+        """Send a worker what the peer sends, from the begin."""
+        with contextlib.suppress(OSError):  # the answers show that the worker is gone
+            for block in self._kept.blocks(lambda: not over.is_set()):
+                connection.sendall(block)
+            self._watch_peer(connection)
+
+    def _watch_peer(self, connection: socket.socket) -> None:
+        """Let a worker know when the peer closes its side, or is gone; until the worker's connection is closed."""
+        poll = select.poll()
+        poll.register(connection, 0)
+        poll.register(self._connection, _HUNG_UP)
+        while True:
+            events = dict(poll.poll())
+            if connection.fileno() in events:
+                return
+            if events[self._connection.fileno()] & ~_HUNG_UP:
+                self._gone = True
+                connection.shutdown(socket.SHUT_RDWR)
+                return
+            connection.shutdown(socket.SHUT_WR)
+            poll.register(self._connection, 0)
+
+    def _answer(self, connection: socket.socket) -> bool:
+        """Pass the answers of a worker on, up to its CLOSE; False if it dies before."""
+        frames = Frames(connection.recv_into, keep=True)
+        self._sent.begin_again()
+        while True:
+            try:
+                frame = frames.read()
+            except (OSError, ProtocolError):
+                return False
+            if self._sent.is_new(frame):
+                self._connection.sendall(frame.data)
+                self._sent.add(frame)
+            if frame.closes:
+                return True
+
+    def _fail(self, why: str) -> bool:
+        """Tell the peer that the scan cannot be done, in its way."""
+        logger.error("%s", why)
+        dialect, problem = _dialect_of(self._kept.opening), Problem(Kind.FAILURE, why, damage=True)
+        problems = Problems(kinds={Kind.FAILURE.value: problem})
+        for message in (*dialect.report(problem), *dialect.conclude(problems)):
+            Writer.of_socket(self._connection).send(message)
+        return False
+
+
+class _OtherImagesError(Exception):
+    """A scan that was begun again gave something else than was sent before."""
+
+
+class _Sent:
+    """What a peer was sent, so that it is sent nothing twice."""
+
+    def __init__(self) -> None:
+        self.good = True  # no error was sent
+        self._digests: list[bytes] = []  # of all but texts, in order
+        self._texts: Counter[bytes] = Counter()
+        self._again: Iterator[bytes] = iter(())
+        self._texts_again: Counter[bytes] = Counter()
+
+    def begin_again(self) -> None:
+        """All messages will come once more."""
+        self._again = iter([*self._digests])
+        self._texts_again = self._texts.copy()
+
+    def is_new(self, frame: Frame) -> bool:
+        """Whether a message was not sent yet.
+
+        Raises
+        ------
+        _OtherImagesError
+            If another one was sent in its place.
+        """
+        if frame.number == MessageId.TEXT:
+            known = self._texts_again[frame.data] > 0
+            self._texts_again[frame.data] -= known
+            return not known
+        before = next(self._again, None)
+        if before is not None and before != _digest(frame):
+            raise _OtherImagesError(
+                "the process that reconstructs died, and the scan gave other images when it was begun again; those "
+                "that came do not belong together: send it again"
+            )
+        return before is None
+
+    def add(self, frame: Frame) -> None:
+        """Take note of what was sent."""
+        if frame.number != MessageId.TEXT:
+            self._digests.append(_digest(frame))
+            self.good = self.good and frame.number != MessageId.ERROR
+        elif not frame.text.startswith(_NEWS):
+            self._texts[frame.data] += 1
+            self.good = self.good and not frame.text.startswith("ERROR")
+
+
+def _digest(frame: Frame) -> bytes:
+    return hashlib.blake2b(frame.data, digest_size=16).digest()
+
+
+def _dialect_of(opening: bytes) -> Dialect:
+    """What a peer understands, of the begin of what it sent."""
+    handshake, left = Handshake(), memoryview(opening)
+
+    def readinto(buffer: memoryview) -> int:
+        nonlocal left
+        count = min(len(buffer), len(left))
+        buffer[:count], left = left[:count], left[count:]
+        return count
+
+    with contextlib.suppress(CinestreamError):
+        for message in Reader(readinto):
+            if isinstance(message, ConfigFile | ConfigText):
+                handshake.receive(message)
+                break
+    return handshake.dialect

@@ -1,0 +1,136 @@
+"""A process that reconstructs scans for the front of a server: connections come as open sockets of this machine."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import logging
+import pickle
+import socket
+import sys
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gadgets.connection.scan_log import log_as_server
+from gadgets.connection.server import SharedEngine, warm_up
+from gadgets.connection.session import Resources, Session, SessionOptions
+from recon_core.budget import return_freed, share_freed
+from recon_core.children import Child
+from recon_core.own_methods import allow_methods
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+logger = logging.getLogger("cinestream")
+
+_MOST_SOCKETS = 64  # that come at a time
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What all workers of a server have in common."""
+
+    session: SessionOptions
+    """For every session."""
+    methods: tuple[str, ...] = ()
+    """Methods of the operator's own that a peer may ask for."""
+    log_format: str = "text"
+    """One of `gadgets.connection.scan_log.FORMATS`."""
+    level: int = logging.WARNING
+    """Of what is logged."""
+
+    def start(self, environment: Mapping[str, str]) -> Child:
+        """Start a worker.
+
+        Raises
+        ------
+        ResourceError
+            If no process can be started.
+        """
+        packed = base64.b64encode(pickle.dumps(self)).decode()
+        return Child("gadgets.connection.worker:work", {"packed": packed}, environment)
+
+
+def work(control: socket.socket, packed: str) -> None:
+    """Run a session for every socket that comes, until the front is gone; in a `recon_core.children.Child`."""
+    options: WorkerOptions = pickle.loads(base64.b64decode(packed))  # noqa: S301 - of our own parent
+    logging.basicConfig(level=max(options.level, logging.INFO), stream=sys.stderr)
+    logger.setLevel(options.level)
+    log_as_server(options.log_format)
+    share_freed()
+    allow_methods(options.methods)
+    engine, resources = SharedEngine(), Resources(options.session)
+    threading.Thread(target=warm_up, args=(engine,), name="cinestream-warm-up", daemon=True).start()
+    sessions: dict[int, Session] = {}
+
+    def run(number: int, connection: socket.socket) -> None:
+        try:
+            with connection:
+                sessions[number].run()
+        finally:
+            del sessions[number]
+            return_freed()
+
+    for message, connection in _messages(control):
+        number = int(message["number"])
+        if connection is not None:
+            sessions[number] = Session(
+                connection, engine, options.session, resources=resources, peer=str(message["peer"])
+            )
+            threading.Thread(target=run, args=(number, connection), name="cinestream-session", daemon=True).start()
+        elif number in sessions:
+            with contextlib.suppress(KeyError):  # it has ended meanwhile
+                sessions[number].stop(str(message["stop"]))
+
+
+def send_session(control: socket.socket, number: int, peer: str, connection: socket.socket) -> None:
+    """Hand a connection to a worker.
+
+    Parameters
+    ----------
+    control
+        Our end of its socket.
+    number
+        By which `send_stop` names it.
+    peer
+        Name of who is at the other end of it.
+    connection
+        The socket; the caller closes it.
+
+    Raises
+    ------
+    OSError
+        If the worker is gone.
+    """
+    socket.send_fds(control, [_line({"number": number, "peer": peer, "socket": True})], [connection.fileno()])
+
+
+def send_stop(control: socket.socket, number: int, why: str) -> None:
+    """Let a worker end a session.
+
+    Raises
+    ------
+    OSError
+        If the worker is gone.
+    """
+    control.sendall(_line({"number": number, "stop": why}))
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
+def _messages(control: socket.socket) -> Iterator[tuple[dict[str, Any], socket.socket | None]]:
+    """Messages of the front, with the socket of those that carry one."""
+    begun, sockets = b"", list[socket.socket]()
+    while True:
+        block, numbers, _, _ = socket.recv_fds(control, 1 << 16, _MOST_SOCKETS)
+        if not block:
+            return
+        sockets += [socket.socket(fileno=number) for number in numbers]
+        *lines, begun = (begun + block).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            yield message, sockets.pop(0) if message.get("socket") else None

@@ -1,0 +1,362 @@
+"""The front of a server with workers: whoever of them dies, a peer gets all images once, or is told why not."""
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import types
+
+import pytest
+
+from gadgets.connection import front as module
+from gadgets.connection.front import TRIES, Front
+from gadgets.connection.server import Server
+from gadgets.connection.session import Resources, Session, SessionOptions
+from gadgets.connection.worker import WorkerOptions, _messages
+from gadgets.wire.messages import Close, ConfigFile, Header, Query
+from recon_core.errors import ResourceError
+from tests.gadgets.connection.test_server import OPENING, LongEngine, Process, stub
+from tests.helpers.builders import readouts
+from tests.helpers.peers import (
+    CONFIGURATIONS,
+    DOORS,
+    FRAMES,
+    PATIENCE,
+    SLICES,
+    Peer,
+    StubEngine,
+    assert_whole_scan,
+    expected_images,
+    nothing_left,
+    one_by_one,
+    scan,
+    talk,
+    talk_scan,
+    wait_until,
+    wire,
+)
+from tests.recon_core.test_children import is_running
+
+HEADER, ITEMS = scan()
+
+
+class Worker:
+    """A worker as a thread of this process; to die it cuts all its connections."""
+
+    numbers = iter(range(10**6, 10**9))
+
+    def __init__(self, options, engine):
+        self.socket, self._control = socket.socketpair()
+        self.pid, self.has_ended, self.engine = next(self.numbers), False, engine
+        self._sessions, self._connections = {}, []
+        self._resources = Resources(options)
+        self._options = options
+        self._thread = threading.Thread(target=self._work, name="cinestream-worker")
+        self._thread.start()
+
+    def _work(self):
+        for message, connection in _messages(self._control):
+            number = message["number"]
+            if connection is None:
+                self._sessions[number].stop(message["stop"])
+                continue
+            self._connections.append(connection)
+            session = Session(connection, lambda: self.engine, self._options, None, self._resources, message["peer"])
+            self._sessions[number] = session
+            threading.Thread(target=self._run, args=(session, connection), name="cinestream-session").start()
+
+    def _run(self, session, connection):
+        with connection:
+            session.run()
+
+    def die(self):
+        self.has_ended = True
+        for one in (self._control, *self._connections):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def end(self):
+        self.die()
+        self._thread.join(PATIENCE)
+        self.socket.close()
+        self._control.close()
+        return -9
+
+
+@pytest.fixture
+def fronted(monkeypatch):
+    """Make a server with workers as threads; `engines` gives that of each that is started."""
+
+    @contextlib.contextmanager
+    def make(engines=lambda _: StubEngine(), count=2, kept=1 << 30, options=None, connections=32):
+        workers = []
+
+        class Options(WorkerOptions):
+            def start(self, environment):
+                worker = Worker(self.session, None)
+                worker.engine = engines(worker)
+                workers.append(worker)
+                return worker
+
+        with nothing_left():
+            front = Front(count, Options(options or SessionOptions()), kept)
+            server = Server("127.0.0.1", 0, options, connections, front.passage)
+            server.front, server.workers = front, workers
+            thread = threading.Thread(target=server.serve, name="cinestream-accept")
+            thread.start()
+            try:
+                yield server
+            finally:
+                server.stop(5.0)
+                thread.join(PATIENCE)
+                front.close()
+            assert not thread.is_alive()
+            assert not server._sessions
+            assert front.space.used == 0
+
+    return make
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_scan_through_the_front_is_that_of_a_server(door, fronted):
+    with fronted() as server:
+        assert_whole_scan(server, door)
+        assert_whole_scan(server, door)
+        assert sum(worker.engine.slices for worker in server.workers) == 2 * SLICES
+
+
+def test_questions_and_health_checks_pass(fronted):
+    with fronted() as server:
+        answer = talk(server, Query(7, "cinestream::version"), Close())
+        assert re.fullmatch(r"\d+\.\d+\.\d+.*", answer.answers[7])
+        with Peer(server.address):
+            pass
+        bad = talk(server, ConfigFile("magic"), Header(HEADER), Close())
+        assert any("magic" in text for text in bad.complaints("client"))
+        assert bad.closed
+
+
+def test_scans_at_a_time_are_spread_over_the_workers(fronted):
+    gate = threading.Event()
+    with fronted(lambda _: StubEngine(lambda _: gate.wait(PATIENCE))) as server:
+        peers = [Peer(server.address) for _ in range(4)]
+        for peer in peers:
+            peer.send(*OPENING, *ITEMS, Close())
+        wait_until(lambda: sum(one.engine.slices for one in server.workers) >= 4)
+        assert [worker.engine.slices for worker in server.workers] == [2, 2]
+        gate.set()
+        for peer in peers:
+            assert [wire(image) for image in peer.collect().images] == expected_images()
+            peer.socket.close()
+
+
+def deadly(at, deaths):
+    """Engines of workers that die before a slice, so often."""
+
+    def make(worker):
+        def before(number):
+            if number == at and deaths[0] > 0:
+                deaths[0] -= 1
+                worker.die()
+
+        return StubEngine(before)
+
+    return make
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("at", [1, 2])
+@pytest.mark.parametrize("door", DOORS)
+def test_a_worker_that_dies_is_replaced_and_nothing_is_sent_twice(door, at, count, fronted, caplog):
+    with fronted(deadly(at, [1]), count) as server:
+        answer = talk_scan(server, door)
+        assert answer.complaints(door) == []
+        assert answer.closed
+        assert [wire(image) for image in answer.images] == expected_images()
+        assert [type(message).__name__ for message in answer.messages].count("Waveform") == sum(
+            type(item).__name__ == "Waveform" for item in ITEMS
+        ) * (door == "gadgetron")
+        assert "another one begins it again" in caplog.text
+        assert_whole_scan(server, door)
+        assert len(server.workers) == count + 1
+        assert "died: it was killed" in caplog.text
+
+
+def test_a_worker_may_die_while_the_peer_still_sends(fronted):
+    with fronted(deadly(1, [1])) as server, Peer(server.address) as peer:
+        items = [*one_by_one(ITEMS)]
+        peer.send(*OPENING, *items[:-1])
+        wait_until(lambda: len([one for one in server.workers if one.has_ended]) == 1)
+        peer.send(*items[-1:], Close())
+        assert [wire(image) for image in peer.collect().images] == expected_images()
+
+
+def test_texts_are_not_sent_twice(fronted):
+    """Readouts of other coils give one before the first image."""
+    items = [*ITEMS[:-1], readouts(2, coils=7, samples=128), ITEMS[-1]]
+    with fronted() as server:
+        usual = talk(server, *OPENING, *items, Close())
+    assert usual.texts
+    with fronted(deadly(2, [1])) as server:
+        again = talk(server, *OPENING, *items, Close())
+    assert again.texts == usual.texts
+    assert [wire(image) for image in again.images] == [wire(image) for image in usual.images]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_scan_that_kills_every_worker_ends_in_an_error(door, fronted):
+    with fronted(deadly(1, deaths := [TRIES])) as server:
+        answer = talk_scan(server, door)
+        assert deaths == [0]
+        (complaint,) = answer.complaints(door)
+        assert f"died {TRIES} times" in complaint
+        assert answer.closed
+        assert answer.images == []
+        assert_whole_scan(server, door)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_without_the_memory_to_keep_a_scan_its_loss_is_said(door, fronted):
+    with fronted(deadly(2, [1]), kept=1000) as server:
+        answer = talk_scan(server, door)
+        (complaint,) = answer.complaints(door)
+        assert "not all of the scan was kept (--keep-gib); send it again" in complaint
+        assert len(answer.images) == FRAMES
+        assert_whole_scan(server, door)
+
+
+def test_other_images_are_not_mixed_with_those_that_were_sent(fronted):
+    """As of a method that depends on the time it has."""
+    deaths = [1]
+
+    def make(worker):
+        engine = deadly(2, deaths)(worker)
+        if deaths[0] == 0:
+            reconstruct = engine.reconstruct
+
+            def other(cine, options):
+                made = reconstruct(cine, options)
+                made.image[...] *= 2
+                return made
+
+            engine.reconstruct = other
+        return engine
+
+    with fronted(make, count=1) as server:
+        answer = talk_scan(server)
+    (complaint,) = answer.complaints("client")
+    assert "gave other images" in complaint
+    assert len(answer.images) == FRAMES
+    assert answer.closed
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+def test_a_scan_of_a_peer_that_is_gone_is_stopped(how, fronted):
+    engine = LongEngine()
+    with fronted(lambda _: engine) as server:
+        peer = Peer(server.address)
+        peer.send(*OPENING, *ITEMS, Close())
+        assert engine.began.wait(PATIENCE)
+        peer.reset() if how == "reset" else peer.socket.close()
+        assert engine.stopped.wait(PATIENCE)
+        wait_until(lambda: not server._sessions)
+        assert engine.slices == 1
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_server_that_is_stopped_says_so(door, fronted):
+    engine = LongEngine()
+    with fronted(lambda _: engine) as server, Peer(server.address) as peer:
+        peer.send(CONFIGURATIONS[door], Header(HEADER), *ITEMS, Close())
+        assert engine.began.wait(PATIENCE)
+        server.stop(0.0)
+        answer = peer.collect()
+        assert any("is being stopped before the scan was done" in text for text in answer.complaints(door))
+        assert answer.closed
+
+
+def test_that_no_worker_can_be_started_is_said(fronted, monkeypatch):
+    with fronted(count=1) as server:
+        assert_whole_scan(server)
+        server.workers[0].die()
+
+        def fail(environment):
+            raise ResourceError("no further process can be started")
+
+        monkeypatch.setattr(type(server.front._options), "start", lambda self, environment: fail(environment))
+        answer = talk_scan(server)
+        assert answer.complaints("client") == ["no further process can be started"]
+        assert answer.closed
+        monkeypatch.undo()
+        assert_whole_scan(server)
+
+
+def test_silent_connections_give_way(fronted):
+    with fronted(connections=1) as server, Peer(server.address) as silent:
+        wait_until(lambda: server._sessions)
+        assert_whole_scan(server)
+        assert any("need the place" in text for text in silent.collect().texts)
+
+
+def test_the_log_names_the_peer(fronted, caplog):
+    with caplog.at_level(logging.INFO), fronted() as server:
+        assert_whole_scan(server)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "cinestream.scans"]
+    assert line.startswith("client 127.0.0.1 port ")
+
+
+def test_workers_share_cores_and_gpus(monkeypatch):
+    started = []
+    options = types.SimpleNamespace(session=SessionOptions(), start=lambda environment: started.append(environment))
+    monkeypatch.setattr(module, "usable_cores", lambda: 8)
+    monkeypatch.setattr(module, "usable_gpus", lambda: ["0", "1"])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    Front(3, options, 0)
+    assert [one["OMP_NUM_THREADS"] for one in started] == ["2"] * 3
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in started] == ["0", "1", "0"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    monkeypatch.setattr(module, "usable_gpus", list)
+    started.clear()
+    Front(1, options, 0)
+    assert started == [{"OMP_NUM_THREADS": "5"}]
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_process_that_is_killed_in_mid_scan_costs_no_image(tmp_path):
+    killed = tmp_path / "killed"
+    mark = f"import os, pathlib; mark = pathlib.Path({str(killed)!r}); me = os.getpid()"
+    kill = f"{mark}; number == 2 and not mark.exists() and (mark.write_text(str(me)), os.kill(me, 9))"
+    with Process(tmp_path, "--workers", "2", before=stub(kill)) as server:
+        answer = talk_scan(server)
+        assert answer.complaints("client") == []
+        assert [wire(image) for image in answer.images] == expected_images()
+        assert answer.closed
+        assert int(killed.read_text()) != server.process.pid
+        assert_whole_scan(server)
+        workers = children_of(server.process.pid)
+        assert len(workers) == 2
+        code, error = server.stop(signal.SIGTERM)
+    assert code == 0
+    assert "begins it again" in error
+    assert "Traceback" not in error
+    wait_until(lambda: not [pid for pid in workers if is_running(pid)])
+
+
+def children_of(pid):
+    outcome = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in outcome.stdout.split()]
+
+
+def test_workers_end_with_a_server_that_is_killed(tmp_path):
+    with Process(tmp_path, "--workers", "2", before=stub()) as server:
+        assert_whole_scan(server)
+        workers = children_of(server.process.pid)
+        os.kill(server.process.pid, signal.SIGKILL)
+        wait_until(lambda: not [pid for pid in workers if is_running(pid)])
+    assert len(workers) == 2
