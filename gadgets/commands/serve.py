@@ -17,6 +17,7 @@ from gadgets.commands.arguments import (
     add_noise_store,
     add_pipeline_folders,
     add_set,
+    address,
     folder,
     noise_store,
     port,
@@ -24,13 +25,16 @@ from gadgets.commands.arguments import (
     within,
 )
 from gadgets.commands.console import say
+from gadgets.connection.records import ServerRecord
 from gadgets.connection.resident import DEFAULT_HOST, DEFAULT_PORT
 from gadgets.connection.scan_log import FORMATS, log_as_server
 from gadgets.connection.server import CONNECTIONS, Server
 from gadgets.connection.session import SessionOptions
+from gadgets.monitor.opening import TOKEN_VARIABLE, check_monitor, open_monitor
 from gadgets.settings.pipelines import find_pipeline
 from gadgets.settings.settings import Settings, apply, parse_assignments
 from recon_core.budget import Budget, share_freed
+from recon_core.errors import SettingsError
 from recon_core.own_methods import ALLOWED, allow_methods, allowed_by_operator
 
 if TYPE_CHECKING:
@@ -90,7 +94,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grace", type=within(float, 0, 1e6), default=2.0, metavar="SECONDS", help=text)
     text = "a line for every scan, and warnings, for people or as one JSON object a line (default: %(default)s)"
     parser.add_argument("--log-format", choices=FORMATS, default="text", help=text)
+    _add_monitor(parser)
     parser.epilog = settings_help()
+
+
+def _add_monitor(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the monitor page."""
+    text = "show the server as a web page: state, scans, images, metrics; on this machine only unless a host is given"
+    parser.add_argument("--web", type=_web_address, metavar="[HOST:]PORT", help=text)
+    text = (
+        f"what one must know to see the page, better given as {TOKEN_VARIABLE}; without, none is needed on this "
+        "machine, and one is made and printed where others can reach the page"
+    )
+    parser.add_argument("--web-token", default=os.environ.get(TOKEN_VARIABLE, ""), metavar="TOKEN", help=text)
+    parser.add_argument("--web-names", action="store_true", help="show the names of patients on the page")
+
+
+def _web_address(text: str) -> tuple[str, int]:
+    """Read ``PORT`` or ``HOST:PORT``."""
+    return (DEFAULT_HOST, int(port(text))) if ":" not in text else address(text)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -113,10 +135,27 @@ def run(options: argparse.Namespace) -> int:
     for name in session.aliases.values():
         find_pipeline(name, session.pipelines)
     apply(Settings(), session.overrides)
+    if options.web:
+        if options.workers:
+            raise SettingsError("--web shows the scans of one process: give it without --workers")
+        check_monitor(options.web_token)
+    record = ServerRecord(names=options.web_names)
     with _front(options, session, methods) as front:
         passage = None if front is None else front.passage
-        server = Server(options.host, options.port, session, options.connections, passage)
-        return _serve(server, options.grace)
+        server = Server(options.host, options.port, session, options.connections, passage, record)
+        with _monitor(options, server, record) as page:
+            return _serve(server, options.grace, page)
+
+
+@contextlib.contextmanager
+def _monitor(options: argparse.Namespace, server: Server, record: ServerRecord) -> Iterator[str]:
+    """The monitor page, where it is wanted and can be had; gives its address."""
+    monitor = options.web and open_monitor(options.web, options.web_token, record, server.load, server.address)
+    if not monitor:
+        yield ""
+        return
+    with contextlib.closing(monitor):
+        yield monitor.url
 
 
 @contextlib.contextmanager
@@ -136,8 +175,8 @@ def _front(options: argparse.Namespace, session: SessionOptions, methods: tuple[
         yield front
 
 
-def _serve(server: Server, grace: float) -> int:
-    """Serve until a signal comes."""
+def _serve(server: Server, grace: float, page: str) -> int:
+    """Serve until a signal comes; say where the monitor page is, if there is one."""
     if not ip_address(server.address[0]).is_loopback:
         logger.warning(
             "%s can be reached from other machines, and the protocol knows no passwords: whoever reaches it can send "
@@ -151,6 +190,8 @@ def _serve(server: Server, grace: float) -> int:
     thread = threading.Thread(target=lambda: ended.append(server.serve()), name="cinestream-accept")
     thread.start()
     say(f"cinestream {__version__} listens on {server.address[0]} port {server.address[1]}")
+    if page:
+        say(f"monitor page: {page}")
     while thread.is_alive() and not stop.wait(0.2):
         pass
     server.stop(grace)

@@ -11,7 +11,7 @@ import uuid
 from bisect import bisect_left
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from gadgets.chain import ScanSummary
 from gadgets.problems import Problems
@@ -37,6 +37,21 @@ class Viewer(Protocol):
 
     def begin(self, scan: str, header: ScanHeader) -> Watch:
         """Give what is to be called with every slice of a scan and its reconstruction."""
+
+
+class Load(NamedTuple):
+    """How much a server has to do, and its limits."""
+
+    connections: int
+    """Connections that are served."""
+    most_connections: int
+    queue_bytes: int
+    """What waits of all streams for the reconstruction."""
+    queue_limit: int
+    """From here on senders are held up."""
+    memory_bytes: int
+    """What scans have taken for what they gather and make."""
+    memory_limit: int
 
 
 class Histogram:
@@ -161,16 +176,21 @@ class ServerRecord:
 
     Parameters
     ----------
-    viewer
-        Looks at the slices of all scans; None is nobody.
     names
         Keep the names of patients, to show them.
+
+    Attributes
+    ----------
+    viewer : Viewer or None
+        Looks at the slices of all scans that begin.
+    fault : str
+        What keeps all scans from being reconstructed; empty while nothing does.
     """
 
-    def __init__(self, viewer: Viewer | None = None, *, names: bool = False) -> None:
+    def __init__(self, *, names: bool = False) -> None:
         self.began_at = time.time()
-        self.fault = ""  # what keeps all scans from being reconstructed
-        self._viewer = viewer
+        self.viewer: Viewer | None = None
+        self.fault = ""
         self._names = names
         self._lock = threading.Lock()
         self._running: dict[str, ScanRecord] = {}
@@ -203,7 +223,7 @@ class ServerRecord:
             if not encoding.refusal
         )
         record.patient = header.patient_name if self._names else ""
-        look = None if self._viewer is None else self._viewer.begin(record.scan, header)
+        look = None if self.viewer is None else self.viewer.begin(record.scan, header)
 
         def take(complete: CompleteSlice, reconstruction: Reconstruction) -> None:
             self._add_slice(record, reconstruction, time.monotonic() - arrived())

@@ -12,6 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from gadgets.connection.records import Load
 from gadgets.connection.resident import DEFAULT_HOST, DEFAULT_PORT
 from gadgets.connection.session import Resources, Session, SessionOptions
 from gadgets.wire.messages import Close, Text
@@ -23,6 +24,7 @@ from recon_core.methods import OWN_METHODS, find_method
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gadgets.connection.records import ServerRecord
     from recon_core.engine import Engine
 
 logger = logging.getLogger("cinestream")
@@ -81,6 +83,8 @@ class Server:
         How many are served at a time; a further one takes the place of one that says nothing, or is told so and closed.
     sessions
         Makes what serves a connection; None makes sessions of this process.
+    scans
+        Where sessions of this process report; None keeps what they report for itself.
 
     Raises
     ------
@@ -95,9 +99,10 @@ class Server:
         options: SessionOptions | None = None,
         connections: int = CONNECTIONS,
         sessions: Callable[[socket.socket], Served] | None = None,
+        scans: ServerRecord | None = None,
     ) -> None:
         self._options = options or SessionOptions()
-        self._resources = Resources(self._options)
+        self._resources = Resources(self._options, scans)
         self._connections = connections
         self._engine = SharedEngine()
         self._make = sessions or self._own_session
@@ -123,8 +128,7 @@ class Server:
             False if a session does not end, whatever it is at.
         """
         if self._has_engine:
-            warm = threading.Thread(target=lambda: warm_up(self._engine), name="cinestream-warm-up", daemon=True)
-            warm.start()
+            threading.Thread(target=self._warm_up, name="cinestream-warm-up", daemon=True).start()
         logger.info("listening on %s port %d", *self.address)
         with self._listener:
             while not self._stopping.is_set():
@@ -159,6 +163,11 @@ class Server:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
 
+    def load(self) -> Load:
+        """Tell how much there is to do."""
+        queues, budget = self._resources.queues, self._resources.budget
+        return Load(len(self._running()), self._connections, queues.used, queues.limit, budget.used, budget.limit)
+
     def _begin(self, connection: socket.socket) -> None:
         """Run a session in a thread of its own, or say why not."""
         running = self._running()
@@ -187,6 +196,9 @@ class Server:
         for thread in self._running():
             thread.join(max(0.0, self._deadline - time.monotonic()))
 
+    def _warm_up(self) -> None:
+        self._resources.scans.fault = warm_up(self._engine)
+
     def _running(self) -> dict[threading.Thread, tuple[socket.socket, Served]]:
         with self._lock:
             return dict(self._sessions)
@@ -202,17 +214,20 @@ class Server:
             return_freed()
 
 
-def warm_up(engine: SharedEngine) -> None:
-    """Make the engine before the first scan, and log what will fail."""
+def warm_up(engine: SharedEngine) -> str:
+    """Make the engine before the first scan, and log what will fail; gives why every scan will, if so."""
+    fault = ""
     try:
         engine()
-    except Exception:
+    except Exception as error:
+        fault = f"the reconstruction engine cannot be started: {error}"
         logger.exception("the reconstruction engine cannot be started; every scan will fail")
     for name in [*OWN_METHODS]:
         try:
             find_method(name)
         except ModelError as error:
             logger.error("scans that ask for the method %s will fail: %s", name, error)
+    return fault
 
 
 def _turn_away(connection: socket.socket, why: str) -> None:

@@ -106,6 +106,13 @@ def montage(tiles: Sequence[Pixels], across: int) -> Pixels:
     return page
 
 
+def columns_of(tiles: int) -> int:
+    """Columns of a montage about twice as wide as high that leaves few tiles empty."""
+    candidates = range(math.ceil(math.sqrt(tiles)), math.ceil(2 * math.sqrt(tiles)) + 1)
+    rows = {columns: math.ceil(tiles / columns) for columns in candidates}
+    return min(candidates, key=lambda columns: rows[columns] * columns - tiles + abs(columns / rows[columns] - 2))
+
+
 def encoded(pictures: Sequence[Picture.Image], kind: str, duration: int = 0) -> bytes:
     """Make an image file; several pictures become a loop with `duration` in ms for each."""
     buffer = io.BytesIO()

@@ -12,6 +12,7 @@ from gadgets.images.pictures import (
     ERROR_GAIN,
     GAP,
     MOST_LOOP_FRAMES,
+    columns_of,
     gray,
     loop,
     montage,
@@ -261,7 +262,7 @@ def _slice_figures(
         Figure(embedded([profile(panel[:, rows], column).repeat(repeats, axis=1)]), profile_aspect, (title,))
         for title, panel in over_time
     ]
-    maps = montage(list(gray(record.maps, float(record.maps.max()) or 1.0)), _columns(len(record.maps)))
+    maps = montage(list(gray(record.maps, float(record.maps.max()) or 1.0)), columns_of(len(record.maps)))
     # Enlarged beforehand, because browsers that shrink or stretch by odd factors make even patterns look uneven.
     mask = np.where(record.mask.T, 225, 40).astype(np.uint8).repeat(4, axis=0).repeat(max(1, 400 // n_frames), axis=1)
     return SliceFigures(
@@ -275,10 +276,3 @@ def _slice_figures(
         mask=embedded([mask]),
         maps=Figure(embedded([maps]), maps.shape[1] / maps.shape[0], ("Coil maps, magnitude, encoded field of view",)),
     )
-
-
-def _columns(tiles: int) -> int:
-    """Columns of a montage about twice as wide as high that leaves few tiles empty."""
-    candidates = range(math.ceil(math.sqrt(tiles)), math.ceil(2 * math.sqrt(tiles)) + 1)
-    rows = {columns: math.ceil(tiles / columns) for columns in candidates}
-    return min(candidates, key=lambda columns: rows[columns] * columns - tiles + abs(columns / rows[columns] - 2))

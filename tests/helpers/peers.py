@@ -265,11 +265,11 @@ def nothing_left(server=None):
 
 
 @contextlib.contextmanager
-def serving(engine=None, options=None, host="127.0.0.1", grace=5.0, connections=CONNECTIONS):
+def serving(engine=None, options=None, host="127.0.0.1", grace=5.0, connections=CONNECTIONS, scans=None):
     """A server on a free port, with a stub for an engine; everything must be gone when it was stopped."""
     engine = engine or StubEngine()
     with nothing_left():
-        server = Server(host, 0, options, connections)
+        server = Server(host, 0, options, connections, scans=scans)
         server._engine = lambda: engine
         thread = threading.Thread(target=server.serve, name="cinestream-accept")
         thread.start()

@@ -34,6 +34,10 @@ from tests.gadgets.commands.conftest import program
         (["--grace", "-1"], ["-1"]),
         (["--pipelines", "/no/such/folder"], ["/no/such/folder"]),
         (["--ct-folder", "/no/such/folder"], ["/no/such/folder"]),
+        (["--web", "65536"], ["65535"]),
+        (["--web", "127.0.0.1:x"], ["65535"]),
+        (["--web", "0", "--web-token", "short"], ["8 to 200"]),
+        (["--web", "0", "--workers", "2"], ["without --workers"]),
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("-") else "",
 )

@@ -119,7 +119,8 @@ def test_a_viewer_gets_every_slice():
             return lambda complete, made: self.seen.append((scan, complete.key.slice, made.image.shape[0]))
 
     viewer = Viewer()
-    server = Resources(SessionOptions(), ServerRecord(viewer))
+    server = Resources(SessionOptions(), ServerRecord())
+    server.scans.viewer = viewer
     assert server.scans is not Resources(SessionOptions()).scans
     record = ScanRecord("a peer")
     settings = SessionOptions().configure(_wanted("zero_filled"))

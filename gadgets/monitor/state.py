@@ -1,0 +1,72 @@
+"""What the monitor page shows of a server, as JSON has it."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from gadgets import __version__
+from gadgets.monitor.health import examine
+from gadgets.monitor.machine import memory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gadgets.connection.records import Load, ScanRecord, ServerRecord
+    from gadgets.monitor.health import Health
+    from gadgets.monitor.log_tail import LogTail
+    from gadgets.reports.gallery import Gallery
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the facts of a server are."""
+
+    record: ServerRecord
+    """Its scans."""
+    load: Callable[[], Load]
+    """Tells how much it has to do."""
+    gallery: Gallery
+    """Images of its scans."""
+    log: LogTail
+    """What it logged last."""
+    listens: str
+    """Where it takes scans."""
+
+    def health(self) -> Health:
+        """Say whether it is well."""
+        return examine(self.record, self.load(), memory())
+
+    def server(self) -> dict[str, Any]:
+        """The server as a whole."""
+        totals, load, ram = self.record.totals(), self.load(), memory()
+        health = examine(self.record, load, ram)
+        return {
+            "version": __version__,
+            "host": socket.gethostname(),
+            "listens": self.listens,
+            "began": self.record.began_at,
+            "now": time.time(),
+            "health": health.word,
+            "fault": health.fault,
+            "doubts": health.doubts,
+            "load": load._asdict(),
+            "memory": ram._asdict(),
+            "scans": totals.scans,
+            "failures": totals.failures,
+            "images": totals.images,
+            "readouts": totals.readouts,
+        }
+
+    def running(self) -> list[dict[str, Any]]:
+        """The scans that run, the latest first."""
+        return [self._scan(record) for record in self.record.running]
+
+    def over(self) -> list[dict[str, Any]]:
+        """The last scans that are over, the latest first."""
+        return [self._scan(record) for record in self.record.over]
+
+    def _scan(self, record: ScanRecord) -> dict[str, Any]:
+        return {**record.facts(), **self.gallery.facts(record.scan)}
