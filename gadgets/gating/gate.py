@@ -31,7 +31,7 @@ from recon_core.gating.beats import (
 from recon_core.gating.self_gating import find_triggers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -46,7 +46,8 @@ logger = logging.getLogger("cinestream")
 
 MOST_FRAMES = 4096  # of a slice that are believed
 _BYTES = 24  # of a sample, while the frames are made
-_USUAL_FRAMES = 25
+#: Frames of a cycle where nothing says how many.
+USUAL_FRAMES = 25
 # A counter runs on from beat to beat when this share of the beats goes beyond the header's frames, or ends early.
 _RUN_ON_SHARE = 0.25
 # Where triggers are looked for, best first, and what that is called in a sentence.
@@ -109,6 +110,10 @@ class _Slice(NamedTuple):
     data: NDArray[np.complex64]
     rows: int
 
+    def triggers(self, time: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The R waves as the lines show them, by `recon_core.gating.self_gating.find_triggers`."""
+        return find_triggers(self.data, self.row, time, self.rows // 2)
+
 
 class Gate:
     """Retrospective gating of the slices of one scan.
@@ -153,6 +158,11 @@ class Gate:
     def expected(self) -> bool:
         """The settings ask for retrospective gating, or the header announces it."""
         return self.forced or self._announced > 0
+
+    @property
+    def wants_beats(self) -> bool:
+        """The frames of every beat are asked for, not those of the mean one."""
+        return self._settings.output == "beats"
 
     def add_waveform(self, waveform: Waveform) -> None:
         """Add a waveform of the stream."""
@@ -208,20 +218,15 @@ class Gate:
         if not self.forced and not self._wanted(headers, frame, row, promised.stop):
             return ()
         readouts = _Slice(name, headers, row, data, rows)
-        if self._doubt:
-            self._problems.add(Kind.TICK, self._doubt, damage=False)
-        rhythm, source = self._rhythm(readouts)
+        rhythm, source = self.find_rhythm(name, headers, readouts.triggers)
         frames = self._frames(rhythm, row, len(promised))
-        position = cycle_position(
-            rhythm.since, rhythm.rr[rhythm.beat], rhythm.typical, stretch=self._settings.rr_stretch
-        )
-        if self._settings.output == "beats":
+        position = self.cycle_position(rhythm)
+        if self.wants_beats:
             beats = () if self._repeats else tuple(self._beats(readouts, rhythm, position, frames, source))
             if beats:
                 return beats
             why = "the scan has repetitions of its own" if self._repeats else "no beat has all lines (a segmented scan)"
-            text = f"gated_output beats cannot be had of {name}: {why}; the images are those of the mean beat"
-            self._problems.add(Kind.GATED_OUTPUT, text, damage=False)
+            self.report_no_beats(name, why)
         return (self._mean(readouts, rhythm, position, frames, source),)
 
     def _mean(self, readouts: _Slice, rhythm: Rhythm, position: NDArray[np.float64], frames: int, source: str) -> Gated:
@@ -229,17 +234,14 @@ class Gate:
         name, headers, row, data, rows = readouts
         self._check_room(readouts, frames)
         binned = bin_lines(data, row, position, rhythm, frames, rows)
-        logger.info("%s: %s", name, _beats_in_words(rhythm, binned, source))
-        beats = tuple(
-            Beat(length, _VERDICTS[grade], used)
-            for length, grade, used in zip(rhythm.rr.tolist(), rhythm.grade.tolist(), binned.used.tolist(), strict=True)
-        )
+        words = beats_in_words(rhythm, binned.used, frames, source)
+        logger.info("%s: %s", name, words)
         return Gated(
             binned.kspace,
             binned.grade >= 0,
-            self._headers(headers, row, position, rhythm, frames, rows // 2),
-            tuple(self._notes(name, rhythm, binned, source)),
-            Gating(source, rhythm.typical, beats),
+            self.headers_of(headers, row, position, rhythm, frames, rows // 2),
+            (words, *self.report_doubts(name, rhythm, _thin_lines(binned))),
+            Gating(source, rhythm.typical, beats_of(rhythm, binned.used)),
         )
 
     def _beats(
@@ -263,7 +265,7 @@ class Gate:
                 f"{length:.0f} ms {_VERDICTS[int(rhythm.grade[number])]}"
             )
             logger.info("%s: %s", name, note)
-            made = self._headers(headers[which], row[which], position[which], one, frames, rows // 2)
+            made = self.headers_of(headers[which], row[which], position[which], one, frames, rows // 2)
             made["idx"]["repetition"] = number
             yield Gated(
                 binned.kspace,
@@ -279,29 +281,58 @@ class Gate:
         with self._budget.lent(count, f"{frames} gated frames of {readouts.name}"):
             pass
 
-    def _rhythm(self, readouts: _Slice) -> tuple[Rhythm, str]:
-        """The beats of a slice, by the best source that shows them, and which one that is."""
+    def cycle_position(self, rhythm: Rhythm) -> NDArray[np.float64]:
+        """Fraction of the typical cycle ``(readout,)`` at which each was measured, as the settings stretch beats."""
+        stretch = self._settings.rr_stretch
+        return cycle_position(rhythm.since, rhythm.rr[rhythm.beat], rhythm.typical, stretch=stretch)
+
+    def report_no_beats(self, name: str, why: str) -> None:
+        """Report that the images of a slice are those of the mean beat, though those of every beat were asked for."""
+        text = f"gated_output beats cannot be had of {name}: {why}; the images are those of the mean beat"
+        self._problems.add(Kind.GATED_OUTPUT, text, damage=False)
+
+    def find_rhythm(
+        self, name: str, headers: NDArray[np.void], triggers: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    ) -> tuple[Rhythm, str]:
+        """The beats of a slice, by the best source that shows them, and which one that is.
+
+        Parameters
+        ----------
+        name
+            Of the slice, in words.
+        headers
+            ``(readout,)`` acquisition headers, in order of acquisition.
+        triggers
+            Finds the R waves in the readouts themselves, from their times in ms.
+
+        Raises
+        ------
+        DataError
+            If none shows any.
+        """
+        if self._doubt:
+            self._problems.add(Kind.TICK, self._doubt, damage=False)
         failed: list[str] = []
         for source in self._sources:
             try:
                 if source == "stamps":
-                    rhythm = self.by_stamps(readouts.headers, readouts.name)
+                    rhythm = self.by_stamps(headers, name)
                 elif source == "ecg":
-                    rhythm = self._by_ecg(readouts.headers)
+                    rhythm = self._by_ecg(headers)
                 else:
-                    rhythm = self._by_motion(readouts)
+                    rhythm = self._by_motion(headers, triggers)
             except DataError as error:
                 failed.append(f"{_SOURCES[source]}: {error}")
                 continue
             if failed:
-                text = f"the beats of {readouts.name} are taken from {_SOURCES[source]}; {'; '.join(failed)}"
+                text = f"the beats of {name} are taken from {_SOURCES[source]}; {'; '.join(failed)}"
                 if source == "self":
                     self._problems.add(Kind.TRIGGERS, text, damage=False)
                 else:
                     logger.info("%s", text)
             return rhythm, source
         remedy = "set gating to counter to take the counter of the readouts, or stamp_tick if the ticks are others"
-        raise DataError(f"{readouts.name} cannot be gated retrospectively; {'; '.join(failed)}; {remedy}")
+        raise DataError(f"{name} cannot be gated retrospectively; {'; '.join(failed)}; {remedy}")
 
     def by_stamps(self, headers: NDArray[np.void], report_as: str = "") -> Rhythm:
         """Find the beats by the time since the trigger that every readout carries.
@@ -342,18 +373,19 @@ class Gate:
         since = time_since(self._ecg.triggers(float(time[0])), time)
         return find_rhythm(since, time, self._settings.arrhythmia_tolerance)
 
-    def _by_motion(self, readouts: _Slice) -> Rhythm:
+    def _by_motion(
+        self, headers: NDArray[np.void], triggers: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    ) -> Rhythm:
         """The beats as the readouts themselves show them."""
-        time, wrong = readout_times(readouts.headers, None, self._tick)
+        time, wrong = readout_times(headers, None, self._tick)
         if time is None:
             if not self._spacing:
                 raise DataError(f"the acquisition time stamps {wrong}, and the header has neither echo_spacing nor TR")
-            count = readouts.headers["scan_counter"].astype(np.float64)
+            count = headers["scan_counter"].astype(np.float64)
             if (np.diff(count) <= 0).any():
                 count = np.arange(len(count), dtype=np.float64)
             time = self._spacing * (count - count[0])
-        triggers = find_triggers(readouts.data, readouts.row, time, readouts.rows // 2)
-        return find_rhythm(time_since(triggers, time), time, self._settings.arrhythmia_tolerance)
+        return find_rhythm(time_since(triggers(time), time), time, self._settings.arrhythmia_tolerance)
 
     def runs_on(self, beyond: int, count: int) -> bool:
         """So many of the readouts lie beyond the header's frames that it cannot be damage."""
@@ -377,10 +409,14 @@ class Gate:
 
     def _frames(self, rhythm: Rhythm, row: NDArray[np.intp], promised: int) -> int:
         """How many frames: as set, announced or promised, else as many as a beat of the first slice has of a line."""
-        known = self._settings.frames or self._announced or (promised if promised > 1 else 0)
+        known = self.known_frames(promised)
         if not known and not self._counted:
             self._counted = self._count(rhythm, row)
         return known or self._counted
+
+    def known_frames(self, promised: int) -> int:
+        """How many frames are set, announced or promised by the limits of the header; 0 where nothing says it."""
+        return self._settings.frames or self._announced or (promised if promised > 1 else 0)
 
     def _count(self, rhythm: Rhythm, row: NDArray[np.intp]) -> int:
         """How many readouts of a line a beat has."""
@@ -389,10 +425,10 @@ class Gate:
         steps = np.diff(rhythm.since[order])[same]
         steps = steps[steps > 0]
         if not len(steps):
-            return _USUAL_FRAMES
+            return USUAL_FRAMES
         return int(np.clip(rhythm.typical / typical_step(steps), 2, MOST_FRAMES))
 
-    def _headers(
+    def headers_of(
         self,
         headers: NDArray[np.void],
         row: NDArray[np.intp],
@@ -412,9 +448,8 @@ class Gate:
         made["physiology_time_stamp"][:, 0] = np.rint(moments * rhythm.typical / self._tick)
         return made
 
-    def _notes(self, name: str, rhythm: Rhythm, binned: Binned, source: str) -> list[str]:
-        """What a reader of the images must know; what is doubtful is a problem too."""
-        notes = [_beats_in_words(rhythm, binned, source)]
+    def report_doubts(self, name: str, rhythm: Rhythm, thin: Iterable[str] = ()) -> list[str]:
+        """What is doubtful about the beats of a slice, and `thin`, how few readouts its frames have: a problem too."""
         doubts = []
         if len(rhythm.rr) == 1:
             doubts.append(f"only one beat of {rhythm.rr[0]:.0f} ms came, which is taken for the whole cycle")
@@ -423,15 +458,28 @@ class Gate:
         kept, rejected = (int(np.count_nonzero(rhythm.grade == grade)) for grade in (REGULAR, REJECTED))
         if rejected > kept:
             doubts.append(f"only {kept} of {len(rhythm.rr)} beats are alike")
-        lines = int(np.count_nonzero((binned.grade == REJECTED).any(axis=0)))
-        if lines:
-            doubts.append(f"{lines} lines have frames for which there was a rejected beat only; it was used")
-        lines = int(np.count_nonzero((binned.grade == BRIDGED).any(axis=0)))
-        if lines:
-            doubts.append(f"{lines} lines have frames that are interpolated across a wide gap")
+        doubts += thin
         if doubts:
             self._problems.add(Kind.HEARTBEAT, f"{name}: {'; '.join(doubts)}", damage=False)
-        return notes + doubts
+        return doubts
+
+
+def _thin_lines(binned: Binned) -> Iterator[str]:
+    """Lines of which some frames have no good readout."""
+    lines = int(np.count_nonzero((binned.grade == REJECTED).any(axis=0)))
+    if lines:
+        yield f"{lines} lines have frames for which there was a rejected beat only; it was used"
+    lines = int(np.count_nonzero((binned.grade == BRIDGED).any(axis=0)))
+    if lines:
+        yield f"{lines} lines have frames that are interpolated across a wide gap"
+
+
+def beats_of(rhythm: Rhythm, used: NDArray[np.bool_]) -> tuple[Beat, ...]:
+    """All beats of a slice; ``used (beat,)`` says which gave readouts to the frames."""
+    return tuple(
+        Beat(length, _VERDICTS[grade], was_used)
+        for length, grade, was_used in zip(rhythm.rr.tolist(), rhythm.grade.tolist(), used.tolist(), strict=True)
+    )
 
 
 def _announced_frames(header: ScanHeader) -> int:
@@ -444,11 +492,12 @@ def _announced_frames(header: ScanHeader) -> int:
     return frames if 1 < frames <= MOST_FRAMES else 0
 
 
-def _beats_in_words(rhythm: Rhythm, binned: Binned, source: str) -> str:
+def beats_in_words(rhythm: Rhythm, used: NDArray[np.bool_], frames: int, source: str) -> str:
+    """How the frames of a slice were gated, in a sentence; ``used (beat,)`` as for `beats_of`."""
     rejected = [f"{length:.0f}" for length in rhythm.rr[rhythm.grade == REJECTED].tolist()]
     repaired = [f"{length:.0f}" for length in rhythm.rr[rhythm.grade == REPAIRED].tolist()]
     text = (
-        f"gated retrospectively by {_SOURCES[source]} to {len(binned.grade)} frames from {int(binned.used.sum())} of "
+        f"gated retrospectively by {_SOURCES[source]} to {frames} frames from {int(used.sum())} of "
         f"{len(rhythm.rr)} beats, RR {rhythm.typical:.0f} ms"
     )
     if repaired:

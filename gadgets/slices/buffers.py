@@ -61,13 +61,18 @@ def slice_buffers(header: ScanHeader, settings: Settings, problems: Problems, bu
     Raises
     ------
     SettingsError
-        If frames are to be sent as they are measured, and made from all beats.
+        If frames are to be sent as they are measured, or made of consecutive spokes, and made from all beats.
     """
     real_time = settings.realtime.mode != "off"
     if real_time and settings.gating.mode == "retrospective":
         raise SettingsError(
             f"realtime={settings.realtime.mode} sends frames as they are measured, gating=retrospective makes them "
             "from all beats; set one of them to off or counter"
+        )
+    if settings.realtime.lines_per_frame and settings.gating.mode == "retrospective" and _is_off_grid(header):
+        raise SettingsError(
+            "lines_per_frame makes frames of consecutive spokes, gating=retrospective makes them from all beats; set "
+            "one of them to 0 or counter"
         )
     gate = None if real_time or settings.gating.mode == "counter" else Gate(header, settings, problems, budget)
     return SliceBuffers(header, problems, settings, gate, budget)
@@ -120,13 +125,13 @@ class SliceBuffers:
             budget,
         )
         self._strategy: SliceStrategy
-        if any(encoding.off_grid and not encoding.refusal for encoding in header.encodings):
-            if gate is not None and gate.expected:
-                text = "retrospective gating is for Cartesian scans; the frames of this one are those of its counters"
-                problems.add(Kind.GATED_SLICE, f"{text}, or of lines_per_frame", damage=False)
+        if _is_off_grid(header):
             one = settings.realtime
             window = (one.window or FEWEST_FRAMES) if real_time else 0
-            self._strategy = SpokeSlices(context, one.lines_per_frame, window, sliding=one.mode == "sliding")
+            gates = gate if gate is not None and gate.expected and not one.lines_per_frame else None
+            self._strategy = SpokeSlices(
+                context, one.lines_per_frame, window, sliding=one.mode == "sliding", gate=gates
+            )
         elif real_time:
             self._strategy = FrameWindows(context, settings.realtime)
         else:
@@ -240,6 +245,11 @@ class SliceBuffers:
         for column, name in enumerate(SliceKey._fields[1:], 1):
             keys[:, column] = 0 if name == self._time_axis[encoding] else counters[name]
         return keys
+
+
+def _is_off_grid(header: ScanHeader) -> bool:
+    """Whether readouts of a scan are slices of samples that follow no Cartesian grid."""
+    return any(encoding.off_grid and not encoding.refusal for encoding in header.encodings)
 
 
 def frame_counter(encoding: Encoding, wanted: str, silent: str = "phase") -> str:

@@ -2,18 +2,20 @@
 
 A slice leaves when the stream goes on with another one and all frames that the header promises have come, else at the
 end of the scan. In real time windows of frames leave, as those of `windows.FrameWindows`: a frame is complete with the
-last of `lines_per_frame` readouts, or when the counter of the frames goes on.
+last of `lines_per_frame` readouts, or when the counter of the frames goes on. Where a gate makes the frames, from time
+stamps, an ECG or the spokes themselves, a slice leaves when the next one has begun or the scan ends.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from gadgets.gating.gate import MOST_FRAMES
 from gadgets.gating.heartbeat import find_heartbeat
+from gadgets.gating.spokes import centre_of_spokes, gate_spokes
 from gadgets.problems import Kind
 from gadgets.slices.complete import CompleteSlice, describe
 from gadgets.slices.shared import time_span
@@ -26,12 +28,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from gadgets.gating.gate import Gate
+    from gadgets.gating.spokes import GatedSpokes
     from gadgets.slices.complete import SliceKey
     from gadgets.slices.shared import SlicePlan, SortingContext, VirtualCoils
     from gadgets.wire.messages import Readouts, Waveform
 
 _COUNTERS = 1 << 16  # values of a counter
 _CUT_SHARE = 0.75  # of the usual spokes: a last frame with fewer was cut short
+_MOST_STRAY = 8  # readouts of another slice in a row that do not end one which is gated
 
 
 @dataclass
@@ -78,18 +83,31 @@ class SpokeSlices:
         Real time: frames that are reconstructed together; 0 waits for the whole slice.
     sliding
         Real time: after the first window every frame leaves when it is complete.
+    gate
+        Makes the frames, all together; None takes the counter or `spokes`.
     """
 
     most_frames: ClassVar[int] = MOST_FRAMES
 
-    def __init__(self, context: SortingContext, spokes: int = 0, window: int = 0, *, sliding: bool = False) -> None:
+    def __init__(
+        self,
+        context: SortingContext,
+        spokes: int = 0,
+        window: int = 0,
+        *,
+        sliding: bool = False,
+        gate: Gate | None = None,
+    ) -> None:
         self._context = context
         self._problems = context.problems
         self._spokes = spokes
         self._window = window
         self._sliding = sliding
+        self._gate = gate
         self._open: dict[SliceKey, _Buffer] = {}
+        self._waiting: dict[SliceKey, _Buffer] = {}  # over, but for the ECG
         self._latest: SliceKey | None = None
+        self._in_a_row = 0  # readouts of it
         self.sent: dict[SliceKey, int] = {}
         self.cut_short = False
 
@@ -98,11 +116,7 @@ class SpokeSlices:
     ) -> Iterator[CompleteSlice]:
         """Take consecutive readouts of one slice."""
         del line  # which angle it is, the positions say
-        latest = self._latest
-        before = self._open.get(latest) if latest is not None and latest != key and not self._window else None
-        if latest is not None and before is not None and before.keeps_plan(self._spokes):
-            yield from self._finish(latest)
-        self._latest = key
+        yield from self._pass_on(key, len(readouts))
         if key in self.sent:
             self._context.report_late(describe(key), readouts)
             return
@@ -123,13 +137,36 @@ class SpokeSlices:
         if self._window:
             yield from self._windows(key, buffer)
 
+    def _pass_on(self, key: SliceKey, count: int) -> Iterator[CompleteSlice]:
+        """The stream goes on with a slice, of which `count` readouts came: those that are over leave."""
+        before, self._latest = self._latest, key
+        if self._gate is not None:  # no counter says that a slice is over, so that a stray readout of another must not
+            self._in_a_row = count + (self._in_a_row if key == before else 0)
+            others = [other for other in self._open if other != key] if self._in_a_row > _MOST_STRAY else []
+            for other in others:
+                yield from self._finish(other, wait=True)
+        elif (
+            before in self._open and before != key and not self._window and self._open[before].keeps_plan(self._spokes)
+        ):
+            yield from self._finish(before)
+
     def add_waveform(self, waveform: Waveform) -> Iterator[CompleteSlice]:
-        """Nothing waits for waveforms."""
-        del waveform
-        yield from ()
+        """Add a waveform of the stream and yield the slices that waited for it."""
+        if self._gate is None:
+            return
+        self._gate.add_waveform(waveform)
+        for key, buffer in list(self._waiting.items()):
+            if not self._needs_more_ecg(buffer):
+                yield from self._leave(key, self._waiting.pop(key))
+
+    def _needs_more_ecg(self, buffer: _Buffer) -> bool:
+        headers = [part.headers for part in buffer.parts]
+        return self._gate is not None and bool(headers) and self._gate.needs_more_ecg(join_headers(headers))
 
     def flush(self) -> Iterator[CompleteSlice]:
         """Yield what is left at the end of the scan, complete or not."""
+        for key in list(self._waiting):
+            yield from self._leave(key, self._waiting.pop(key))
         for key in sorted(self._open):
             yield from self._finish(key)
 
@@ -137,15 +174,42 @@ class SpokeSlices:
         """How many slices have not left, if so many more are promised, and how many of their readouts have not come."""
         slices = max(promised, len(self._open))
         usual = float(np.median([*self.sent.values()])) if self.sent else 0.0
-        return slices, max(0, round(slices * usual) - sum(buffer.count for buffer in self._open.values()))
+        return slices + len(self._waiting), max(
+            0, round(slices * usual) - sum(buffer.count for buffer in self._open.values())
+        )
 
-    def _finish(self, key: SliceKey) -> Iterator[CompleteSlice]:
-        buffer = self._open[key]
+    def _finish(self, key: SliceKey, *, wait: bool = False) -> Iterator[CompleteSlice]:
+        buffer = self._open.pop(key)
+        self.sent[key] = buffer.count
+        if wait and self._needs_more_ecg(buffer):
+            self._waiting[key] = buffer
+        else:
+            yield from self._leave(key, buffer)
+
+    def _leave(self, key: SliceKey, buffer: _Buffer) -> Iterator[CompleteSlice]:
         if self._window:
             yield from self._windows(key, buffer, over=True)
         elif buffer.parts:
-            yield from self._assembled(key, buffer, np.concatenate(buffer.frame), 0)
-        self.sent[key] = self._open.pop(key).count
+            gated = self._gated(key, buffer, self._gate) if self._gate is not None else None
+            if gated is not None:
+                yield from self._assembled(key, buffer, gated.frame, 0, gated)
+            elif self._gate is None or not self._gate.forced:
+                yield from self._assembled(key, buffer, np.concatenate(buffer.frame), 0)
+
+    def _gated(self, key: SliceKey, buffer: _Buffer, gate: Gate) -> GatedSpokes | None:
+        """The frames that the gate makes; None, which is reported, where it cannot."""
+        parts = [centre_of_spokes(part.data, part.trajectory) for part in buffer.parts if part.trajectory is not None]
+        centres, angles = (np.concatenate(some) for some in zip(*parts, strict=True))
+        headers = join_headers(part.headers for part in buffer.parts)
+        plan = buffer.plan
+        # what else numbers the frames numbers moments of a scan that runs through the beats
+        promised = len(plan.frames) if plan.limited and plan.time_axis == "phase" else 0
+        try:
+            return gate_spokes(gate, describe(key), headers, centres, angles, promised)
+        except DataError as error:
+            left = "There are no images of it" if gate.forced else "The frames are those of the counter"
+            self._problems.add(Kind.GATED_SLICE, f"{error}. {left}", damage=False)
+            return None
 
     def _windows(self, key: SliceKey, buffer: _Buffer, *, over: bool = False) -> Iterator[CompleteSlice]:
         """The windows that are complete; the first one and, fixed, every one has as many new frames as a window."""
@@ -168,10 +232,11 @@ class SpokeSlices:
             buffer.forget(int(known[-self._window + 1 :][0]) if self._window > 1 else buffer.next)
 
     def _assembled(
-        self, key: SliceKey, buffer: _Buffer, frame: NDArray[np.intp], context: int
+        self, key: SliceKey, buffer: _Buffer, frame: NDArray[np.intp], context: int, gated: GatedSpokes | None = None
     ) -> Iterator[CompleteSlice]:
         try:
-            yield self._made(key, buffer, frame, context)
+            made = self._made(key, buffer, frame, context)
+            yield made if gated is None else self._as_gated(made, gated)
         except (ResourceError, DataError) as error:  # the other slices may be better
             kind = Kind.MEMORY if isinstance(error, ResourceError) else Kind.TRAJECTORY
             self._problems.add(kind, f"there are no images of {describe(key)}: {error}", damage=True)
@@ -226,7 +291,7 @@ class SpokeSlices:
         frames = np.flatnonzero(counts)
         usual = float(np.quantile(counts[frames], 0.5, method="higher"))
         notes = []
-        self.cut_short |= bool(counts[frames[-1]] < _CUT_SHARE * usual)
+        self.cut_short |= self._gate is None and bool(counts[frames[-1]] < _CUT_SHARE * usual)
         if self._spokes and len(frames) > 1 and counts[frames[-1]] < _CUT_SHARE * usual:
             frames = frames[:-1]
         short = counts[frames] < _CUT_SHARE * usual
@@ -241,3 +306,17 @@ class SpokeSlices:
         where = np.full(len(counts), -1)
         where[frames] = np.arange(len(frames))
         return frames, where[frame], row, notes
+
+    def _as_gated(self, made: CompleteSlice, gated: GatedSpokes) -> CompleteSlice:
+        """A slice of which the frames are those of the cycle, not of a counter."""
+        headers = gated.headers[made.frames]
+        heartbeat = find_heartbeat(headers, headers[:0], self._context.tick)
+        return replace(
+            made,
+            cine=replace(made.cine, periodic=True),
+            headers=headers,
+            heartbeat=replace(heartbeat, rr=gated.gating.rr),
+            notes=(*gated.notes, *made.notes),
+            stamps=None,
+            gating=gated.gating,
+        )

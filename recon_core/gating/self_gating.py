@@ -29,6 +29,9 @@ _HARMONIC = 0.8  # of the best autocorrelation: the shortest period as good as t
 _WINDOW = 0.4, 0.15  # of a period before end systole: what is compared of two beats, and how far it may move
 _ALIKE = 0.5  # correlation with the mean beat that makes a beat one
 _ROUNDS = 4
+_HARMONICS = 2  # of the angle, up to which the centres of spokes depend on it
+_SPOKE_STEP = 10.0  # ms, spokes that are averaged
+_SLOW_SHARE = 1e-3  # of the energy of their change that is at heart rates at least; the rest is breathing
 
 
 def find_triggers(
@@ -70,18 +73,84 @@ def find_triggers(
     if not found:
         raise DataError(f"no line was measured {_FEWEST} times in a row, or all stand still: no motion shows")
     stands_out = float(np.median([piece.stands_out for piece in found]))
+    _check_stands_out(stands_out)
+    moments = np.concatenate([piece.time for piece in found])
+    values = np.concatenate([piece.value for piece in found])
+    order = np.argsort(moments)
+    grid = _grid(moments)
+    return _triggers(grid, np.interp(grid, moments[order], values[order]))
+
+
+def find_triggers_of_spokes(
+    centres: NDArray[np.complex64], angles: NDArray[np.float64], time: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Find the moments at which the R waves must have been, from the centre of k-space that every spoke crosses.
+
+    What goes with the angle of the spokes (gradient delays) and what is slower than any heart (breathing) is taken out.
+
+    Parameters
+    ----------
+    centres
+        ``(spoke, coil)`` complex64 samples at the k-space centre, in order of acquisition.
+    angles
+        ``(spoke,)`` in radians.
+    time
+        ``(spoke,)`` ms, rising.
+
+    Returns
+    -------
+    NDArray[np.float64]
+        As `find_triggers`.
+
+    Raises
+    ------
+    DataError
+        If no heartbeat is found.
+    """
+    waves = np.exp(1j * np.outer(angles, np.arange(-_HARMONICS, _HARMONICS + 1)))
+    still = np.linalg.lstsq(waves, centres, rcond=None)[0]
+    moving = centres - waves @ still + still[_HARMONICS]
+    bins = ((time - time[0]) // _SPOKE_STEP).astype(np.intp)
+    _, group = np.unique(bins, return_inverse=True)
+    counts = np.bincount(group)
+    moments = np.bincount(group, time) / counts
+    grid = _grid(moments)
+    parts = np.concatenate([moving.real, moving.imag], axis=1).T
+    series = np.stack([np.interp(grid, moments, np.bincount(group, part) / counts) for part in parts])
+    series -= series.mean(axis=1, keepdims=True)
+    faded = series * np.hanning(len(grid))  # so that what is slow stays below the heart rates
+    beating = np.stack([_band(one, _SLOWEST, _SHAPE) for one in faded])
+    energy, components = np.linalg.eigh(beating @ beating.T)
+    if energy[-1] <= max(
+        _SLOW_SHARE * float(np.square(faded).sum()), _ROUNDING * float(np.square(np.abs(centres)).sum())
+    ):
+        raise DataError(
+            "the centres of the spokes stand still, or change far more slowly than a heart: no motion shows"
+        )
+    _check_stands_out(float(energy[-1] / max(energy[-2], 1e-12 * energy[-1])))
+    series = np.stack([_band(one, _SLOWEST, _SHAPE) for one in series])
+    signal = components[:, -1] @ series
+    return _triggers(grid, signal * (-np.sign(np.mean(signal**3)) or 1.0))
+
+
+def _check_stands_out(stands_out: float) -> None:
     if stands_out < _STANDS_OUT:
         raise DataError(
             "the lines near the k-space centre show noise and no heartbeat: their strongest change has "
             f"{stands_out:.1f} times the energy of the next, expected {_STANDS_OUT} or more"
         )
-    moments = np.concatenate([piece.time for piece in found])
-    values = np.concatenate([piece.value for piece in found])
-    order = np.argsort(moments)
+
+
+def _grid(moments: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Even moments for a signal that was measured at these."""
     grid = np.arange(moments.min(), moments.max(), _STEP)
     if len(grid) < 2 * 1000.0 / _FASTEST / _STEP:
-        raise DataError(f"the readouts last {np.ptp(time):.0f} ms, too short for two heartbeats")
-    signal = np.interp(grid, moments[order], values[order])
+        raise DataError(f"the readouts last {np.ptp(moments):.0f} ms, too short for two heartbeats")
+    return grid
+
+
+def _triggers(grid: NDArray[np.float64], signal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Triggers in the time of the grid from a signal on it, low in systole."""
     beating = _band(signal, _SLOWEST, _FASTEST)
     share = float(beating.var() / signal.var())
     if share < _BEATING:

@@ -224,12 +224,53 @@ def test_real_time_gives_every_frame_once_and_in_order(mode, counted):
     assert error(images, scan.truth.image[0]) < 0.2
 
 
-def test_retrospective_gating_is_for_cartesian_scans():
-    scan, items = scan_of()
-    images, problems = made(scan, items, gating="retrospective")
-    assert len(images) == 6
-    assert "is for Cartesian scans" in str(problems)
-    np.testing.assert_array_equal(pixels(images), pixels(made(scan, items)[0]))
+#: Golden-angle spokes through some beats, without a frame counter.
+BEATING = {
+    "time_axis": "repetition",
+    "continuous": True,
+    "spokes": 10,
+    "frames": 280,
+    "matrix_x": 48,
+    "matrix_y": 48,
+    "field_of_view_y": 360.0,
+    "heart_rate": 66.0,
+    "rr_variability": 0.06,
+}
+GATED = 20
+
+
+def gated(scan, items, source, method="kt_sense"):
+    settings = {"gating": "retrospective", "gated_frames": GATED, "trigger_source": source, "rr_stretch": "cycle"}
+    return made(scan, items, method, **settings)
+
+
+def cycle(scan):
+    """The truth at the moments of the gated frames."""
+    away = np.abs((scan.truth.cardiac_phase[0] - np.arange(GATED)[:, None] / GATED + 0.5) % 1 - 0.5)
+    return scan.truth.image[0][away.argmin(axis=1)]
+
+
+def test_spokes_are_gated_by_the_ecg():
+    scan, items = scan_of(**{**BEATING, "frames": 100, "matrix_x": 24, "matrix_y": 24, "stamps": "acquisition"})
+    images, problems = gated(scan, items, "auto", "zero_filled")
+    assert not problems.damage
+    assert [int(image.header["phase"]) for image in images] == [*range(GATED)]
+    assert "gated retrospectively by the ECG to 20 frames" in images[0].attributes
+
+
+@pytest.mark.slow
+def test_self_gating_comes_near_true_triggers():
+    ratios, aligned = [], []
+    for seed in range(3):
+        scan, items = scan_of(**BEATING, seed=seed)
+        truth = cycle(scan)
+        (by_stamps, _), (by_centre, _) = (gated(scan, items, source) for source in ("stamps", "self"))
+        best = min(error(by_centre, np.roll(truth, shift, axis=0)) for shift in (-1, 0, 1))
+        ratios.append(error(by_centre, truth) / error(by_stamps, truth))
+        aligned.append(best / error(by_stamps, truth))
+    assert error(by_stamps, truth) < 0.12
+    assert np.mean(ratios) < 1.15
+    assert max(aligned) < 1.08
 
 
 def test_radial_plans_refuse_what_is_cartesian():

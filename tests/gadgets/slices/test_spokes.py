@@ -3,9 +3,11 @@ import pytest
 
 from gadgets.problems import Kind, Problems
 from gadgets.settings.settings import Settings
-from gadgets.slices.buffers import SliceBuffers
+from gadgets.slices.buffers import slice_buffers
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import Readouts
+from recon_core.budget import Budget
+from recon_core.errors import SettingsError
 from tests.helpers.builders import header_xml, readouts
 
 SAMPLES = 16
@@ -25,7 +27,7 @@ def spokes(count, *, dimensions=2, **counters):
 
 def slices(parts, problems=None, scan=None, **settings):
     """The slices that leave with each part, and at last the rest."""
-    buffers = SliceBuffers(scan or header(), problems or Problems(), Settings.of(**settings))
+    buffers = slice_buffers(scan or header(), Settings.of(**settings), problems or Problems(), Budget())
     return [[*buffers.add(part)] for part in parts] + [[*buffers.flush()]]
 
 
@@ -114,3 +116,46 @@ def test_fixed_windows_have_no_context():
     ]
     assert [one.frames.tolist() for one in windows] == [[0, 1, 2], [3, 4, 5], [6]]
     assert [one.cine.context for one in windows] == [0, 0, 2]
+
+
+def beating(beats, number=0):
+    """Spokes of beats of 100 readouts in 1000 ms each."""
+    part = spokes(100 * beats, slice=number)
+    part.headers["acquisition_time_stamp"] = 1000 + 4 * np.arange(len(part)) + 10_000 * number
+    part.headers["physiology_time_stamp"][:, 0] = 4 * (np.arange(len(part)) % 100)
+    return part
+
+
+def test_a_gated_slice_leaves_when_the_next_one_has_begun():
+    parts = [beating(4), beating(4, 1)[:8], beating(4, 1)[8:]]
+    one, stray, other, rest = slices(parts, gating="retrospective", gated_frames=5, stamp_tick=2.5)
+    assert (len(one), len(stray), len(other), len(rest)) == (0, 0, 1, 1)
+    complete = other[0]
+    assert complete.gating.source == "stamps"
+    assert complete.frames.tolist() == [0, 1, 2, 3, 4]
+    assert np.abs(complete.lines - 80).max() <= 4  # a spoke half-way between two frames has one of them
+    assert complete.cine.periodic
+    assert complete.heartbeat.rr == pytest.approx(1000, abs=10)
+    # the first frame has the spokes of every beat that are nearest to its R wave
+    first = [row for row in range(400) if row % 100 < 10 or row % 100 > 90]
+    kept = {complete.cine.kspace[0, 0, row, 0] for row in range(80)}
+    assert {parts[0].data[row, 0, 0] for row in first} <= kept
+
+
+def test_interleaved_gated_slices_wait_for_the_end():
+    one, other = beating(4), beating(4, 1)
+    turns = [part[at : at + 1] for at in range(400) for part in (one, other)]
+    *early, rest = slices(turns, gating="retrospective", gated_frames=5, stamp_tick=2.5)
+    assert not any(early)
+    assert [complete.key.slice for complete in rest] == [0, 1]
+
+
+def test_a_slice_that_cannot_be_gated_is_reported():
+    problems = Problems()
+    assert slices([spokes(20)], problems, gating="retrospective") == [[], []]
+    assert Kind.GATED_SLICE in problems.kinds
+
+
+def test_frames_of_consecutive_spokes_are_not_gated():
+    with pytest.raises(SettingsError, match="lines_per_frame"):
+        slice_buffers(header(), Settings.of(gating="retrospective", lines_per_frame=5), Problems(), Budget())

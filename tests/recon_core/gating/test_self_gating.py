@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from recon_core.errors import DataError
-from recon_core.gating.self_gating import find_triggers
+from recon_core.gating.self_gating import find_triggers, find_triggers_of_spokes
 from recon_core.simulate.phantom import volume_curve
 
 STEP = 3.0  # ms from readout to readout
@@ -91,3 +91,49 @@ def test_drift_is_no_heartbeat():
     drifting = data * (1 + 1e-4 * time)[:, None, None].astype(np.float32)
     with pytest.raises(DataError, match="at no heart rate"):
         find_triggers(drifting, row, time, 12)
+
+
+def centres(seed=0, *, noise=0.01, motion=1.0, turning=0.3, breathing=0.0, rr=(900.0, 1000.0, 800.0, 950.0) * 2):
+    """The k-space centre of golden-angle spokes: it follows the volume, the angle of the spoke, and breathing."""
+    rng = np.random.default_rng(seed)
+    time = STEP * np.arange(2400)
+    angles = np.radians(111.246) * np.arange(len(time))
+    waves = np.concatenate([[0.0], np.cumsum(rr)])
+    beat = np.searchsorted(waves, time, side="right") - 1
+    volume = volume_curve((time - waves[beat]) / np.asarray(rr)[beat])
+
+    def random(*shape):
+        return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+
+    still, moving, turned, breath = random(4, COILS)
+    data = still + 0.2 * motion * moving * volume[:, None] + turning * turned * np.cos(angles)[:, None]
+    data = data + breathing * breath * np.cos(time / 1000 * 2 * np.pi * 0.25)[:, None]
+    return (data + noise * random(len(time), COILS)).astype(np.complex64), angles, time, waves
+
+
+@pytest.mark.parametrize("more", [{}, {"breathing": 0.5}, {"turning": 1.0}, {"noise": 0.02}])
+def test_the_centre_of_spokes_shows_the_beats(more):
+    data, angles, time, waves = centres(**more)
+    away = distances(find_triggers_of_spokes(data, angles, time), waves, time)
+    assert np.abs(away).max() < 60
+    assert away.std() < 30
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"motion": 0.0}, "noise and no heartbeat"),
+        ({"motion": 0.0, "noise": 0.0}, "stand still"),
+        ({"motion": 0.0, "noise": 1e-3, "breathing": 0.5}, "slowly"),
+    ],
+)
+def test_spokes_without_a_heartbeat(more, words):
+    data, angles, time, _ = centres(**more)
+    with pytest.raises(DataError, match=words):
+        find_triggers_of_spokes(data, angles, time)
+
+
+def test_a_few_spokes_are_too_short():
+    data, angles, time, _ = centres()
+    with pytest.raises(DataError, match="too short"):
+        find_triggers_of_spokes(data[:100], angles[:100], time[:100])
