@@ -1,6 +1,6 @@
 """HTML pages from the templates of this folder, and the pictures that they show.
 
-A page needs no network, no script and no other file: images are embedded, plots are SVG.
+A page needs no network and no other file: images and the viewer of loops are embedded, plots are SVG.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image as Picture
 
 from gadgets import __version__
 from gadgets.images.pictures import (
     ERROR_GAIN,
-    GAP,
     MOST_LOOP_FRAMES,
     encoded,
     gray,
@@ -28,6 +29,7 @@ from gadgets.images.pictures import (
     moving_part,
     profile,
 )
+from gadgets.reports.viewer import loop_of, panel
 from recon_core.metrics.measures import dynamic_region
 from recon_core.metrics.scores import SCORES, score_text
 from recon_core.words import many
@@ -65,9 +67,18 @@ def _environment() -> Environment:
     )
     environment.filters.update(many=many, score_columns=score_columns, span=span, upper_first=_upper_first)
     environment.globals.update(
-        ERROR_GAIN=ERROR_GAIN, MOST_LOOP_FRAMES=MOST_LOOP_FRAMES, score_text=score_text, version=__version__
+        ERROR_GAIN=ERROR_GAIN,
+        MOST_LOOP_FRAMES=MOST_LOOP_FRAMES,
+        as_it_is=_as_it_is,
+        score_text=score_text,
+        version=__version__,
     )
     return environment
+
+
+def _as_it_is(name: str) -> Markup:
+    """A style or script of our own, which is no template."""
+    return Markup(files("gadgets.reports").joinpath("templates", name).read_text(encoding="utf-8"))  # noqa: S704
 
 
 def span(values: Iterable[float], digits: int = 0) -> str:
@@ -107,22 +118,16 @@ class Figure:
     line: float | None = None  # where a dashed line from top to bottom stands, in percent of the width
 
 
-def embedded(pictures: Sequence[Pixels], duration: int = 0) -> str:
-    """Embed gray pictures as PNG; several make an animated one, which keeps every gray value."""
-    content = encoded([Picture.fromarray(pixels) for pixels in pictures], "PNG", duration)
+def embedded(pixels: Pixels) -> str:
+    """Embed a gray picture as PNG."""
+    content = encoded([Picture.fromarray(pixels)], "PNG")
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
-
-
-def embedded_loop(panels: Sequence[Pixels], frame_seconds: float, across: int = 0) -> str:
-    """Embed panels ``(frame, y, x)`` as one loop, in rows of `across` or side by side; separate loops would drift."""
-    pictures = [montage(frames, across or len(panels)) for frames in zip(*panels, strict=True)]
-    return embedded(pictures, round(frame_seconds * 1000))
 
 
 class Comparison(NamedTuple):
     """Series next to their truth, in groups of not more columns than fit on a page."""
 
-    groups: list[tuple[list[str], Figure, Figure]]  # names of the columns, loops over errors, profiles over theirs
+    groups: list[tuple[dict[str, Any], Figure]]  # loops over errors for the viewer, profiles over theirs
     most: int  # columns of a group
     aspect: float  # width over height of an image
     column: int  # where the profiles were taken
@@ -150,28 +155,29 @@ def comparison(
     """
     column, side = moving_column(truth)
     rows, columns = moving_part(truth)
-    region = gray(np.where(dynamic_region(truth), truth, truth / 4)[:, rows, columns], window)
+    region = np.where(dynamic_region(truth), truth, truth / 4)[:, rows, columns]
+    tall = truth.shape[2] / (truth.shape[1] * aspect)
     truth, place = truth[:, rows, columns], column - columns.start
-    n_frames, n_rows, n_columns = truth.shape
+    n_frames, n_rows, _ = truth.shape
     most = math.ceil(len(images) / math.ceil(len(images) / _MOST_ACROSS))
     groups = []
     for begin in range(0, len(images), most):
         names, series = zip(("Truth", truth), *images[begin : begin + most], strict=True)
         series = (truth, *(frames[:, rows, columns] for frames in series[1:]))
-        shown = [gray(frames, window) for frames in series]
-        errors = [gray(np.abs(frames - truth), window / ERROR_GAIN) for frames in series[1:]]
-        tiles = [panel[:MOST_LOOP_FRAMES] for panel in (*shown, region, *errors)]
-        panels = [profile(panel, place) for panel in (*shown, np.zeros_like(region), *errors)]
-        lines = [panel.repeat(math.ceil(n_rows / n_frames), axis=1) for panel in panels]
-        across = len(names)
-        width = across + (across - 1) * GAP / n_columns  # in images
-        loops = Figure(
-            embedded_loop(tiles, seconds, across),
-            aspect * width / 2,
-            ("Cine loops and their errors",),
-            100 * (place + 0.5) / n_columns / width,
-        )
-        aspect_of_lines = across * _PROFILE_ASPECT / 2
-        profiles = Figure(embedded([montage(lines, across)]), aspect_of_lines, ("Temporal profiles and their errors",))
-        groups.append((list(names), loops, profiles))
+        errors = [np.abs(frames - truth) for frames in series[1:]]
+        pictures = [(frames, window, name) for frames, name in zip(series, names, strict=True)]
+        pictures.append((region, window, "what moves"))
+        pictures += [
+            (frames, window / ERROR_GAIN, f"error of {name} × {ERROR_GAIN}")
+            for frames, name in zip(errors, names[1:], strict=True)
+        ]
+        panels = [
+            panel(frames[:MOST_LOOP_FRAMES], white, caption, tall=tall, line=place, cut=True)
+            for frames, white, caption in pictures
+        ]
+        lines = [profile(gray(frames, white), place) for frames, white, _ in pictures]
+        lines[len(names)][:] = 0  # of the region
+        lines = [line.repeat(math.ceil(n_rows / n_frames), axis=1) for line in lines]
+        profiles = Figure(embedded(montage(lines, len(names))), len(names) * _PROFILE_ASPECT / 2, names)
+        groups.append((loop_of(panels, seconds, len(names)), profiles))
     return Comparison(groups, most + 1, aspect, column, side, n_frames)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gadgets.images.pictures import (
     ERROR_GAIN,
-    GAP,
     MOST_LOOP_FRAMES,
     columns_of,
     gray,
@@ -21,8 +20,9 @@ from gadgets.images.pictures import (
     profile,
     white_level,
 )
-from gadgets.reports.page import Figure, embedded, embedded_loop, render
+from gadgets.reports.page import Figure, embedded, render
 from gadgets.reports.summary import coordinates, direction, first_loop, noise, range_check, verdict
+from gadgets.reports.viewer import loop_of, panel
 from gadgets.settings.settings import FIELDS
 from recon_core.errors import DataError
 from recon_core.metrics.scores import measure, scaled
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from gadgets.settings.settings import Settings
     from gadgets.wire.header import ScanHeader
 
-    Pixels = NDArray[np.uint8]
+    View = tuple[NDArray[np.floating], float]
 
 
 def write_gif(path: Path, collector: ReportCollector, truth: NDArray[np.number] | None = None) -> None:
@@ -67,26 +67,24 @@ def write_gif(path: Path, collector: ReportCollector, truth: NDArray[np.number] 
     series = [frames for _, frames in collector.series()]
     if not series:
         raise DataError("there are no images to make a GIF from")
-    panels = _panels(series, truth)
-    across = math.ceil(math.sqrt(len(panels) / len(panels[0]))) * len(panels[0])
-    tiles = [panel for row in panels for panel in row]
+    views = _views(series, truth)
+    across = math.ceil(math.sqrt(len(views) / len(views[0]))) * len(views[0])
+    tiles = [gray(*view) for row in views for view in row]
     write_file(path, loop(tiles, across, collector.frame_seconds))
 
 
-def _panels(series: Sequence[NDArray[np.float32]], truth: NDArray[np.number] | None) -> list[list[Pixels]]:
-    """Gray values ``(frame, y, x)`` of what moves in each slice: images or, with truth, images, truth and error."""
+def _views(series: Sequence[NDArray[np.float32]], truth: NDArray[np.number] | None) -> list[list[View]]:
+    """What moves in each slice ``(frame, y, x)``, and its white: images or, with truth, images, truth and error."""
     if truth is None:
         window = white_level(series)
-        return [
-            [gray(frames[:, rows, columns], window)] for frames in series for rows, columns in [moving_part(frames)]
-        ]
+        return [[(frames[:, rows, columns], window)] for frames in series for rows, columns in [moving_part(frames)]]
     window = white_level(truth)
-    panels = []
+    views = []
     for images, known in zip(scaled(series, truth), np.abs(truth), strict=True):
         rows, columns = moving_part(known)
         ours, theirs = images[:, rows, columns], known[:, rows, columns]
-        panels.append([gray(ours, window), gray(theirs, window), gray(np.abs(ours - theirs), window / ERROR_GAIN)])
-    return panels
+        views.append([(ours, window), (theirs, window), (np.abs(ours - theirs), window / ERROR_GAIN)])
+    return views
 
 
 def write_report(
@@ -129,7 +127,7 @@ def write_report(
     """
     slices = collector.slices
     series = [frames for _, frames in collector.series()]
-    panels = _panels(series, truth) if series else []
+    views = _views(series, truth) if series else []
     totals: dict[str, float] = {}
     scores: list[dict[str, float]] = [{} for _ in slices]
     if truth is not None:
@@ -157,7 +155,7 @@ def write_report(
                 range_check(record, settings),
                 scores[i],
                 _slice_figures(
-                    record, series[i], None if truth is None else np.abs(truth[i]), panels[i], aspects[i], seconds
+                    record, series[i], None if truth is None else np.abs(truth[i]), views[i], aspects[i], seconds
                 ),
             )
             for i, record in enumerate(slices)
@@ -203,7 +201,8 @@ def _settings_by_change(settings: Settings) -> list[list[tuple[str, str, str, st
 class SliceFigures:
     """Pictures of a slice."""
 
-    rows: list[list[Figure]]
+    loops: dict[str, Any]  # for the viewer
+    stills: list[Figure]
     column: int  # where the profiles were taken
     side: int  # pixels of the part that moves most
     others: list[Figure]  # other images of the slice
@@ -230,49 +229,51 @@ def _slice_figures(
     record: SliceRecord,
     frames: NDArray[np.float32],
     truth: NDArray[np.floating] | None,
-    panels: Sequence[Pixels],
+    views: Sequence[View],
     aspect: float,
     frame_seconds: float,
 ) -> SliceFigures:
     shown = frames if truth is None else truth
     window = white_level([shown])
     column, side = moving_column(shown)
-    n_frames, _, n_columns = frames.shape
-    rows = moving_part(shown)[0]
+    n_frames, height, n_columns = frames.shape
+    rows, columns = moving_part(shown)
     n_rows = rows.stop - rows.start
     line = 100 * (column + 0.5) / n_columns
 
-    loops_shown = [panel[:MOST_LOOP_FRAMES] for panel in panels]
-    captions = ["Reconstruction, what moves", "Truth", f"Error × {ERROR_GAIN}"][: len(panels)]
+    captions = ["Reconstruction, what moves", "Truth", f"Error × {ERROR_GAIN}"][: len(views)]
     if n_frames > MOST_LOOP_FRAMES:
         captions[0] += f" (first {MOST_LOOP_FRAMES} of {n_frames} frames)"
-    width = panels[0].shape[2]
-    wide = aspect * (len(panels) * (width + GAP) - GAP) / width
-    loops = Figure(embedded_loop(loops_shown, frame_seconds), wide, tuple(captions))
-    stills = [Figure(embedded([gray(frames.mean(axis=0), window)]), aspect, ("Temporal mean",), line)]
+    tall = n_columns / (height * aspect)
+    loops = [
+        panel(values[:MOST_LOOP_FRAMES], white, caption, tall=tall, line=column - columns.start, cut=True)
+        for (values, white), caption in zip(views, captions, strict=True)
+    ]
+    stills = [Figure(embedded(gray(frames.mean(axis=0), window)), aspect, ("Temporal mean",), line)]
     over_time = [("Temporal profile", gray(frames, window))]
     if truth is not None:
         rms = np.sqrt(np.mean(np.square(frames - truth), axis=0))
         caption = f"Error × {ERROR_GAIN}, RMS over time"
-        stills.append(Figure(embedded([gray(rms, window / ERROR_GAIN)]), aspect, (caption,), line))
+        stills.append(Figure(embedded(gray(rms, window / ERROR_GAIN)), aspect, (caption,), line))
         errors = gray(np.abs(frames - truth), window / ERROR_GAIN)
         over_time += [("Truth", gray(truth, window)), (f"Error × {ERROR_GAIN}", errors)]
     repeats, profile_aspect = math.ceil(n_rows / n_frames), min(max(n_frames / n_rows, 0.75), 2.0)
     stills += [
-        Figure(embedded([profile(panel[:, rows], column).repeat(repeats, axis=1)]), profile_aspect, (title,))
-        for title, panel in over_time
+        Figure(embedded(profile(pixels[:, rows], column).repeat(repeats, axis=1)), profile_aspect, (title,))
+        for title, pixels in over_time
     ]
     maps = montage(list(gray(record.maps, float(record.maps.max()) or 1.0)), columns_of(len(record.maps)))
     # Enlarged beforehand, because browsers that shrink or stretch by odd factors make even patterns look uneven.
     mask = np.where(record.mask.T, 225, 40).astype(np.uint8).repeat(4, axis=0).repeat(max(1, 400 // n_frames), axis=1)
     return SliceFigures(
-        rows=[[loops, *stills]] if truth is None else [[loops], stills],
+        loops=loop_of(loops, frame_seconds),
+        stills=stills,
         column=column,
         side=side,
         others=[
-            Figure(embedded([gray(total / count, white)]), aspect, (kind if count == 1 else f"{kind}, temporal mean",))
+            Figure(embedded(gray(total / count, white)), aspect, (kind if count == 1 else f"{kind}, temporal mean",))
             for kind, (total, count, white) in record.others.items()
         ],
-        mask=embedded([mask]),
-        maps=Figure(embedded([maps]), maps.shape[1] / maps.shape[0], ("Coil maps, magnitude, encoded field of view",)),
+        mask=embedded(mask),
+        maps=Figure(embedded(maps), maps.shape[1] / maps.shape[0], ("Coil maps, magnitude, encoded field of view",)),
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from gadgets.images.pictures import gray, white_level
-from gadgets.reports.page import Figure, embedded, embedded_loop
+from gadgets.reports.page import Figure, embedded
+from gadgets.reports.viewer import loop_of, panel
 from recon_core.methods import find_method, is_asked_for
 from recon_core.words import many
 
@@ -54,8 +55,8 @@ def _which(some: Sequence[SliceRecord], slices: Sequence[SliceRecord]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def first_loop(slices: Sequence[SliceRecord], aspect: float, frame_seconds: float) -> Figure | None:
-    """All slices side by side as one small loop; None if there are not several."""
+def first_loop(slices: Sequence[SliceRecord], aspect: float, frame_seconds: float) -> dict[str, Any] | None:
+    """All slices side by side as small loops for the viewer; None if there are not several."""
     if len(slices) < 2:
         return None
     frames = min(_MOST_FRAMES, *(len(record.images) for record in slices))
@@ -63,11 +64,11 @@ def first_loop(slices: Sequence[SliceRecord], aspect: float, frame_seconds: floa
     alike = [record for record in slices if record.images[0].shape == shape]
     window = white_level([np.stack(record.images[:frames]) for record in alike])
     step = max(1, math.ceil(max(shape) / _TILE))
-    across = min(len(alike), math.ceil(math.sqrt(2.4 * len(alike))) if len(alike) > 4 else len(alike))
-    tiles = [gray(_smaller(np.stack(record.images[:frames]), step), window) & np.uint8(0xFE) for record in alike]
-    rows = math.ceil(len(tiles) / across)
-    names = ", ".join(record.name for record in alike)
-    return Figure(embedded_loop(tiles, frame_seconds, across), aspect * across / rows, (names,))
+    tall = shape[1] / (shape[0] * aspect)
+    panels = [
+        panel(_smaller(np.stack(record.images[:frames]), step), window, record.name, tall=tall) for record in alike
+    ]
+    return loop_of(panels, frame_seconds)
 
 
 def _smaller(frames: NDArray[np.float32], step: int) -> NDArray[np.float32]:
@@ -134,7 +135,7 @@ def noise(slices: Sequence[SliceRecord]) -> Noise | None:
     size = max(1, 240 // n_coils)
     matrix = gray(shared.astype(np.float32), 1.0).repeat(size, axis=0).repeat(size, axis=1)
     return Noise(
-        Figure(embedded([matrix]), 1.0, (f"Noise correlation of {n_coils} receive coils, white is 1",)),
+        Figure(embedded(matrix), 1.0, (f"Noise correlation of {n_coils} receive coils, white is 1",)),
         levels=float(level.max() / level.min()),
         largest=float(others.max()),
         coils=divmod(int(np.argmax(others)), n_coils),

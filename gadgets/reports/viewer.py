@@ -48,8 +48,8 @@ def panel(
     caption: str,
     *,
     tall: float = 1.0,
-    line: float | None = None,
-    whole: bool = False,
+    line: int | None = None,
+    cut: bool = False,
     level: int = 6,
 ) -> Panel:
     """Make a loop for the viewer.
@@ -66,13 +66,13 @@ def panel(
         Height over width of a pixel in mm.
     line
         Column of the temporal profile; None is that through the part that moves most.
-    whole
-        Show the whole field of view at first, instead of what moves.
+    cut
+        The frames are cut to what moves already.
     level
         How hard to compress, 1 (fast) to 9 (small).
     """
     n_frames, n_rows, n_columns = frames.shape
-    rows, columns = (slice(0, n_rows), slice(0, n_columns)) if whole else moving_part(frames)
+    rows, columns = (slice(0, n_rows), slice(0, n_columns)) if cut else moving_part(frames)
     across = max(1, min(n_frames, math.ceil(math.sqrt(n_frames * n_rows / n_columns))))
     return Panel(
         _png(montage(list(gray(frames, white * HEADROOM)), across), level),
@@ -91,9 +91,9 @@ def panel(
     )
 
 
-def loop_of(panels: Sequence[Panel], seconds: float, across: int = 0, **more: object) -> dict[str, Any]:
+def loop_of(panels: Sequence[Panel], seconds: float, across: int = 0) -> dict[str, Any]:
     """What a viewer shows: panels in rows of `across`, a frame for so many s, for a page of one file."""
-    return {"panels": [one.embedded for one in panels], "seconds": seconds, "across": across or len(panels), **more}
+    return {"panels": [one.embedded for one in panels], "seconds": seconds, "across": across}
 
 
 def _png(pixels: Pixels, level: int) -> bytes:

@@ -297,9 +297,11 @@
       this.stage.replaceChildren(...enlarged);
       this.grid.replaceChildren(...this.panels.filter((_, i) => i !== focus).map((panel) => panel.figure));
       const columns = focus === null ? this.options.across || across(this.panels.length) : 8;
-      this.grid.style.setProperty("--across", columns);
+      this.host.style.setProperty("--across", columns);
       this.host.classList.toggle("enlarged", focus !== null);
       this.back.hidden = single || focus === null;
+      this.part.hidden = this.panels.every(({ facts }) =>
+        String(facts.shown) === String([0, 0, facts.columns, facts.rows]));
       this.show();
     }
 
@@ -333,7 +335,7 @@
       const { level, width } = this.window, table = this.table(level - width / 2, width);
       for (const [i, panel] of this.panels.entries()) {
         const own = Math.floor((frame * panel.facts.frames) / most);
-        panel.draw(own, this.view, table, i === this.marked || this.options.marked);
+        panel.draw(own, this.view, table, i === this.marked);
         if (i === this.marked) panel.drawProfile(this.profile, own, this.view, table);
       }
       this.host.dataset.frame = frame;

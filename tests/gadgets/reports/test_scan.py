@@ -1,3 +1,6 @@
+import base64
+import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -111,6 +114,16 @@ def make(tmp_path, collector, *, truth=None, summary=None, settings=None, source
     return path.read_text(encoding="utf-8"), totals
 
 
+def frames_of(panel):
+    """Gray values ``(frame, y, x)`` of a panel of a viewer, taken from its picture as the script does."""
+    with Picture.open(io.BytesIO(base64.b64decode(panel["source"].partition(",")[2]))) as picture:
+        pixels = np.asarray(picture)
+    rows, columns, step = panel["rows"], panel["columns"], panel["gap"]
+    corners = [divmod(number, panel["across"]) for number in range(panel["frames"])]
+    places = [(y * (rows + step), x * (columns + step)) for y, x in corners]
+    return np.stack([pixels[y : y + rows, x : x + columns] for y, x in places])
+
+
 class Checker(HTMLParser):
     """Every element is closed where it must be; collects all addresses and the text."""
 
@@ -131,11 +144,16 @@ class Checker(HTMLParser):
         self.tags.append((tag, dict(attributes)))
         self.addresses += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
 
+    @property
+    def loops(self):
+        """What the viewers show, with an array ``(frame, y, x)`` of every panel."""
+        return [json.loads(found["data-loop"]) for _, found in self.tags if "data-loop" in found]
+
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.words.append(data)
 
     @property
@@ -307,8 +325,9 @@ def test_report_is_one_self_contained_well_formed_page(tmp_path):
     assert totals == {}
     assert checked.addresses
     assert all(address.startswith("data:image/png;base64,") for address in checked.addresses)
-    assert "<script" not in page
+    assert all(one["source"].startswith("data:image/png;base64,") for loop in checked.loops for one in loop["panels"])
     assert "url(" not in page
+    assert "://" not in page.replace("http://www.w3.org", "")
     for word in ("Slice 0", "Slice 1", "32 × 24", "encoded 64 × 24", "320 × 240 mm", "ACME", "77", "6 to 9"):
         assert word in checked.text
     assert "Agreement" not in checked.text
@@ -340,6 +359,21 @@ def test_report_with_truth_shows_and_returns_the_scores(tmp_path):
     assert text.count("Error × 5, RMS over time") == 2
 
 
+def test_loops_of_the_report_are_the_images_and_their_errors(tmp_path):
+    truth = beating(7, (48, 64))[None]
+    wrong = truth.copy()
+    wrong[0, :, 20:30, 30:40] += 0.1
+    (loop,) = Checker(make(tmp_path, collected(wrong, step=50.0), truth=truth)[0]).loops
+    assert loop["seconds"] == 0.05
+    ours, theirs, error = (frames_of(one).astype(float) for one in loop["panels"])
+    rows, columns = moving_part(truth[0])
+    white = loop["panels"][0]["white"]
+    np.testing.assert_allclose(theirs / white, (truth[0] / 1.1)[:, rows, columns], atol=0.02)
+    assert np.abs(ours - theirs).max() == pytest.approx(0.1 / 1.1 * white, abs=4)
+    assert error.max() == pytest.approx(5 * 0.1 / 1.1 * white, rel=0.1)
+    assert error[:, 0].max() < 8
+
+
 def test_report_survives_a_slice_with_an_empty_truth(tmp_path):
     collector = ReportCollector()
     truth = np.stack([beating(), np.zeros((6, 24, 32), np.float32)])
@@ -361,7 +395,8 @@ def test_report_shows_problems_and_escapes_all_that_others_wrote(tmp_path):
         assert text in checked.text
     for text in ("cine <b> & more", "<i>mine</i>", "<img src=x>.h5"):
         assert text in checked.text
-    assert {"script", "b>", "i>"}.isdisjoint(tag for tag, _ in checked.tags)
+    assert {"b>", "i>"}.isdisjoint(tag for tag, _ in checked.tags)
+    assert [tag for tag, _ in checked.tags].count("script") == 1, "that of the viewer"
     assert [attributes["class"] for tag, attributes in checked.tags if tag == "li"] == ["damage", "notice", "notice"]
     assert sum(attributes.get("class") == "changed" for tag, attributes in checked.tags if tag == "tr") == 2
 
@@ -387,8 +422,12 @@ def test_long_and_single_frame_series_make_a_report_too(tmp_path):
     collector = ReportCollector()
     collect(collector, beating(300, (24, 24)))
     collect(collector, beating(1), number=1)
-    text = Checker(make(tmp_path, collector)[0]).text
-    assert "first 240 of 300 frames" in text
+    page = Checker(make(tmp_path, collector)[0])
+    text = page.text
+    assert [(one["frames"], one["caption"]) for loop in page.loops[1:] for one in loop["panels"]] == [
+        (240, "Reconstruction, what moves (first 240 of 300 frames)"),
+        (1, "Reconstruction, what moves"),
+    ]
     assert "Slice 1 cg_sense · 1 frame · 0.25 s" in text
 
 

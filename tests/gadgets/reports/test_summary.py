@@ -11,7 +11,7 @@ from gadgets.gating.gate import Beat
 from gadgets.problems import Kind
 from gadgets.reports.record import ReportCollector
 from gadgets.settings.settings import Settings
-from tests.gadgets.reports.test_scan import Checker, beating, collect, image, make
+from tests.gadgets.reports.test_scan import Checker, beating, collect, frames_of, image, make
 
 
 class Tables(HTMLParser):
@@ -101,10 +101,9 @@ def test_the_first_line_says_what_came_of_the_scan(tmp_path, slices, fields, kin
 
 def test_the_first_loop_shows_all_slices_in_step(tmp_path):
     page = page_of(tmp_path, *[{"frames": beating(7 + number, (96, 340))} for number in range(3)])
-    first = next(address for address in Checker(page).addresses if address)
-    with Picture.open(io.BytesIO(base64.b64decode(first.partition(",")[2]))) as loop:
-        assert loop.n_frames == 7
-        assert loop.size == (3 * (340 // 3) + 2 * 2, 96 // 3)
+    first = Checker(page).loops[0]
+    assert [one["caption"] for one in first["panels"]] == ["slice 0", "slice 1", "slice 2"]
+    assert {frames_of(one).shape for one in first["panels"]} == {(7, 96 // 3, 340 // 3)}
     assert "All slices" not in page_of(tmp_path, {})
 
 
@@ -114,15 +113,13 @@ def test_the_first_loop_shows_the_images_in_their_own_unit_whatever_the_truth_ha
     for number in range(2):
         collect(collector, 700 * frames, number)
     page, _ = make(tmp_path, collector, truth=np.stack([frames, frames]))
-    first = next(address for address in Checker(page).addresses if address)
-    with Picture.open(io.BytesIO(base64.b64decode(first.partition(",")[2]))) as loop:
-        pixels = np.asarray(loop.convert("L"))
+    pixels = frames_of(Checker(page).loops[0]["panels"][0])
     assert 0.2 < np.mean(pixels < 60) < 0.95
 
 
 def test_slices_of_another_size_are_left_out_of_the_first_loop(tmp_path):
-    text = Checker(page_of(tmp_path, {}, {"frames": beating(6, (20, 20))}, {})).text
-    assert "All slices slice 0, slice 2" in text
+    page = Checker(page_of(tmp_path, {}, {"frames": beating(6, (20, 20))}, {}))
+    assert [one["caption"] for one in page.loops[0]["panels"]] == ["slice 0", "slice 2"]
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
