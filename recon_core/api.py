@@ -57,7 +57,8 @@ def reconstruct(
         known.
     mask
         ``(frame, ky)`` or ``(ky,)`` bool or 0 and 1, True where a line was measured; other lines are not used. None
-        takes every line that is not zero, which `Reconstruction.notes` says.
+        takes every line that is not zero, which `Reconstruction.notes` says. A mask of points, as pseudo-radial ones on
+        the grid are, is ``(frame, ky, kx)``, or ``(1, ky, kx)`` for all frames; without one the zeros in lines show it.
     coil_maps
         ``(coil, y, x)`` complex coil sensitivities; only their ratios count, because they are brought to unit norm.
         None estimates them from `reference`, or else from the mean of the frames.
@@ -177,6 +178,9 @@ def _slice(
     coils, plane = data.shape[1], data.shape[2:] if trajectory is None else trajectory.matrix
     if trajectory is not None and reference is not None:
         raise SettingsError("a reference is for samples on the grid; give coil_maps with a trajectory")
+    points = None if mask is None or trajectory is not None else _points(mask, data)
+    if points is not None:
+        data, mask = np.where(points[:, None], data, np.complex64(0)), points.any(axis=2)
     lines = _mask(mask, data, notes)
     data = np.where(lines[:, None, :, None], data, np.complex64(0))
     columns = np.asarray(data.any((0, 1, 2)))
@@ -209,6 +213,7 @@ def _slice(
         ct=None if ct is None else CtImage(_ct(ct, plane)),
         maps=None if maps is None else _unit_norm(maps),
         periodic=periodic,
+        points=points,
     )
     return cine, notes
 
@@ -263,6 +268,16 @@ def _complex(values: ArrayLike, name: str, axes: tuple[str, ...], shape: tuple[i
     return single
 
 
+def _points(mask: ArrayLike, kspace: Complex) -> NDArray[np.bool_] | None:
+    """The mask of points ``(frame, ky, kx)``, where it is one; None where it is of lines."""
+    array, (frames, _, *plane) = _array(mask, "mask"), kspace.shape
+    if array.ndim != 3 or array.shape not in {(frames, *plane), (1, *plane)}:
+        return None
+    if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
+        raise DataError(f"mask must be bool, or 0 and 1, got {array.dtype} with other values")
+    return np.array(np.broadcast_to(array, (frames, *plane)), np.bool_)
+
+
 def _mask(mask: ArrayLike | None, kspace: Complex, notes: list[str]) -> NDArray[np.bool_]:
     """The measured lines ``(frame, ky)``: as given and checked, or found from the zeros."""
     frames, _, n_lines, _ = kspace.shape
@@ -276,7 +291,10 @@ def _mask(mask: ArrayLike | None, kspace: Complex, notes: list[str]) -> NDArray[
         return filled
     array = _array(mask, "mask")
     if array.shape not in {(frames, n_lines), (n_lines,)}:
-        raise DataError(f"mask must be (frame, ky) = {(frames, n_lines)} or (ky,) = {(n_lines,)}, got {array.shape}")
+        raise DataError(
+            f"mask must be (frame, ky) = {(frames, n_lines)}, (ky,) = {(n_lines,)} or of points (frame, ky, kx) = "
+            f"{(frames, *kspace.shape[2:])}, got {array.shape}"
+        )
     if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
         raise DataError(f"mask must be bool, or 0 and 1, got {array.dtype} with other values")
     lines = np.array(np.broadcast_to(array, (frames, n_lines)), np.bool_)

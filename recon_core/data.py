@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from recon_core.physics.consistency import DataConsistency
     from recon_core.physics.sense import Encoding
 
 
@@ -133,6 +134,9 @@ class CineSlice:
     averages. None where it is not known, because lines were interpolated between readouts."""
     trajectory: Trajectory | None = None
     """Where the samples lie; None is the Cartesian grid."""
+    points: NDArray[np.bool_] | None = None
+    """``(frame, ky, kx)`` bool, True where a sample was measured; None finds from the zeros in measured lines whether
+    these are whole (`recon_core.points.find`)."""
 
     @property
     def plane(self) -> tuple[int, int]:
@@ -163,6 +167,8 @@ class CineSlice:
                 raise DataError(f"{name} must be {axes} = {(coils, *self.plane)}, got {array.shape}")
         if self.trajectory is not None:
             self.trajectory.check((frames, ny, nx), self.mask)
+        if self.points is not None and self.points.shape != (frames, ny, nx):
+            raise DataError(f"points must be (frame, ky, kx) = {(frames, ny, nx)}, got {self.points.shape}")
         if not 0 <= self.context < max(1, frames):
             raise DataError(f"context must leave frames to reconstruct, got {self.context} of {frames} frames")
         self.receiver.check(coils, nx)
@@ -212,6 +218,9 @@ class Reconstruction:
 class HybridSlice:
     """What a method works from: a slice on the device, in image space along the readout and k-space along ky."""
 
+    whole_lines: ClassVar[bool] = True
+    """Readouts are lines of the grid, measured as a whole."""
+
     hybrid: torch.Tensor
     """``(frame, coil, ky, x)`` complex64, zero where nothing was measured."""
     mask: torch.Tensor
@@ -255,6 +264,18 @@ class HybridSlice:
 
         return SenseOperator(self.maps if maps is None else maps, self.mask, implementation=implementation)
 
+    def consistency(self, implementation: str = "auto", maps: torch.Tensor | None = None) -> DataConsistency:
+        """The data as networks take them; parameters as for `operator`."""
+        from recon_core.physics.consistency import DataConsistency
+
+        maps = self.maps if maps is None else maps
+        return DataConsistency(maps, self.mask, self.hybrid, implementation=implementation)
+
+    @property
+    def sampling_mask(self) -> torch.Tensor:
+        """What was measured: lines ``(frame, ky)`` bool, or points of them ``(frame, ky, kx)``."""
+        return self.mask
+
     def zero_filled(self, implementation: str = "auto") -> torch.Tensor:
         """The image ``(frame, y, x)`` of the data as they are: A^H y."""
         return self.operator(implementation).adjoint(self.hybrid)
@@ -270,6 +291,10 @@ class HybridSlice:
         average, measured = time_average(self.hybrid, self.mask)
         maps = self.maps if self.maps.ndim == 3 else self.maps.mean(0)
         return replace(self, hybrid=average[None], mask=measured[None], maps=maps, start=None, start_deviation=None)
+
+    def of_reference(self) -> HybridSlice:
+        """One frame of the lines of the reference, on the grid."""
+        return HybridSlice(self.reference[None], self.measured[None], self.maps, self.reference, self.measured)
 
     def average_images(self) -> torch.Tensor:
         """Coil images ``(coil, y, x)`` of all that was measured."""

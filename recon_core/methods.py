@@ -57,6 +57,8 @@ class MethodInfo:
     off_grid: bool = False
     """It takes samples that follow no Cartesian grid: all that it needs of a slice are the operators of
     `recon_core.data.HybridSlice`."""
+    points: bool = False
+    """It takes masks of points: it goes by the operators or the consistency of `recon_core.data.HybridSlice`."""
     takes_ct: bool = False
     """It can use a CT of the same anatomy."""
     seconds: float = 0.0
@@ -79,7 +81,7 @@ def _network(where: str, label: str, summary: str, reference: str, **traits: Any
         summary=summary,
         reference=reference,
         network=f"recon_core.{where}",
-        **traits,
+        **{"points": True, **traits},
     )
 
 
@@ -99,6 +101,7 @@ METHODS: dict[str, MethodInfo] = {
         framewise=True,
         linear=True,
         off_grid=True,
+        points=True,
         seconds=0.062,
     ),
     "cg_sense": MethodInfo(
@@ -111,6 +114,7 @@ METHODS: dict[str, MethodInfo] = {
         linear=True,
         g_factor=True,
         off_grid=True,
+        points=True,
         seconds=2.5,
     ),
     "grappa": MethodInfo(
@@ -131,6 +135,7 @@ METHODS: dict[str, MethodInfo] = {
         "time",
         reference="https://doi.org/10.1002/mrm.25240",
         off_grid=True,
+        points=True,
         seconds=6.5,
     ),
     "kt_sense": MethodInfo(
@@ -141,6 +146,7 @@ METHODS: dict[str, MethodInfo] = {
         reference="https://doi.org/10.1002/mrm.10611",
         samples=8,
         off_grid=True,
+        points=True,
         seconds=2,
     ),
     "crunet_mr": _network(
@@ -176,6 +182,7 @@ METHODS: dict[str, MethodInfo] = {
         "PromptMR network",
         "prompt-based U-Nets on five adjacent frames in k-space, with coil maps that it learns; magnitude images",
         "https://doi.org/10.48550/arXiv.2309.13839",
+        points=False,
         seconds=25,
     ),
     "cst_net": _network(
@@ -292,3 +299,11 @@ def why_not_off_grid(name: str) -> str:
         return ""
     able = ", ".join(method_names(lambda info: info.off_grid))
     return f"{name} needs samples on a Cartesian grid, and those of this scan follow none; {able} take them"
+
+
+def why_not_points(name: str) -> str:
+    """Why a method cannot take readouts that are not whole lines; empty if it can."""
+    if find_method(name).points:
+        return ""
+    able = ", ".join(method_names(lambda info: info.points))
+    return f"{name} needs whole lines, and the mask of this scan has points of them; {able} take it"

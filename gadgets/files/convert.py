@@ -7,7 +7,7 @@ Lines that hold nothing but zeros were not measured and are not written.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ from gadgets.wire.header import parse_header
 from gadgets.wire.messages import ACQUISITION_HEADER, AcquisitionFlag, Readouts
 from gadgets.wire.vendor import tick_length
 from recon_core.errors import DataError, SettingsError
+from recon_core.points.find import find_points
 from recon_core.storage import refuse_same_file
 from recon_core.trust.ranges import Sampling
 
@@ -92,21 +93,27 @@ def convert(
     options = options or ConvertOptions()
     with open_foreign(source) as scan:
         slices = scan.slices()
-        first = next(slices)
         mask = None
         if options.mask is not None:
             mask = read_mask(options.mask, scan.shape[1], *scan.shape[3:])
-        measured = _measured(first, mask)
+        slices = (_masked(kspace, mask) for kspace in slices)
+        first = next(slices)
+        measured = _measured(first)
         grid = _Grid.of(first, measured)
         result = Conversion(notes=list(_found(scan, grid)))
         spaces = _spaces(source, scan, grid, options, result.notes)
-        placed = grid.placed(measured)
-        sampling = Sampling.of(placed, scan.shape[2], scan.shape[4])
-        acceleration = _acceleration(sampling, placed)
+        sampling = _sampling(first, grid)
+        if sampling.pattern == "points":
+            spaces = spaces.whole()
+            result.notes.append(
+                f"a mask of points, not of whole lines: zeros are written where nothing was measured, and all "
+                f"{spaces.recon_matrix[0]} columns of the readout are kept"
+            )
+        acceleration = _acceleration(sampling, grid.placed(measured))
         header = _header_xml(scan, grid, spaces, sampling, acceleration)
         slices = itertools.chain([first], slices)
         del first  # so that it is gone once it is written
-        items = _readouts(slices, scan, grid, spaces, acceleration, mask, options.rr)
+        items = _readouts(slices, scan, grid, spaces, acceleration, options.rr)
         shown = with_progress(items, None, "converting")
         result.readouts = write_scan(output, header, shown)
     made_up = (
@@ -152,10 +159,10 @@ class _Grid:
         return _around(ny, cy), _around(nx, cx)
 
     def placed(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Bring a mask ``(frame, ky)`` to the encoded lines."""
+        """Bring a mask ``(frame, ky)`` or ``(frame, ky, kx)`` to the encoded lines."""
         lines = self.encoded[0]
         begin = lines // 2 - self.center[0]
-        return np.pad(mask, ((0, 0), (begin, lines - begin - self.size[0])))
+        return np.pad(mask, ((0, 0), (begin, lines - begin - self.size[0]), (0, 0))[: mask.ndim])
 
 
 def _around(size: int, center: int) -> int:
@@ -172,29 +179,29 @@ class _Spaces:
     recon_matrix: tuple[int, int]
     recon_fov: tuple[float, float, float]
 
+    def whole(self) -> _Spaces:
+        """The same with all columns of the readout, of which cutting some would mix what was measured with zeros."""
+        (columns, _), (_, rows) = self.encoded_matrix, self.recon_matrix
+        return replace(
+            self, recon_matrix=(columns, rows), recon_fov=(self.encoded_fov[0], self.recon_fov[1], self.recon_fov[2])
+        )
 
-def _measured(kspace: NDArray[np.complex64], mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-    """Lines ``(frame, ky)`` that hold anything and that the mask does not leave out.
 
-    Raises
-    ------
-    DataError
-        If there is none, or lines are measured in parts that differ.
-    """
-    samples = (kspace != 0).any(axis=1)
-    measured = np.asarray(samples.any(axis=2))
-    if mask is not None:
-        return measured & mask
-    if measured.any():
-        columns = samples[measured]
-        common = columns.any(axis=0)
-        # a sample that happens to be zero is not missing
-        if np.mean(columns[:, common]) < 0.9:
-            raise DataError(
-                "lines are measured in parts that differ, as with ktRadial masks; only whole lines can be "
-                "reconstructed, take a Uniform or Gaussian pattern"
-            )
-    return measured
+def _masked(kspace: NDArray[np.complex64], mask: NDArray[np.bool_] | None) -> NDArray[np.complex64]:
+    """The k-space without what a mask ``(frame, ky, kx)`` leaves out."""
+    return kspace if mask is None else np.where(mask[:, None], kspace, np.complex64(0))
+
+
+def _sampling(kspace: NDArray[np.complex64], grid: _Grid) -> Sampling:
+    """What of a slice was measured, on the encoded lines."""
+    measured = _measured(kspace)
+    points = find_points(kspace, measured)
+    return Sampling.of(grid.placed(measured if points is None else points), kspace.shape[1], kspace.shape[3])
+
+
+def _measured(kspace: NDArray[np.complex64]) -> NDArray[np.bool_]:
+    """Lines ``(frame, ky)`` that hold anything."""
+    return np.asarray((kspace != 0).any(axis=(1, 3)))
 
 
 def _found(scan: ForeignScan, grid: _Grid) -> Iterator[str]:
@@ -274,7 +281,6 @@ def _readouts(
     grid: _Grid,
     spaces: _Spaces,
     acceleration: int,
-    mask: NDArray[np.bool_] | None,
     rr: float,
 ) -> Iterator[Readouts]:
     """One block of readouts for every frame."""
@@ -283,8 +289,8 @@ def _readouts(
     shift = grid.encoded[0] // 2 - grid.center[0]
     sent = 0
     for number, kspace in enumerate(slices):
-        measured = _measured(kspace, mask)
-        sampling = Sampling.of(grid.placed(measured), coils, samples)
+        measured = _measured(kspace)
+        sampling = _sampling(kspace, grid)
         reference = _reference(sampling)[shift : shift + grid.size[0]] & (sampling.pattern != "full")
         for frame in range(frames):
             rows = np.flatnonzero(measured[frame])

@@ -154,7 +154,7 @@ def _is_complex(dtype: np.dtype[Any]) -> bool:
 
 
 def read_mask(path: Path, frames: int, lines: int, samples: int) -> NDArray[np.bool_]:
-    """Read which lines were measured.
+    """Read which lines, or points of them, were measured.
 
     Parameters
     ----------
@@ -167,12 +167,12 @@ def read_mask(path: Path, frames: int, lines: int, samples: int) -> NDArray[np.b
     Returns
     -------
     NDArray[np.bool_]
-        ``(frame, ky)``.
+        ``(frame, ky, kx)``, the last axis of length one where it is the same all along every readout.
 
     Raises
     ------
     DataError
-        If there is no mask of this size in the file, or it is not the same all along a readout.
+        If there is no mask of this size in the file.
     """
     with open_arrays(path) as arrays, damage_of(path):
         key = _first_key(_MASK_KEYS, arrays.named)
@@ -191,12 +191,9 @@ def read_mask(path: Path, frames: int, lines: int, samples: int) -> NDArray[np.b
             f"{samples} samples"
         )
     full = shapes[mask.shape]
-    if (full.any(axis=2) != full.all(axis=2)).any():
-        raise DataError(
-            f"{key} of {path} changes along the readout, as ktRadial masks do; only whole lines can be reconstructed, "
-            "take a Uniform or Gaussian pattern"
-        )
-    return np.broadcast_to(full[:, :, 0], (frames, lines))
+    if (full.any(axis=2) == full.all(axis=2)).all():
+        full = full[:, :, :1]
+    return np.broadcast_to(full, (frames, lines, full.shape[2]))
 
 
 def read_info(path: Path) -> dict[str, float]:

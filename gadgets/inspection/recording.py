@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recon_core.data import CineSlice, Reconstruction
+from recon_core.points.find import find_points
 from recon_core.trust.ranges import Sampling
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ class RecordingEngine:
         """Record the slice and give an image of ones."""
         frames, self.coils, lines, samples = cine_slice.kspace.shape
         self.whitened = cine_slice.receiver.colouring is not None
-        self.samplings.append(Sampling.of(cine_slice.mask, self.coils, samples))
+        points = find_points(cine_slice.kspace, cine_slice.mask) if cine_slice.trajectory is None else None
+        mask = cine_slice.mask if points is None else points
+        self.samplings.append(Sampling.of(mask, self.coils, samples))
         image = np.ones((frames, lines, samples), np.complex64)
         return Reconstruction(image, np.ones((1, lines, samples), np.complex64), options.method)
 

@@ -28,6 +28,7 @@ _CARTESIAN = (  # that radial scans cannot have
     "removes_oversampling",
     "reversed_readouts",
     "alternating_order",
+    "grid_spokes",
 )
 
 
@@ -62,6 +63,13 @@ class ScanPlan(Options):
         choices=("cartesian", "uniform", "golden", "tiny_golden"),
     )
     spokes: int = option(20, "radial: spokes of a frame", minimum=1, maximum=4096)
+    grid_spokes: int = option(
+        0,
+        "points of the Cartesian grid along so many golden-angle spokes in every frame instead of whole lines, with "
+        "zeros elsewhere, as publications call radial; needs sampling full and oversampling 1",
+        minimum=0,
+        maximum=4096,
+    )
     writes_trajectory: str = option(
         "pixel",
         "radial: positions that the readouts carry, in cycles per pixel, or per field of view (fov), with density "
@@ -264,6 +272,8 @@ class ScanPlan(Options):
             )
         if self.is_radial:
             self._check_radial()
+        if self.grid_spokes and (self.sampling != "full" or self.oversampling != 1 or self.gating == "retrospective"):
+            raise SettingsError("grid_spokes needs sampling full, oversampling 1 and gating prospective")
         if self.removes_oversampling and self.asymmetric_echo:
             raise SettingsError("oversampling is removed from whole readouts: set asymmetric_echo to 0")
         if self.sampling != "full" and not self.is_radial:

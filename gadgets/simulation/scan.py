@@ -24,7 +24,7 @@ from recon_core.simulate.coils import coil_maps, coil_maps_at, noise_covariance
 from recon_core.simulate.ecg import cardiac_position, ecg_signal
 from recon_core.simulate.phantom import BeatingThorax, pixel_positions
 from recon_core.simulate.radial import delayed, measure, spoke_angles
-from recon_core.simulate.sampling import acs_rows, grid_rows, partial_fourier_mask, sampling_mask
+from recon_core.simulate.sampling import acs_rows, grid_rows, partial_fourier_mask, pseudo_radial_mask, sampling_mask
 from recon_core.storage import replacing
 
 if TYPE_CHECKING:
@@ -98,6 +98,9 @@ class Scan:
         retrospective = plan.gating == "retrospective"
         frames = plan.frames
         self._mask = _spoke_mask(plan) if plan.is_radial else _line_mask(plan)
+        self._points: NDArray[np.bool_] | None = None
+        if plan.grid_spokes:
+            self._points = pseudo_radial_mask(frames, plan.encoded_y, plan.encoded_x, plan.grid_spokes)
         if not self._mask.any(axis=2).all():
             raise SettingsError("some frames would have no line at all; lower the acceleration or add ACS lines")
         if retrospective:
@@ -163,6 +166,9 @@ class Scan:
                 data[reverse] = data[reverse, :, ::-1]
             if plan.snr:
                 data += self._noise(1 + int(order["block"][first]), len(data), data.shape[2], plan.noise_deviation)
+            if self._points is not None:
+                here = order[first:last]
+                data *= self._points[here["frame"], here["row"], None, plan.dropped_samples :]
             sent += len(data)
             arrived = slice(max(0, plan.lost_readouts - first), None)
             if first + arrived.start < last:

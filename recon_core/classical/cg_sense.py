@@ -8,7 +8,6 @@ import torch
 
 from recon_core.coils.calibration import calibration_lines, coil_images
 from recon_core.physics.neighbourhood import box_mean
-from recon_core.physics.sense import SenseOperator
 from recon_core.physics.solvers import PORTION_BYTES, conjugate_gradient
 
 if TYPE_CHECKING:
@@ -78,8 +77,9 @@ class CGSense:
 
     def _start(self, data: HybridSlice, weight: torch.Tensor | None, regularization: float) -> torch.Tensor:
         """The image ``(1, y, x)`` of the time average, or of the separate reference."""
-        operator = SenseOperator(data.maps, data.measured[None], implementation=self._implementation)
-        return self._solve(operator, operator.adjoint(data.reference[None]), weight, regularization, None)
+        reference = data.of_reference()
+        operator = reference.operator(self._implementation)
+        return self._solve(operator, operator.adjoint(reference.hybrid), weight, regularization, None)
 
     def _solve(
         self,

@@ -14,7 +14,6 @@ from recon_core.diffusion.warm_start import start_noise, temporal_sense
 from recon_core.errors import ModelError
 from recon_core.networks.base import Network
 from recon_core.options import DSTDMOptions
-from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.memory import predicted_bytes
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from recon_core.data import HybridSlice
     from recon_core.diffusion.samplers import Directions
     from recon_core.options import Options
+    from recon_core.physics.consistency import DataConsistency
 
 _STEPS = {"fast": 20, "fastest": 10, "paper": 100}
 # From a first image this bad or worse, one replacement of the measured samples per step is not enough.
@@ -163,7 +163,7 @@ class DSTDM(Network):
             In the units of the data; zero where the coil maps are, and everywhere if the data are.
         """
         sampling = sampling or self.sampling
-        consistency = DataConsistency(data.maps, data.mask, data.hybrid, implementation=implementation)
+        consistency = data.consistency(implementation)
         empty = torch.zeros_like(consistency.zero_filled)
         if not bool(consistency.zero_filled.ne(0).any()):
             return Samples(empty, None if sampling.samples == 1 else empty.real)

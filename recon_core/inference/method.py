@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from recon_core.coils.calibration import time_average
 from recon_core.errors import ResourceError
 from recon_core.inference.fusion import fuse
 from recon_core.inference.start import start_method, with_start
 from recon_core.inference.windows import over_windows
-from recon_core.physics.fourier import ifft
 from recon_core.physics.memory import MORE_GPU_MEMORY, available_bytes
 from recon_core.trust.image_figures import image_figures
 from recon_core.trust.ranges import Limits, Sampling
@@ -134,7 +132,7 @@ class NetworkMethod:
         if trained is None or self._entry.weighing:  # what is weighed need not be like the training
             return ""
         snr = signal_to_noise(data) if trained.snr else None
-        scan = Sampling.of(data.mask.cpu().numpy(), data.hybrid.shape[1], data.hybrid.shape[3], snr)
+        scan = Sampling.of(data.sampling_mask.cpu().numpy(), data.hybrid.shape[1], data.hybrid.shape[3], snr)
         reasons = "; ".join(trained.outside(scan))
         return reasons and f"the scan is not like the training of the weights {self._entry.name}: {reasons}"
 
@@ -184,7 +182,7 @@ class NetworkMethod:
 
         def reconstruct(frames: torch.Tensor) -> torch.Tensor:
             start = None if data.start is None else data.start[frames]
-            part = dataclasses.replace(data, hybrid=data.hybrid[frames], mask=data.mask[frames], start=start, extra={})
+            part = dataclasses.replace(data.select(frames), start=start, extra={})
             image = network.reconstruct(part, implementation=self._implementation)
             uncertainty = part.extra.pop("uncertainty", None)
             data.extra.update(part.extra)
@@ -245,8 +243,7 @@ def signal_to_noise(data: HybridSlice) -> float | None:
 
 def _peak(data: HybridSlice) -> float:
     """The largest magnitude of the image of the time average."""
-    average, _ = time_average(data.hybrid, data.mask)
-    return float((data.maps.conj() * ifft(average, (-2,))).sum(0).abs().max())
+    return float((data.maps.conj() * data.average_images()).sum(0).abs().max())
 
 
 @contextlib.contextmanager

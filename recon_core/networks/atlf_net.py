@@ -29,13 +29,13 @@ from recon_core.networks.atlf_layers import (
 )
 from recon_core.networks.base import ImageNetwork, zero_without_signal
 from recon_core.networks.blocks import PORTION_BYTES, to_channels, to_complex
-from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.memory import predicted_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from recon_core.data import HybridSlice
+    from recon_core.physics.consistency import DataConsistency
 
 _HEADS = 4
 _CELL = 4  # side of the cells of pixels that share their stripes
@@ -266,7 +266,7 @@ class ATLFNet(ImageNetwork):
         The fused image goes to ``data.extra["fused"]``, ``(y, x)`` float32 in the scaled units of the network, the mean
         over the frames where there are several.
         """
-        consistency = DataConsistency(data.maps, data.mask, data.hybrid, implementation=implementation)
+        consistency = data.consistency(implementation)
         start = consistency.zero_filled if data.start is None else data.start
         output = self.run(start, consistency, data.ct, data.ct_cover)
         if output.fused is not None:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from recon_core.physics.consistency import DataConsistency
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from recon_core.data import HybridSlice
     from recon_core.options import Options
+    from recon_core.physics.consistency import DataConsistency
 
 
 class Network(nn.Module, ABC):
@@ -119,7 +118,7 @@ class ImageNetwork(Network):
 
     def reconstruct(self, data: HybridSlice, *, implementation: str = "auto") -> torch.Tensor:
         """Reconstruct one slice, from its start or its zero-filled image; see `Network.reconstruct`."""
-        consistency = DataConsistency(data.maps, data.mask, data.hybrid, implementation=implementation)
+        consistency = data.consistency(implementation)
         image: torch.Tensor = self(consistency.zero_filled if data.start is None else data.start, consistency)
         return image
 

@@ -13,13 +13,13 @@ from torch.nn import functional
 from recon_core.errors import DataError, SettingsError
 from recon_core.networks.base import ImageNetwork, zero_without_signal
 from recon_core.networks.blocks import convolve, to_channels, to_complex
-from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.memory import predicted_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from recon_core.data import HybridSlice
+    from recon_core.physics.consistency import DataConsistency
 
 Layout = Literal["official", "planar"]
 
@@ -368,7 +368,7 @@ class CSTNet(ImageNetwork):
 
     def reconstruct(self, data: HybridSlice, *, implementation: str = "auto") -> torch.Tensor:
         """Reconstruct one slice of 16 frames; see `Network.reconstruct`."""
-        consistency = DataConsistency(data.maps, data.mask, data.hybrid, implementation=implementation)
+        consistency = data.consistency(implementation)
         start = normalise(consistency.zero_filled, consistency) if data.start is None else data.start
         image: torch.Tensor = self(start, consistency)
         return image

@@ -14,12 +14,12 @@ from torch.nn import functional
 from recon_core.coils.calibration import calibration_lines, time_average
 from recon_core.errors import DataError, ModelError
 from recon_core.networks.base import ImageNetwork
-from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft, ifft
 from recon_core.physics.memory import predicted_bytes
 
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice
+    from recon_core.physics.consistency import DataConsistency
 
 _LEVELS = (1, 2, 3, 4)
 _SMALLEST = 1 << len(_LEVELS)  # pixels along an axis
@@ -325,7 +325,7 @@ class DephasedNetwork(ImageNetwork):
     def reconstruct(self, data: HybridSlice, *, implementation: str = "auto") -> torch.Tensor:
         """Reconstruct one slice, from its first image without the smooth phase; see `Network.reconstruct`."""
         phase = smooth_phase(data)
-        consistency = DataConsistency(data.maps * phase, data.mask, data.hybrid, implementation=implementation)
+        consistency = data.consistency(implementation, data.maps * phase)
         start = consistency.zero_filled if data.start is None else data.start * phase.conj()
         image: torch.Tensor = self(start, consistency)
         return image * phase

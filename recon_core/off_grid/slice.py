@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from recon_core.coils.columns import combine_everywhere
 from recon_core.data import HybridSlice
 from recon_core.errors import DataError
 from recon_core.off_grid.nufft import NufftSenseOperator
@@ -87,11 +88,7 @@ class OffGridSlice(HybridSlice):
 
     def fewer_maps(self, lost: float) -> torch.Tensor:
         """Maps of few combinations of the coils, the same everywhere: off the grid no column is on its own."""
-        pixels = self.maps.flatten(1)
-        values, vectors = torch.linalg.eigh(pixels @ pixels.mH)
-        energy = values.clamp(min=0).cumsum(0)
-        kept = max(1, int((energy > lost * energy[-1]).sum()))
-        return torch.einsum("cv,cyx->vyx", vectors[:, -kept:].conj(), self.maps).contiguous()
+        return combine_everywhere(self.maps, lost)
 
     def seen_noise(self) -> float:
         """Standard deviation of real and imaginary part of a sample far out, times the largest weight."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recon_core.errors import SettingsError
+from recon_core.off_grid.trajectory import GOLDEN_ANGLE
 from recon_core.words import choose_from
 
 if TYPE_CHECKING:
@@ -231,6 +232,34 @@ def partial_fourier_mask(mask: NDArray[np.bool_], fraction: float) -> NDArray[np
     kept = mask.copy()
     kept[..., : lines - round(lines * fraction)] = False
     return kept
+
+
+def pseudo_radial_mask(frames: int, lines: int, samples: int, spokes: int) -> NDArray[np.bool_]:
+    """Points of the grid next to spokes through its centre, which turn by the golden angle from one to the next.
+
+    Parameters
+    ----------
+    frames, lines, samples
+        Size of the mask.
+    spokes
+        Spokes of each frame, from edge to edge.
+
+    Returns
+    -------
+    NDArray[np.bool_]
+        ``(frame, ky, kx)``.
+    """
+    mask = np.zeros((frames, lines, samples), np.bool_)
+    along = np.linspace(-0.5, 0.5, 4 * max(lines, samples))
+    for number in range(frames * spokes):
+        angle = np.radians(GOLDEN_ANGLE * number)
+        steps = np.array([np.sin(angle), np.cos(angle)]) / max(abs(np.sin(angle)), abs(np.cos(angle)))
+        row, column = (
+            np.rint(along * step * n).astype(int) + n // 2 for step, n in zip(steps, (lines, samples), strict=True)
+        )
+        inside = (row < lines) & (column < samples)
+        mask[number // spokes, row[inside], column[inside]] = True
+    return mask
 
 
 def sampling_mask(

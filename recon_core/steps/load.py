@@ -16,6 +16,8 @@ from recon_core.methods import find_method
 from recon_core.physics.fourier import ifft
 from recon_core.physics.hybrid_noise import coil_noise_deviations
 from recon_core.physics.memory import available_bytes, predicted_bytes
+from recon_core.points.find import find_points
+from recon_core.points.slice import reference_of_points, with_points
 from recon_core.steps.device import to_device
 from recon_core.steps.load_off_grid import load_off_grid
 
@@ -57,12 +59,16 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
     if cine.trajectory is not None:
         return load_off_grid(cine, cine.trajectory, options, device)
     mask, kspace = to_device(cine.mask, device), to_device(cine.kspace, device)
+    measured_points = find_points(cine.kspace, cine.mask) if cine.points is None else cine.points
+    points = None if measured_points is None else to_device(measured_points, device)
     # from frame to frame: then the context is nothing but a part of the average, and is transformed as that
     first = cine.context if framewise else 0
     hybrid = ifft(kspace[first:], (-1,))
     if cine.calibration is not None:
         reference = ifft(to_device(cine.calibration, device), (-1,))
         measured = measured_lines(reference)
+    elif points is not None:
+        reference, measured = reference_of_points(kspace, points)
     elif first:
         average, measured = time_average(kspace, mask)
         reference = ifft(average, (-1,))
@@ -84,25 +90,29 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
         maps, _ = normalise(maps * weights)
     planes = (None, None) if cine.ct is None else (cine.ct.image, cine.ct.cover)
     ct, cover = (None if plane is None else to_device(plane, device) for plane in planes)
-    return HybridSlice(
+    data = HybridSlice(
         hybrid,
         mask[first:],
         maps,
         reference,
         measured,
-        noise_variance=_noise_variance(cine),
+        noise_variance=_noise_variance(cine, lines=points is None),
         notes=notes,
         ct=ct,
         ct_cover=cover,
         periodic=cine.periodic,
     )
+    return data if points is None else with_points(data, points[first:])
 
 
-def _noise_variance(cine: CineSlice) -> float | None:
-    """Variance of a complex sample; whitening gives real and imaginary part of a readout unit variance each."""
+def _noise_variance(cine: CineSlice, *, lines: bool) -> float | None:
+    """Variance of a complex sample, of whole lines behind the transform along them.
+
+    Whitening gives real and imaginary part of a readout unit variance each.
+    """
     if not cine.receiver.is_white:
         return None
-    columns = 1.0 if cine.receiver.columns is None else float(np.mean(cine.receiver.columns))
+    columns = 1.0 if cine.receiver.columns is None or not lines else float(np.mean(cine.receiver.columns))
     return 2.0 * columns * (1.0 if cine.noise_share is None else cine.noise_share)
 
 

@@ -92,6 +92,8 @@ def _why_noise_is_unknown(work: Work, method: str) -> str:
     """Why the noise in the images of a method is not known; empty where it is."""
     if work.cine.trajectory is not None:
         return "the noise in images of samples that follow no grid is not known"
+    if not work.data.whole_lines:
+        return "the noise in images of a mask of points is not known"
     if not find_method(method).linear:
         return f"the noise in an image of {method} is not known"
     if not work.cine.receiver.is_white:
@@ -110,8 +112,8 @@ def _g_factor(work: Work, main: Outcome) -> NDArray[np.float32] | None:
         defined = " and ".join(method_names(lambda info: info.g_factor))
         main.notes.append(f"no g-factor: it is defined for {defined}, not for {main.method}")
         return None
-    if work.cine.trajectory is not None:
-        main.notes.append("no g-factor: it is defined for samples on a Cartesian grid")
+    if work.cine.trajectory is not None or not data.whole_lines:
+        main.notes.append("no g-factor: it is defined for whole lines of a Cartesian grid")
         return None
     if not bool(data.mask.any()):
         main.notes.append("no g-factor: no line was measured")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from recon_core.errors import ModelError
-from recon_core.methods import find_method, why_not_off_grid
+from recon_core.methods import find_method, why_not_off_grid, why_not_points
 from recon_core.steps.pace import Job, Pace
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ class Work:
 
     def why_not(self, name: str) -> str:
         """Why a method cannot take such a slice, whatever is in it; empty if it can."""
-        return "" if self.cine.trajectory is None else why_not_off_grid(name)
+        if self.cine.trajectory is not None:
+            return why_not_off_grid(name)
+        return "" if self.data.whole_lines else why_not_points(name)
 
     def job(self, name: str) -> Job:
         """What it is for a method to make the images of this slice."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.neighbourhood import box_mean
 from recon_core.trust.ranges import ImageFigures
 
@@ -67,7 +66,7 @@ def image_figures(
     filled = data.mask.any(-1)
     if not bool(filled.any()):
         return ImageFigures()
-    consistency = DataConsistency(data.maps, data.mask, data.hybrid, implementation=implementation)
+    consistency = data.consistency(implementation)
     measured = torch.stack([torch.view_as_real(frame).square().sum(dtype=torch.float64) for frame in data.hybrid])
 
     def left(image: torch.Tensor) -> torch.Tensor:
@@ -75,7 +74,7 @@ def image_figures(
         gap = consistency.residual(image) - consistency.zero_filled
         return measured + (image.conj() * gap).real.sum((-2, -1), dtype=torch.float64)
 
-    ordinary = data.mask.sum(-1) * _noise_of_a_line(data)
+    ordinary = data.sampling_mask.flatten(1).float().mean(-1) * data.mask.shape[-1] * _noise_of_a_line(data)
     if reference is not None:
         ordinary = torch.maximum(ordinary, left(reference))
     signal = float((measured - ordinary)[filled].mean())
@@ -132,7 +131,7 @@ def _noise_of_a_line(data: HybridSlice) -> float:
     power = torch.zeros(n_coils, n_x, device=data.hybrid.device)
     for frame in data.hybrid:
         power += torch.view_as_real(frame).square().sum((1, 3))
-    n_lines = int(data.mask.sum())
+    n_lines = float(data.sampling_mask.float().mean()) * data.mask.numel()
     # of columns that all hold noise, this part lies so many standard deviations below their mean
     below = min(0.5, _QUIET_DEVIATIONS / math.sqrt(n_lines))
     return float(torch.quantile(power, _QUIET, dim=-1).sum()) / n_lines * n_x / (1 - below)

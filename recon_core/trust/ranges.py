@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Patterns that networks are trained on: the same lines in every frame; regular lines that shift from frame to frame;
-#: irregular lines that differ from frame to frame; all lines.
-PATTERNS = ("constant", "interleaved", "random", "full")
+#: irregular lines that differ from frame to frame; all lines; points instead of whole lines, as of pseudo-radial masks.
+PATTERNS = ("constant", "interleaved", "random", "full", "points")
 
 #: Limits of images where none were recorded with the weights. Chosen from a phantom and cines of patients (8 coils, all
 #: lines to 1 of 8): the truth has a residual of 0.03 to 0.15 and a change of 0.06 to 0.45 at an SNR of 14 and more, and
@@ -43,7 +43,7 @@ class Sampling:
     samples: int
     """`frames`, `coils`, `lines`, `samples`: Size of the k-space; lines along ky, samples along the readout."""
     acceleration: float
-    """Lines over the mean number of them measured in a frame that has any; 1 is complete."""
+    """Lines, or points, over the mean number of them measured in a frame that has any; 1 is complete."""
     centre_lines: int
     """Lines of the central block that every frame with any line has (ACS)."""
     pattern: str
@@ -60,13 +60,18 @@ class Sampling:
         Parameters
         ----------
         mask
-            ``(frame, ky)``.
+            ``(frame, ky)``, or ``(frame, ky, kx)`` of points.
         coils, samples
             The other sizes of the k-space.
         snr
             Signal-to-noise ratio, where it is known.
         """
-        frames, lines = mask.shape
+        frames, lines = mask.shape[:2]
+        if mask.ndim > 2:
+            filled = mask[mask.any(axis=(1, 2))]
+            acceleration = float(filled.size / filled.sum()) if len(filled) else float("inf")
+            of_lines = cls.of(np.asarray(mask.any(axis=2)), coils, samples, snr)
+            return dataclasses.replace(of_lines, acceleration=acceleration, pattern="points", centre_lines=0)
         filled = mask[mask.any(axis=1)]
         common = np.asarray(filled.all(axis=0)) & bool(len(filled))
         return cls(

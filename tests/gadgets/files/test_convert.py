@@ -21,6 +21,7 @@ from gadgets.wire.header import parse_header
 from gadgets.wire.messages import AcquisitionFlag, Readouts
 from recon_core.errors import DataError, ResourceError, SettingsError
 from recon_core.metrics.measures import best_scale, nrmse
+from recon_core.simulate.sampling import pseudo_radial_mask
 
 PLAN = ScanPlan(
     matrix_x=48,
@@ -328,18 +329,26 @@ def test_arrays_that_are_no_kspace(tmp_path):
             convert(tmp_path / name, tmp_path / "out.h5")
 
 
-def test_radial_masks_are_refused(tmp_path):
+@pytest.mark.parametrize("given", ["mask", "zeros"])
+def test_masks_of_points_come_in(given, tmp_path):
     _, kspace = simulated(PLAN, tmp_path)
-    mask = np.zeros((4, 40, 96))
-    mask[:, np.arange(40), np.arange(40) + 28] = 1
-    mask[:, 20] = 1
-    source = write_matlab(tmp_path / "cine.mat", kus=matlab_order(kspace))
-    with pytest.raises(DataError, match="ktRadial"):
-        convert(source, tmp_path / "out.h5", ConvertOptions(mask=write_matlab(tmp_path / "mask.mat", mask=mask)))
-    source = write_matlab(tmp_path / "kus.mat", kus=matlab_order(kspace) * mask[:, None, None])
-    with pytest.raises(DataError, match="ktRadial"):
-        convert(source, tmp_path / "out.h5")
-    assert not (tmp_path / "out.h5").exists()
+    mask = pseudo_radial_mask(4, 40, 96, 12)
+    options = ConvertOptions(oversampling=2.0)
+    if given == "mask":
+        source = write_matlab(tmp_path / "cine.mat", kus=matlab_order(kspace))
+        options = dataclasses.replace(options, mask=write_matlab(tmp_path / "mask.mat", mask=mask.astype(float)))
+    else:
+        source = write_matlab(tmp_path / "cine.mat", kus=matlab_order(kspace * mask[:, None]))
+    result = convert(source, tmp_path / "out.h5", options)
+    assert "a mask of points" in " ".join(result.notes)
+    with open_scan(tmp_path / "out.h5") as scan:
+        encoding = parse_header(scan.header).encodings[0]
+        readouts = [item for item in scan.items if isinstance(item, Readouts)]
+    assert encoding.recon.matrix[:2] == (96, 40)
+    for part in readouts:
+        for header, data in zip(part.headers, part.data, strict=True):
+            points = mask[header["idx"]["phase"], header["idx"]["kspace_encode_step_1"]]
+            np.testing.assert_array_equal((data != 0).any(0), points)
 
 
 def matlab_5(path):

@@ -1,0 +1,1 @@
+"""Masks of points on the Cartesian grid: slices of which the readouts are not whole lines."""
