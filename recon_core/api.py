@@ -292,8 +292,8 @@ def _mask(mask: ArrayLike | None, kspace: Complex, notes: list[str]) -> NDArray[
     array = _array(mask, "mask")
     if array.shape not in {(frames, n_lines), (n_lines,)}:
         raise DataError(
-            f"mask must be (frame, ky) = {(frames, n_lines)}, (ky,) = {(n_lines,)} or of points (frame, ky, kx) = "
-            f"{(frames, *kspace.shape[2:])}, got {array.shape}"
+            f"mask must be (frame, ky) = {(frames, n_lines)} or (ky,) = {(n_lines,)}, got {array.shape}; a mask of "
+            f"points is (frame, ky, kx) = {(frames, *kspace.shape[2:])}"
         )
     if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
         raise DataError(f"mask must be bool, or 0 and 1, got {array.dtype} with other values")

@@ -239,7 +239,7 @@ def test_values_that_are_not_finite(scan, value, why):
     ("mask", "message"),
     [
         (np.ones((ROWS, FRAMES)), r"\(frame, ky\) = \(6, 48\) or \(ky,\) = \(48,\), got \(48, 6\)"),
-        (np.ones((FRAMES, ROWS, COLUMNS)), "must be"),
+        (np.ones((FRAMES, ROWS, COLUMNS + 1)), "must be"),
         (np.full((FRAMES, ROWS), 0.5), "0 and 1"),
         (np.full((FRAMES, ROWS), np.nan), "0 and 1"),
         (np.zeros((FRAMES, ROWS)), "no line"),
