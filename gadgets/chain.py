@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -363,6 +364,10 @@ class Chain:
         if most * _LINES_APART < rows:
             text = f"its fullest frame has {most} of {rows} lines, at least one in {_LINES_APART} is needed"
             raise DataError(f"{text}; the encoded matrix may be wrong")
+        off_grid, samples = complete.cine.trajectory, most * complete.cine.kspace.shape[3]
+        if off_grid is not None and samples * _LINES_APART < math.prod(off_grid.matrix):
+            text = f"its fullest frame has {samples} samples for {off_grid.matrix[1]} x {off_grid.matrix[0]} pixels"
+            raise DataError(f"{text}, at least one for {_LINES_APART} is needed; the encoded matrix may be wrong")
         whitened = settings.whitening.done and self._is_whitened(complete)
         receiver = self._preparation.receiver(complete.key.encoding, complete.compression, whitened=whitened)
         maps, notes = complete.cine.maps, complete.notes

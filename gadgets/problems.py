@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from recon_core.printable import shortened
 from recon_core.words import many
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ class Problems:
         if known is not None:
             known.count += count
             return
-        self.kinds[name] = problem = Problem(kind, text, damage, count, pixels, count)
+        self.kinds[name] = problem = Problem(kind, shortened(text), damage, count, pixels, count)
         logger.log(logging.ERROR if damage else logging.WARNING, "%s", str(problem))
         if self.listener is not None:
             self.listener(problem)

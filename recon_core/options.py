@@ -255,8 +255,8 @@ class NetworkOptions(Options):
     )
     window: int = option(
         0,
-        "frames that are reconstructed together, in windows around the cycle; 0 takes what the weights were trained "
-        "with, else all frames",
+        "frames that are reconstructed together, in windows around the cycle, all of them at most; 0 takes what the "
+        "weights were trained with, else all frames",
         minimum=0,
     )
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = option(

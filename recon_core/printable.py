@@ -6,7 +6,7 @@ import logging
 import re
 import traceback
 
-_MOST = 4000  # characters of a line of the log
+_MOST = 4000  # characters of a message
 # Control characters, separators of lines and directions of writing: what forges lines, colours or their order.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _KEPT = "\n\t"
@@ -29,14 +29,16 @@ def printable(text: str, *, lines: bool = False) -> str:
     return _CONTROLS.sub(escaped, text)
 
 
+def shortened(text: str) -> str:
+    """Cut what is too long to be read."""
+    return text if len(text) <= _MOST else f"{text[:_MOST]} ... (cut from {len(text)} characters)"
+
+
 class _PrintableRecords(logging.Filter):
     """Makes every record of a logger one line of printable text, whatever handlers there are."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        text = printable(record.getMessage())
-        if len(text) > _MOST:
-            text = f"{text[:_MOST]} ... (cut from {len(text)} characters)"
-        record.msg, record.args = text, ()
+        record.msg, record.args = shortened(printable(record.getMessage())), ()
         if record.exc_info:
             record.exc_text = printable("".join(traceback.format_exception(*record.exc_info)).rstrip(), lines=True)
         return True

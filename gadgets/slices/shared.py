@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 #: Flags with which a slice may be over.
 LAST = flag_mask(AcquisitionFlag.LAST_IN_SLICE, AcquisitionFlag.LAST_IN_MEASUREMENT)
 _MOST_AVERAGES = 64
+# of a pixel of a frame off the grid: four images of the solver, and the kernel of a convolution over twice the image
+_PIXEL_BYTES = 4 * np.dtype(np.complex64).itemsize + 4 * np.dtype(np.float32).itemsize
 _BYTES = 3 * np.dtype(np.complex64).itemsize  # of a sample: as it came, sorted, and on its way through the engine
 _FEWEST_MOVED = 3  # lines that can show where the matrix lies
 #: What a stray counter says is believed when this share of what is usual stands behind it.
@@ -285,6 +287,18 @@ class SortingContext:
         """
         size = " x ".join(map(str, shape))
         with self.budget.lent(_BYTES * math.prod(shape), f"{size} (frame x coil x ky x kx) of {describe(key)}"):
+            pass
+
+    def check_pixels(self, key: SliceKey, frames: int, coils: int, rows: int, columns: int) -> None:
+        """Refuse a slice off the grid whose images and coil maps would take more memory than is left.
+
+        Raises
+        ------
+        ResourceError
+            If they would.
+        """
+        what = f"{frames} images and {coils} coil maps of {columns} x {rows} pixels of {describe(key)}"
+        with self.budget.lent((_PIXEL_BYTES * frames + _BYTES * coils) * rows * columns, what):
             pass
 
     def inside(

@@ -256,7 +256,9 @@ class SpokeSlices:
         headers = join_headers(part.headers for part in buffer.parts)[used][kept]
         lines = np.bincount(place, minlength=len(frames))
         shape = (len(frames), int(lines.max()), data.shape[2])
+        columns, rows = self._context.header.encodings[key.encoding].encoded.matrix[:2]
         self._context.check_room(key, shape[0], data.shape[1], *shape[1:])
+        self._context.check_pixels(key, shape[0], data.shape[1], rows, columns)
         kspace = np.zeros((shape[0], data.shape[1], *shape[1:]), np.complex64)
         kspace[place, :, row] = data
         path = np.zeros((*shape, paths.shape[2]), np.float32)
@@ -264,7 +266,6 @@ class SpokeSlices:
         mask = np.zeros(shape[:2], np.bool_)
         mask[place, row] = True
         density = np.ascontiguousarray(path[..., 2]) if path.shape[-1] > 2 else None
-        columns, rows = self._context.header.encodings[key.encoding].encoded.matrix[:2]
         trajectory = Trajectory(np.ascontiguousarray(path[..., :2]), (rows, columns), density)
         periodic = buffer.plan.time_axis == "phase" and not self._spokes and not self._window
         of_frames = headers[np.unique(place, return_index=True)[1]][context:]

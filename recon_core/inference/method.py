@@ -177,7 +177,9 @@ class NetworkMethod:
         network = self._network.to(data.hybrid.device)
         n_frames = len(data.hybrid)
         wanted = max(self._options.window or self._entry.window or n_frames, network.minimum_frames)
-        wanted = min(wanted, network.maximum_frames or wanted)
+        # a cycle that is repeated more often than the weights want costs time and memory, and shows nothing more
+        most = max(n_frames, self._entry.window, network.minimum_frames)
+        wanted = min(wanted, most, network.maximum_frames or most)
         window = wanted
 
         def reconstruct(frames: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,8 @@ import pytest
 
 from gadgets.connection.session import SessionOptions
 from gadgets.wire.framing import MessageId
-from gadgets.wire.messages import AcquisitionFlag, Close, ConfigFile, Header, Text
+from gadgets.wire.messages import AcquisitionFlag, Close, ConfigFile, Header, Readouts, Text
+from recon_core.off_grid.trajectory import spoke_positions
 from tests.helpers.builders import header_xml, readouts
 from tests.helpers.peers import StubEngine, assert_whole_scan, nothing_left, serving, talk
 
@@ -45,6 +46,23 @@ def lines(count=16, **fields):
     return readouts(count, 4, 32, kspace_encode_step_1=np.arange(count), **fields)
 
 
+def spokes(count, samples, frames=1):
+    """Readouts of one coil through the centre of k-space, as many in every frame."""
+    made = readouts(count, 1, samples, phase=np.arange(count) * frames // count, center_sample=samples // 2)
+    angles = np.deg2rad(111.25 * np.arange(count))
+    path = spoke_positions(angles, samples, samples // 2, (samples, samples), 1.0)
+    made.headers["trajectory_dimensions"] = 2
+    return Readouts(made.headers, made.data, path)
+
+
+def radial(size):
+    space = (size, size, 1), (300, 300, 8)
+    return dict(zip(("encoded", "encoded_fov", "recon", "recon_fov"), space * 2, strict=True)) | {
+        "trajectory": "radial",
+        "limits": limits(phase=19),
+    }
+
+
 CLAIMS = {
     "matrix with one readout": (
         {
@@ -57,6 +75,8 @@ CLAIMS = {
         "memory",
     ),
     "rows without lines": ({"encoded": (32, 4096, 1)}, [lines()], "at least one in 64 is needed"),
+    "pixels without samples": (radial(1024), [spokes(30, 96)], "at least one for 64 is needed"),
+    "images of few samples": (radial(512), [spokes(180, 512, 20)], "20 images and 1 coil maps"),
     "matrix beyond all scans": ({"encoded": (16384, 16, 1)}, [lines()], "4096 per axis"),
     "columns of one sample": ({"encoded": (4096, 16, 1)}, [readouts(2000, 64, 1)], "are left"),
     "coils of one sample": (SQUARE, [readouts(1, 65535, 1)], "at most 1024 are believed"),

@@ -25,6 +25,13 @@ def test_first_case_speaks_for_all(caplog):
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 
+def test_nobody_is_sent_a_text_without_end():
+    told = []
+    Problems(told.append).add(Kind.UNKNOWN_PARAMETERS, "name, " * 100_000, damage=False)
+    assert len(str(told[0])) < 5000
+    assert "600000 characters" in str(told[0])
+
+
 def test_no_problem():
     assert list(Problems()) == Problems().damage == []
 

@@ -103,8 +103,21 @@ def test_the_window_of_the_manifest_holds_unless_the_options_say_another(weights
         method_module, "over_windows", lambda _f, n, window, _d, **_: (seen.append(window), torch.zeros(n, 16, 12))[1]
     )
     for options in ({}, {"window": 5}):
-        run(data(), method="crunet_mr", **options)
+        run(data(n_frames=6), method="crunet_mr", **options)
     assert seen == [3, 5]
+
+
+def test_no_window_repeats_the_cycle_more_often_than_the_weights_want(weights, monkeypatch):
+    weights("crunet_mr")
+    entry = method_module.find_weights("crunet_mr", "")
+    seen = []
+    monkeypatch.setattr(
+        method_module, "over_windows", lambda _f, n, window, _d, **_: (seen.append(window), torch.zeros(n, 16, 12))[1]
+    )
+    for trained in (0, 9):
+        monkeypatch.setattr(method_module, "find_weights", lambda *_, n=trained: dataclasses.replace(entry, window=n))
+        run(data(n_frames=4), method="crunet_mr", window=2_000_000_000)
+    assert seen == [4, 9]
 
 
 def test_a_short_series_is_repeated_to_what_the_network_needs(weights):
