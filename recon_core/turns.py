@@ -34,6 +34,11 @@ class Share:
     used: float = 0.0
     """Seconds that it has had; of one that comes later, and those that were had before it came."""
 
+    def become(self, *, urgent: bool) -> None:
+        """Be among the urgent ones or the others from the next turn on; there it is like one that comes later."""
+        if urgent != self.urgent:
+            self.urgent, self.used = urgent, 0.0
+
 
 _share: ContextVar[Share | None] = ContextVar("share", default=None)
 _turn: ContextVar[_Turn | None] = ContextVar("turn", default=None)

@@ -118,6 +118,19 @@ def test_a_newcomer_does_not_get_all_that_others_had_before():
     assert new.used >= 50.0
 
 
+def test_what_was_had_as_an_urgent_one_does_not_count_among_the_others():
+    turns = Turns()
+    late, other = Share(urgent=True, used=99.0), Share(used=7.0)
+    with sharing(other), turns.turn():
+        pass
+    late.become(urgent=True)
+    assert late.used == 99.0
+    late.become(urgent=False)
+    with sharing(late), turns.turn():
+        pass
+    assert 7.0 <= late.used < 99.0
+
+
 @pytest.mark.parametrize(("share", "until"), [(Share(urgent=True), math.inf), (Share(), 5.0)])
 def test_a_running_slice_gives_way_to_what_is_more_urgent_and_goes_on(share, until):
     turns, log = Turns(), []

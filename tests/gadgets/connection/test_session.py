@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from gadgets.chain import Chain
+from gadgets.connection import session
 from gadgets.connection.server import SharedEngine
 from gadgets.connection.session import SessionOptions
 from gadgets.connection.spool import Spool
@@ -32,6 +33,7 @@ from gadgets.wire.messages import (
     Waveform,
     flag_mask,
 )
+from recon_core import turns
 from recon_core.stopping import check
 from tests.helpers.builders import readouts, waveform
 from tests.helpers.networks import write_tiny_weights
@@ -143,6 +145,27 @@ def test_overrides_of_the_operator_hold():
     with serving(options=options) as server:
         answer = talk(server, ConfigFile("zero_filled"), Header(header), parameters, *items, Close())
     assert_good(answer, images=images_of(header, items, output="complex", series=9, description="mine"))
+
+
+@pytest.mark.parametrize("real_time", [True, False])
+def test_a_scan_in_real_time_goes_first_for_as_long_as_it_keeps_up(real_time, monkeypatch):
+    """A file that is sent as fast as it can be, or a scan without end, takes the engine from nobody for long."""
+    seen = []
+
+    def before(number):
+        seen.append(turns._share.get().urgent)
+        if number == 1:
+            monkeypatch.setattr(session, "_LATE_SECONDS", 0.0)
+
+    monkeypatch.setattr(session, "_LATE_SECONDS", 60.0)
+    engine = StubEngine(before)
+    engine.coil_maps = lambda source, _: (np.ones(source.shape, np.complex64), [])
+    header, items = scan()
+    parameters = Text(json.dumps({"parameters": {"realtime": "fixed" if real_time else "off", "realtime_window": 2}}))
+    with serving(engine) as server:
+        talk(server, ConfigFile("zero_filled"), Header(header), parameters, *one_by_one(items), Close())
+    assert len(seen) >= 2
+    assert seen == [real_time] + [False] * (len(seen) - 1)
 
 
 @pytest.mark.parametrize("order", ["sequential", "interleaved"])
