@@ -29,6 +29,8 @@ class Kept:
         Everything is still here.
     opening : bytes
         The first bytes, whatever else is dropped.
+    ended : bool
+        No more will come.
     """
 
     def __init__(self, space: QueueSpace) -> None:
@@ -39,7 +41,7 @@ class Kept:
         self._blocks: list[bytes | None] = []  # None: dropped
         self._passed = 0  # blocks that were passed on
         self._waiting = 0  # bytes that were not
-        self._ended = self._abandoned = False
+        self.ended = self._abandoned = False
 
     def append(self, block: memoryview) -> None:
         """Take bytes; waits where not all is kept and much was not passed on yet."""
@@ -61,7 +63,7 @@ class Kept:
     def end(self) -> None:
         """Say that no more will come."""
         with self._changed:
-            self._ended = True
+            self.ended = True
             self._changed.notify_all()
 
     def blocks(self, wanted: Callable[[], bool]) -> Iterator[bytes]:
@@ -74,7 +76,7 @@ class Kept:
             self._waiting = sum(len(block or b"") for block in self._blocks)
         while True:
             with self._changed:
-                while self._passed == len(self._blocks) and not self._ended and wanted():
+                while self._passed == len(self._blocks) and not self.ended and wanted():
                     self._changed.wait()
                 block = self._blocks[self._passed] if self._passed < len(self._blocks) else None
                 if block is None or not wanted():
@@ -95,7 +97,7 @@ class Kept:
     def abandon(self) -> None:
         """Drop everything, also what comes."""
         with self._changed:
-            self._abandoned = self._ended = True
+            self._abandoned = self.ended = True
             self._space.used -= sum(len(block) for block in self._blocks if block is not None)
             self._blocks = [None] * len(self._blocks)
             self._changed.notify_all()

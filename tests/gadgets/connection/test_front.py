@@ -129,12 +129,17 @@ def test_a_scan_through_the_front_is_that_of_a_server(door, fronted):
         assert sum(worker.engine.slices for worker in server.workers) == 2 * SLICES
 
 
-def test_questions_and_health_checks_pass(fronted):
+def test_questions_and_health_checks_pass(fronted, caplog):
     with fronted() as server:
         answer = talk(server, Query(7, "cinestream::version"), Close())
         assert re.fullmatch(r"\d+\.\d+\.\d+.*", answer.answers[7])
-        with Peer(server.address):
-            pass
+        with caplog.at_level(logging.WARNING):
+            with Peer(server.address):
+                pass
+            with Peer(server.address) as peer:
+                peer.reset()
+            wait_until(lambda: not server._sessions)
+        assert not caplog.records
         bad = talk(server, ConfigFile("magic"), Header(HEADER), Close())
         assert any("magic" in text for text in bad.complaints("client"))
         assert bad.closed
@@ -192,6 +197,15 @@ def test_a_worker_may_die_while_the_peer_still_sends(fronted):
         peer.send(*OPENING, *items[:-1])
         wait_until(lambda: len([one for one in server.workers if one.has_ended]) == 1)
         peer.send(*items[-1:], Close())
+        assert [wire(image) for image in peer.collect().images] == expected_images()
+
+
+def test_a_worker_may_die_before_the_peer_says_anything(fronted):
+    with fronted(count=1) as server, Peer(server.address) as peer:
+        wait_until(lambda: server.workers[0]._sessions)
+        server.workers[0].die()
+        wait_until(lambda: len(server.workers) == 2)
+        peer.send(*OPENING, *ITEMS, Close())
         assert [wire(image) for image in peer.collect().images] == expected_images()
 
 
