@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,7 @@ from gadgets.commands.console import say
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     from gadgets.replay.plan import Entry
     from gadgets.replay.workers import Workers
@@ -82,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
         entries = make_plan(sources, settings, options.group, overwrite=options.overwrite)
         say(summary_of(entries))
         batch = Batch(entries, options.output, _workers(options, settings))
-        with BatchProgress(entries, say) as progress:
+        with _terminated_as_interrupted(), BatchProgress(entries, say) as progress:
             batch.run(progress)
     count = {word: sum(1 for row in batch.rows if row.outcome and row.outcome.word == word) for word in _WORDS}
     say(f"{', '.join(f'{number} {word}' for word, number in count.items())}; table in {options.output / TABLE}")
@@ -90,6 +93,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 _WORDS = ("done", "damaged", "failed")
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """End as after Ctrl-C when Slurm, Kubernetes or a shell ends the batch."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say_plan(entries: list[Entry]) -> None:

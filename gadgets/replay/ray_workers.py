@@ -169,7 +169,10 @@ def _connect(address: str) -> Any:  # noqa: ANN401 - mypy would read all of Ray
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        remedy = "ray start --head starts one, --ray local one for this batch alone"
+        remedy = (
+            "ray start --head starts one, --ray local one for this batch alone; where it wants a token, set "
+            "RAY_AUTH_MODE=token"
+        )
         if "ersion" in str(error):
             remedy = "install the same versions of Ray and Python on all machines of the cluster"
         raise ResourceError(f"no Ray cluster at {address}: {_first_line(error)}; {remedy}") from error

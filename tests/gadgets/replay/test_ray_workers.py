@@ -16,14 +16,16 @@ from pathlib import Path
 import pytest
 
 from gadgets.commands.main import INTERRUPTED
-from gadgets.replay import ray_workers
+from gadgets.replay import ray_workers, replay
 from gadgets.replay.batch import Batch, BatchProgress
 from gadgets.replay.job import Outcome, versions
 from gadgets.replay.plan import make_plan
 from gadgets.replay.ray_workers import RayWorkers
 from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, write_simulation
+from recon_core.api import shared_engine
 from recon_core.errors import ResourceError, SettingsError
+from recon_core.own_methods import allow_methods
 from tests.gadgets.commands.conftest import program
 from tests.helpers.image_files import contents
 from tests.helpers.peers import wait_until
@@ -305,22 +307,23 @@ def test_with_a_local_ray_images_are_those_of_replay_though_a_worker_is_killed(a
     with (tmp_path / "out" / "outcomes.csv").open(encoding="utf-8") as file:
         assert sorted(row["tries"] for row in csv.DictReader(file)) == ["1", "1", "2"]
     assert len(list((tmp_path / "out").iterdir())) == 4
+    allow_methods(["patient"])
+    settings = Settings.of(method="patient", fallback="none")
     for number in range(3):
-        ran = program("replay", archive / f"{number}.h5", "-o", tmp_path / f"{number}.h5", *OPTIONS[:4])
-        assert ran.returncode == 0
+        replay(archive / f"{number}.h5", tmp_path / f"{number}.h5", settings, shared_engine)
         assert contents(tmp_path / "out" / f"{number}.h5") == contents(tmp_path / f"{number}.h5")
     wait_until(lambda: not set(rays()) - before)
 
 
 @needs_ray
 @pytest.mark.slow
-def test_ctrl_c_ends_a_local_ray_too(archive, tmp_path):
+def test_a_batch_that_is_terminated_ends_a_local_ray_too(archive, tmp_path):
     before = set(rays())
     line = [sys.executable, "-m", "gadgets", "batch", str(archive), "-o", str(tmp_path / "out"), *OPTIONS]
-    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: list((tmp_path / "methods").glob("pid*")))
         worker = int(next((tmp_path / "methods").glob("pid*")).name.removeprefix("pid"))
-        os.killpg(process.pid, signal.SIGINT)
+        process.terminate()  # as Slurm and Kubernetes do
         _, err = process.communicate(timeout=60)
     assert err.splitlines() == ["cinestream: stopped; nothing that was not whole is left"]
     assert process.returncode == INTERRUPTED
