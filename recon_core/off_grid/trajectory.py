@@ -119,7 +119,8 @@ def to_cycles_per_pixel(
         if not near:
             raise DataError(
                 f"the trajectory reaches {largest:.3g}, expected 0.5 (cycles per pixel) or {max(matrix) / 2:g} (cycles "
-                "per field of view); trajectory_unit says which it is"
+                "per field of view); where it goes less far than the matrix, trajectory_unit says which it is, and "
+                "positions in radians or per metre have to be converted by the sender"
             )
         unit = near[0]
     return np.asarray(values if unit == "pixel" else values / size, np.float32), unit

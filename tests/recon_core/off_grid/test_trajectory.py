@@ -9,6 +9,7 @@ from recon_core.off_grid.trajectory import (
     check_positions,
     spoke_positions,
     tiny_golden_angle,
+    to_cycles_per_pixel,
 )
 
 
@@ -76,6 +77,14 @@ def test_half_spokes_cover_the_circle():
     angles = 2 * np.pi / 30 * np.arange(30)
     areas = cell_areas(spoke_positions(angles, 33, 0, (32, 32)), (32, 32))
     assert areas.sum() == pytest.approx(np.pi * 16.25**2, rel=0.02)
+
+
+def test_units_that_are_not_known_are_not_promised():
+    """Radians per pixel, and cycles per metre of a field of view of 0.3 m: no setting takes them."""
+    positions = spoke_positions(np.array([0.0, 1.0]), 64, 32, (64, 64), 1.0)
+    for factor in (2 * np.pi, 64 / 0.3):
+        with pytest.raises(DataError, match="in radians or per metre have to be converted"):
+            to_cycles_per_pixel(np.float32(factor) * positions, (64, 64))
 
 
 def test_refusals():
