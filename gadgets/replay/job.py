@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gadgets import __version__
-from gadgets.replay.to_file import replay
 from gadgets.settings.settings import Settings, apply
 from recon_core.api import shared_engine
 from recon_core.budget import return_freed, share_freed
@@ -124,6 +123,8 @@ class JobRunner:
         return {**asdict(outcome), "log": lines}
 
     def _run(self, job: Job) -> Outcome:
+        from gadgets.replay.to_file import replay
+
         methods, begin = _Methods(), time.perf_counter()
         outcome = Outcome()
 

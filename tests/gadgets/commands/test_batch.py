@@ -153,6 +153,13 @@ def test_a_full_disk_is_said_for_each_file_and_the_rest_goes_on(archive, tmp_pat
     assert [path.name for path in out.rglob("*.*")] == ["outcomes.csv"]
 
 
+def test_who_plans_a_batch_needs_no_torch(archive, tmp_path):
+    code = "import sys; from gadgets.commands.main import main; print(main(sys.argv[1:]), 'torch' in sys.modules)"
+    line = [sys.executable, "-c", code, "batch", str(archive), "-o", str(tmp_path / "out"), "--dry-run"]
+    ran = subprocess.run(line, capture_output=True, text=True, timeout=60, check=True)
+    assert ran.stdout.splitlines()[-1] == "0 False"
+
+
 def test_help_teaches(run):
     _, said, _ = run("batch", "--help")
     assert "outcomes.csv" in said

@@ -88,7 +88,7 @@ def test_an_unexpected_error_is_one_of_the_file_too(archive, tmp_path, monkeypat
     def fail(*_, **__):
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("gadgets.replay.job.replay", fail)
+    monkeypatch.setattr("gadgets.replay.to_file.replay", fail)
     job = Job(str(archive / "0.h5"), str(tmp_path / "0.h5"), "dataset", {}, {})
     found = JobRunner(logging.WARNING).run(vars(job))
     assert found["problems"] == ["unexpected error: RuntimeError: surprise"]
