@@ -85,8 +85,7 @@ class Pages:
 
     def loop(self, request: Request) -> Response:
         """One loop with its picture."""
-        found = self._found(request)
-        return JSONResponse({**found.panel().embedded, "version": found.version, "seconds": found.seconds})
+        return Response(self._found(request).picture().text, media_type="application/json")
 
     def maps(self, request: Request) -> Response:
         """The coil maps of a slice as PNG."""
@@ -109,15 +108,13 @@ class Pages:
         return StreamingResponse(self._news(), media_type="text/event-stream")
 
     async def _news(self) -> AsyncIterator[str]:
-        sources, sent, line = self._sources, {"over": ""}, 0
+        sources, sent, line = self._sources, None, 0
         self._watchers += 1
         try:
             while not self._is_closing():
                 yield _event("state", json.dumps({"server": sources.server(), "running": sources.running()}))
-                over = json.dumps(sources.over())
-                if over != sent["over"]:
-                    sent["over"] = over
-                    yield _event("over", over)
+                if sent != (sent := sources.version):
+                    yield _event("over", json.dumps(sources.over()))
                 lines = sources.log.lines(line)
                 if lines:
                     line = lines[-1][0]

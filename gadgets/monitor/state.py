@@ -60,6 +60,11 @@ class Sources:
             "readouts": totals.readouts,
         }
 
+    @property
+    def version(self) -> tuple[object, ...]:
+        """Changes whenever `over` does."""
+        return (*(record.scan for record in self.record.over), self.gallery.changes)
+
     def running(self) -> list[dict[str, Any]]:
         """The scans that run, the latest first."""
         return [self._scan(record) for record in self.record.running]

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image as Picture
 
-from gadgets.images.pictures import columns_of, encoded, gray, loop_seconds, montage, moving_part, white_level
+from gadgets.images.pictures import (
+    columns_of,
+    encoded,
+    gray,
+    loop_seconds,
+    montage,
+    moving_column,
+    moving_part,
+    white_level,
+)
 from gadgets.reports.viewer import panel
 from gadgets.slices.complete import describe
 from recon_core.errors import CinestreamError
@@ -22,7 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from gadgets.chain import Watch
-    from gadgets.reports.viewer import Panel
     from gadgets.slices.complete import CompleteSlice, SliceKey
     from gadgets.wire.header import ScanHeader
     from recon_core.data import Reconstruction
@@ -34,6 +44,7 @@ _LARGEST_SIDE = 256  # pixels that are kept along the longer side, about
 _MOST_FRAMES = 240  # of a loop: those of a scan in real time go on and on
 _MAP_SIDE = 64  # pixels that are kept of a coil map along the longer side, about
 _LEVELS = 65535
+_FEW_FRAMES = 24  # that show where the heart is, and how bright
 #: From one picture of a loop that goes on to the next, over the time that it takes: looking takes a 50th of a core.
 _PATIENCE = 50.0
 
@@ -58,6 +69,19 @@ class Frame:
         return self.levels.astype(np.float32) * np.float32(self.step)
 
 
+class Made(NamedTuple):
+    """A loop as the viewer wants it."""
+
+    version: int
+    """Of the loop."""
+    text: bytes
+    """JSON with the picture in it."""
+    at: float
+    """When it was made, as `time.monotonic` has it."""
+    took: float
+    """CPU time in s that it took."""
+
+
 @dataclass
 class LiveLoop:
     """The frames of a slice that were made last."""
@@ -79,7 +103,8 @@ class LiveLoop:
     """In order; the first of a scan that goes on are dropped."""
     version: int = 0
     """Grows with every change."""
-    _made: tuple[int, float, float, Panel] | None = None
+    made: Made | None = None
+    """As it was looked at last."""
 
     @property
     def size(self) -> int:
@@ -91,26 +116,41 @@ class LiveLoop:
         """``(frame, y, x)`` float32 magnitudes."""
         return np.stack([frame.magnitude for frame in list(self.frames)])
 
-    @property
+    @cached_property
     def snr(self) -> float | None:
         """Signal of bright tissue over the noise: the 99th percentile of the mean over time."""
         if not self.noise:
             return None
-        few = list(self.frames)[-24:]
+        few = list(self.frames)[-_FEW_FRAMES:]
         mean = np.mean([frame.levels[::2, ::2] * np.float32(frame.step) for frame in few], axis=0)
         return float(np.percentile(mean, 99)) / self.noise
 
-    def panel(self) -> Panel:
-        """Make the loop for the viewer; one that goes on is made anew only after a while."""
-        now = time.monotonic()
-        if self._made is not None:
-            version, at, took, made = self._made
-            if version == self.version or now - at < _PATIENCE * took:
-                return made
-        version, series = self.version, self.series
-        made = panel(series, white_level([_middle(series)]), describe(self.key), tall=self.tall, level=1)
-        self._made = version, now, time.monotonic() - now, made
-        return made
+    @property
+    def offered(self) -> int:
+        """The version that is to be fetched: of a loop that goes on, a newer one is offered only after a while."""
+        if self.made is None or time.monotonic() - self.made.at >= _PATIENCE * self.made.took:
+            return self.version
+        return self.made.version
+
+    def picture(self) -> Made:
+        """Make the loop for the viewer, unless it was."""
+        if self.made is None or self.made.version != self.offered:
+            began, version, series = time.thread_time(), self.version, self.series
+            few = series[:: math.ceil(len(series) / _FEW_FRAMES), ::2, ::2]
+            rows, columns = moving_part(few)
+            made = panel(
+                series,
+                white_level([few[:, _middle(rows), _middle(columns)]]),
+                describe(self.key),
+                tall=self.tall,
+                shown=(slice(2 * rows.start, 2 * rows.stop), slice(2 * columns.start, 2 * columns.stop)),
+                line=2 * moving_column(few)[0],
+                level=0,
+            )
+            view = {**made.embedded, "version": version, "seconds": self.seconds}
+            text = json.dumps(view, separators=(",", ":")).encode()
+            self.made = Made(version, text, time.monotonic(), time.thread_time() - began)
+        return self.made
 
     def maps_picture(self) -> bytes:
         """Make a PNG of the coil maps, side by side."""
@@ -130,6 +170,7 @@ class Gallery:
         self._limit = bytes_kept
         self._lock = threading.Lock()
         self._scans: dict[str, dict[SliceKey, LiveLoop]] = {}
+        self.changes = 0  # grows with every slice
 
     def begin(self, scan: str, header: ScanHeader) -> Watch:
         """Give what is to be called with every slice of a scan."""
@@ -157,7 +198,7 @@ class Gallery:
         loops = self.loops(scan)
         ratios = [ratio for loop in loops if (ratio := loop.snr) is not None]
         return {
-            "loops": [{"name": describe(loop.key), "version": loop.version, "method": loop.method} for loop in loops],
+            "loops": [{"name": describe(loop.key), "version": loop.offered, "method": loop.method} for loop in loops],
             "snr": round(float(np.median(ratios)), 1) if ratios else None,
         }
 
@@ -170,8 +211,9 @@ class Gallery:
                 made.version = before.version + 1
             if before is not None and complete.running is not None:
                 made.frames = deque((*before.frames, *made.frames), maxlen=_MOST_FRAMES)
-                made._made = before._made
+                made.made = before.made
             known[complete.key] = made
+            self.changes += 1
             self._shrink(scan)
 
     def _shrink(self, scan: str) -> None:
@@ -204,12 +246,9 @@ def _loop(header: ScanHeader, complete: CompleteSlice, reconstruction: Reconstru
     )
 
 
-def _middle(series: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The heart without the chest wall near the coils, which is brighter: the middle of what moves."""
-    rows, columns = (
-        slice((3 * part.start + part.stop) // 4, (part.start + 3 * part.stop + 3) // 4) for part in moving_part(series)
-    )
-    return series[:, rows, columns]
+def _middle(part: slice) -> slice:
+    """The heart without the chest wall near the coils, which is brighter: the middle of an axis of what moves."""
+    return slice((3 * part.start + part.stop) // 4, (part.start + 3 * part.stop + 3) // 4)
 
 
 def _noise(complete: CompleteSlice, reconstruction: Reconstruction) -> float | None:

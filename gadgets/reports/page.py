@@ -172,7 +172,7 @@ def comparison(
             for frames, name in zip(errors, names[1:], strict=True)
         ]
         panels = [
-            panel(frames[:MOST_LOOP_FRAMES], white, caption, tall=tall, line=place, cut=True)
+            panel(frames[:MOST_LOOP_FRAMES], white, caption, tall=tall, line=place)
             for frames, white, caption in pictures
         ]
         lines = [profile(gray(frames, white), place) for frames, white, _ in pictures]

@@ -246,7 +246,7 @@ def _slice_figures(
         captions[0] += f" (first {MOST_LOOP_FRAMES} of {n_frames} frames)"
     tall = n_columns / (height * aspect)
     loops = [
-        panel(values[:MOST_LOOP_FRAMES], white, caption, tall=tall, line=column - columns.start, cut=True)
+        panel(values[:MOST_LOOP_FRAMES], white, caption, tall=tall, line=column - columns.start)
         for (values, white), caption in zip(views, captions, strict=True)
     ]
     stills = [Figure(embedded(gray(frames.mean(axis=0), window)), aspect, ("Temporal mean",), line)]

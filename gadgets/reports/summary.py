@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from gadgets.images.pictures import gray, white_level
+from gadgets.images.pictures import gray, moving_part, white_level
 from gadgets.reports.page import Figure, embedded
 from gadgets.reports.viewer import loop_of, panel
 from recon_core.methods import find_method, is_asked_for
@@ -65,9 +65,8 @@ def first_loop(slices: Sequence[SliceRecord], aspect: float, frame_seconds: floa
     window = white_level([np.stack(record.images[:frames]) for record in alike])
     step = max(1, math.ceil(max(shape) / _TILE))
     tall = shape[1] / (shape[0] * aspect)
-    panels = [
-        panel(_smaller(np.stack(record.images[:frames]), step), window, record.name, tall=tall) for record in alike
-    ]
+    loops = [(record.name, _smaller(np.stack(record.images[:frames]), step)) for record in alike]
+    panels = [panel(loop, window, name, tall=tall, shown=moving_part(loop)) for name, loop in loops]
     return loop_of(panels, frame_seconds)
 
 

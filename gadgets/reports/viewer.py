@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image as Picture
 
-from gadgets.images.pictures import GAP, gray, montage, moving_column, moving_part
+from gadgets.images.pictures import GAP, gray, montage, moving_column
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,8 +48,8 @@ def panel(
     caption: str,
     *,
     tall: float = 1.0,
+    shown: tuple[slice, slice] | None = None,
     line: int | None = None,
-    cut: bool = False,
     level: int = 6,
 ) -> Panel:
     """Make a loop for the viewer.
@@ -64,15 +64,15 @@ def panel(
         What is written below it.
     tall
         Height over width of a pixel in mm.
+    shown
+        Rows and columns that are shown at first; None is all.
     line
         Column of the temporal profile; None is that through the part that moves most.
-    cut
-        The frames are cut to what moves already.
     level
-        How hard to compress, 1 (fast) to 9 (small).
+        How hard to compress, 0 (fast) to 9 (small).
     """
     n_frames, n_rows, n_columns = frames.shape
-    rows, columns = (slice(0, n_rows), slice(0, n_columns)) if cut else moving_part(frames)
+    rows, columns = shown or (slice(0, n_rows), slice(0, n_columns))
     across = max(1, min(n_frames, math.ceil(math.sqrt(n_frames * n_rows / n_columns))))
     return Panel(
         _png(montage(list(gray(frames, white * HEADROOM)), across), level),

@@ -1,6 +1,7 @@
 """The latest loops of running scans: what is kept of them, for how long, and what is made of it."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -32,13 +33,13 @@ def test_a_loop_is_the_images_with_the_heart_in_the_middle():
     collect(_Collector(gallery), 1e-7 * frames, step=50.0)
     loop = shown(gallery)
     np.testing.assert_allclose(loop.series, 1e-7 * frames, atol=1e-7 * 2e-5)
-    made = loop.panel()
-    assert loop.seconds == 0.05
-    assert made.facts["tall"] == pytest.approx((240 / 24) / (640 / 64))
-    levels = frames_of(made.embedded).astype(float)
+    made = json.loads(loop.picture().text)
+    assert made["seconds"] == 0.05
+    assert made["tall"] == pytest.approx((240 / 24) / (640 / 64))
+    levels = frames_of(made).astype(float)
     bright = levels[0][frames[0] > 1].mean()
     assert bright == pytest.approx(255 / HEADROOM, rel=0.03), "the disc is white at first"
-    left, top, right, bottom = made.facts["shown"]
+    left, top, right, bottom = made["shown"]
     y, x = (int(axis.mean()) for axis in np.nonzero(frames[0] > 1))
     assert (left + right) / 2 == pytest.approx(x, abs=6)
     assert (top + bottom) / 2 == pytest.approx(y, abs=6)
@@ -56,19 +57,21 @@ def test_windows_of_a_scan_in_real_time_go_on_in_one_loop(monkeypatch):
 
 
 def test_a_picture_is_made_once_and_anew_only_after_a_while(monkeypatch):
-    made = []
-    monkeypatch.setattr(module, "panel", lambda *_, **__: made.append(1) or object())
+    made, panel = [], module.panel
+    monkeypatch.setattr(module, "panel", lambda *given, **more: made.append(1) or panel(*given, **more))
     gallery = Gallery()
     collector = _Collector(gallery)
-    assert not made, "nobody looks"
     collect(collector, beating()[:3], running=RunningMaps())
-    first = shown(gallery).panel()
-    assert shown(gallery).panel() is first
-    collect(collector, beating()[3:], running=RunningMaps())
+    assert not made, "nobody looks"
+    first = shown(gallery).picture()
+    assert shown(gallery).picture() is first
     monkeypatch.setattr(module, "_PATIENCE", 1e9)
-    assert shown(gallery).panel() is first
+    collect(collector, beating()[3:], running=RunningMaps())
+    assert gallery.facts("a")["loops"][0]["version"] == first.version == 0, "nothing new is offered yet"
+    assert shown(gallery).picture() is first
     monkeypatch.setattr(module, "_PATIENCE", 0.0)
-    assert shown(gallery).panel() is not first
+    assert gallery.facts("a")["loops"][0]["version"] == 1
+    assert shown(gallery).picture().version == 1
     assert len(made) == 2
 
 
@@ -130,4 +133,4 @@ def test_what_cannot_be_shown_is_logged_and_nothing_more(monkeypatch, caplog):
 def test_a_dark_image_is_dark():
     gallery = Gallery()
     collect(_Collector(gallery), np.zeros((3, 16, 16), np.float32))
-    assert not frames_of(shown(gallery).panel().embedded).any()
+    assert not frames_of(json.loads(shown(gallery).picture().text)).any()

@@ -1,0 +1,160 @@
+"""Measure what the monitor page costs a server: CPU time, and how much later images come.
+
+Three sides take turns with the same scan: a server without the page, one with it that nobody looks at, and the same
+with an open page, which is played by a process that takes all news and fetches every loop as the page does.
+
+    python -m tests.bench.monitor [rounds] [method]
+
+A second table is of a scan in real time, whose loop goes on and on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from itertools import pairwise
+from pathlib import Path
+
+from gadgets.simulation import ScanPlan, simulate
+from gadgets.wire.messages import Close, ConfigFile, Header, Image
+from gadgets.wire.reader import Reader
+from gadgets.wire.writer import encode
+from tests.bench.realtime import plan_of
+
+SIDES = ("without the page", "nobody looks", "page open")
+SETTLE = 0.5  # s, until the page has seen the end of the scan
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
+    method = sys.argv[2] if len(sys.argv) > 2 else "cg_sense"
+    cine = ScanPlan(slices=3, matrix_x=160, matrix_y=160, coils=10)
+    print(f"load average {os.getloadavg()[0]:.1f}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads, {rounds} rounds")
+    for title, plan, pipeline in (
+        (f"3 slices of 24 frames, 160 x 160, 10 coils, {method}", cine, method),
+        ("200 frames in real time as fast as they can be sent, 96 x 96, 8 coils", plan_of(200), "realtime_cg_sense"),
+    ):
+        made = simulate(plan)
+        stream = b"".join(
+            bytes(part)
+            for message in (ConfigFile(pipeline), Header(made.header), *made.items(), Close())
+            for part in encode(message)
+        )
+        print(f"\n{title}")
+        show(measure(stream, rounds))
+
+
+def show(found: dict[str, list[tuple[float, float]]]) -> None:
+    """Medians, and of the ratios of each round to the side without the page."""
+    print("| side | CPU | ratio | last image after the last readout | ratio |")
+    print("|---|---|---|---|---|")
+    base = found[SIDES[0]]
+    for side in SIDES:
+        columns = []
+        for which in (0, 1):
+            values = [one[which] for one in found[side]]
+            ratio = statistics.median(value / one[which] for value, one in zip(values, base, strict=True))
+            columns += [f"{statistics.median(values):.2f} s", f"{ratio:.3f}"]
+        print(f"| {side} | {' | '.join(columns)} |")
+
+
+def measure(stream: bytes, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """CPU time of the server, and time from the last readout to the last image in s, of every side and round."""
+    found: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
+    with served() as plain, served("--web", "0") as shown:
+        servers = dict(zip(SIDES, (plain, shown, shown), strict=True))
+        for one in (plain, shown):
+            send(one.port, stream)
+        for number in range(rounds):
+            for side in (*SIDES[number % 3 :], *SIDES[: number % 3]):
+                server = servers[side]
+                with looking(server.page) if side == SIDES[2] else contextlib.nullcontext():
+                    before = server.cpu()
+                    delay = send(server.port, stream)
+                    time.sleep(SETTLE)
+                    found[side].append((server.cpu() - before, delay))
+    return found
+
+
+class Served:
+    """A server in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        self._stat = Path(f"/proc/{process.pid}/stat")
+        self.port = int(re.search(r"port (\d+)", process.stdout.readline())[1])
+        self.page = ""
+
+    def cpu(self) -> float:
+        """CPU time of all its threads in s."""
+        fields = self._stat.read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def served(*options: str):
+    command = [sys.executable, "-m", "gadgets", "serve", "--port", "0", "--noise-store", "off", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            server = Served(process)
+            if options:
+                server.page = process.stdout.readline().split()[-1]
+            yield server
+        finally:
+            process.terminate()
+
+
+def send(port: int, stream: bytes) -> float:
+    """Send a scan; gives how long after the last readout its last image came."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        sent = []
+        sender = threading.Thread(target=lambda: (connection.sendall(stream), sent.append(time.perf_counter())))
+        sender.start()
+        last = 0.0
+        for message in Reader.of_socket(connection):
+            if isinstance(message, Image):
+                last = time.perf_counter()
+        sender.join()
+    return last - sent[0]
+
+
+@contextlib.contextmanager
+def looking(page: str):
+    """An open page, in a process of its own."""
+    process = multiprocessing.get_context("spawn").Process(target=look, args=(page,), daemon=True)
+    process.start()
+    time.sleep(1.5)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.join()
+
+
+def look(page: str) -> None:
+    """Take all news, and fetch loops when they are new."""
+    known: dict[tuple[str, int], int] = {}
+    with urllib.request.urlopen(f"{page}events") as news:
+        for kind, data in pairwise(news):
+            if kind.strip() != b"event: state":
+                continue
+            for scan in json.loads(data.removeprefix(b"data: "))["running"]:
+                for number, loop in enumerate(scan["loops"]):
+                    if known.get((scan["scan"], number)) != loop["version"]:
+                        known[scan["scan"], number] = loop["version"]
+                        with urllib.request.urlopen(f"{page}loops/{scan['scan']}/{number}") as answer:
+                            answer.read()
+
+
+if __name__ == "__main__":
+    main()
