@@ -46,6 +46,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.bench.pace
 	$(BIN)/python -m tests.bench.quality
 	$(BIN)/python -m tests.bench.realtime
+	$(BIN)/python -m tests.bench.monitor
 
 # The package for a scanner. Needs Docker, 24 for XA60 and XA61; ACCELERATOR=cu118 makes it able to use a GPU.
 ACCELERATOR ?= cpu
