@@ -5,7 +5,8 @@ with an open page, which is played by a process that takes all news and fetches 
 
     python -m tests.bench.monitor [rounds] [method]
 
-A second table is of a scan in real time, whose loop goes on and on.
+A second table is of a scan in real time, whose loop goes on and on. Before them come the parts that an open page costs,
+each for itself: where a machine has other work these say more.
 """
 
 from __future__ import annotations
@@ -22,14 +23,29 @@ import sys
 import threading
 import time
 import urllib.request
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from gadgets.connection.records import Load, ScanRecord, ServerRecord
+from gadgets.gating.heartbeat import Heartbeat
+from gadgets.monitor.log_tail import LogTail
+from gadgets.monitor.state import Sources
+from gadgets.reports.gallery import Gallery
 from gadgets.simulation import ScanPlan, simulate
-from gadgets.wire.messages import Close, ConfigFile, Header, Image
+from gadgets.slices.complete import CompleteSlice, SliceKey
+from gadgets.wire.header import parse_header
+from gadgets.wire.messages import ACQUISITION_HEADER, Close, ConfigFile, Header, Image
 from gadgets.wire.reader import Reader
 from gadgets.wire.writer import encode
+from recon_core.data import CineSlice, Reconstruction
 from tests.bench.realtime import plan_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SIDES = ("without the page", "nobody looks", "page open")
 SETTLE = 0.5  # s, until the page has seen the end of the scan
@@ -40,6 +56,7 @@ def main() -> None:
     method = sys.argv[2] if len(sys.argv) > 2 else "cg_sense"
     cine = ScanPlan(slices=3, matrix_x=160, matrix_y=160, coils=10)
     print(f"load average {os.getloadavg()[0]:.1f}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads, {rounds} rounds")
+    parts()
     for title, plan, pipeline in (
         (f"3 slices of 24 frames, 160 x 160, 10 coils, {method}", cine, method),
         ("200 frames in real time as fast as they can be sent, 96 x 96, 8 coils", plan_of(200), "realtime_cg_sense"),
@@ -52,6 +69,42 @@ def main() -> None:
         )
         print(f"\n{title}")
         show(measure(stream, rounds))
+
+
+def parts() -> None:
+    """CPU time of what a server does for the page."""
+    gallery, record = Gallery(), ServerRecord()
+    sources = Sources(record, lambda: Load(1, 32, 0, 1, 0, 1), gallery, LogTail(), "nowhere")
+    header = parse_header(simulate(ScanPlan(matrix_x=160, matrix_y=160)).header)
+    frames = np.random.default_rng(0).standard_normal((24, 160, 160, 2), np.float32).view(np.complex64)[..., 0]
+    maps = np.ones((10, 160, 160), np.complex64)
+    cine = CineSlice(np.zeros((24, 10, 160, 160), np.complex64), np.ones((24, 160), bool))
+    beat = Heartbeat(np.arange(24.0), np.zeros(24))
+    for _ in range(50):
+        scan = ScanRecord("a peer", method="cg_sense")
+        record.end(scan)
+        for number in range(3):
+            key = SliceKey(0, 0, 0, 0, number)
+            headers, counts = np.zeros(24, ACQUISITION_HEADER), np.arange(24)
+            complete = CompleteSlice(key, cine, headers, beat, counts, counts)
+            keep = partial(gallery.begin(scan.scan, header), complete, Reconstruction(frames, maps, "cg_sense"))
+            kept = timed(keep)
+    made = timed(gallery.loops(scan.scan)[0].picture)
+    sources.over()
+    for text, seconds in (
+        ("keep the images of a slice of 24 frames, 160 x 160", kept),
+        ("make its loop, once and only for who looks", made),
+        ("news of the server, every second for each page", timed(sources.server)),
+        ("the list of 50 scans, for each page and slice", timed(lambda: json.dumps(sources.over()))),
+    ):
+        print(f"{text}: {1000 * seconds:.1f} ms")
+
+
+def timed(work: Callable[[], object]) -> float:
+    """CPU time of this thread in s."""
+    begin = time.thread_time()
+    work()
+    return time.thread_time() - begin
 
 
 def show(found: dict[str, list[tuple[float, float]]]) -> None:
