@@ -7,10 +7,11 @@ import dataclasses
 import logging
 import os
 import signal
+import sys
 import threading
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from gadgets import __version__
 from gadgets.commands.arguments import (
@@ -144,7 +145,8 @@ def run(options: argparse.Namespace) -> int:
         passage = None if front is None else front.passage
         server = Server(options.host, options.port, session, options.connections, passage, record)
         with _monitor(options, server, record) as page:
-            return _serve(server, options.grace, page)
+            _serve(server, options.grace, page)
+    _end()
 
 
 @contextlib.contextmanager
@@ -175,7 +177,7 @@ def _front(options: argparse.Namespace, session: SessionOptions, methods: tuple[
         yield front
 
 
-def _serve(server: Server, grace: float, page: str) -> int:
+def _serve(server: Server, grace: float, page: str) -> None:
     """Serve until a signal comes; say where the monitor page is, if there is one."""
     if not ip_address(server.address[0]).is_loopback:
         logger.warning(
@@ -197,7 +199,11 @@ def _serve(server: Server, grace: float, page: str) -> int:
     server.stop(grace)
     thread.join()
     if ended == [False]:
-        # at its end Python would pull the rug from under what computes, which aborts
-        logging.shutdown()
-        os._exit(0)
-    return 0
+        _end()
+
+
+def _end() -> NoReturn:
+    """End the process at once: taking Python apart takes seconds, and aborts where anything computes."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(0)

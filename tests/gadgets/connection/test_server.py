@@ -472,6 +472,13 @@ def test_process_says_where_it_listens_and_serves(tmp_path):
         assert server.stop(signal.SIGTERM)[0] == 0
 
 
+def test_process_that_was_stopped_does_not_wait_for_the_end_of_python(tmp_path):
+    """Which takes seconds on a busy machine, after the last scan is over."""
+    with Process(tmp_path, before=stub() + "    import atexit, os\n    atexit.register(os._exit, 7)\n") as server:
+        assert_whole_scan(server)
+        assert server.stop(signal.SIGTERM)[0] == 0
+
+
 @pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
 def test_an_address_that_others_reach_is_warned_of(tmp_path, host, warned):
     with Process(tmp_path, "--host", host, before=stub()) as server:
