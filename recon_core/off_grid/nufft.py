@@ -185,7 +185,7 @@ def sample_image(images: torch.Tensor, positions: torch.Tensor, tolerance: float
     transform = require_finufft().nufft2d2
     threads = torch.get_num_threads()
     array = images.detach().resolve_conj().cpu().contiguous().numpy()
-    samples = transform(y, x, array, eps=tolerance, isign=-1, nthreads=threads)
+    samples = transform(y, x, array, eps=tolerance, isign=-1, nthreads=threads, showwarn=0)
     scale = np.float32((images.shape[-2] * images.shape[-1]) ** -0.5)
     return torch.from_numpy(samples.reshape(len(array), -1) * scale).to(images.device)
 
@@ -199,7 +199,7 @@ def grid_samples(
     transform = require_finufft().nufft2d1
     threads = torch.get_num_threads()
     array = samples.detach().resolve_conj().cpu().contiguous().numpy()
-    images = transform(y, x, array, tuple(matrix), eps=tolerance, isign=1, nthreads=threads)
+    images = transform(y, x, array, tuple(matrix), eps=tolerance, isign=1, nthreads=threads, showwarn=0)
     scale = np.float32((matrix[0] * matrix[1]) ** -0.5)
     return torch.from_numpy(images.reshape(len(array), *matrix) * scale).to(samples.device)
 

@@ -12,6 +12,7 @@ from recon_core.coils.estimate import are_usable, estimate_maps
 from recon_core.errors import DataError
 from recon_core.methods import find_method
 from recon_core.off_grid.delays import correct_positions, find_delays
+from recon_core.off_grid.density import iterated_areas
 from recon_core.off_grid.nufft import grid_samples
 from recon_core.off_grid.slice import OffGridSlice
 from recon_core.off_grid.trajectory import are_straight, cell_areas
@@ -47,7 +48,7 @@ def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions
     Raises
     ------
     DataError
-        If nothing was measured, or the samples are not on spokes and came without density weights.
+        If nothing was measured.
     """
     if not cine.mask.any():
         raise DataError("no readout was measured")
@@ -112,12 +113,17 @@ def _areas(trajectory: Trajectory, mask: NDArray[np.bool_]) -> NDArray[np.float3
         if not used.any():
             continue
         if trajectory.density is None:
-            areas[frame, used] = cell_areas(trajectory.positions[frame, used], trajectory.matrix)
+            areas[frame, used] = _found_areas(trajectory.positions[frame, used], trajectory.matrix)
         else:
             areas[frame, used] = _in_cells(
                 trajectory.density[frame, used], trajectory.positions[frame, used], trajectory
             )
     return areas
+
+
+def _found_areas(positions: NDArray[np.float32], matrix: tuple[int, int]) -> NDArray[np.float32]:
+    """The part of k-space of each sample of readouts that are used together, where nothing gives it."""
+    return cell_areas(positions, matrix) if are_straight(positions) else iterated_areas(positions, matrix)
 
 
 def _in_cells(
@@ -135,7 +141,7 @@ def _merged_areas(trajectory: Trajectory, mask: NDArray[np.bool_], areas: NDArra
     if trajectory.density is not None:
         return np.asarray(areas / np.float32(np.count_nonzero(mask.any(1))))
     merged = np.zeros_like(areas)
-    merged[mask] = cell_areas(trajectory.positions[mask], trajectory.matrix)
+    merged[mask] = _found_areas(trajectory.positions[mask], trajectory.matrix)
     return merged
 
 

@@ -4,7 +4,9 @@ The scan is replayed against a simulated clock: readouts arrive one by one at th
 step of the chain is measured, and an image is there when all work that came before it is done. So the queue that forms
 when a frame takes longer than the next one needs to arrive is counted, and no time is spent waiting for the scanner.
 
-    python -m tests.bench.realtime [threads] [wall | cpu] [method]
+    python -m tests.bench.realtime [threads] [wall | cpu] [method] [lines | spokes]
+
+With ``spokes`` the scan has 13 spokes at tiny golden angles a frame of 36 ms instead of lines.
 
 A GPU is used where there is one. On a machine with other work, the CPU time of one thread (``1 cpu``) says more than
 the wall time.
@@ -30,6 +32,7 @@ from recon_core.engine import Engine
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.thread_time}
 FRAME, ACCELERATION, MATRIX, COILS, FRAMES, WARM = 0.04, 8, 96, 8, 500, 40
+SPOKE_FRAME, SPOKES, SPOKE_FRAMES = 0.036, 13, 300
 
 
 def main() -> None:
@@ -37,6 +40,9 @@ def main() -> None:
     clock = CLOCKS[sys.argv[2] if len(sys.argv) > 2 else "wall"]
     method = sys.argv[3] if len(sys.argv) > 3 else "cg_sense"
     torch.set_num_threads(threads)
+    if "spokes" in sys.argv:
+        spokes(threads, clock, method)
+        return
     plan = plan_of(FRAMES, respiration=5.0)
     scan, warm = simulate(plan), simulate(replace(plan, frames=WARM))
     items = list(scan.items())
@@ -58,6 +64,39 @@ def main() -> None:
         )
 
 
+def spokes(threads: int, clock, method: str) -> None:
+    """Latency of frames of spokes in sliding windows."""
+    plan = ScanPlan(
+        trajectory="tiny_golden",
+        spokes=SPOKES,
+        repetition_time=1000 * SPOKE_FRAME / SPOKES,
+        matrix_x=MATRIX,
+        matrix_y=MATRIX,
+        field_of_view_x=360.0,
+        field_of_view_y=360.0,
+        coils=COILS,
+        frames=SPOKE_FRAMES,
+        time_axis="repetition",
+        waveforms=False,
+    )
+    scan, warm = simulate(plan), simulate(replace(plan, frames=WARM))
+    items, warming = list(scan.items()), list(warm.items())
+    engine = Engine()
+    load = os.getloadavg()[0]
+    print(f"{SPOKES} spokes, {MATRIX} x {MATRIX} x {COILS} coils, {SPOKE_FRAMES} frames of {1000 * SPOKE_FRAME:g} ms")
+    print(f"{engine.device}, {threads} of {os.cpu_count()} CPU threads, {clock.__name__}; load average {load:.1f}")
+    for window in (8, 4):
+        settings = {"method": method, "realtime": "sliding", "realtime_window": window, "lines_per_frame": SPOKES}
+        measure(warm.header, warming, engine, settings, clock, SPOKE_FRAME / SPOKES)
+        latency, work = measure(scan.header, items, engine, settings, clock, SPOKE_FRAME / SPOKES)
+        median, most, longest = 1000 * np.quantile(latency[window:], [0.5, 0.99, 1.0])
+        print(
+            f"window {window}: first {1000 * latency[0]:.0f} ms, then median {median:.0f} ms, 99 % {most:.0f}, longest "
+            f"{longest:.0f} ms, work per frame {1000 * work / SPOKE_FRAMES:.1f} ms",
+            flush=True,
+        )
+
+
 def plan_of(frames: int, matrix: int = MATRIX, coils: int = COILS, **more) -> ScanPlan:
     """A scan without a period, its lines shifting from frame to frame."""
     return ScanPlan(
@@ -75,9 +114,10 @@ def plan_of(frames: int, matrix: int = MATRIX, coils: int = COILS, **more) -> Sc
     )
 
 
-def measure(header: str, items, engine: Engine, settings, clock, matrix: int = MATRIX) -> tuple[np.ndarray, float]:
+def measure(
+    header: str, items, engine: Engine, settings, clock, spacing: float = FRAME / (MATRIX // ACCELERATION)
+) -> tuple[np.ndarray, float]:
     """Latency of every frame in s, on the clock of a scanner that never waits; and all work in s."""
-    spacing = FRAME / (matrix // ACCELERATION)
     arrival = 0.0
     now = 0.0  # when the chain is ready for more
     began = 0.0  # when it was handed the readout that it works on, by the clock of the machine
