@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "memory for what all scans gather and make; one may take half of it (default: half of what is free)"
     parser.add_argument("--memory-gib", type=within(float, 0, 1e6), metavar="GIB", help=text)
     text = (
-        "reconstruct in so many processes, each scan in one; one that dies is replaced and its scans begun again "
+        "reconstruct in N processes, each scan in one; one that dies is replaced and its scans begun again "
         "(default: in this process)"
     )
     parser.add_argument("--workers", type=within(int, 1, 1024), default=0, metavar="N", help=text)

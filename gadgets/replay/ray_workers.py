@@ -46,7 +46,7 @@ class RayWorkers:
     count
         How many; 0 takes one for each GPU of the cluster, or else as many as its cores suffice for.
     threads
-        Of each; so many cores are asked for.
+        Of each, and cores that are asked for it.
     level
         Of the lines of the log that are returned.
     gpu
