@@ -145,7 +145,7 @@ class LiveLoop:
                 tall=self.tall,
                 shown=(slice(2 * rows.start, 2 * rows.stop), slice(2 * columns.start, 2 * columns.stop)),
                 line=2 * moving_column(few)[0],
-                level=0,
+                fast=True,
             )
             view = {**made.embedded, "version": version, "seconds": self.seconds}
             text = json.dumps(view, separators=(",", ":")).encode()

@@ -50,7 +50,7 @@ def panel(
     tall: float = 1.0,
     shown: tuple[slice, slice] | None = None,
     line: int | None = None,
-    level: int = 6,
+    fast: bool = False,
 ) -> Panel:
     """Make a loop for the viewer.
 
@@ -68,14 +68,14 @@ def panel(
         Rows and columns that are shown at first; None is all.
     line
         Column of the temporal profile; None is that through the part that moves most.
-    level
-        How hard to compress, 0 (fast) to 9 (small).
+    fast
+        Do not compress: for a loop that is looked at once, while the computer has other work.
     """
     n_frames, n_rows, n_columns = frames.shape
     rows, columns = shown or (slice(0, n_rows), slice(0, n_columns))
     across = max(1, min(n_frames, math.ceil(math.sqrt(n_frames * n_rows / n_columns))))
     return Panel(
-        _png(montage(list(gray(frames, white * HEADROOM)), across), level),
+        _png(montage(list(gray(frames, white * HEADROOM)), across), fast=fast),
         {
             "frames": n_frames,
             "rows": n_rows,
@@ -96,7 +96,9 @@ def loop_of(panels: Sequence[Panel], seconds: float, across: int = 0) -> dict[st
     return {"panels": [one.embedded for one in panels], "seconds": seconds, "across": across}
 
 
-def _png(pixels: Pixels, level: int) -> bytes:
-    buffer = io.BytesIO()
-    Picture.fromarray(pixels).save(buffer, "PNG", compress_level=level)
+def _png(pixels: Pixels, *, fast: bool) -> bytes:
+    buffer, picture = io.BytesIO(), Picture.fromarray(pixels)
+    if fast:  # without a palette filters are tried for every line: 13 times the time
+        picture.putpalette([shade for shade in range(256) for _ in "rgb"])
+    picture.save(buffer, "PNG", compress_level=0 if fast else 6)
     return buffer.getvalue()
