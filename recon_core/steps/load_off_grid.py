@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from recon_core.data import CineSlice, Trajectory
     from recon_core.options import ReconOptions
 
+_AVERAGE_ERROR = 1e-3  # of the gridded average, which what moves and the noise leave far less exact
+
 
 def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions, device: torch.device) -> OffGridSlice:
     """Bring a slice to the device, weigh its samples, grid their average and estimate its coil maps.
@@ -55,7 +57,9 @@ def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions
     notes: list[str] = []
     if options.off_grid.delay_correction == "auto":
         trajectory = _without_delays(cine, trajectory, notes)
-    areas = _areas(trajectory, cine.mask)
+    # from frame to frame: then the context is nothing but a part of the average
+    first = cine.context if find_method(options.method).framewise else 0
+    areas = _areas(trajectory, cine.mask, first)
     spacing = _largest_weight(trajectory.positions, cine.mask, trajectory.matrix)
     counted = np.minimum(areas, spacing)
     mask, kspace = to_device(cine.mask, device), to_device(cine.kspace, device)
@@ -77,8 +81,6 @@ def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions
     variance = None
     if cine.receiver.is_white:
         variance = 2.0 * spacing * (1.0 if cine.noise_share is None else cine.noise_share)
-    # from frame to frame: then the context is nothing but a part of the average
-    first = cine.context if find_method(options.method).framewise else 0
     return OffGridSlice(
         hybrid[first:],
         mask[first:],
@@ -106,11 +108,14 @@ def _without_delays(cine: CineSlice, trajectory: Trajectory, notes: list[str]) -
     return replace(trajectory, positions=correct_positions(trajectory.positions, delays))
 
 
-def _areas(trajectory: Trajectory, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The part of k-space ``(frame, readout, sample)`` of each sample within its frame, in cells of the grid."""
+def _areas(trajectory: Trajectory, mask: NDArray[np.bool_], first: int) -> NDArray[np.float32]:
+    """The part of k-space ``(frame, readout, sample)`` of each sample within its frame, in cells of the grid.
+
+    Where it is not given, that of the frames before the first one stays zero.
+    """
     areas = np.zeros(trajectory.positions.shape[:-1], np.float32)
     for frame, used in enumerate(mask):
-        if not used.any():
+        if not used.any() or (frame < first and trajectory.density is None):
             continue
         if trajectory.density is None:
             areas[frame, used] = _found_areas(trajectory.positions[frame, used], trajectory.matrix)
@@ -162,5 +167,5 @@ def _gridded_average(
     """Grid the readouts of all frames together: ``(coil, ky, x)``, as the reference of any slice."""
     weights = to_device(areas, kspace.device)[mask]
     samples = kspace.movedim(1, 2)[mask] * weights[:, None]
-    images = grid_samples(samples.movedim(1, 0).flatten(1), positions[mask].flatten(0, 1), matrix)
+    images = grid_samples(samples.movedim(1, 0).flatten(1), positions[mask].flatten(0, 1), matrix, _AVERAGE_ERROR)
     return fft(images, (-2,))
