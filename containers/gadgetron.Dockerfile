@@ -28,7 +28,7 @@ ENV PATH=${GADGETRON_HOME}/bin:${PATH}
 RUN python -m pip list --format=freeze | grep -iE '^(numpy|h5py|ismrmrd|gadgetron)==' >/tmp/kept.txt \
     && python -m pip install --no-cache-dir --constraint /tmp/kept.txt \
     --extra-index-url "${TORCH_INDEX}/${ACCELERATOR}" "torch==${TORCH_VERSION}+${ACCELERATOR}" \
-    defusedxml==0.7.1 jinja2==3.1.6 nibabel==5.4.2 pillow==12.3.0 pydicom==3.0.2 pyyaml==6.0.3 safetensors==0.8.0 tqdm==4.70.1 \
+    defusedxml==0.7.1 finufft==2.5.1 jinja2==3.1.6 nibabel==5.4.2 pillow==12.3.0 pydicom==3.0.2 pyyaml==6.0.3 safetensors==0.8.0 tqdm==4.70.1 \
     && rm /tmp/kept.txt
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     python -m pip install --no-cache-dir --no-deps /wheels/*.whl \
