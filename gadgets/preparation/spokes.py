@@ -151,5 +151,8 @@ def _is_weight(third: NDArray[np.float32], values: NDArray[np.float32]) -> bool:
         return False
     along = float(np.ptp(third, axis=1).max())
     if float(third.min()) < 0 or (along <= _FLAT * largest and float(np.ptp(third)) > _FLAT * largest):
-        raise DataError("the trajectory has three dimensions; only slices of one plane can be reconstructed")
+        raise DataError(
+            "the trajectory has three dimensions, as a stack of stars or a koosh ball has; only slices of one plane "
+            "can be reconstructed. If the third column is a density weight, send it without negative values"
+        )
     return not math.isclose(along, 0.0, abs_tol=_FLAT * largest)

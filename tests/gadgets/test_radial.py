@@ -175,6 +175,19 @@ def test_a_trajectory_that_is_announced_and_absent():
         made(scan, items)
 
 
+def stack_of_stars(path):
+    """Every third spoke in one of three planes."""
+    height = (np.arange(len(path)) % 3 - 1) / 12
+    return np.concatenate([path, np.broadcast_to(height[:, None, None], (*path.shape[:2], 1))], -1).astype(np.float32)
+
+
+def koosh_ball(path):
+    """Spokes that are tilted out of the plane, each by another angle."""
+    tilt = np.linspace(0.1, 1.4, len(path))[:, None, None]
+    radius = np.linalg.norm(path, axis=-1, keepdims=True) * np.sign(np.linspace(-1, 1, path.shape[1]))[:, None]
+    return np.concatenate([path * np.cos(tilt), radius * np.sin(tilt)], -1).astype(np.float32)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -184,6 +197,8 @@ def test_a_trajectory_that_is_announced_and_absent():
         (lambda path: path[..., :1], "1 dimensions"),
         (lambda path: np.concatenate([path, 0.2 - path[..., :1]], -1), "three dimensions"),
         (lambda path: np.concatenate([path, np.full_like(path[..., :1], np.nan)], -1), "not finite"),
+        (stack_of_stars, "stack of stars"),
+        (koosh_ball, "koosh ball"),
     ],
 )
 def test_trajectories_that_cannot_be_are_refused(change, words):
