@@ -24,6 +24,7 @@ from recon_core.off_grid.nufft import NufftSenseOperator
 from recon_core.simulate.radial import SimulatedRadial, simulate_radial
 
 SIZE, COILS, FRAMES, SPOKES, ITERATIONS = 192, 8, 10, 20, 12
+LARGE_COILS, LARGE_FRAMES = 12, 20
 METHODS = ("zero_filled", "low_rank_sparse", "kt_sense")
 LOCAL = (0.02, 0.05)  # weights of locally low rank
 DELAYS = (0.5, -0.4, 0.1), (1.5, -1.0, 0.2)
@@ -42,7 +43,9 @@ def main() -> None:
         show(f"{method}: NRMSE, CPU s", error(result.image, scan.image), time.process_time() - begin)
     if len(sys.argv) > 1:
         picture(Path(sys.argv[1]), shown)
-    iterative(scan)
+    iterative(scan, LOCAL)
+    print(f"{LARGE_COILS} coils, {LARGE_FRAMES} frames")
+    iterative(simulate_radial(LARGE_FRAMES, SIZE, LARGE_COILS, spokes=SPOKES))
     right = error(reconstruct(scan.kspace, "kt_sense", **arguments(scan)).image, scan.image)
     for delays in DELAYS:
         moved = simulate_radial(FRAMES, SIZE, COILS, spokes=SPOKES, delays=delays)
@@ -83,7 +86,7 @@ def operators(scan: SimulatedRadial) -> None:
         show(f"{name}: relative error, CPU ms a frame", float((found - expected).norm() / expected.norm()), 1e3 * taken)
 
 
-def iterative(scan: SimulatedRadial) -> None:
+def iterative(scan: SimulatedRadial, local: tuple[float, ...] = ()) -> None:
     """Iterative SENSE of as many iterations, and locally low rank, with the same maps."""
     maps = unit(scan.coil_maps)
     options = {"warm_start": False, "signal_prior": False, "iterations": ITERATIONS, "tolerance": 0.0}
@@ -97,7 +100,7 @@ def iterative(scan: SimulatedRadial) -> None:
         return
     for name, flags in (
         (f"BART pics -l2 -r 0.001 -i {ITERATIONS} -t", ["-l2", "-r", "0.001", "-i", str(ITERATIONS)]),
-        *((f"BART pics -e -R L:3:3:{one} -i 50 -t", ["-e", "-R", f"L:3:3:{one}", "-i", "50"]) for one in LOCAL),
+        *((f"BART pics -e -R L:3:3:{one} -i 50 -t", ["-e", "-R", f"L:3:3:{one}", "-i", "50"]) for one in local),
     ):
         image, seconds = bart(scan, maps, flags)
         show(f"{name}: NRMSE, CPU s", error(image, scan.image), seconds)
