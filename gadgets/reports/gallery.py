@@ -45,8 +45,8 @@ _MOST_FRAMES = 240  # of a loop: those of a scan in real time go on and on
 _MAP_SIDE = 64  # pixels that are kept of a coil map along the longer side, about
 _LEVELS = 65535
 _FEW_FRAMES = 24  # that show where the heart is, and how bright
-#: From one picture of a loop that goes on to the next, over the time that it takes: looking takes a 50th of a core.
-_PATIENCE = 50.0
+#: From one picture of a loop that goes on to the next, over the time it takes: looking takes a hundredth of a core.
+_PATIENCE = 100.0
 
 
 class Frame:
@@ -203,15 +203,17 @@ class Gallery:
         }
 
     def _add(self, scan: str, header: ScanHeader, complete: CompleteSlice, reconstruction: Reconstruction) -> None:
-        made = _loop(header, complete, reconstruction)
+        with self._lock:
+            before = self._scans.get(scan, {}).get(complete.key)
+        going_on = before if complete.running is not None else None
+        made = _loop(header, complete, reconstruction, None if going_on is None else going_on.maps)
         with self._lock:
             known = self._scans.setdefault(scan, {})
-            before = known.get(complete.key)
             if before is not None:
                 made.version = before.version + 1
-            if before is not None and complete.running is not None:
-                made.frames = deque((*before.frames, *made.frames), maxlen=_MOST_FRAMES)
-                made.made = before.made
+            if going_on is not None:
+                made.frames = deque((*going_on.frames, *made.frames), maxlen=_MOST_FRAMES)
+                made.made = going_on.made
             known[complete.key] = made
             self.changes += 1
             self._shrink(scan)
@@ -230,18 +232,23 @@ class Gallery:
             sizes[scan] -= loops.pop(next(iter(loops))).size
 
 
-def _loop(header: ScanHeader, complete: CompleteSlice, reconstruction: Reconstruction) -> LiveLoop:
-    """Keep of a slice what is to be shown."""
-    encoded, maps = header.encodings[complete.key.encoding].encoded, np.abs(reconstruction.maps)
+def _loop(
+    header: ScanHeader, complete: CompleteSlice, reconstruction: Reconstruction, maps: NDArray[np.uint8] | None
+) -> LiveLoop:
+    """Keep of a slice what is to be shown; with the coil maps that are kept of its series already, if any are."""
+    encoded = header.encodings[complete.key.encoding].encoded
     (columns, rows, _), (wide, high, _) = encoded.matrix, encoded.field_of_view
-    step = max(1, max(maps.shape[1:]) // _MAP_SIDE)
+    if maps is None:
+        step = max(1, max(reconstruction.maps.shape[1:]) // _MAP_SIDE)
+        thinned = np.abs(reconstruction.maps[:, ::step, ::step])
+        maps = gray(thinned, float(thinned.max()) or 1.0)
     return LiveLoop(
         complete.key,
         reconstruction.method,
         loop_seconds(complete.heartbeat.frame_time),
         tall=(high / rows) / (wide / columns) if min(high, rows, wide, columns) > 0 else 1.0,
         noise=_noise(complete, reconstruction),
-        maps=gray(maps[:, ::step, ::step], float(maps.max()) or 1.0),
+        maps=maps,
         frames=deque((Frame(_smaller(np.abs(image))) for image in reconstruction.image), maxlen=_MOST_FRAMES),
     )
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_serve_says_when_the_address_is_not_to_be_had(run):
 def test_serve_and_send_as_processes(scan, tmp_path, run):
     raw, store = tmp_path / "raw", tmp_path / "store"
     command = ["serve", "--port", "0", "--save-raw", str(raw), "--alias", "openrecon=zero_filled", "--set", "series=4"]
-    command += ["--noise-store", str(store), "--log-format", "json"]
+    command += ["--noise-store", str(store), "--log-format", "json", "--web", "0"]
     # unbuffered pipes would hide a missing flush
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
@@ -77,6 +78,7 @@ def test_serve_and_send_as_processes(scan, tmp_path, run):
             port = re.fullmatch(r"cinestream \S+ listens on 127\.0\.0\.1 port (\d+)\n", server.stdout.readline()).group(
                 1
             )
+            page = re.fullmatch(r"monitor page: (http://127\.0\.0\.1:\d+/)\n", server.stdout.readline()).group(1)
             output = tmp_path / "images.h5"
             sent = program("send", scan, "-o", output, "--port", port, "-c", "openrecon")
             assert (sent.returncode, sent.stderr) == (0, "")
@@ -91,6 +93,13 @@ def test_serve_and_send_as_processes(scan, tmp_path, run):
             assert bad.returncode == 1
             assert "magic" in bad.stderr
             assert "cinestream pipelines lists all" in bad.stderr
+            with urllib.request.urlopen(page + "scans.json", timeout=30) as answer:
+                over = json.load(answer)["over"]
+            assert [(one["pipeline"], one["images"], len(one["loops"])) for one in over] == [
+                ("magic", 0, 0),
+                ("openrecon", 0, 0),
+                ("openrecon", 3, 1),
+            ]
             server.send_signal(signal.SIGTERM)
             assert server.wait(30) == 0
             lines = [json.loads(line) for line in server.stderr.read().splitlines()]

@@ -91,7 +91,7 @@ def test_another_page_is_told_from_a_monitor(body, capsys):
             pass
 
     with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         status, text = doctor(capsys, f"http://127.0.0.1:{server.server_port}")
         server.shutdown()
