@@ -179,6 +179,7 @@ class WholeSlices:
         self._open: dict[SliceKey, _Buffer] = {}
         self._waiting: dict[SliceKey, _Buffer] = {}  # complete, but for the ECG
         self._left: dict[SliceKey, set[int] | None] = {}  # frames of those that have left; None for all there may be
+        self._together: set[SliceKey] = set()  # of those: with all repetitions, as they number the frames
         self._due: set[SliceKey] = set()  # left by the stream with all that is promised
         self._visits = 0  # of all slices
         self.sent: dict[SliceKey, int] = {}
@@ -316,7 +317,9 @@ class WholeSlices:
         left = self._left.get(key, set())
         gated = buffer.gated or left is None
         self._left[key] = None if gated or left is None else left | set(np.concatenate(buffer.frame).tolist())
-        series = _by_counters(key, buffer)
+        series = [(key, buffer)] if key in self._together else _by_counters(key, buffer)
+        if series[0][1] is buffer:
+            self._together.add(key)
         usual = float(np.median([*self.sent.values(), *(one.count for _, one in series)]))
         for own, one in series:
             beyond = self._beyond(own)

@@ -181,6 +181,15 @@ PLANS = (
 @example(Plan(limits=(("line", "small"),), sizes=(1, 1, 1, 2, 4, 1)), None)
 @example(Plan(first=1, sizes=(1, 1, 1, 2, 4, 1)), None)
 @example(Plan(order=("set", "repetition", "average", "frame", "slice", "segment"), limits=(("phase", "small"),)), None)
+@example(
+    Plan(
+        order=("set", "repetition", "frame", "slice", "average", "segment"),
+        sizes=(1, 1, 1, 2, 3, 1),
+        frames_by="repetition",
+        limits=(("repetition", "small"),),
+    ),
+    None,
+)
 def test_any_scan_gives_the_frames_of_the_plain_description(plan, data):
     block, places = scan_of(plan)
     cuts = data.draw(st.sets(st.integers(1, len(block) - 1), max_size=5)) if data and len(block) > 1 else set()
