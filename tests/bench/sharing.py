@@ -1,8 +1,8 @@
 """Measure what other scans cost a scan in real time on the same server: ``python -m tests.bench.sharing [SCANS]``.
 
 A server takes one small scan in real time at the pace of a scanner, in turns alone and while others (7 by default) send
-whole slices as fast as they are taken. Then the same with a server that knows no urgent scans. The latency is
-that from the last readout of a frame to its image, at the client.
+whole slices as fast as they are taken. The latency is that from the last readout of a frame to its image, at the
+client.
 """
 
 from __future__ import annotations
@@ -23,45 +23,38 @@ from gadgets.wire.reader import Reader
 from gadgets.wire.writer import Writer
 from tests.bench.realtime import ACCELERATION, FRAME, plan_of
 
-FRAMES, ROUNDS = 100, 3
+FRAMES, ROUNDS = 100, 2
 LONG = ScanPlan(matrix_x=156, matrix_y=192, coils=10, frames=24, slices=2, acceleration=6)
 PIPELINES = ("cg_sense", "kt_sense", "crunet_mr")  # of the other scans, in turns
-# a server of this one's settings whose scans are all alike
-ALIKE = "import recon_core.turns as turns; turns._Turn.rank = lambda turn: turn._number; turns.Turns._give_way = print"
 
 
 def main() -> None:
     others = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     small, long = simulate(plan_of(FRAMES)), simulate(LONG)
     print(f"{FRAMES} frames of {1000 * FRAME:g} ms in real time; {others} other scans: {', '.join(PIPELINES)}")
-    print("| server | other scans | median | 95 % | longest |")
-    print("|---|---|---|---|---|")
-    found: dict[str, list[float]] = {}
-    for name, before in (("as it is", ""), ("none is urgent", ALIKE)):
-        with server(before) as address:
-            latencies(address, simulate(replace(plan_of(FRAMES), frames=20)))  # what is made once is there then
-            for _ in range(ROUNDS):
-                for count in (0, others):
-                    with load(address, long, count):
-                        found.setdefault(f"{name} | {count}", []).extend(latencies(address, small)[ACCELERATION:])
-        for row, times in found.items():
-            if row.startswith(name):
-                median, most, longest = 1000 * np.quantile(times, [0.5, 0.95, 1.0])
-                print(f"| {row} | {median:.0f} ms | {most:.0f} ms | {longest:.0f} ms |", flush=True)
-    alone, busy = (np.quantile(found[f"as it is | {count}"], 0.95) for count in (0, others))
+    print("| other scans | median | 95 % | longest |")
+    print("|---|---|---|---|")
+    found: dict[int, list[float]] = {0: [], others: []}
+    with server() as address:
+        latencies(address, simulate(replace(plan_of(FRAMES), frames=20)))  # what is made once is there then
+        for _ in range(ROUNDS):
+            for count, times in found.items():
+                with load(address, long, count):
+                    times.extend(latencies(address, small)[ACCELERATION:])
+    for count, times in found.items():
+        median, most, longest = 1000 * np.quantile(times, [0.5, 0.95, 1.0])
+        print(f"| {count} | {median:.0f} ms | {most:.0f} ms | {longest:.0f} ms |")
+    alone, busy = (np.quantile(times, 0.95) for times in found.values())
     print(f"\n95 % of the latency with others over that alone: {busy / alone:.2f}")
 
 
 @contextlib.contextmanager
-def server(before: str):
+def server():
     """A server in a process of its own; gives its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    arguments = ["cinestream", "serve", "--port", str(port)]
-    code = f"{before}\nimport sys; from gadgets.__main__ import run\nsys.argv = {arguments}\nrun()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    ) as process:
+    arguments = [sys.executable, "-m", "gadgets", "serve", "--port", str(port), "--noise-store", "off"]
+    with subprocess.Popen(arguments, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
         try:
             for _ in range(200):
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
