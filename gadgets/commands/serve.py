@@ -35,7 +35,6 @@ from gadgets.monitor.opening import TOKEN_VARIABLE, check_monitor, open_monitor
 from gadgets.settings.pipelines import find_pipeline
 from gadgets.settings.settings import Settings, apply, parse_assignments
 from recon_core.budget import Budget, share_freed
-from recon_core.errors import SettingsError
 from recon_core.own_methods import ALLOWED, allow_methods, allowed_by_operator
 
 if TYPE_CHECKING:
@@ -137,22 +136,23 @@ def run(options: argparse.Namespace) -> int:
         find_pipeline(name, session.pipelines)
     apply(Settings(), session.overrides)
     if options.web:
-        if options.workers:
-            raise SettingsError("--web shows the scans of one process: give it without --workers")
         check_monitor(options.web_token)
     record = ServerRecord(names=options.web_names)
-    with _front(options, session, methods) as front:
+    with _front(options, session, methods, record) as front:
         passage = None if front is None else front.passage
         server = Server(options.host, options.port, session, options.connections, passage, record)
-        with _monitor(options, server, record) as page:
+        with _monitor(options, server, front, record) as page:
             _serve(server, options.grace, page)
     _end()
 
 
 @contextlib.contextmanager
-def _monitor(options: argparse.Namespace, server: Server, record: ServerRecord) -> Iterator[str]:
+def _monitor(options: argparse.Namespace, server: Server, front: Front | None, record: ServerRecord) -> Iterator[str]:
     """The monitor page, where it is wanted and can be had; gives its address."""
-    monitor = options.web and open_monitor(options.web, options.web_token, record, server.load, server.address)
+    load = server.load if front is None else lambda: front.load(server.load())
+    monitor = options.web and open_monitor(
+        options.web, options.web_token, record, load, server.address, workers=options.workers
+    )
     if not monitor:
         yield ""
         return
@@ -161,7 +161,9 @@ def _monitor(options: argparse.Namespace, server: Server, record: ServerRecord) 
 
 
 @contextlib.contextmanager
-def _front(options: argparse.Namespace, session: SessionOptions, methods: tuple[str, ...]) -> Iterator[Front | None]:
+def _front(
+    options: argparse.Namespace, session: SessionOptions, methods: tuple[str, ...], record: ServerRecord
+) -> Iterator[Front | None]:
     """The workers that the options ask for, which share the memory; None without any."""
     count = options.workers
     if not count:
@@ -172,8 +174,8 @@ def _front(options: argparse.Namespace, session: SessionOptions, methods: tuple[
 
     free = session.memory_bytes or Budget().limit
     own = dataclasses.replace(session, queue_bytes=session.queue_bytes // count, memory_bytes=free // count)
-    worker = WorkerOptions(own, methods, options.log_format, logger.getEffectiveLevel())
-    with contextlib.closing(Front(count, worker, int(options.keep_gib * _GIB))) as front:
+    worker = WorkerOptions(own, methods, options.log_format, logger.getEffectiveLevel(), options.web_names)
+    with contextlib.closing(Front(count, worker, int(options.keep_gib * _GIB), record)) as front:
         yield front
 
 

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING
 from gadgets.connection.drain import Drain
 from gadgets.connection.handshake import Dialect, Handshake
 from gadgets.connection.kept import Kept
+from gadgets.connection.news import Room, news_of
 from gadgets.connection.queue import QueueSpace
+from gadgets.connection.records import ScanRecord, ServerRecord
 from gadgets.connection.session import name_of
 from gadgets.connection.worker import send_session, send_stop
 from gadgets.problems import Kind, Problem, Problems
@@ -33,8 +35,9 @@ from recon_core.children import death_in_words, usable_cores, usable_gpus
 from recon_core.errors import CinestreamError, ProtocolError, ResourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
+    from gadgets.connection.records import Load
     from gadgets.connection.worker import WorkerOptions
     from gadgets.wire.framing import Frame
     from recon_core.children import Child
@@ -55,6 +58,19 @@ class _Worker:
     def __init__(self, child: Child) -> None:
         self.child = child
         self.scans = 0
+        self.room = Room()
+        self.fault = ""
+
+    def listen(self, record: ServerRecord, changed: Callable[[], None]) -> None:
+        """Note what it tells, until it is gone: the scans that it had are begun again elsewhere, or fail."""
+        pid = self.child.pid
+        for news in news_of(self.child.socket):
+            for one in news.ended:
+                record.end(one)
+            record.run_elsewhere(pid, news.running)
+            self.room, self.fault = news.room, news.fault
+            changed()
+        record.run_elsewhere(pid, [])
 
 
 class Front:
@@ -68,6 +84,8 @@ class Front:
         Of each.
     kept_bytes
         Memory for what is kept of the scans that run; a quarter of the free memory at most.
+    scans
+        Where the workers report; None keeps what they report for itself.
 
     Raises
     ------
@@ -75,7 +93,8 @@ class Front:
         If a process cannot be started.
     """
 
-    def __init__(self, count: int, options: WorkerOptions, kept_bytes: int) -> None:
+    def __init__(self, count: int, options: WorkerOptions, kept_bytes: int, scans: ServerRecord | None = None) -> None:
+        self.scans = scans or ServerRecord()
         free = free_bytes()
         self.space = QueueSpace(kept_bytes if free is None else min(kept_bytes, free // 4))
         self.idle_seconds = options.session.idle_seconds
@@ -87,13 +106,32 @@ class Front:
         self._environments = [{"OMP_NUM_THREADS": threads} for _ in range(count)]
         for number, environment in enumerate(self._environments if gpus else []):
             environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-        self._workers = [_Worker(options.start(environment)) for environment in self._environments]
+        with self._lock:
+            self._workers = [self._start(environment) for environment in self._environments]
 
     @property
     def pids(self) -> list[int]:
         """Numbers of the worker processes."""
         with self._lock:
             return [worker.child.pid for worker in self._workers]
+
+    def load(self, load: Load) -> Load:
+        """Put what all workers have to do in place of that of the server, which has nothing."""
+        with self._lock:
+            rooms = [worker.room for worker in self._workers]
+        return load._replace(**{name: sum(getattr(room, name) for room in rooms) for name in Room._fields})
+
+    def _start(self, environment: Mapping[str, str]) -> _Worker:
+        worker = _Worker(self._options.start(environment))
+        arguments = (self.scans, self._note_faults)
+        threading.Thread(target=worker.listen, args=arguments, name="cinestream-news", daemon=True).start()
+        return worker
+
+    def _note_faults(self) -> None:
+        """No scan can be reconstructed if no worker can."""
+        with self._lock:
+            faults = [worker.fault for worker in self._workers]
+        self.scans.fault = faults[0] if all(faults) else ""
 
     def passage(self, connection: socket.socket) -> Passage:
         """Make what serves a connection."""
@@ -111,7 +149,7 @@ class Front:
             for number, worker in enumerate(self._workers):
                 if worker.child.has_ended:
                     logger.error("worker %d died: %s", worker.child.pid, death_in_words(worker.child.end()))
-                    self._workers[number] = _Worker(self._options.start(self._environments[number]))
+                    self._workers[number] = self._start(self._environments[number])
             worker = min(self._workers, key=lambda one: one.scans)
             worker.scans += 1
             return worker
@@ -233,7 +271,7 @@ class Passage:
                 if self._through(worker):
                     return self._sent.good
             except _OtherImagesError as error:
-                return self._fail(str(error))
+                return self._fail(str(error), recorded=True)  # by the worker
             finally:
                 self._current = None
                 self._front.give_back(worker)
@@ -308,11 +346,13 @@ class Passage:
             if frame.closes:
                 return True
 
-    def _fail(self, why: str) -> bool:
+    def _fail(self, why: str, *, recorded: bool = False) -> bool:
         """Tell the peer that the scan cannot be done, in its way."""
         logger.error("%s", why)
         dialect, problem = _dialect_of(self._kept.opening), Problem(Kind.FAILURE, why, damage=True)
         problems = Problems(kinds={Kind.FAILURE.value: problem})
+        if not (recorded or self.silent):
+            self._front.scans.end(ScanRecord(self._peer, door=dialect.name.lower(), problems=problems))
         for message in (*dialect.report(problem), *dialect.conclude(problems)):
             Writer.of_socket(self._connection).send(message)
         return False

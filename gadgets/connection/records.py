@@ -5,6 +5,7 @@ Sessions report from threads of their own; whoever reads gets copies.
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 import uuid
@@ -54,17 +55,22 @@ class Load(NamedTuple):
     memory_limit: int
 
 
+@dataclass
 class Histogram:
     """Times in s, counted by how long they are."""
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BOUNDS) + 1)
-        self.total = 0.0
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
+    total: float = 0.0
 
     def add(self, seconds: float) -> None:
         """Count a time."""
         self.counts[bisect_left(BOUNDS, seconds)] += 1
         self.total += seconds
+
+    def update(self, other: Histogram) -> None:
+        """Count the times of another one."""
+        self.counts = [ours + theirs for ours, theirs in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
 
 
 @dataclass
@@ -99,6 +105,8 @@ class ScanRecord:
     """How many slices each method made."""
     notes: Counter[str] = field(default_factory=Counter)
     """What differed from what was asked, and of how many slices."""
+    times: dict[str, Histogram] = field(default_factory=dict)
+    """Times of its slices by stage, and their latency."""
     latency: float = 0.0
     """Longest time in s from the arrival of the readouts that completed a slice to its images."""
     held_up: float = 0.0
@@ -194,6 +202,7 @@ class ServerRecord:
         self._names = names
         self._lock = threading.Lock()
         self._running: dict[str, ScanRecord] = {}
+        self._elsewhere: dict[int, dict[str, ScanRecord]] = {}  # by process
         self._over: deque[ScanRecord] = deque(maxlen=_KEPT)
         self._scans: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
@@ -205,6 +214,13 @@ class ServerRecord:
         """Take up a scan, once its peer has asked for one."""
         with self._lock:
             self._running[record.scan] = record
+
+    def run_elsewhere(self, process: int, records: list[ScanRecord]) -> None:
+        """Show the scans that another process has now; they count once they are over, as they may be begun again."""
+        with self._lock:
+            self._elsewhere[process] = {record.scan: record for record in records}
+            if not records:
+                del self._elsewhere[process]
 
     def watch(self, record: ScanRecord, header: ScanHeader, settings: Settings, arrived: Callable[[], float]) -> Watch:
         """Note what a scan is to be, and give what its chain is to call with every slice.
@@ -239,27 +255,29 @@ class ServerRecord:
             for note in (*reconstruction.doubts, *reconstruction.notes):
                 if note in record.notes or len(record.notes) < _MOST_NOTES:
                     record.notes[note] += 1
-            self._slices[reconstruction.method] += 1
             for stage, seconds in {**reconstruction.seconds, "latency": latency}.items():
-                self._seconds.setdefault(stage, Histogram()).add(seconds)
+                record.times.setdefault(stage, Histogram()).add(seconds)
 
     def end(self, record: ScanRecord) -> None:
         """Count a scan that is over, or was refused before it began."""
-        record.ended = time.monotonic()
+        record.ended = time.monotonic() if record.ended is None else record.ended
         with self._lock:
-            self._running.pop(record.scan, None)
+            for scans in (self._running, *self._elsewhere.values()):
+                scans.pop(record.scan, None)
             self._over.appendleft(record)
             self._scans[record.verdict] += 1
             for problem in record.problems.damage:
                 self._failures[problem.kind.value] += problem.count
             self._counts.update(_counts(record))
+            _add_slices(record, self._slices, self._seconds)
             self._seconds.setdefault("scan", Histogram()).add(record.seconds)
 
     @property
     def running(self) -> list[ScanRecord]:
         """The scans that run, the latest first."""
         with self._lock:
-            return [*self._running.values()][::-1]
+            elsewhere = (record for scans in self._elsewhere.values() for record in scans.values())
+            return sorted((*self._running.values(), *elsewhere), key=lambda record: record.began)[::-1]
 
     @property
     def over(self) -> list[ScanRecord]:
@@ -271,13 +289,16 @@ class ServerRecord:
         """What there was since the server began."""
         with self._lock:
             counts = sum((_counts(record) for record in self._running.values()), self._counts)
+            slices, times = self._slices.copy(), copy.deepcopy(self._seconds)
+            for record in self._running.values():
+                _add_slices(record, slices, times)
             return Totals(
                 scans=dict(self._scans),
                 failures=dict(self._failures),
                 images=counts["images"],
                 readouts=counts["readouts"],
-                slices=dict(self._slices),
-                seconds={stage: (tuple(one.counts), one.total) for stage, one in self._seconds.items()},
+                slices=dict(slices),
+                seconds={stage: (tuple(one.counts), one.total) for stage, one in times.items()},
             )
 
 
@@ -296,6 +317,12 @@ class Totals:
     """Slices, or windows of frames, by the method that made them."""
     seconds: dict[str, tuple[tuple[int, ...], float]]
     """Counts of a `Histogram` and their sum by stage; ``latency`` is that of slices, ``scan`` of whole scans."""
+
+
+def _add_slices(record: ScanRecord, slices: Counter[str], times: dict[str, Histogram]) -> None:
+    slices.update(record.methods)
+    for stage, one in record.times.items():
+        times.setdefault(stage, Histogram()).update(one)
 
 
 def _counts(record: ScanRecord) -> Counter[str]:

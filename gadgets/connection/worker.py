@@ -13,6 +13,7 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gadgets.connection.news import Room, ToldRecord
 from gadgets.connection.scan_log import log_as_server
 from gadgets.connection.server import SharedEngine, warm_up
 from gadgets.connection.session import Resources, Session, SessionOptions
@@ -40,6 +41,8 @@ class WorkerOptions:
     """One of `gadgets.connection.scan_log.FORMATS`."""
     level: int = logging.WARNING
     """Of what is logged."""
+    names: bool = False
+    """Tell the front the names of patients."""
 
     def start(self, environment: Mapping[str, str]) -> Child:
         """Start a worker.
@@ -61,8 +64,14 @@ def work(control: socket.socket, packed: str) -> None:
     log_as_server(options.log_format)
     share_freed()
     allow_methods(options.methods)
-    engine, resources = SharedEngine(), Resources(options.session)
-    threading.Thread(target=warm_up, args=(engine,), name="cinestream-warm-up", daemon=True).start()
+    engine, scans = SharedEngine(), ToldRecord(control, lambda: _room(resources), names=options.names)
+    resources = Resources(options.session, scans)
+
+    def prepare() -> None:
+        scans.fault = warm_up(engine)
+
+    for name, task in (("warm-up", prepare), ("news", scans.keep_telling)):
+        threading.Thread(target=task, name=f"cinestream-{name}", daemon=True).start()
     sessions: dict[int, Session] = {}
 
     def run(number: int, connection: socket.socket) -> None:
@@ -83,6 +92,11 @@ def work(control: socket.socket, packed: str) -> None:
         elif number in sessions:
             with contextlib.suppress(KeyError):  # it has ended meanwhile
                 sessions[number].stop(str(message["stop"]))
+
+
+def _room(resources: Resources) -> Room:
+    queues, budget = resources.queues, resources.budget
+    return Room(queues.used, queues.limit, budget.used, budget.limit)
 
 
 def send_session(control: socket.socket, number: int, peer: str, connection: socket.socket) -> None:

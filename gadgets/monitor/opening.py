@@ -41,7 +41,13 @@ def check_monitor(token: str) -> None:
 
 
 def open_monitor(
-    address: tuple[str, int], token: str, record: ServerRecord, load: Callable[[], Load], listens: tuple[str, int]
+    address: tuple[str, int],
+    token: str,
+    record: ServerRecord,
+    load: Callable[[], Load],
+    listens: tuple[str, int],
+    *,
+    workers: int = 0,
 ) -> Monitor | None:
     """Show a server that is about to begin, after `check_monitor`.
 
@@ -55,6 +61,8 @@ def open_monitor(
         Facts of the server, and what tells its load.
     listens
         Where the server takes scans.
+    workers
+        How many processes reconstruct, if this one does not.
 
     Returns
     -------
@@ -68,7 +76,7 @@ def open_monitor(
 
     gallery, log = Gallery(), LogTail()
     try:
-        monitor = Monitor(address, token, Sources(record, load, gallery, log, "{} port {}".format(*listens)))
+        monitor = Monitor(address, token, Sources(record, load, gallery, log, "{} port {}".format(*listens), workers))
     except ResourceError as error:
         logger.error("%s. Scans are served without the page", error)
         return None

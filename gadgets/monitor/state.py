@@ -34,6 +34,8 @@ class Sources:
     """What it logged last."""
     listens: str
     """Where it takes scans."""
+    workers: int = 0
+    """How many processes reconstruct, if this one does not; their images and log are not here."""
 
     def health(self) -> Health:
         """Say whether it is well."""
@@ -47,6 +49,7 @@ class Sources:
             "version": __version__,
             "host": socket.gethostname(),
             "listens": self.listens,
+            "workers": self.workers,
             "began": self.record.began_at,
             "now": time.time(),
             "health": health.word,

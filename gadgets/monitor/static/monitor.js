@@ -81,6 +81,7 @@
     const words = { well: "well", doubtful: "needs a look", ill: "not well" }[server.health];
     const busy = running.length ? `, ${many(running.length, "scan")} running` : ", idle";
     at("host").textContent = server.host;
+    at("elsewhere").hidden = !server.workers;
     at("state").textContent = words + busy;
     at("state").className = `state ${{ well: "good", doubtful: "warn", ill: "bad" }[server.health]}`;
     document.title = `${running.length ? "● " : ""}${words}${busy} – cinestream`;

@@ -38,7 +38,6 @@ from tests.gadgets.commands.conftest import program
         (["--web", "65536"], ["65535"]),
         (["--web", "127.0.0.1:x"], ["65535"]),
         (["--web", "0", "--web-token", "short"], ["8 to 200"]),
-        (["--web", "0", "--workers", "2"], ["without --workers"]),
     ],
     ids=lambda value: " ".join(value) if value and value[0].startswith("-") else "",
 )

@@ -1,6 +1,7 @@
 """The front of a server with workers: whoever of them dies, a peer gets all images once, or is told why not."""
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -9,11 +10,13 @@ import socket
 import subprocess
 import threading
 import types
+import urllib.request
 
 import pytest
 
 from gadgets.connection import front as module
 from gadgets.connection.front import TRIES, Front
+from gadgets.connection.news import Room, ToldRecord
 from gadgets.connection.server import Server
 from gadgets.connection.session import Resources, Session, SessionOptions
 from gadgets.connection.worker import WorkerOptions, _messages
@@ -53,7 +56,8 @@ class Worker:
         self.socket, self._control = socket.socketpair()
         self.pid, self.has_ended, self.engine = next(self.numbers), False, engine
         self._sessions, self._connections = {}, []
-        self._resources = Resources(options)
+        self.scans = ToldRecord(self._control, lambda: Room(1, 2, 3, 4), names=False)
+        self._resources = Resources(options, self.scans)
         self._options = options
         self._thread = threading.Thread(target=self._work, name="cinestream-worker")
         self._thread.start()
@@ -157,6 +161,73 @@ def test_scans_at_a_time_are_spread_over_the_workers(fronted):
         for peer in peers:
             assert [wire(image) for image in peer.collect().images] == expected_images()
             peer.socket.close()
+
+
+def test_the_front_knows_the_scans_of_all_workers(fronted):
+    gate = threading.Event()
+    with fronted(lambda _: StubEngine(lambda number: number < SLICES or gate.wait(PATIENCE))) as server:
+        scans, peers = server.front.scans, [Peer(server.address) for _ in range(2)]
+        for peer in peers:
+            peer.send(*OPENING, *ITEMS, Close())
+        wait_until(lambda: all(one.engine.slices == SLICES for one in server.workers))
+        for worker in server.workers:
+            worker.scans._tell([])
+        wait_until(lambda: [one.summary.slices for one in scans.running] == [SLICES - 1] * 2)
+        assert {one.scan for one in scans.running} == {one.scans.running[0].scan for one in server.workers}
+        assert scans.running[0].facts()["verdict"] == "running"
+        assert scans.totals().images == 0, "scans of workers may be begun again"
+        load = server.front.load(server.load())
+        assert (load.connections, load[2:]) == (2, (2, 4, 6, 8))
+        gate.set()
+        for peer in peers:
+            peer.collect()
+            peer.socket.close()
+        wait_until(lambda: len(scans.over) == 2)
+        assert scans.running == []
+        theirs = {one.scans.over[0].scan: one.scans.over[0].facts() for one in server.workers}
+        assert {one.scan: one.facts() for one in scans.over} == theirs
+        totals = scans.totals()
+    assert (totals.scans, totals.images) == ({"done": 2}, 2 * FRAMES * SLICES)
+    assert totals.slices == {"zero_filled": 2 * SLICES}
+    assert sum(totals.seconds["latency"][0]) == 2 * SLICES
+
+
+def test_a_scan_that_is_begun_again_counts_once(fronted):
+    with fronted(deadly(2, [1])) as server:
+        assert_whole_scan(server, "client")
+        scans = server.front.scans
+        wait_until(lambda: scans.over)
+        totals = scans.totals()
+        assert (totals.scans, totals.images, scans.running) == ({"done": 1}, FRAMES * SLICES, [])
+        assert totals.slices == {"zero_filled": SLICES}
+
+
+def test_a_worker_that_dies_takes_its_scans_from_the_list(fronted):
+    gate = threading.Event()
+    with fronted(lambda _: StubEngine(lambda _: gate.wait(PATIENCE)), count=1, kept=0) as server:
+        scans = server.front.scans
+        with Peer(server.address) as peer:
+            peer.send(*OPENING, *ITEMS, Close())
+            wait_until(lambda: server.workers[0].engine.slices)
+            server.workers[0].scans._tell([])
+            wait_until(lambda: scans.running)
+            server.workers[0].die()
+            wait_until(lambda: not scans.running)
+            wait_until(lambda: scans.over)
+            gate.set()
+        (over,) = scans.over
+        assert over.verdict == "damaged"
+        assert "died" in str(next(iter(over.problems)))
+
+
+def test_no_worker_that_can_reconstruct_is_a_fault(fronted):
+    with fronted() as server:
+        for number, worker in enumerate(server.workers):
+            assert server.front.scans.fault == ""
+            worker.scans.fault = "no torch"
+            worker.scans._tell([])
+            wait_until(lambda number=number: server.front._workers[number].fault)
+        wait_until(lambda: server.front.scans.fault == "no torch")
 
 
 def deadly(at, deaths):
@@ -326,6 +397,7 @@ def test_the_log_names_the_peer(fronted, caplog):
 def test_workers_share_cores_and_gpus(monkeypatch):
     started = []
     options = types.SimpleNamespace(session=SessionOptions(), start=lambda environment: started.append(environment))
+    monkeypatch.setattr(module._Worker, "listen", lambda *_: None)
     monkeypatch.setattr(module, "usable_cores", lambda: 8)
     monkeypatch.setattr(module, "usable_gpus", lambda: ["0", "1"])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -346,13 +418,19 @@ def test_a_worker_process_that_is_killed_in_mid_scan_costs_no_image(tmp_path):
     killed = tmp_path / "killed"
     mark = f"import os, pathlib; mark = pathlib.Path({str(killed)!r}); me = os.getpid()"
     kill = f"{mark}; number == 2 and not mark.exists() and (mark.write_text(str(me)), os.kill(me, 9))"
-    with Process(tmp_path, "--workers", "2", before=stub(kill)) as server:
+    with Process(tmp_path, "--workers", "2", "--web", "0", before=stub(kill)) as server:
+        page = server.process.stdout.readline().removeprefix("monitor page: ").strip()
         answer = talk_scan(server)
         assert answer.complaints("client") == []
         assert [wire(image) for image in answer.images] == expected_images()
         assert answer.closed
         assert int(killed.read_text()) != server.process.pid
         assert_whole_scan(server)
+        wait_until(lambda: len(asked(page, "scans.json")["over"]) == 2)
+        facts = asked(page, "scans.json")
+        assert (facts["running"], facts["server"]["scans"], facts["server"]["workers"]) == ([], {"done": 2}, 2)
+        assert facts["server"]["images"] == 2 * len(expected_images()), "what was begun again counts once"
+        assert asked(page, "healthz")["health"] == "well"
         workers = children_of(server.process.pid)
         assert len(workers) == 2
         code, error = server.stop(signal.SIGTERM)
@@ -360,6 +438,11 @@ def test_a_worker_process_that_is_killed_in_mid_scan_costs_no_image(tmp_path):
     assert "begins it again" in error
     assert "Traceback" not in error
     wait_until(lambda: not [pid for pid in workers if is_running(pid)])
+
+
+def asked(page, path):
+    with urllib.request.urlopen(page + path, timeout=PATIENCE) as answer:
+        return json.load(answer)
 
 
 def children_of(pid):

@@ -82,6 +82,7 @@ def test_failures_of_one_kind_add_up():
 
 def test_what_differs_from_what_was_asked_is_kept_once():
     server, record = ServerRecord(), ScanRecord("a peer")
+    server.begin(record)
     image = np.ones((1, 2, 2), np.complex64)
     take = server.watch(record, parse_header(HEADER), SessionOptions().configure(_wanted("cg_sense")), lambda: 0.0)
     for _ in range(3):
