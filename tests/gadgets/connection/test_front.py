@@ -193,9 +193,22 @@ def test_the_front_knows_the_scans_of_all_workers(fronted):
 
 
 def test_a_scan_that_is_begun_again_counts_once(fronted):
-    with fronted(deadly(2, [1])) as server:
+    known = []
+
+    def engine(worker):
+        def before(number):
+            if number == 2 and not known:
+                worker.scans._tell([])
+                wait_until(lambda: server.front.scans.running)
+                known.extend(server.front.scans.running)
+                worker.die()
+
+        return StubEngine(before)
+
+    with fronted(engine) as server:
         assert_whole_scan(server, "client")
         scans = server.front.scans
+        assert [one.summary.slices for one in known] == [1], "the front knew of the first try"
         wait_until(lambda: scans.over)
         totals = scans.totals()
         assert (totals.scans, totals.images, scans.running) == ({"done": 1}, FRAMES * SLICES, [])
