@@ -43,7 +43,7 @@ needs_gpu = [
 ]
 GPUS = ["emulated", pytest.param("cuda", marks=needs_gpu)]
 #: Largest error of an image relative to float32 on the CPU, by the precision of the convolutions.
-LIMITS = {"float32": 1e-4, "tf32": 2e-2, "bfloat16": 1e-1, "float16": 2e-2}
+LIMITS = {"float32": 1e-4, "tf32": 2e-2, "bfloat16": 1.5e-1, "float16": 2e-2}
 #: Settings with which the methods take little time; what they set is the same on both devices.
 SHORT = {"maps": "walsh", "fallback": "none", "outside_range": "note", "cg_sense.iterations": 4}
 OWN = {"dstdm": {"sampler_steps": 2}, "low_rank_sparse": {"low_rank_sparse_iterations": 4}}
@@ -223,7 +223,7 @@ def test_lower_precision_stays_near(gpu, method, precision):
     if gpu is not None and precision != "bfloat16":
         pytest.skip("a precision of the GPU")
     options = {**SHORT, **OWN.get(method, {}), "method": method}
-    expected = Engine("cpu").reconstruct(cine(), ReconOptions.of(**options)).image
+    expected = Engine("cpu").reconstruct(cine(), ReconOptions.of(**options, precision="float32")).image
     tested = Engine("cuda").reconstruct(cine(), ReconOptions.of(**options, precision=precision)).image
     assert np.isfinite(tested).all()
     assert relative(tested, expected) < LIMITS[precision]

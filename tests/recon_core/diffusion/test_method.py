@@ -9,6 +9,7 @@ from recon_core.diffusion.method import DSTDM
 from recon_core.diffusion.warm_start import temporal_sense
 from recon_core.errors import ModelError, SettingsError
 from recon_core.options import DSTDMOptions
+from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft
 from recon_core.simulate.sampling import interleaved_mask
 from tests.bench.published import dstdm as published
@@ -64,7 +65,7 @@ def test_sampling_improves_on_its_first_image():
         name: root_mean_square(network.sample(data, DSTDMOptions(**options)).image - reference)
         for name, options in (("fast", {}), ("fastest", {"sampler": "fastest"}), ("mean", {"samples": 6}))
     }
-    first = temporal_sense(method_module.DataConsistency(data.maps, data.mask, data.hybrid))
+    first = temporal_sense(DataConsistency(data.maps, data.mask, data.hybrid))
     assert max(errors.values()) < root_mean_square(first - reference)
     assert errors["mean"] < errors["fast"]
 
@@ -133,13 +134,13 @@ def test_consistency_is_repeated_or_solved(monkeypatch):
     network, data = with_exact_score(tiny()), scan(moving_lines(4, 8, 2), n_x=6)
     calls = []
     for name in ("hard", "solve"):
-        original = getattr(method_module.DataConsistency, name)
+        original = getattr(DataConsistency, name)
 
         def counted(self, *arguments, name=name, original=original, **more):
             calls.append(name)
             return original(self, *arguments, **more)
 
-        monkeypatch.setattr(method_module.DataConsistency, name, counted)
+        monkeypatch.setattr(DataConsistency, name, counted)
     for options, expected in [
         ({}, ["hard"] * 3),
         ({"consistency_repetitions": 2}, ["hard"] * 6),
@@ -155,7 +156,7 @@ def test_consistency_is_repeated_or_solved(monkeypatch):
 
 def test_more_consistency_agrees_better():
     network, data = with_exact_score(tiny()), scan(moving_lines(4, 16, 2), n_x=6, noise=0.0)
-    consistency = method_module.DataConsistency(data.maps, data.mask, data.hybrid)
+    consistency = DataConsistency(data.maps, data.mask, data.hybrid)
     rests = [
         float(consistency.residual(sampled(network, data, **options).image).norm())
         for options in ({}, {"consistency_repetitions": 4}, {"consistency_iterations": 6})
