@@ -47,6 +47,7 @@ logger = logging.getLogger("cinestream")
 #: How often a scan is begun of which the worker dies.
 TRIES = 3
 
+_PAUSE_SECONDS = 1.0  # from the death of a worker to the next, if no connection asks for it before
 _BUFFER_BYTES = 1 << 22  # of the socket to a worker
 _HUNG_UP = getattr(select, "POLLRDHUP", 0)  # of Linux
 _NEWS = "INFO"  # a text that begins so only shows that the scan goes on
@@ -71,6 +72,7 @@ class _Worker:
             self.room, self.fault = news.room, news.fault
             changed()
         record.run_elsewhere(pid, [])
+        self.room, self.fault = Room(), ""
 
 
 class Front:
@@ -100,6 +102,7 @@ class Front:
         self.idle_seconds = options.session.idle_seconds
         self._options = options
         self._lock = threading.Lock()
+        self._closing = threading.Event()
         self._numbers = itertools.count(1)
         gpus = usable_gpus()
         threads = os.environ.get("OMP_NUM_THREADS", "") or str(max(1, usable_cores() // count))
@@ -123,9 +126,16 @@ class Front:
 
     def _start(self, environment: Mapping[str, str]) -> _Worker:
         worker = _Worker(self._options.start(environment))
-        arguments = (self.scans, self._note_faults)
-        threading.Thread(target=worker.listen, args=arguments, name="cinestream-news", daemon=True).start()
+        threading.Thread(target=self._listen, args=(worker,), name="cinestream-news", daemon=True).start()
         return worker
+
+    def _listen(self, worker: _Worker) -> None:
+        """Note what a worker tells; when it is gone, another one follows a moment later."""
+        worker.listen(self.scans, self._note_faults)
+        self._note_faults()
+        if not self._closing.wait(_PAUSE_SECONDS):  # one that dies as it begins must not be begun without end
+            with self._lock, contextlib.suppress(ResourceError):  # the next connection is told
+                self._replace_dead()
 
     def _note_faults(self) -> None:
         """No scan can be reconstructed if no worker can."""
@@ -146,13 +156,17 @@ class Front:
             If no process can be started.
         """
         with self._lock:
-            for number, worker in enumerate(self._workers):
-                if worker.child.has_ended:
-                    logger.error("worker %d died: %s", worker.child.pid, death_in_words(worker.child.end()))
-                    self._workers[number] = self._start(self._environments[number])
+            self._replace_dead()
             worker = min(self._workers, key=lambda one: one.scans)
             worker.scans += 1
             return worker
+
+    def _replace_dead(self) -> None:
+        """Start others for the workers that have died; with the lock held."""
+        for number, worker in enumerate(self._workers):
+            if worker.child.has_ended and not self._closing.is_set():
+                logger.error("worker %d died: %s", worker.child.pid, death_in_words(worker.child.end()))
+                self._workers[number] = self._start(self._environments[number])
 
     def give_back(self, worker: _Worker) -> None:
         """A scan is over, or has left a worker that died."""
@@ -187,6 +201,7 @@ class Front:
 
     def close(self) -> None:
         """End all workers at once."""
+        self._closing.set()
         with self._lock:
             for worker in self._workers:
                 worker.child.end()

@@ -305,6 +305,14 @@ def test_texts_are_not_sent_twice(fronted):
     assert [wire(image) for image in again.images] == [wire(image) for image in usual.images]
 
 
+def test_a_worker_that_dies_is_replaced_though_no_scan_comes(fronted, monkeypatch):
+    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.01)
+    with fronted() as server:
+        server.workers[0].die()
+        wait_until(lambda: len(server.workers) == 3)
+        assert_whole_scan(server)
+
+
 @pytest.mark.parametrize("door", DOORS)
 def test_a_scan_that_kills_every_worker_ends_in_an_error(door, fronted):
     with fronted(deadly(1, deaths := [TRIES])) as server:
@@ -410,7 +418,7 @@ def test_the_log_names_the_peer(fronted, caplog):
 def test_workers_share_cores_and_gpus(monkeypatch):
     started = []
     options = types.SimpleNamespace(session=SessionOptions(), start=lambda environment: started.append(environment))
-    monkeypatch.setattr(module._Worker, "listen", lambda *_: None)
+    monkeypatch.setattr(Front, "_listen", lambda *_: None)
     monkeypatch.setattr(module, "usable_cores", lambda: 8)
     monkeypatch.setattr(module, "usable_gpus", lambda: ["0", "1"])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
