@@ -502,8 +502,8 @@ class ComputeOptions(Options):
     )
     deadline: float = option(
         0.0,
-        "method=auto: seconds from the last readout to the last image, into which the method that it takes is to fit; "
-        "0 sets no limit; other methods take the time that they need",
+        "seconds from the last readout to the last image: on a server the slice goes before those without a deadline, "
+        "and method=auto takes the best method that fits; other methods take the time that they need; 0 sets no limit",
         minimum=0.0,
         maximum=1e6,
     )

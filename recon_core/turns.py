@@ -1,8 +1,9 @@
 """Whose slice is worked on: one at a time, the urgent ones first, and scans share the time.
 
-Who waits for its turn goes in this order: scans of which the images are of no use later (`urgent`), slices with a
-deadline, all others; among those the scan that has had least of the time. At any step (`recon_core.stopping.check`) a
-slice gives way to one that comes before it by the first two, and goes on afterwards.
+The order of those that wait: scans whose images are of no use later (`urgent`), slices with a deadline, all others.
+Among urgent ones and among slices with a deadline the earliest deadline is next; then slices that have begun; then the
+scan that has had the least time. At any step (`recon_core.stopping.check`) a slice gives way to one of a more urgent
+kind, and goes on afterwards.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ class Share:
     urgent: bool = False
     """Its images are of no use later, as those of a scan in real time."""
     used: float = 0.0
-    """Seconds that it has had; of one that comes later, and those that were had before it came."""
+    """Seconds that it has had, and before it came those of the scan that had least: it has no claim to the past."""
 
     def become(self, *, urgent: bool) -> None:
-        """Be among the urgent ones or the others from the next turn on; there it is like one that comes later."""
+        """Be urgent or not from the next turn on, with no claim to time that others of that kind had before."""
         if urgent != self.urgent:
             self.urgent, self.used = urgent, 0.0
 
@@ -91,7 +92,7 @@ class Turns:
         self._changed = Condition()
         self._waiting: list[_Turn] = []
         self._held: _Turn | None = None
-        self._had = [0.0] * 3  # by the scan of each urgency that had its turn last, when that began
+        self._had = [0.0] * 3  # by urgency: seconds that the scan which began its turn last had had until then
 
     @property
     def taken(self) -> bool:
