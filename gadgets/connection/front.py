@@ -30,7 +30,6 @@ from gadgets.wire.framing import Frames, MessageId
 from gadgets.wire.messages import ConfigFile, ConfigText
 from gadgets.wire.reader import Reader
 from gadgets.wire.writer import Writer
-from recon_core.budget import free_bytes
 from recon_core.children import death_in_words, usable_cores, usable_gpus
 from recon_core.errors import CinestreamError, ProtocolError, ResourceError
 
@@ -97,8 +96,7 @@ class Front:
 
     def __init__(self, count: int, options: WorkerOptions, kept_bytes: int, scans: ServerRecord | None = None) -> None:
         self.scans = scans or ServerRecord()
-        free = free_bytes()
-        self.space = QueueSpace(kept_bytes if free is None else min(kept_bytes, free // 4))
+        self.space = QueueSpace.of_memory(kept_bytes)
         self.idle_seconds = options.session.idle_seconds
         self._options = options
         self._lock = threading.Lock()

@@ -8,6 +8,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from recon_core.budget import free_bytes
+
 if TYPE_CHECKING:
     from gadgets.wire.messages import Message
     from recon_core.errors import CinestreamError
@@ -25,6 +27,12 @@ class QueueSpace:
     limit
         Most bytes.
     """
+
+    @classmethod
+    def of_memory(cls, limit: int) -> QueueSpace:
+        """Space of so many bytes, a quarter of the free memory at most."""
+        free = free_bytes()
+        return cls(limit if free is None else min(limit, free // 4))
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

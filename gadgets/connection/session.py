@@ -47,7 +47,7 @@ from gadgets.wire.header import parse_header
 from gadgets.wire.messages import Text
 from gadgets.wire.reader import Reader
 from gadgets.wire.writer import Writer
-from recon_core.budget import Budget, free_bytes
+from recon_core.budget import Budget
 from recon_core.errors import CinestreamError, ProtocolError, ResourceError, ScanStoppedError, SettingsError
 from recon_core.stopping import stoppable
 from recon_core.turns import Share, sharing
@@ -169,8 +169,7 @@ class Resources:
     def __init__(self, options: SessionOptions, scans: ServerRecord | None = None) -> None:
         self.scans = scans or ServerRecord()
         self.budget = Budget(options.memory_bytes)
-        free = free_bytes()
-        self.queues = QueueSpace(options.queue_bytes if free is None else min(options.queue_bytes, free // 4))
+        self.queues = QueueSpace.of_memory(options.queue_bytes)
 
 
 class _PeerGoneError(Exception):

@@ -40,22 +40,6 @@ TABLE = "outcomes.csv"
 
 _WAIT_SECONDS = 0.5
 _TABLE_SECONDS = 30.0  # from one writing of the table to the next
-_COLUMNS = (
-    "input",
-    "output",
-    "outcome",
-    "status",
-    "made",
-    "tries",
-    "readouts",
-    "slices",
-    "images",
-    "seconds",
-    "seconds of slices",
-    "methods",
-    "worker",
-    "problems",
-)
 
 
 @dataclass
@@ -213,6 +197,25 @@ def _made_before(entry: Entry) -> str:
     return "no" if entry.before.failed else "before"
 
 
+#: Columns of the table, and what stands in them; of a file without an outcome the counts are zero.
+_COLUMNS: dict[str, Callable[[Row, Outcome], object]] = {
+    "input": lambda row, _: row.entry.source,
+    "output": lambda row, _: row.entry.output,
+    "outcome": lambda row, outcome: "" if row.outcome is None else outcome.word,
+    "status": lambda row, outcome: "" if row.outcome is None else outcome.status,
+    "made": lambda row, _: row.made,
+    "tries": lambda row, _: row.tries,
+    "readouts": lambda _, outcome: outcome.readouts,
+    "slices": lambda _, outcome: outcome.slices,
+    "images": lambda _, outcome: outcome.images,
+    "seconds": lambda _, outcome: outcome.seconds,
+    "seconds of slices": lambda _, outcome: outcome.slice_seconds,
+    "methods": lambda _, outcome: " ".join(f"{name}:{count}" for name, count in outcome.methods.items()),
+    "worker": lambda _, outcome: outcome.worker,
+    "problems": lambda _, outcome: "; ".join(outcome.problems),
+}
+
+
 def table_of(rows: Sequence[Row]) -> str:
     """Write rows as CSV."""
     text = io.StringIO()
@@ -220,22 +223,7 @@ def table_of(rows: Sequence[Row]) -> str:
     writer.writerow(_COLUMNS)
     for row in rows:
         outcome = row.outcome or Outcome()
-        methods = " ".join(f"{name}:{count}" for name, count in outcome.methods.items())
-        known = ("", "") if row.outcome is None else (outcome.word, outcome.status)
-        facts = (outcome.readouts, outcome.slices, outcome.images, outcome.seconds, outcome.slice_seconds)
-        problems = "; ".join(outcome.problems)
-        cells = (
-            row.entry.source,
-            row.entry.output,
-            *known,
-            row.made,
-            row.tries,
-            *facts,
-            methods,
-            outcome.worker,
-            problems,
-        )
-        writer.writerow([_cell(cell) for cell in cells])
+        writer.writerow([_cell(find(row, outcome)) for find in _COLUMNS.values()])
     return text.getvalue()
 
 

@@ -15,8 +15,8 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from gadgets.replay.job import JobRunner, Outcome, versions
-from gadgets.replay.workers import Event
+from gadgets.replay.job import JobRunner, versions
+from gadgets.replay.workers import Event, event_of
 from recon_core.children import usable_cores
 from recon_core.errors import ResourceError, SettingsError
 
@@ -147,8 +147,7 @@ class RayWorkers:
             self._idle.append(beginner)
             return None
         self._idle.append(actor)
-        log = [(int(level), str(text)) for level, text in found.pop("log")]
-        return Event(job, Outcome(**found), log=log)
+        return event_of(job, found)
 
 
 def _connect(address: str) -> Any:  # noqa: ANN401 - mypy would read all of Ray
