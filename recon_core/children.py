@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from recon_core.errors import ResourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _BEGIN = "import sys; sys.path[:] = {path!r}; from recon_core.children import _begin; _begin({target!r}, {number})"
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # of a container
@@ -146,3 +146,11 @@ def usable_gpus() -> list[str]:
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     return named[:count] if len(named) >= count and named[0] else [str(number) for number in range(count)]
+
+
+def environments_of(count: int, threads: int | str, gpus: Sequence[str]) -> list[dict[str, str]]:
+    """Environments of so many processes with so many threads each, which take turns at the GPUs, if there are any."""
+    threaded = {"OMP_NUM_THREADS": str(threads)}
+    if not gpus:
+        return [dict(threaded) for _ in range(count)]
+    return [{**threaded, "CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} for number in range(count)]

@@ -30,7 +30,7 @@ from gadgets.wire.framing import Frames, MessageId
 from gadgets.wire.messages import ConfigFile, ConfigText
 from gadgets.wire.reader import Reader
 from gadgets.wire.writer import Writer
-from recon_core.children import death_in_words, usable_cores, usable_gpus
+from recon_core.children import death_in_words, environments_of, usable_cores, usable_gpus
 from recon_core.errors import CinestreamError, ProtocolError, ResourceError
 
 if TYPE_CHECKING:
@@ -102,11 +102,8 @@ class Front:
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._numbers = itertools.count(1)
-        gpus = usable_gpus()
-        threads = os.environ.get("OMP_NUM_THREADS", "") or str(max(1, usable_cores() // count))
-        self._environments = [{"OMP_NUM_THREADS": threads} for _ in range(count)]
-        for number, environment in enumerate(self._environments if gpus else []):
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+        threads = os.environ.get("OMP_NUM_THREADS", "") or max(1, usable_cores() // count)
+        self._environments = environments_of(count, threads, usable_gpus())
         with self._lock:
             self._workers = [self._start(environment) for environment in self._environments]
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from gadgets.replay.job import Outcome
-from recon_core.children import Child, death_in_words, usable_cores, usable_gpus
+from recon_core.children import Child, death_in_words, environments_of, usable_cores, usable_gpus
 from recon_core.errors import ResourceError
 
 if TYPE_CHECKING:
@@ -84,9 +84,7 @@ class ProcessWorkers:
         if gpus:
             self.description += f" on {len(gpus)} GPUs"
         self._level = level
-        self._environments = [{"OMP_NUM_THREADS": str(threads)} for _ in range(self.count)]
-        for number, environment in enumerate(self._environments if gpus else []):
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
+        self._environments = environments_of(self.count, threads, gpus)
         self._workers: list[_Worker | None] = [None] * self.count
         self._false_starts = 0
 
