@@ -1,4 +1,4 @@
-"""Fewer coils for the model of a slice: where columns are on their own, each may have combinations of its own.
+"""Fewer coils for the model of a slice: combinations of each column, where columns are on their own, or of all pixels.
 
 Zhang, Pauly, Vasanawala, Lustig, Magn Reson Med 2013, doi:10.1002/mrm.24267.
 """
@@ -25,8 +25,7 @@ def combine_columnwise(maps: torch.Tensor, lost: float) -> torch.Tensor:
     """
     columns = maps.permute(2, 0, 1)
     values, vectors = torch.linalg.eigh(columns @ columns.mH)
-    energy = values.clamp(min=0).sum(0).cumsum(0)
-    kept = max(1, int((energy > lost * energy[-1]).sum()))
+    kept = _fewest(values.clamp(min=0).sum(0), lost)
     combinations = vectors[:, :, -kept:].mH
     fewer: torch.Tensor = (combinations @ columns).permute(1, 2, 0).contiguous()
     return fewer
@@ -49,6 +48,11 @@ def combine_everywhere(maps: torch.Tensor, lost: float) -> torch.Tensor:
     """
     pixels = maps.flatten(1)
     values, vectors = torch.linalg.eigh(pixels @ pixels.mH)
-    energy = values.clamp(min=0).cumsum(0)
-    kept = max(1, int((energy > lost * energy[-1]).sum()))
+    kept = _fewest(values.clamp(min=0), lost)
     return torch.einsum("cv,cyx->vyx", vectors[:, -kept:].conj(), maps).contiguous()
+
+
+def _fewest(energies: torch.Tensor, lost: float) -> int:
+    """How many of the combinations, of rising energy, are to be kept."""
+    energy = energies.cumsum(0)
+    return max(1, int((energy > lost * energy[-1]).sum()))

@@ -122,8 +122,10 @@ def _coil_weights(
     """Factors ``(coil, 1, 1)`` of coils whose noise would drown the others, or None; and notes that say which."""
     deviations = torch.tensor(coil_noise_deviations(hybrid, mask))
     usual = torch.nanmedian(deviations)
-    quality = reference.abs().square().mean((-2, -1)).sqrt().cpu() / deviations
-    loud = (deviations > _LOUD * usual) & (quality < _POOR * torch.nanmedian(quality))
+    loud = deviations > _LOUD * usual
+    if bool(loud.any()):  # as a rule none is, and this looks at all data
+        quality = reference.abs().square().mean((-2, -1)).sqrt().cpu() / deviations
+        loud &= quality < _POOR * torch.nanmedian(quality)
     if not bool(loud.any()):
         return None, []
     notes = [
