@@ -18,7 +18,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from gadgets.connection.drain import Drain
-from gadgets.connection.handshake import Dialect, Handshake
+from gadgets.connection.handshake import GOES_ON, Dialect, Handshake
 from gadgets.connection.kept import Kept
 from gadgets.connection.news import Room, news_of
 from gadgets.connection.queue import QueueSpace
@@ -49,7 +49,6 @@ TRIES = 3
 _PAUSE_SECONDS = 1.0  # from the death of a worker to the next, if no connection asks for it before
 _BUFFER_BYTES = 1 << 22  # of the socket to a worker
 _HUNG_UP = getattr(select, "POLLRDHUP", 0)  # of Linux
-_NEWS = "INFO"  # a text that begins so only shows that the scan goes on
 
 
 class _Worker:
@@ -412,7 +411,7 @@ class _Sent:
         if frame.number != MessageId.TEXT:
             self._digests.append(_digest(frame))
             self.good = self.good and frame.number != MessageId.ERROR
-        elif not frame.text.startswith(_NEWS):
+        elif not frame.text.startswith(GOES_ON):
             self._texts[frame.data] += 1
             self.good = self.good and not frame.text.startswith("ERROR")
 

@@ -35,6 +35,9 @@ from gadgets.wire.messages import Close, ConfigFile, ConfigText, Error, Header, 
 if TYPE_CHECKING:
     from gadgets.problems import Problem, Problems
 
+#: Shows a client that its scan goes on, and nothing else.
+GOES_ON = "INFO    the images are still being made"
+
 
 class State(Enum):
     """What came so far."""

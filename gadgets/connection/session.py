@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from gadgets.chain import Chain
 from gadgets.connection.drain import Drain
 from gadgets.connection.handshake import (
+    GOES_ON,
     Adjust,
     Answer,
     Configure,
@@ -393,7 +394,7 @@ class Session:
                 gone = not drain.closed  # a Gadgetron says CLOSE first, and takes no text
             else:
                 try:
-                    self._writer.send(Text("INFO    the images are still being made"))
+                    self._writer.send(Text(GOES_ON))
                 except OSError:
                     gone = True
         return "the peer is gone, so that its scan is stopped" if gone else ""
