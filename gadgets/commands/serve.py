@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -150,9 +151,8 @@ def run(options: argparse.Namespace) -> int:
 def _monitor(options: argparse.Namespace, server: Server, front: Front | None, record: ServerRecord) -> Iterator[str]:
     """The monitor page, where it is wanted and can be had; gives its address."""
     load = server.load if front is None else lambda: front.load(server.load())
-    monitor = options.web and open_monitor(
-        options.web, options.web_token, record, load, server.address, workers=options.workers
-    )
+    shown = None if front is None else front.shown
+    monitor = options.web and open_monitor(options.web, options.web_token, record, load, server.address, shown)
     if not monitor:
         yield ""
         return
@@ -171,10 +171,12 @@ def _front(
         return
     from gadgets.connection.front import Front
     from gadgets.connection.worker import WorkerOptions
+    from gadgets.reports.gallery import BYTES_KEPT, Gallery
 
     free = session.memory_bytes or Budget().limit
     own = dataclasses.replace(session, queue_bytes=session.queue_bytes // count, memory_bytes=free // count)
-    worker = WorkerOptions(own, methods, options.log_format, logger.getEffectiveLevel(), options.web_names)
+    viewer = partial(Gallery, BYTES_KEPT // count) if options.web else None
+    worker = WorkerOptions(own, methods, options.log_format, logger.getEffectiveLevel(), options.web_names, viewer)
     with contextlib.closing(Front(count, worker, int(options.keep_gib * _GIB), record)) as front:
         yield front
 

@@ -15,16 +15,18 @@ import select
 import socket
 import threading
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gadgets.connection.drain import Drain
+from gadgets.connection.elsewhere import Elsewhere
 from gadgets.connection.handshake import GOES_ON, Dialect, Handshake
 from gadgets.connection.kept import Kept
 from gadgets.connection.news import Room, news_of
 from gadgets.connection.queue import QueueSpace
 from gadgets.connection.records import ScanRecord, ServerRecord
 from gadgets.connection.session import name_of
-from gadgets.connection.worker import send_session, send_stop
+from gadgets.connection.worker import send_look, send_session, send_stop
 from gadgets.problems import Kind, Problem, Problems
 from gadgets.wire.framing import Frames, MessageId
 from gadgets.wire.messages import ConfigFile, ConfigText
@@ -36,6 +38,7 @@ from recon_core.errors import CinestreamError, ProtocolError, ResourceError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from gadgets.connection.elsewhere import Look
     from gadgets.connection.records import Load
     from gadgets.connection.worker import WorkerOptions
     from gadgets.wire.framing import Frame
@@ -47,7 +50,8 @@ logger = logging.getLogger("cinestream")
 TRIES = 3
 
 _PAUSE_SECONDS = 1.0  # from the death of a worker to the next, if no connection asks for it before
-_BUFFER_BYTES = 1 << 22  # of the socket to a worker
+_LOOK_SECONDS = 10.0  # that a worker may take for a part of a picture
+_BUFFER_BYTES = 1 << 22  # of the socket to a worker, and of what is read of a picture at a time
 _HUNG_UP = getattr(select, "POLLRDHUP", 0)  # of Linux
 
 
@@ -60,16 +64,19 @@ class _Worker:
         self.room = Room()
         self.fault = ""
 
-    def listen(self, record: ServerRecord, changed: Callable[[], None]) -> None:
+    def listen(self, record: ServerRecord, shown: Elsewhere, look: Look, changed: Callable[[], None]) -> None:
         """Note what it tells, until it is gone: the scans that it had are begun again elsewhere, or fail."""
         pid = self.child.pid
         for news in news_of(self.child.socket):
+            shown.note(pid, news.images, look)
+            shown.log.add(news.log)
             for one in news.ended:
                 record.end(one)
             record.run_elsewhere(pid, news.running)
             self.room, self.fault = news.room, news.fault
             changed()
         record.run_elsewhere(pid, [])
+        shown.forget(pid)
         self.room, self.fault = Room(), ""
 
 
@@ -87,6 +94,11 @@ class Front:
     scans
         Where the workers report; None keeps what they report for itself.
 
+    Attributes
+    ----------
+    shown : Elsewhere
+        Images and log of the workers.
+
     Raises
     ------
     ResourceError
@@ -95,6 +107,7 @@ class Front:
 
     def __init__(self, count: int, options: WorkerOptions, kept_bytes: int, scans: ServerRecord | None = None) -> None:
         self.scans = scans or ServerRecord()
+        self.shown = Elsewhere(count)
         self.space = QueueSpace.of_memory(kept_bytes)
         self.idle_seconds = options.session.idle_seconds
         self._options = options
@@ -125,11 +138,25 @@ class Front:
 
     def _listen(self, worker: _Worker) -> None:
         """Note what a worker tells; when it is gone, another one follows a moment later."""
-        worker.listen(self.scans, self._note_faults)
+        worker.listen(self.scans, self.shown, partial(self._look, worker), self._note_faults)
         self._note_faults()
         if not self._closing.wait(_PAUSE_SECONDS):  # one that dies as it begins must not be begun without end
             with self._lock, contextlib.suppress(ResourceError):  # the next connection is told
                 self._replace_dead()
+
+    def _look(self, worker: _Worker, name: str, scan: str, number: int) -> bytes:
+        """Have a worker make a picture; nothing comes of one that is gone, or does not answer in time."""
+        picture = bytearray()
+        with contextlib.suppress(OSError):
+            ours, theirs = socket.socketpair()
+            with ours:
+                with theirs, self._lock:
+                    send_look(worker.child.socket, name, scan, number, theirs)
+                ours.settimeout(_LOOK_SECONDS)
+                while block := ours.recv(_BUFFER_BYTES):
+                    picture += block
+                return bytes(picture)
+        return b""
 
     def _note_faults(self) -> None:
         """No scan can be reconstructed if no worker can."""

@@ -1,4 +1,4 @@
-"""What a worker tells the front of a server about its scans: lines of JSON on their socket."""
+"""What a worker tells the front of a server about its scans, images and log: lines of JSON on their socket."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gadgets.chain import ScanSummary
+from gadgets.connection.log_tail import LogTail
 from gadgets.connection.records import Histogram, ScanRecord, ServerRecord
 from gadgets.problems import Kind, Problem, Problems
 
@@ -45,6 +46,10 @@ class News(NamedTuple):
     """What they take."""
     fault: str
     """What keeps all scans from being reconstructed."""
+    images: dict[str, Any]
+    """What there is to see of each scan that has images, as `gadgets.connection.looks.Images.facts` has it."""
+    log: list[tuple[str, str]]
+    """Level and text of lines that were logged since the line before."""
 
 
 class ToldRecord(ServerRecord):
@@ -58,6 +63,11 @@ class ToldRecord(ServerRecord):
         Tells what the scans take.
     names
         Keep the names of patients, to show them.
+
+    Attributes
+    ----------
+    log : LogTail
+        Has the lines that are to be told too.
     """
 
     def __init__(self, control: socket.socket, room: Callable[[], Room], *, names: bool) -> None:
@@ -66,6 +76,8 @@ class ToldRecord(ServerRecord):
         self._room = room
         self._telling = threading.Lock()
         self._told = b""
+        self.log = LogTail()
+        self._logged = 0  # number of the last line that was told
 
     def end(self, record: ScanRecord) -> None:
         """Count a scan that is over, and tell it at once."""
@@ -80,9 +92,13 @@ class ToldRecord(ServerRecord):
 
     def _tell(self, ended: list[ScanRecord]) -> None:
         with self._telling:
-            line = _line(News(self.running[::-1], ended, self._room(), self.fault))
-            if line != self._told:
+            viewer, lines = self.viewer, self.log.lines(self._logged)
+            images = {} if viewer is None else {scan: viewer.facts(scan) for scan in viewer.scans()}
+            log = [(level, text) for _, level, text in lines]
+            line = _line(News(self.running[::-1], ended, self._room(), self.fault, images, log))
+            if line != self._told or log:
                 self._told = line
+                self._logged = lines[-1][0] if lines else self._logged
                 with contextlib.suppress(OSError):  # the front is gone, and this process ends with it
                     self._control.sendall(line)
 
@@ -94,12 +110,12 @@ def news_of(control: socket.socket) -> Iterator[News]:
             if line.endswith(b"\n"):  # else it died in the middle of it
                 view = json.loads(line)
                 running, ended = ([_unpack(one) for one in view[name]] for name in ("running", "ended"))
-                yield News(running, ended, Room(*view["room"]), str(view["fault"]))
+                yield News(running, ended, Room(*view["room"]), view["fault"], view["images"], view["log"])
 
 
 def _line(news: News) -> bytes:
-    view = {name: [_pack(one) for one in getattr(news, name)] for name in ("running", "ended")}
-    return json.dumps({**view, "room": news.room, "fault": news.fault}).encode() + b"\n"
+    scans = {name: [_pack(one) for one in getattr(news, name)] for name in ("running", "ended")}
+    return json.dumps({**news._asdict(), **scans}).encode() + b"\n"
 
 
 def _pack(record: ScanRecord) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import uuid
 from bisect import bisect_left
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gadgets.chain import ScanSummary
 from gadgets.problems import Problems
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gadgets.chain import Watch
+    from gadgets.connection.looks import Viewer
     from gadgets.settings.settings import Settings
     from gadgets.slices.complete import CompleteSlice
     from gadgets.wire.header import ScanHeader
@@ -31,13 +32,6 @@ if TYPE_CHECKING:
 BOUNDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
 _KEPT = 50  # scans that are over
 _MOST_NOTES = 20  # different ones of a scan
-
-
-class Viewer(Protocol):
-    """Somebody who looks at the slices of running scans; what fails there must not reach them."""
-
-    def begin(self, scan: str, header: ScanHeader) -> Watch:
-        """Give what is to be called with every slice of a scan and its reconstruction."""
 
 
 class Load(NamedTuple):

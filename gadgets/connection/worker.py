@@ -22,7 +22,9 @@ from recon_core.children import Child
 from recon_core.own_methods import allow_methods
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+    from gadgets.connection.looks import Images, Viewer
 
 logger = logging.getLogger("cinestream")
 
@@ -43,6 +45,8 @@ class WorkerOptions:
     """Of what is logged."""
     names: bool = False
     """Tell the front the names of patients."""
+    viewer: Callable[[], Viewer] | None = None
+    """Makes what keeps images for the page of the front; None where there is no page. What can be pickled."""
 
     def start(self, environment: Mapping[str, str]) -> Child:
         """Start a worker.
@@ -66,6 +70,9 @@ def work(control: socket.socket, packed: str) -> None:
     allow_methods(options.methods)
     engine, scans = SharedEngine(), ToldRecord(control, lambda: _room(resources), names=options.names)
     resources = Resources(options.session, scans)
+    if options.viewer is not None:
+        scans.viewer = options.viewer()
+        logging.getLogger().addHandler(scans.log)
 
     def prepare() -> None:
         scans.fault = warm_up(engine)
@@ -83,6 +90,10 @@ def work(control: socket.socket, packed: str) -> None:
             return_freed()
 
     for message, connection in _messages(control):
+        if "look" in message:
+            arguments = (scans.viewer, message["look"], connection)
+            threading.Thread(target=show, args=arguments, name="cinestream-look", daemon=True).start()
+            continue
         number = int(message["number"])
         if connection is not None:
             sessions[number] = Session(
@@ -92,6 +103,14 @@ def work(control: socket.socket, packed: str) -> None:
         elif number in sessions:
             with contextlib.suppress(KeyError):  # it has ended meanwhile
                 sessions[number].stop(str(message["stop"]))
+
+
+def show(images: Images | None, look: tuple[str, str, int], connection: socket.socket) -> None:
+    """Send what the front wants to look at: the name of a method of `Images`, scan and number; then close."""
+    name, scan, number = look
+    with connection, contextlib.suppress(OSError):
+        if images is not None:
+            connection.sendall(getattr(images, name)(scan, number))
 
 
 def _room(resources: Resources) -> Room:
@@ -119,6 +138,26 @@ def send_session(control: socket.socket, number: int, peer: str, connection: soc
         If the worker is gone.
     """
     socket.send_fds(control, [_line({"number": number, "peer": peer, "socket": True})], [connection.fileno()])
+
+
+def send_look(control: socket.socket, name: str, scan: str, number: int, connection: socket.socket) -> None:
+    """Let a worker make a picture and write it into a connection.
+
+    Parameters
+    ----------
+    control
+        Our end of its socket.
+    name, scan, number
+        Method of `gadgets.connection.looks.Images`, and its arguments.
+    connection
+        The socket; the caller closes it.
+
+    Raises
+    ------
+    OSError
+        If the worker is gone.
+    """
+    socket.send_fds(control, [_line({"look": (name, scan, number), "socket": True})], [connection.fileno()])
 
 
 def send_stop(control: socket.socket, number: int, why: str) -> None:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from gadgets.monitor.state import Sources
-    from gadgets.reports.gallery import LiveLoop
 
 _STATIC = {
     "monitor.js": ("gadgets.monitor", "static", "text/javascript"),
@@ -85,11 +84,11 @@ class Pages:
 
     def loop(self, request: Request) -> Response:
         """One loop with its picture."""
-        return Response(self._found(request).picture().text, media_type="application/json")
+        return _found(request, self._sources.images.loop, "application/json")
 
     def maps(self, request: Request) -> Response:
         """The coil maps of a slice as PNG."""
-        return Response(self._found(request).maps_picture(), media_type="image/png")
+        return _found(request, self._sources.images.maps, "image/png")
 
     def metrics(self, _: Request) -> Response:
         """Metrics for Prometheus."""
@@ -126,17 +125,17 @@ class Pages:
         finally:
             self._watchers -= 1
 
-    def _found(self, request: Request) -> LiveLoop:
-        number: int = request.path_params["number"]
-        loops = self._sources.gallery.loops(request.path_params["scan"])
-        if number >= len(loops):
-            raise HTTPException(404, "the images of this scan are not kept any more")
-        return loops[number]
-
 
 def make_app(pages: Pages) -> Starlette:
     """Make the application."""
     return Starlette(routes=pages.routes())
+
+
+def _found(request: Request, look: Callable[[str, int], bytes], kind: str) -> Response:
+    content = look(request.path_params["scan"], request.path_params["number"])
+    if not content:
+        raise HTTPException(404, "the images of this scan are not kept any more")
+    return Response(content, media_type=kind)
 
 
 def _file(package: str, folder: str, name: str) -> Traversable:

@@ -11,6 +11,7 @@ from recon_core.errors import ResourceError, SettingsError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gadgets.connection.elsewhere import Elsewhere
     from gadgets.connection.records import Load, ServerRecord
     from gadgets.monitor.service import Monitor
 
@@ -46,8 +47,7 @@ def open_monitor(
     record: ServerRecord,
     load: Callable[[], Load],
     listens: tuple[str, int],
-    *,
-    workers: int = 0,
+    elsewhere: Elsewhere | None = None,
 ) -> Monitor | None:
     """Show a server that is about to begin, after `check_monitor`.
 
@@ -61,26 +61,31 @@ def open_monitor(
         Facts of the server, and what tells its load.
     listens
         Where the server takes scans.
-    workers
-        How many processes reconstruct, if this one does not.
+    elsewhere
+        Images and log of workers; None shows those of this process.
 
     Returns
     -------
     Monitor or None
         None if the page cannot be had, which is logged: scans are served all the same.
     """
-    from gadgets.monitor.log_tail import LogTail
+    from gadgets.connection.log_tail import LogTail
     from gadgets.monitor.service import Monitor
     from gadgets.monitor.state import Sources
     from gadgets.reports.gallery import Gallery
 
-    gallery, log = Gallery(), LogTail()
+    place, viewer = "{} port {}".format(*listens), None
+    if elsewhere is not None:
+        sources = Sources(record, load, elsewhere, elsewhere.log, place, elsewhere.workers)
+    else:
+        viewer = Gallery()
+        sources = Sources(record, load, viewer, LogTail(), place)
     try:
-        monitor = Monitor(address, token, Sources(record, load, gallery, log, "{} port {}".format(*listens), workers))
+        monitor = Monitor(address, token, sources)
     except ResourceError as error:
         logger.error("%s. Scans are served without the page", error)
         return None
-    record.viewer = gallery
-    logging.getLogger().addHandler(log)
+    record.viewer = viewer
+    logging.getLogger().addHandler(sources.log)
     monitor.start()
     return monitor

@@ -14,10 +14,10 @@ from gadgets.monitor.machine import memory
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gadgets.connection.log_tail import LogTail
+    from gadgets.connection.looks import Images
     from gadgets.connection.records import Load, ScanRecord, ServerRecord
     from gadgets.monitor.health import Health
-    from gadgets.monitor.log_tail import LogTail
-    from gadgets.reports.gallery import Gallery
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Sources:
     """Its scans."""
     load: Callable[[], Load]
     """Tells how much it has to do."""
-    gallery: Gallery
+    images: Images
     """Images of its scans."""
     log: LogTail
     """What it logged last."""
     listens: str
     """Where it takes scans."""
     workers: int = 0
-    """How many processes reconstruct, if this one does not; their images and log are not here."""
+    """How many processes reconstruct, if this one does not."""
 
     def health(self) -> Health:
         """Say whether it is well."""
@@ -66,7 +66,7 @@ class Sources:
     @property
     def version(self) -> tuple[object, ...]:
         """Changes whenever `over` does."""
-        return (*(record.scan for record in self.record.over), self.gallery.changes)
+        return (*(record.scan for record in self.record.over), self.images.changes)
 
     def running(self) -> list[dict[str, Any]]:
         """The scans that run, the latest first."""
@@ -77,4 +77,4 @@ class Sources:
         return [self._scan(record) for record in self.record.over]
 
     def _scan(self, record: ScanRecord) -> dict[str, Any]:
-        return {**record.facts(), **self.gallery.facts(record.scan)}
+        return {**record.facts(), "loops": [], "snr": None, **self.images.facts(record.scan)}

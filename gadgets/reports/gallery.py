@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cinestream")
 
-_MIB = 1 << 20
+#: For the loops of all scans of a server.
+BYTES_KEPT = 96 << 20
 _LARGEST_SIDE = 256  # pixels that are kept along the longer side, about
 _MOST_FRAMES = 240  # of a loop: those of a scan in real time go on and on
 _MAP_SIDE = 64  # pixels that are kept of a coil map along the longer side, about
@@ -158,7 +159,7 @@ class LiveLoop:
 
 
 class Gallery:
-    """Keeps the loops of the scans that were looked at last; a `gadgets.connection.records.Viewer`.
+    """Keeps the loops of the scans that were looked at last; a `gadgets.connection.looks.Viewer`.
 
     Parameters
     ----------
@@ -166,7 +167,7 @@ class Gallery:
         For all loops; the oldest scans go first.
     """
 
-    def __init__(self, bytes_kept: int = 96 * _MIB) -> None:
+    def __init__(self, bytes_kept: int = BYTES_KEPT) -> None:
         self._limit = bytes_kept
         self._lock = threading.Lock()
         self._scans: dict[str, dict[SliceKey, LiveLoop]] = {}
@@ -194,13 +195,28 @@ class Gallery:
             return list(self._scans)
 
     def facts(self, scan: str) -> dict[str, Any]:
-        """What there is to see of a scan."""
+        """What there is to see of a scan; nothing if it has no loops."""
         loops = self.loops(scan)
+        if not loops:
+            return {}
         ratios = [ratio for loop in loops if (ratio := loop.snr) is not None]
         return {
             "loops": [{"name": describe(loop.key), "version": loop.offered, "method": loop.method} for loop in loops],
             "snr": round(float(np.median(ratios)), 1) if ratios else None,
         }
+
+    def loop(self, scan: str, number: int) -> bytes:
+        """One of the loops of a scan for the viewer, as JSON; empty if it is not kept any more."""
+        loop = self._loop_of(scan, number)
+        return loop.picture().text if loop else b""
+
+    def maps(self, scan: str, number: int) -> bytes:
+        """The coil maps of its slice as PNG; empty if it is not kept any more."""
+        loop = self._loop_of(scan, number)
+        return loop.maps_picture() if loop else b""
+
+    def _loop_of(self, scan: str, number: int) -> LiveLoop | None:
+        return next(iter(self.loops(scan)[number : number + 1]), None)
 
     def _add(self, scan: str, header: ScanHeader, complete: CompleteSlice, reconstruction: Reconstruction) -> None:
         with self._lock:

@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gadgets.connection.log_tail import LogTail
 from gadgets.connection.records import Load, ScanRecord, ServerRecord
 from gadgets.gating.heartbeat import Heartbeat
-from gadgets.monitor.log_tail import LogTail
 from gadgets.monitor.state import Sources
 from gadgets.reports.gallery import Gallery
 from gadgets.simulation import ScanPlan, simulate

@@ -81,7 +81,6 @@
     const words = { well: "well", doubtful: "needs a look", ill: "not well" }[server.health];
     const busy = running.length ? `, ${many(running.length, "scan")} running` : ", idle";
     at("host").textContent = server.host;
-    at("elsewhere").hidden = !server.workers;
     at("state").textContent = words + busy;
     at("state").className = `state ${{ well: "good", doubtful: "warn", ill: "bad" }[server.health]}`;
     document.title = `${running.length ? "● " : ""}${words}${busy} – cinestream`;
@@ -104,7 +103,8 @@
       facts.push(fact("GPU", bytes(memory.gpu_process), `${bytes(memory.gpu_free)} of ${bytes(memory.gpu)} free`, used));
     }
     at("facts").replaceChildren(...facts);
-    at("about").textContent = `cinestream ${server.version} takes scans on ${server.listens}, up for ` +
+    const workers = server.workers ? ` for ${many(server.workers, "worker")}` : "";
+    at("about").textContent = `cinestream ${server.version} takes scans on ${server.listens}${workers}, up for ` +
       `${time(server.now - server.began)}. For research only; not a medical device.`;
   }
 

@@ -11,6 +11,7 @@ import subprocess
 import threading
 import types
 import urllib.request
+from functools import partial
 
 import pytest
 
@@ -19,7 +20,8 @@ from gadgets.connection.front import TRIES, Front
 from gadgets.connection.news import Room, ToldRecord
 from gadgets.connection.server import Server
 from gadgets.connection.session import Resources, Session, SessionOptions
-from gadgets.connection.worker import WorkerOptions, _messages
+from gadgets.connection.worker import WorkerOptions, _messages, show
+from gadgets.reports.gallery import Gallery
 from gadgets.wire.messages import Close, ConfigFile, Header, Query
 from recon_core.errors import ResourceError
 from tests.gadgets.connection.test_server import OPENING, LongEngine, Process, stub
@@ -64,6 +66,9 @@ class Worker:
 
     def _work(self):
         for message, connection in _messages(self._control):
+            if "look" in message:
+                show(self.scans.viewer, message["look"], connection)
+                continue
             number = message["number"]
             if connection is None:
                 self._sessions[number].stop(message["stop"])
@@ -231,6 +236,47 @@ def test_a_worker_that_dies_takes_its_scans_from_the_list(fronted):
         (over,) = scans.over
         assert over.verdict == "damaged"
         assert "died" in str(next(iter(over.problems)))
+
+
+def test_images_and_log_of_workers_can_be_looked_at(fronted):
+    with fronted() as server:
+        shown = server.front.shown
+        for worker in server.workers:
+            worker.scans.viewer = Gallery()
+            worker.scans.log.add([("INFO", f"of {worker.pid}")])
+        for _ in range(2):
+            assert_whole_scan(server)
+        wait_until(lambda: len(server.front.scans.over) == 2)
+        for worker in server.workers:
+            worker.scans._tell([])
+            worker.scans._tell([])
+        scans = [one.scan for one in server.front.scans.over]
+        wait_until(lambda: all(len(shown.facts(scan)["loops"]) == SLICES for scan in scans))
+        worker = next(one for one in server.workers if one.scans.over)
+        scan, viewer = worker.scans.over[0].scan, worker.scans.viewer
+        assert shown.facts(scan) == viewer.facts(scan)
+        assert shown.loop(scan, 1) == viewer.loop(scan, 1) != shown.loop(scan, 0)
+        assert shown.maps(scan, 0) == viewer.maps(scan, 0)
+        assert shown.maps(scan, 0).startswith(b"\x89PNG")
+        wait_until(lambda: len(shown.log.lines()) == 2)
+        assert {text for _, _, text in shown.log.lines()} == {f"of {one.pid}" for one in server.workers}
+        assert shown.loop(scan, SLICES) == shown.loop("none", 0) == b""
+        changes = shown.changes
+        worker.die()
+        wait_until(lambda: not shown.facts(scan))
+        assert shown.changes > changes
+        assert shown.loop(scan, 0) == b""
+
+
+def test_a_worker_that_does_not_answer_holds_no_page_up(fronted, monkeypatch):
+    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.01)
+    with fronted(count=1) as server:
+        gate = threading.Event()
+        gallery = server.workers[0].scans.viewer = Gallery()
+        monkeypatch.setattr(gallery, "loop", lambda *_: gate.wait(PATIENCE) and b"")
+        server.front.shown.note(0, {"a": {}}, partial(server.front._look, server.front._workers[0]))
+        assert server.front.shown.loop("a", 0) == b""
+        gate.set()
 
 
 def test_no_worker_that_can_reconstruct_is_a_fault(fronted):
@@ -459,6 +505,26 @@ def test_a_worker_process_that_is_killed_in_mid_scan_costs_no_image(tmp_path):
     assert "begins it again" in error
     assert "Traceback" not in error
     wait_until(lambda: not [pid for pid in workers if is_running(pid)])
+
+
+def test_the_page_shows_images_and_log_of_worker_processes(tmp_path):
+    with Process(tmp_path, "--workers", "2", "--web", "0", before=stub()) as server:
+        page = server.process.stdout.readline().removeprefix("monitor page: ").strip()
+        assert_whole_scan(server)
+        wait_until(lambda: any(one["loops"] for one in asked(page, "scans.json")["over"]))
+        (over,) = asked(page, "scans.json")["over"]
+        assert [loop["name"] for loop in over["loops"]] == [f"slice {number}" for number in range(SLICES)]
+        assert over["snr"] > 0
+        assert asked(page, f"loops/{over['scan']}/1")["frames"] == FRAMES
+        with urllib.request.urlopen(f"{page}maps/{over['scan']}/0", timeout=PATIENCE) as answer:
+            assert answer.read().startswith(b"\x89PNG")
+        with urllib.request.urlopen(page + "events", timeout=PATIENCE) as news:
+            while f"[{over['scan']}] client".encode() not in news.readline():
+                pass  # until the line comes that the worker logged
+        code, error = server.stop(signal.SIGTERM)
+    assert code == 0
+    assert "Traceback" not in error
+    assert error.count(f"[{over['scan']}] client") == 1, "nothing is logged twice"
 
 
 def asked(page, path):

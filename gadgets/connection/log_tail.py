@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
+from typing import TYPE_CHECKING
 
 from gadgets.connection.scan_log import ServerFormatter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _LINES = 200
 
@@ -21,8 +26,14 @@ class LogTail(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a line."""
-        self._count += 1
-        self._lines.append((self._count, record.levelname, self.format(record)))
+        self.add([(record.levelname, self.format(record))])
+
+    def add(self, lines: Iterable[tuple[str, str]]) -> None:
+        """Keep lines that another process has written: level and text of each."""
+        with self.lock or contextlib.nullcontext():
+            for level, text in lines:
+                self._count += 1
+                self._lines.append((self._count, level, text))
 
     def lines(self, after: int = 0) -> list[tuple[int, str, str]]:
         """Number, level and text of the lines after one."""
