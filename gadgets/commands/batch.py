@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import os
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from gadgets.commands.arguments import add_pipeline, chosen_settings, settings_help, within
 from gadgets.commands.console import say
+from gadgets.replay.table import FORMS, TABLE, Table
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator
 
     from gadgets.replay.plan import Entry
@@ -31,7 +32,7 @@ cinestream batch folder -p cg_sense -o images --ray auto"""
 _TEACHING = """\
 what it does:
   Each raw file becomes a file of images as `cinestream replay` makes it, with the path that it has below the folder (or
-  below that of the list). outcomes.csv in the folder of the images has a row for each raw file.
+  below that of the list). A table in the folder of the images has a row for each raw file.
   Run the same command again after anything: what is there is kept, unless version, settings, weights or raw file differ
   from those that made it. A file that fails does not stop the others; a worker that dies is replaced and its scan begun
   again. Status 0: all images are there, of undamaged data; 1: the table says of which not."""
@@ -58,19 +59,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "all its machines must see the files under the same paths (needs the extra [cluster])"
     )
     parser.add_argument("--ray", default="", metavar="auto|local|HOST:PORT", help=text)
+    text = "name of the table of outcomes; one that ends in .parquet needs the extra [parquet] (default: %(default)s)"
+    parser.add_argument("--table", type=_table_name, default=TABLE, metavar="NAME", help=text)
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     parser.epilog = f"{_TEACHING}\n\n{settings_help()}"
 
 
+def _table_name(text: str) -> str:
+    """Read the name of a table."""
+    if Path(text).name != text or Path(text).suffix not in FORMS:
+        raise argparse.ArgumentTypeError(
+            f"expected a name of a file in the folder of the images that ends in {' or '.join(FORMS)}, got {text!r}"
+        )
+    return text
+
+
 def run(options: argparse.Namespace) -> int:
     """Reconstruct what is not there yet."""
-    from gadgets.replay.batch import TABLE, Batch, BatchProgress, only_one
+    from gadgets.replay.batch import Batch, BatchProgress, only_one
     from gadgets.replay.plan import find_sources, make_plan, summary_of
     from gadgets.settings.checks import check_units, check_weights
 
     settings = chosen_settings(options)
     check_units(settings)
     check_weights(settings)
+    path = options.output / options.table
+    table = Table(path)
     sources, again = find_sources(options.input, options.output)
     if again:
         logger.warning(
@@ -84,11 +98,11 @@ def run(options: argparse.Namespace) -> int:
     with only_one(options.output):
         entries = make_plan(sources, settings, options.group, overwrite=options.overwrite)
         say(summary_of(entries))
-        batch = Batch(entries, options.output, _workers(options, settings))
+        batch = Batch(entries, table, _workers(options, settings))
         with _terminated_as_interrupted(), BatchProgress(entries, say) as progress:
             batch.run(progress)
     count = {word: sum(1 for row in batch.rows if row.outcome and row.outcome.word == word) for word in _WORDS}
-    say(f"{', '.join(f'{number} {word}' for word, number in count.items())}; table in {options.output / TABLE}")
+    say(f"{', '.join(f'{number} {word}' for word, number in count.items())}; table in {path}")
     return 1 if count["damaged"] or count["failed"] or not batch.table_is_written else 0
 
 

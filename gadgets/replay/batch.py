@@ -1,26 +1,23 @@
-"""Many raw files: jobs for workers, another try where a worker died, and a table of the outcomes."""
+"""Many raw files: jobs for workers, and another try where a worker died."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
 import fcntl
-import io
 import logging
 import os
 import time
 from collections import Counter, deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from gadgets.replay.job import Outcome
 from gadgets.replay.plan import made_by
+from gadgets.replay.table import Row
 from recon_core.errors import ResourceError
-from recon_core.printable import printable
-from recon_core.storage import PART, whole_of, write_file
+from recon_core.storage import PART, whole_of
 from recon_core.words import many
 
 if TYPE_CHECKING:
@@ -29,30 +26,16 @@ if TYPE_CHECKING:
 
     from gadgets.replay.job import Job
     from gadgets.replay.plan import Entry
+    from gadgets.replay.table import Table
     from gadgets.replay.workers import Event, Workers
 
 logger = logging.getLogger("cinestream")
 
 #: How often a scan is begun of which the worker dies; the last try is made while no other scan runs.
 TRIES = 4
-#: The table of outcomes, in the folder of the images.
-TABLE = "outcomes.csv"
 
 _WAIT_SECONDS = 0.5
 _TABLE_SECONDS = 30.0  # from one writing of the table to the next
-
-
-@dataclass
-class Row:
-    """A raw file and its outcome."""
-
-    entry: Entry
-    outcome: Outcome | None
-    """None while it is not known."""
-    made: str = ""
-    """``now``, ``before``, or ``no`` images."""
-    tries: int = 0
-    """How often it was begun."""
 
 
 @contextlib.contextmanager
@@ -93,15 +76,15 @@ class Batch:
     ----------
     entries
         The plan; files that nothing is to be done with are in the table too.
-    folder
-        For the images and the table.
+    table
+        Of the outcomes.
     workers
         Who does it.
     """
 
-    def __init__(self, entries: Sequence[Entry], folder: Path, workers: Workers) -> None:
+    def __init__(self, entries: Sequence[Entry], table: Table, workers: Workers) -> None:
         self.rows = [Row(entry, entry.before, _made_before(entry)) for entry in entries]
-        self._folder = folder
+        self._table = table
         self._workers = workers
         self._queue = deque(row for row in self.rows if row.entry.job is not None)
         self._running: dict[str, Row] = {}  # by output
@@ -137,7 +120,7 @@ class Batch:
         """Write what is known so far; that it cannot be written stops no scan."""
         self._next_table = time.monotonic() + _TABLE_SECONDS
         try:
-            write_file(self._folder / TABLE, table_of(self.rows).encode())
+            self._table.write(self.rows)
         except ResourceError as error:
             self.table_is_written = False
             logger.error("%s", error)
@@ -195,44 +178,6 @@ def _made_before(entry: Entry) -> str:
     if entry.before is None:
         return ""
     return "no" if entry.before.failed else "before"
-
-
-#: Columns of the table, and what stands in them; of a file without an outcome the counts are zero.
-_COLUMNS: dict[str, Callable[[Row, Outcome], object]] = {
-    "input": lambda row, _: row.entry.source,
-    "output": lambda row, _: row.entry.output,
-    "outcome": lambda row, outcome: "" if row.outcome is None else outcome.word,
-    "status": lambda row, outcome: "" if row.outcome is None else outcome.status,
-    "made": lambda row, _: row.made,
-    "tries": lambda row, _: row.tries,
-    "readouts": lambda _, outcome: outcome.readouts,
-    "slices": lambda _, outcome: outcome.slices,
-    "images": lambda _, outcome: outcome.images,
-    "seconds": lambda _, outcome: outcome.seconds,
-    "seconds of slices": lambda _, outcome: outcome.slice_seconds,
-    "methods": lambda _, outcome: " ".join(f"{name}:{count}" for name, count in outcome.methods.items()),
-    "worker": lambda _, outcome: outcome.worker,
-    "problems": lambda _, outcome: "; ".join(outcome.problems),
-}
-
-
-def table_of(rows: Sequence[Row]) -> str:
-    """Write rows as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(_COLUMNS)
-    for row in rows:
-        outcome = row.outcome or Outcome()
-        writer.writerow([_cell(find(row, outcome)) for find in _COLUMNS.values()])
-    return text.getvalue()
-
-
-def _cell(value: object) -> object:
-    """A text of others, so that no spreadsheet takes it for a formula."""
-    if isinstance(value, int | float):
-        return value
-    text = printable(str(value))
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
 class BatchProgress:

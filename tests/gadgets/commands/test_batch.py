@@ -70,8 +70,9 @@ def test_an_archive_is_reconstructed_and_then_only_what_is_missing(archive, scan
     assert outcomes(out)["damaged.h5"]["problems"] == rows["damaged.h5"]["problems"]
     (archive / "broken.h5").unlink()
     (archive / "damaged.h5").unlink()
-    status, said, _ = run(*line)
+    status, said, _ = run(*line, "--table", "again.csv")
     assert (status, "0 scans" in said, "2 done, 0 damaged, 0 failed" in said) == (0, True, True)
+    assert (out / "again.csv").read_text(encoding="utf-8").count(",done,0,before,") == 2
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(archive, tmp_path, run):
@@ -98,6 +99,8 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(archive, tmp_path, r
         (["archive", "-o", "archive"], 2, "another folder"),
         (["archive", "-o", "scan.h5"], 1, "cannot write into scan.h5"),
         (["archive", "--processes", "0"], 2, "from 1 to"),
+        (["archive", "--table", "table.xlsx"], 2, "ends in .csv or .parquet"),
+        (["archive", "--table", "folder/table.csv"], 2, "ends in .csv or .parquet"),
     ],
 )
 def test_a_wrong_call_is_said_at_once(arguments, status, text, archive, scan, tmp_path, run, monkeypatch):

@@ -12,9 +12,11 @@ import pytest
 
 from gadgets.files.images import ImageFile
 from gadgets.replay import batch as module
-from gadgets.replay.batch import TRIES, Batch, BatchProgress, Row, in_words, only_one, table_of
+from gadgets.replay import table
+from gadgets.replay.batch import TRIES, Batch, BatchProgress, in_words, only_one
 from gadgets.replay.job import Outcome, as_record
-from gadgets.replay.plan import Entry, make_plan
+from gadgets.replay.plan import make_plan
+from gadgets.replay.table import TABLE, Table
 from gadgets.replay.workers import Event
 from gadgets.settings.settings import Settings
 from recon_core.errors import ResourceError
@@ -64,7 +66,7 @@ def entries(tmp_path):
 
 def run(entries, script, held=""):
     workers = Scripted(script, held=held)
-    batch = Batch(entries, entries[0].output.parent, workers)
+    batch = Batch(entries, Table(entries[0].output.parent / TABLE), workers)
     lines = []
     with BatchProgress(entries, lines.append, seconds=0) as progress:
         batch.run(progress)
@@ -166,7 +168,7 @@ def test_an_end_in_between_leaves_no_part_and_a_table(end, entries, tmp_path):
 
     workers = Scripted(script)
     with BatchProgress(entries, print) as progress, pytest.raises(type(end)):
-        Batch(entries, tmp_path / "out", workers).run(progress)
+        Batch(entries, Table(tmp_path / "out" / TABLE), workers).run(progress)
     assert workers.closed == 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["outcomes.csv"]
     assert [row["outcome"] for row in rows_of(tmp_path / "out")] == ["done", "", "", "", "", "failed"]
@@ -176,21 +178,11 @@ def test_a_table_that_cannot_be_written_stops_nothing(entries, tmp_path, monkeyp
     def write(path, content):
         raise ResourceError(f"cannot write {path}: No space left on device")
 
-    monkeypatch.setattr(module, "write_file", write)
+    monkeypatch.setattr(table, "write_file", write)
     batch, workers, _ = run(entries, lambda *_: Outcome())
     assert len(workers.begun) == 5
     assert not batch.table_is_written
     assert "No space left on device" in caplog.text
-
-
-def test_texts_of_others_are_no_formulas():
-    outcome = Outcome(["=HYPERLINK(1)\x1b[2J"], methods={"@x": 1}, seconds=-1.0)
-    entry = Entry(Path("+1.h5"), Path("out/1.h5"))
-    (row,) = csv.DictReader(io.StringIO(table_of([Row(entry, outcome)])))
-    assert row["input"] == "'+1.h5"
-    assert row["problems"] == "'=HYPERLINK(1)\\x1b[2J"
-    assert row["methods"] == "'@x:1"
-    assert row["seconds"] == "-1.0"
 
 
 # --- progress ---------------------------------------------------------------------------------------------------------
