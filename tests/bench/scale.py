@@ -32,6 +32,7 @@ from gadgets.connection.worker import WorkerOptions, _messages
 from gadgets.replay import replay
 from gadgets.replay.batch import Batch, BatchProgress
 from gadgets.replay.plan import make_plan
+from gadgets.replay.table import TABLE, Table
 from gadgets.replay.workers import ProcessWorkers
 from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate, write_simulation
@@ -131,7 +132,7 @@ def kills(folder: Path) -> None:
         return wait(0.05)
 
     workers.wait = killing
-    run = Batch(entries, output, workers)
+    run = Batch(entries, Table(output / TABLE), workers)
     with BatchProgress(entries, lambda _: None) as progress:
         run.run(progress)
     equal = 0

@@ -21,6 +21,7 @@ from gadgets.replay.batch import Batch, BatchProgress
 from gadgets.replay.job import Outcome, versions
 from gadgets.replay.plan import make_plan
 from gadgets.replay.ray_workers import RayWorkers
+from gadgets.replay.table import TABLE, Table
 from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, write_simulation
 from recon_core.api import shared_engine
@@ -125,7 +126,7 @@ def run_batch(workers, folder, count=4):
         (folder / f"{number}.h5").write_bytes(bytes(10))
     (folder / "out").mkdir()
     entries = make_plan([(folder / f"{i}.h5", folder / "out" / f"{i}.h5") for i in range(count)], Settings(), "dataset")
-    batch = Batch(entries, folder / "out", workers)
+    batch = Batch(entries, Table(folder / "out" / TABLE), workers)
     with BatchProgress(entries, print) as progress:
         batch.run(progress)
     return batch

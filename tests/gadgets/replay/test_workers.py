@@ -13,6 +13,7 @@ from gadgets.replay import replay
 from gadgets.replay.batch import Batch, BatchProgress
 from gadgets.replay.job import Job, JobRunner, read_outcome
 from gadgets.replay.plan import make_plan
+from gadgets.replay.table import TABLE, Table
 from gadgets.replay.workers import ProcessWorkers
 from gadgets.settings.settings import Settings, apply, changed_settings
 from gadgets.simulation import ScanPlan, write_simulation
@@ -103,7 +104,7 @@ def test_a_worker_that_cannot_begin_is_said_and_not_tried_for_ever(archive, tmp_
         BatchProgress(entries, print) as progress,
         pytest.raises(ResourceError, match=r"no worker can be started.*doc"),
     ):
-        Batch(entries, tmp_path / "out", workers).run(progress)
+        Batch(entries, Table(tmp_path / "out" / TABLE), workers).run(progress)
     assert "absent" in capfd.readouterr().err
 
 
@@ -139,7 +140,7 @@ def test_whoever_is_killed_at_any_time_all_images_are_those_of_replay(archive, t
 
     killing.next = time.monotonic() + 0.5
     workers.wait = killing
-    batch = Batch(entries, output, workers)
+    batch = Batch(entries, Table(output / TABLE), workers)
     with BatchProgress(entries, print) as progress:
         batch.run(progress)
     assert kills
