@@ -63,6 +63,7 @@ class Kind(str, Enum):
     WHITENED = "whitened"
     # sorting into slices and frames
     CENTER_LINE = "centre"
+    ECHO = "echo"
     SURPLUS_LINE = "surplus line"
     STRAY_LINE = "stray line"
     FRAME_NUMBER = "frame number"

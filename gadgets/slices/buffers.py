@@ -16,6 +16,7 @@ import numpy as np
 from gadgets.gating.gate import Gate
 from gadgets.problems import Kind
 from gadgets.slices.complete import SliceKey
+from gadgets.slices.echoes import EchoWatch
 from gadgets.slices.shared import ReferenceLines, SlicePlan, SliceStrategy, SortingContext, first_name
 from gadgets.slices.spokes import SpokeSlices
 from gadgets.slices.whole import WholeSlices
@@ -113,6 +114,7 @@ class SliceBuffers:
         self._axis_is_open = wanted == "auto" and not real_time
         self._time_axis = [frame_counter(encoding, wanted, silent) for encoding in header.encodings]
         self._plans: dict[int, SlicePlan] = {}
+        self._echoes = EchoWatch(problems)
         self._ended = False
         self._reference = ReferenceLines(REFERENCE_REPEATS if real_time else 0, budget)
         context = SortingContext(
@@ -159,6 +161,8 @@ class SliceBuffers:
             readouts, line, time = readouts[~reference], line[~reference], time[~reference]
         if not len(readouts):
             return
+        if not self._header.encodings[encoding].off_grid:
+            self._echoes.look(readouts, np.abs(line + plan.offset - plan.rows // 2) <= 1)
         self._budget.keep(readouts.data, "the readouts that wait for the rest of their slices")
         keys = self._keys(readouts, encoding)
         edges = np.flatnonzero((keys[1:] != keys[:-1]).any(axis=1)) + 1

@@ -597,6 +597,39 @@ def test_more_samples_than_columns_are_said(tmp_path):
     assert_said(fewer, readouts, "60 columns", tmp_path)
 
 
+def test_a_central_sample_that_is_none_is_said(tmp_path):
+    header, readouts = plain()
+    last = [with_flags(one, center_sample=63) for one in readouts]
+    assert_said(header, last, "columns before the k-space centre that center_sample says", tmp_path)
+
+
+def test_a_central_sample_that_is_not_turned_round_with_the_readout_is_said(tmp_path):
+    """A converter turns asymmetric echoes round and leaves the number of their central sample as it was."""
+    made = simulate(ScanPlan(**{**PLAN, "slices": 1, "asymmetric_echo": 0.3, "reversed_readouts": True}))
+    _, problems = through_file(made.header, made.items(), tmp_path)
+    assert not any("echoes" in str(problem) for problem in problems)
+    forward = ScanPlan(**{**PLAN, "asymmetric_echo": 0.3}).center_sample
+    kept = list(made.items())
+    for one in kept:
+        if isinstance(one, Readouts):
+            one.headers["center_sample"] = forward
+    _, problems = through_file(made.header, kept, tmp_path / "..")
+    assert sum("the echoes of reversed readouts lie" in str(problem) for problem in problems) == 1
+
+
+def test_echoes_that_lie_a_little_off_and_noise_are_not_said(tmp_path):
+    header, readouts = plain()
+    near = [with_flags(one, center_sample=34) for one in readouts]
+    rng = np.random.default_rng(1)
+    noise = [
+        with_flags(one, data=rng.standard_normal((*one.data.shape, 2)).astype(np.float32).view(np.complex64)[..., 0])
+        for one in readouts
+    ]
+    for scan in (near, noise):
+        _, problems = through_file(header, joined(scan), tmp_path)
+        assert not any("echoes" in str(problem) for problem in problems)
+
+
 def test_oversampling_along_y_that_the_header_lacks_is_said(tmp_path):
     header, readouts = plain()
     fewer = replaced(header, (r"(<reconSpace>\s*<matrixSize><x>32</x><y>)24", r"\g<1>20"))
