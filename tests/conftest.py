@@ -6,6 +6,7 @@ import signal
 from collections import Counter
 
 import pytest
+from hypothesis import settings
 
 import recon_core  # noqa: F401 - before torch, for the settings that it makes for it
 from recon_core.methods import OWN_METHODS
@@ -14,6 +15,10 @@ from tests.helpers.paths import ABSENT, REPOSITORY
 # Where the shell started the tests in the background, this is ignored, by all processes that they start too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says nothing on a machine that does other things.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 PACKAGED = REPOSITORY / "weights"
 #: How many of the other tests take as long as one with the marker, roughly.

@@ -69,7 +69,7 @@ def test_urgent_ones_go_first_then_deadlines_then_whoever_had_least():
     assert order(claims) == ["real time", "soon", "late", "little", "much"]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([math.inf, 1.0, 2.0]), st.integers(0, 3)), max_size=6))
 def test_the_order_is_that_of_the_description(claims):
     drawn = [(i, Share(urgent, float(used)), until) for i, (urgent, until, used) in enumerate(claims)]

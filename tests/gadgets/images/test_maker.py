@@ -5,7 +5,6 @@ import ismrmrd
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from gadgets.gating.heartbeat import find_heartbeat
@@ -603,7 +602,6 @@ def test_every_slice_can_have_a_series_of_its_own():
     slices=st.tuples(st.integers(0, 65535), st.integers(0, 65535)),
     by=st.sampled_from(["scan", "slice"]),
 )
-@hypothesis_settings(deadline=None)
 def test_series_never_leave_sixteen_bits_nor_collide(first, slices, by):
     settings = Settings.of(series=first, series_by=by)
     kinds = (0, 19, 21, 22, 25, *SECOND_SERIES.values())

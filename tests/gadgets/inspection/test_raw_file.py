@@ -180,7 +180,7 @@ FIELDS = ("flags", "encoding_space_ref", "number_of_samples", "active_channels",
 STAMPS = ("scan_counter", "acquisition_time_stamp")
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from((*FIELDS, *STAMPS, "slice", "phase", "kspace_encode_step_1", "physiology_time_stamp")),
     value=st.integers(0, 65535),

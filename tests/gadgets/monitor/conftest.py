@@ -1,6 +1,7 @@
 import contextlib
 import json
 import logging
+import threading
 import urllib.error
 import urllib.request
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ import pytest
 
 from gadgets.connection.records import ServerRecord
 from gadgets.monitor.opening import open_monitor
-from tests.helpers.peers import serving
+from tests.helpers.peers import serving, wait_until
 
 
 class Site:
@@ -47,6 +48,8 @@ def watched(engine=None, options=None, token="", names=False, address=("127.0.0.
     record = ServerRecord(names=names)
     before = list(logging.getLogger().handlers)
     with serving(engine, options, scans=record) as server:
+        # which says at its end whether the server is well
+        wait_until(lambda: not any(thread.name == "cinestream-warm-up" for thread in threading.enumerate()))
         monitor = open_monitor(address, token, record, server.load, server.address)
         try:
             yield SimpleNamespace(server=server, record=record, site=monitor and Site(monitor))

@@ -116,7 +116,7 @@ def test_leftovers_of_a_killed_writer_go_but_not_those_of_one_at_work(tmp_path):
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".npz", ".part"]
 
 
-@hypothesis_settings(deadline=None, max_examples=40)
+@hypothesis_settings(max_examples=40)
 @given(st.data())
 def test_a_damaged_file_is_never_believed_wrongly(tmp_path_factory, data):
     """It is either named as damaged, or what was put."""

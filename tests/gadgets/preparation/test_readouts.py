@@ -582,7 +582,7 @@ def mixed_stream():
 MIXED = {"encoded": (32, 8, 1), "encoded_fov": (320.0, 80.0, 8.0)}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sets(st.integers(1, 49)))
 def test_the_result_does_not_depend_on_how_the_stream_is_cut(cuts):
     stream = mixed_stream()

@@ -125,7 +125,7 @@ def test_values_that_are_refused(name, value, message):
 @given(
     name=st.sampled_from(list(FIELDS)), value=st.one_of(st.text(), st.floats(), st.integers(), st.booleans(), st.none())
 )
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_any_value_is_converted_or_refused(name, value):
     try:
         converted = FIELDS[name].read(value)

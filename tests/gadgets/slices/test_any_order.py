@@ -173,7 +173,7 @@ PLANS = (
 )
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(PLANS.filter(lambda plan: not cannot_be_told(plan)), st.data())
 @example(Plan(sizes=(1, 1, 1, 1, 6, 1), limits=tuple((name, "absent") for name in (*LOOPS, "phase", "line"))), None)
 @example(Plan(limits=(("phase", "small"),), sizes=(1, 1, 1, 1, 4, 1)), None)

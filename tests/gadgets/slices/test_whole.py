@@ -734,7 +734,7 @@ FULL = [(a, s, f, line) for s in range(2) for f in range(3) for line in range(8)
 PARTS = [(0, *item) for item in accelerated(slices=2, frames=3, lines=8, acs=2)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.booleans(), st.booleans())
 def test_the_order_of_the_readouts_does_not_change_the_slices(seed, full, flagged):
     """Flags stand where a sender puts them: on what it sends last of a frame."""
@@ -772,7 +772,7 @@ def troubled_stream():
     return Readouts(np.concatenate([block.headers, extra.headers]), np.concatenate([block.data, extra.data]))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.data())
 def test_cutting_the_stream_into_blocks_changes_nothing(data):
     kind = data.draw(st.sampled_from(["troubled", "single frame", "full", "accelerated"]))
@@ -881,7 +881,7 @@ def test_coils_that_are_not_too_many_stay_as_they_are(wanted):
 
 
 @given(st.sets(st.integers(1, 3 * LINES * 2 - 1), max_size=8), st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_virtual_coils_do_not_depend_on_cuts(cuts, frame_first):
     order = line_by_line(2, 3, LINES)
     if not frame_first:  # line by line, all frames of a line together, as a segmented scan does

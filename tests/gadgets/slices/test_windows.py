@@ -125,7 +125,7 @@ def test_fixed_windows_follow_each_other_and_the_rest_comes_at_the_end():
         check(window, block, numbers)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.sets(st.integers(1, 23)), st.sampled_from(["sliding", "fixed"]), st.sampled_from([0, 3]), st.booleans())
 def test_how_the_stream_is_cut_changes_nothing(cuts, mode, lines, flagged):
     block = scan(12)

@@ -13,7 +13,7 @@ from gadgets.wire.attributes import meta_entries, read_meta, serialize_meta
 ANYTHING = st.text(st.characters(codec="utf-8", exclude_characters="\r"))
 
 
-@hypothesis_settings(max_examples=100, deadline=None)
+@hypothesis_settings(max_examples=100)
 @given(ANYTHING, st.lists(ANYTHING, min_size=2, max_size=3), st.floats(allow_nan=False, width=32), st.integers())
 def test_every_text_and_number_comes_through(text, values, number, count):
     meta = {"one text": text, "a <list>": values, "number": number, "count": count}

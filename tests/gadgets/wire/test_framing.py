@@ -67,7 +67,7 @@ def test_messages_that_nothing_uses_end_where_they_do(unused):
 @given(
     which=st.lists(st.integers(0, len(ONE_OF_EACH) - 1), max_size=6), sizes=st.lists(st.integers(1, 400), min_size=1)
 )
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_any_messages_in_any_pieces(which, sizes):
     stream = wire(*(ONE_OF_EACH[number] for number in which), Close())
     frames, cut = Frames(dribble(stream, sizes), keep=True), b""
@@ -106,7 +106,7 @@ def test_an_unknown_id_ends_the_stream(number):
 
 
 @given(garbage=st.binary(max_size=1000), number=st.sampled_from([int(number) for number in MessageId]))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_garbage_never_ends_in_another_error(garbage, number):
     frames = Frames(io.BytesIO(framing.U2.pack(number) + garbage).readinto, keep=True, most=1 << 20)
     with pytest.raises(ProtocolError):

@@ -623,7 +623,7 @@ def test_round_trip(message):
 
 
 @given(text=st.text(st.characters(exclude_categories=["Cs"])), number=st.integers(0, 2**64 - 1))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_text_survives(text, number):
     kept = text.rstrip("\0")
     for message, expected in (
@@ -656,7 +656,7 @@ def dribble(stream, sizes):
     sizes=st.lists(st.integers(1, 3000), min_size=1, max_size=6),
     chunk=st.sampled_from([64, 400, 1000, 5000, 1 << 20]),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_readouts_of_varied_shapes_in_random_pieces(runs, sizes, chunk):
     sent = [
         readouts(count, coils, samples, dimensions=dimensions, seed=i, first=100 * i)
@@ -924,7 +924,7 @@ def test_compressed_readout_is_refused(flag):
 
 
 @given(garbage=st.binary(max_size=2000), number=st.sampled_from([int(number) for number in MessageId]))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_garbage_never_ends_in_another_error(garbage, number):
     limits = Limits(1 << 16, 1 << 20, 1 << 20, 1 << 10)
     reader = reader_of(struct.pack("<H", number) + garbage, chunk_bytes=4096, limits=limits)
@@ -936,7 +936,7 @@ def test_garbage_never_ends_in_another_error(garbage, number):
 
 
 @given(position=st.integers(0, 10_000), value=st.integers(0, 255), which=st.integers(0, len(ONE_OF_EACH) - 1))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_one_wrong_byte_never_ends_in_another_error(position, value, which):
     stream = bytearray(wire(ONE_OF_EACH[which], Close()))
     stream[position % len(stream)] = value

@@ -61,7 +61,6 @@ def test_the_span_goes_to_the_border_where_no_more_than_a_gap_is_missing(measure
     assert measured_span(torch.tensor(measured, dtype=torch.bool)) == span
 
 
-@settings(deadline=None)
 @given(n=st.integers(8, 41), step=st.integers(1, 4), offset=st.integers(0, 3), low=st.booleans())
 def test_undersampling_alone_is_not_partial_fourier(n, step, offset, low):
     mask = torch.zeros(3, n, dtype=torch.bool)
@@ -98,7 +97,7 @@ def test_columns_are_an_axis_like_lines():
 # --- POCS -------------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(
     n_y=st.integers(16, 27),
     n_x=st.integers(16, 27),
@@ -122,7 +121,7 @@ def test_pocs_leaves_measured_samples_as_they_are(n_y, n_x, missing, sides, iter
     assert torch.linalg.vector_norm(completed[~measured]) > 0
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(n_y=st.sampled_from([21, 24, 27]), missing=st.integers(3, 7), low=st.booleans())
 def test_a_real_image_is_recovered(n_y, missing, low):
     truth = blob(2, n_y, 16)
@@ -182,7 +181,7 @@ def test_homodyne_is_what_its_definition_says(n, low):
     torch.testing.assert_close(homodyne(partial, partial_extents(mask)), expected.to(torch.complex64))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(n_y=st.sampled_from([21, 27]), missing=st.integers(3, 7), low=st.booleans())
 def test_homodyne_recovers_a_real_image(n_y, missing, low):
     truth = blob(2, n_y, 16)

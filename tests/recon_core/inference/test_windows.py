@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recon_core.inference.windows import over_windows
@@ -16,14 +16,12 @@ def series(n_frames):
     return torch.randn(n_frames, 3, 2, dtype=torch.complex64, generator=torch.Generator().manual_seed(n_frames))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 20))
 def test_what_every_window_gets_right_comes_out_right(n_frames, window):
     truth = series(n_frames)
     torch.testing.assert_close(over_windows(lambda frames: truth[frames], n_frames, window, CPU), truth)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 20))
 def test_windows_are_runs_of_the_cycle(n_frames, window):
     seen = []
@@ -66,7 +64,6 @@ def test_windows_are_blended_by_the_square_of_the_sine():
 # --- series without a period ------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 20))
 def test_without_a_period_no_window_joins_the_ends(n_frames, window):
     truth, seen = series(n_frames), []

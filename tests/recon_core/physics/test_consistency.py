@@ -93,7 +93,7 @@ def cases(draw):
     }
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(cases(), st.sampled_from([1, 3000, None]), st.floats(0, 50))
 def test_every_form_is_its_definition(case, workspace_bytes, weight):
     maps, mask, kspace, image = make(**case)

@@ -13,7 +13,7 @@ def noise(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.complex64, generator=generator)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(size=st.integers(2, 50), taper=st.floats(0, 1), reach=st.floats(1, 30))
 def test_the_window_is_one_at_the_centre_symmetric_and_falls(size, taper, reach):
     window = tukey_window(size, reach, taper)

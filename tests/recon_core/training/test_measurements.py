@@ -214,7 +214,7 @@ def test_a_slice_has_the_average_of_the_frames():
 # --- masks ------------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), frames=st.integers(1, 40), lines=st.integers(24, 200))
 def test_any_mask_has_lines_in_most_frames(seed, frames, lines):
     mask, family = draw_mask(np.random.default_rng(seed), frames, lines)

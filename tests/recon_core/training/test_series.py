@@ -72,7 +72,7 @@ def test_what_is_not_asked_for_is_chosen():
     assert kinds == set(KINDS)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 2**32),
     kind=st.sampled_from(KINDS),

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recon_core.errors import SettingsError
@@ -60,7 +60,6 @@ def test_empty_frames_do_not_count():
     assert scan.acceleration == pytest.approx(64 / mask[0].sum())
 
 
-@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(1, 40), st.randoms(use_true_random=False))
 def test_any_mask_can_be_described(frames, lines, random):
     mask = np.array([[random.random() < 0.4 for _ in range(lines)] for _ in range(frames)])

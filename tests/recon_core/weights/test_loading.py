@@ -257,7 +257,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, suffix, content):
         read_checkpoint(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(form=st.sampled_from(["zip", "legacy", "safetensors"]), data=st.data())
 def test_damage_is_one_of_our_errors_or_another_value(tmp_path, form, data):
     path = tmp_path / ("a.safetensors" if form == "safetensors" else "a.pth")
