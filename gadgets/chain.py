@@ -12,9 +12,10 @@ import dataclasses
 import logging
 import math
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, Protocol
 
 from gadgets.ct import load_ct
 from gadgets.images.image_array import join_series
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from recon_core.ct.placement import PlacedCt
     from recon_core.data import CineSlice, Reconstruction
     from recon_core.options import ReconOptions
+    from recon_core.spread import Spread
 
     #: Called with a slice and its reconstruction.
     Watch = Callable[[CompleteSlice, Reconstruction], None]
@@ -67,6 +69,20 @@ _HANDED_ON: dict[str, tuple[type, ...]] = {
     "images": _IMAGES,
     "all": (*_RAW, *_IMAGES),
 }
+
+
+class _Begun(NamedTuple):
+    """A slice of which the reconstruction has begun."""
+
+    complete: CompleteSlice
+    settings: Settings
+    preview: bool
+    placed: PlacedCt | None
+    """The CT of it, if it has one."""
+    result: Callable[[], Reconstruction]
+    """Gives its reconstruction, or raises why there is none."""
+    seconds: float
+    """How long the begin took."""
 
 
 @dataclass
@@ -147,6 +163,9 @@ class Chain:
         Tells when the message came that was taken last, which may have waited since; as `time.monotonic` does.
     to_gadgetron
         Gadgets come behind; others take images only, whatever the settings say.
+    spread
+        Reconstructs several slices at a time, where they do not depend on each other or on the time; None has the
+        engine do them one after the other.
 
     Raises
     ------
@@ -170,6 +189,7 @@ class Chain:
         budget: Budget | None = None,
         arrived: Callable[[], float] = time.monotonic,
         to_gadgetron: bool = False,
+        spread: Spread | None = None,
     ) -> None:
         self.summary = ScanSummary(problems=problems or Problems())
         if not to_gadgetron:
@@ -198,6 +218,9 @@ class Chain:
         self._buffers = slice_buffers(header, settings, problems, budget)
         self._arrived, self._countdown = arrived, Countdown(settings.compute.deadline)
         self._images = ImageMaker(header, settings, problems, budget)
+        independent = settings.realtime.mode == "off" and not settings.compute.deadline
+        self._spread = spread if independent else None
+        self._begun: deque[_Begun] = deque()  # in order; of all but as many as are done at a time the images are made
         self._spoke_maps: dict[SliceKey, NDArray[np.complex64]] = {}
         self._methods: dict[SliceKey, str] = {}  # by which the slices were made last
         self._ct = load_ct(header, settings, self.summary.problems)
@@ -257,6 +280,8 @@ class Chain:
             yield from self._reconstruct(complete)
         for complete in self._buffers.flush():
             yield from self._reconstruct(complete)
+        while self._begun:
+            yield self._images_of(self._begun.popleft())
         self._check_completeness()
 
     def _slices(self, item: Readouts | ReconData | Bucket) -> Iterator[CompleteSlice]:
@@ -291,33 +316,52 @@ class Chain:
             return None
 
     def _reconstruct(self, complete: CompleteSlice) -> Iterator[Sequence[Image | ImageArray]]:
+        """Begin a slice, and give the images of those that have been under way for longest."""
         settings = self._settings
         preview = settings.series.preview
+        passes = [(settings, False)]
         if preview not in ("none", settings.method):
             alone = dataclasses.replace(settings.finish, g_factor=False, extra_series="none")
-            ahead = dataclasses.replace(settings, method=preview, finish=alone)
-            yield self._images_of(complete, ahead, preview=True)
-        yield self._images_of(complete, settings)
+            passes.insert(0, (dataclasses.replace(settings, method=preview, finish=alone), True))
+        for one, is_preview in passes:
+            self._begun.append(self._begin(complete, one, preview=is_preview))
+            while len(self._begun) > (self._spread.count if self._spread else 0):
+                yield self._images_of(self._begun.popleft())
 
-    def _images_of(
-        self, complete: CompleteSlice, settings: Settings, *, preview: bool = False
-    ) -> Sequence[Image | ImageArray]:
-        """Reconstruct a slice; a failure is noted, and gives no images."""
-        with self.summary.run(f"{describe(complete.key)} with {settings.method}"):
-            images = self._single_images(complete, settings, preview=preview)
-        if not preview:
-            self.summary.reconstructed += int(complete.lines.sum())
-        return images if settings.images.emit == "images" else [*join_series(images)]
-
-    def _single_images(self, complete: CompleteSlice, settings: Settings, *, preview: bool) -> list[Image]:
-        """Reconstruct a slice to one image for every frame, and the further images."""
+    def _begin(self, complete: CompleteSlice, settings: Settings, *, preview: bool) -> _Begun:
+        """Begin the reconstruction of a slice; what fails is raised by its result."""
+        began, placed = time.perf_counter(), None
+        result: Callable[[], Reconstruction]
         try:
-            engine = self._engine()
-            begin = time.perf_counter()
-            on_grid = complete.cine.trajectory is None
-            placed = self._ct.place(complete) if self._ct and on_grid and not preview else None
-            complete = self._assembled(complete, settings, engine, placed)
-            reconstruction = engine.reconstruct(complete.cine, self._in_time(settings))
+            with self.summary.run(_name(complete, settings)):
+                engine = self._engine()
+                began = time.perf_counter()
+                on_grid = complete.cine.trajectory is None
+                placed = self._ct.place(complete) if self._ct and on_grid and not preview else None
+                complete = self._assembled(complete, settings, engine, placed)
+                cine, options = complete.cine, self._in_time(settings)
+                spread = self._spread
+                result = spread.begin(cine, options) if spread else partial(engine.reconstruct, cine, options)
+        except Exception as error:  # noqa: BLE001 - noted where the images would be made
+            result = partial(_fail, error)
+        return _Begun(complete, settings, preview, placed, result, time.perf_counter() - began)
+
+    def _images_of(self, begun: _Begun) -> Sequence[Image | ImageArray]:
+        """Make the images of a slice; a failure is noted, and gives no images."""
+        with self.summary.run(_name(begun.complete, begun.settings)):
+            images = self._single_images(begun)
+        if not begun.preview:
+            self.summary.reconstructed += int(begun.complete.lines.sum())
+        return images if begun.settings.images.emit == "images" else [*join_series(images)]
+
+    def _single_images(self, begun: _Begun) -> list[Image]:
+        """Make one image for every frame of a slice, and the further images."""
+        complete, settings, preview, placed, result, seconds = begun
+        try:
+            began = time.perf_counter()
+            reconstruction = result()
+            if self._spread:  # which had others to do meanwhile
+                began = time.perf_counter() - sum(reconstruction.seconds.values())
             if complete.cine.trajectory is not None and self._settings.realtime.mode != "off":
                 self._spoke_maps.setdefault(complete.key, reconstruction.maps)
             shown = complete
@@ -334,7 +378,7 @@ class Chain:
             logger.exception("unexpected error")
             self._note_failure(complete, f"unexpected error: {type(error).__name__}: {error}")
             return []
-        self._count(complete, reconstruction, settings, len(images), time.perf_counter() - begin)
+        self._count(complete, reconstruction, settings, len(images), seconds + time.perf_counter() - began)
         if not preview:
             self._methods[complete.key] = reconstruction.method
             # beats, sets and repetitions are of one slice
@@ -447,6 +491,14 @@ class Chain:
             text = f"{absent.promised} of the slices that the header promises never came"
             remedy = "the scan ended early" if absent.cut_short else "the header's limits are larger than the scan"
             problems.add(Kind.ABSENT_SLICES, f"{text}; {remedy}", damage=absent.cut_short)
+
+
+def _name(complete: CompleteSlice, settings: Settings) -> str:
+    return f"{describe(complete.key)} with {settings.method}"
+
+
+def _fail(error: Exception) -> NoReturn:
+    raise error
 
 
 def _is_doubtful(reconstruction: Reconstruction, settings: Settings) -> bool:

@@ -47,7 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group", default="dataset", help="HDF5 group (default: %(default)s)")
     text = "replace all images, also those that no batch has made"
     parser.add_argument("--overwrite", action="store_true", help=text)
-    text = "how many scans are reconstructed at a time (default: one for each GPU, else the cores over --threads)"
+    text = (
+        "how many scans are reconstructed at a time, or slices where there are fewer scans (default: one for each GPU, "
+        "else cores over --threads)"
+    )
     parser.add_argument("--processes", type=within(int, 1, 10_000), default=0, metavar="N", help=text)
     text = (
         "threads of each process (default: 1, or OMP_NUM_THREADS); a slice gains little from a second one, and the "

@@ -88,6 +88,7 @@ class Batch:
         self._workers = workers
         self._queue = deque(row for row in self.rows if row.entry.job is not None)
         self._running: dict[str, Row] = {}  # by output
+        self._helpers: Counter[str] = Counter()  # of those that run: how many further workers each has
         self._next_table = 0.0
         self.table_is_written = False
         for row in self.rows:
@@ -128,7 +129,7 @@ class Batch:
             self.table_is_written = True
 
     def _submit(self) -> None:
-        while self._queue and len(self._running) < self._workers.count:
+        while self._queue and (free := self._workers.count - len(self._running) - self._helpers.total()) > 0:
             row = self._queue[0]
             alone = row.tries == TRIES - 1
             if self._running and (alone or any(one.tries == TRIES for one in self._running.values())):
@@ -137,10 +138,13 @@ class Batch:
             row.tries += 1
             job = _job_of(row)
             self._running[job.output] = row
-            self._workers.submit(job)
+            # after a death less is taken, which may have been for want of memory
+            self._helpers[job.output] = max(0, free // (1 + len(self._queue)) - 1) if row.tries == 1 else 0
+            self._workers.submit(job, self._helpers[job.output])
 
     def _take(self, event: Event, progress: BatchProgress) -> None:
         row = self._running.pop(event.job.output)
+        del self._helpers[event.job.output]
         for level, line in event.log:
             logger.log(level, "%s: %s", row.entry.source, line)
         outcome = event.outcome or made_by(event.job)  # it may have died just behind its last step

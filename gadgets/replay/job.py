@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -19,9 +20,10 @@ from recon_core.api import shared_engine
 from recon_core.budget import return_freed, share_freed
 from recon_core.errors import CinestreamError
 from recon_core.own_methods import allow_methods
+from recon_core.spread import HelperProcess, Spread
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from gadgets.chain import ScanSummary
     from gadgets.images.maker import CineImage
@@ -116,13 +118,26 @@ class JobRunner:
         """What must be the same everywhere."""
         return versions()
 
-    def run(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        """Do a job, given by the fields of `Job`; gives those of an `Outcome`, and lines of the log as ``log``."""
-        outcome, lines = self._run(Job(**job)), self._lines.taken()
+    def run(self, job: Mapping[str, Any], helpers: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+        """Do a job.
+
+        Parameters
+        ----------
+        job
+            Fields of a `Job`.
+        helpers
+            Environments of further processes that reconstruct slices of it.
+
+        Returns
+        -------
+        dict
+            Fields of an `Outcome`, and lines of the log as ``log``.
+        """
+        outcome, lines = self._run(Job(**job), helpers), self._lines.taken()
         return_freed()
         return {**asdict(outcome), "log": lines}
 
-    def _run(self, job: Job) -> Outcome:
+    def _run(self, job: Job, helpers: Sequence[Mapping[str, str]]) -> Outcome:
         from gadgets.replay.to_file import replay
 
         methods, begin = _Methods(), time.perf_counter()
@@ -145,17 +160,19 @@ class JobRunner:
 
         try:
             Path(job.output).parent.mkdir(parents=True, exist_ok=True)
-            replay(
-                Path(job.source),
-                Path(job.output),
-                apply(Settings(), job.settings),
-                shared_engine,
-                group=job.group,
-                overwrite=True,
-                collector=methods,
-                record=record,
-                progress=False,
-            )
+            with _spread(helpers) as spread:
+                replay(
+                    Path(job.source),
+                    Path(job.output),
+                    apply(Settings(), job.settings),
+                    shared_engine,
+                    group=job.group,
+                    overwrite=True,
+                    collector=methods,
+                    record=record,
+                    progress=False,
+                    spread=spread,
+                )
             return outcome
         except CinestreamError as error:
             failure = Outcome.failure(str(error))
@@ -166,6 +183,16 @@ class JobRunner:
             failure = Outcome.failure(f"unexpected error: {type(error).__name__}: {error}")
         failure.seconds, failure.worker = round(time.perf_counter() - begin, 3), self.name
         return failure
+
+
+@contextlib.contextmanager
+def _spread(helpers: Sequence[Mapping[str, str]]) -> Iterator[Spread | None]:
+    """Processes that help with a scan; None without any."""
+    if not helpers:
+        yield None
+        return
+    with contextlib.closing(Spread(shared_engine, [HelperProcess(environment) for environment in helpers])) as spread:
+        yield spread
 
 
 def versions() -> dict[str, str]:
@@ -194,7 +221,7 @@ def work(connection: socket.socket, level: int) -> None:
         lines.write(json.dumps(runner.versions()) + "\n")
         lines.flush()
         for line in lines:
-            lines.write(json.dumps(runner.run(json.loads(line))) + "\n")
+            lines.write(json.dumps(runner.run(*json.loads(line))) + "\n")
             lines.flush()
 
 

@@ -86,7 +86,7 @@ class RayWorkers:
         """How many jobs run at a time: a cluster may give workers later, or take them away."""
         return len(self._idle) + len(self._running)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, helpers: int = 0) -> None:  # noqa: ARG002 - a cluster has none
         """Begin a job."""
         actor = self._idle.pop()
         self._running[actor.run.remote(asdict(job))] = actor, job

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gadgets.wire.messages import Message
     from recon_core.data import Reconstruction
     from recon_core.engine import Engine
+    from recon_core.spread import Spread
 
 
 class Collector(Protocol):
@@ -53,6 +54,7 @@ def replay(
     noise_store: NoiseStore | None = None,
     record: Callable[[ScanSummary], str] | None = None,
     progress: bool = True,
+    spread: Spread | None = None,
 ) -> tuple[ScanHeader, ScanSummary]:
     """Reconstruct a raw file.
 
@@ -61,7 +63,7 @@ def replay(
     source
         ISMRMRD HDF5 file, or a stream as ``--save-raw`` leaves it.
     output
-        HDF5 file for the images; those of a slice are on disk before the next readouts are read.
+        HDF5 file for the images; without `spread` those of a slice are on disk before the next readouts are read.
     settings
         The pipeline's settings.
     engine
@@ -80,6 +82,8 @@ def replay(
         Called at the end; what it gives is kept in the output, for `gadgets.files.images.read_record`.
     progress
         Show a progress bar if a person is watching.
+    spread
+        Reconstructs several slices at a time; None has the engine do them one after the other.
 
     Returns
     -------
@@ -95,7 +99,7 @@ def replay(
     with open_scan(source, group) as scan:
         header = parse_header(scan.header)
         watch = collector.watch if collector else None
-        chain = Chain(header, settings, engine, watch=watch, noise=NoiseSources(noise, noise_store))
+        chain = Chain(header, settings, engine, watch=watch, noise=NoiseSources(noise, noise_store), spread=spread)
         with (
             ImageFile(output, group, header=scan.header, overwrite=overwrite) as images,
             Progress(scan.readouts, chain.summary, shown=progress) as bar,

@@ -38,10 +38,10 @@ class Workers(Protocol):
 
     @property
     def count(self) -> int:
-        """How many jobs may run at a time just now."""
+        """How many jobs may run at a time just now, with their helpers."""
 
-    def submit(self, job: Job) -> None:
-        """Begin a job; no more than `count` may run."""
+    def submit(self, job: Job, helpers: int = 0) -> None:
+        """Begin a job; further workers that are idle may help with its slices."""
 
     def wait(self, seconds: float) -> list[Event]:
         """Wait for jobs to end, for so long at most.
@@ -93,17 +93,19 @@ class ProcessWorkers:
         """Numbers of the processes that are at work."""
         return [one.child.pid for one in self._workers if one is not None and one.job is not None]
 
-    def submit(self, job: Job) -> None:
-        """Begin a job; a process is started where there is none."""
+    def submit(self, job: Job, helpers: int = 0) -> None:
+        """Begin a job; a process is started where there is none, and with the job those that help with it."""
         for number, one in enumerate(self._workers):
             if one is not None and one.job is None and one.child.has_ended:
                 self._drop(number)
-        idle = [number for number, one in enumerate(self._workers) if one is None or one.job is None]
-        number = next((number for number in idle if self._workers[number] is not None), idle[0])
+        lent = {number for one in self._workers if one is not None for number in one.lent}
+        idle = [number for number, one in enumerate(self._workers) if number not in lent and not (one and one.job)]
+        idle.sort(key=lambda number: self._workers[number] is None)
+        number, *others = idle[: 1 + helpers]
         worker = self._workers[number]
         if worker is None:
             worker = self._workers[number] = _Worker(self._level, self._environments[number])
-        worker.begin(job)
+        worker.begin(job, {one: self._environments[one] for one in others})
 
     def wait(self, seconds: float) -> list[Event]:
         """Wait for jobs to end, for so long at most."""
@@ -141,7 +143,7 @@ class ProcessWorkers:
         if not worker.is_ready:
             worker.is_ready, self._false_starts = True, 0
             return None
-        worker.job = None
+        worker.job, worker.lent = None, []
         return event_of(job, json.loads(line))
 
     def _drop(self, number: int) -> int | None:
@@ -155,14 +157,15 @@ class _Worker:
     def __init__(self, level: int, environment: dict[str, str]) -> None:
         self.child = Child(_TARGET, {"level": level}, environment)
         self.job: Job | None = None
+        self.lent: list[int] = []  # numbers of the workers in the place of which processes help with the job
         self.is_ready = False
         self._lines: BinaryIO = self.child.socket.makefile("rb")
 
-    def begin(self, job: Job) -> None:
-        """Give it a job; that it is dead shows when it is read from."""
-        self.job = job
+    def begin(self, job: Job, helpers: dict[int, dict[str, str]]) -> None:
+        """Give it a job, with the environments of processes that help; that it is dead shows when it is read from."""
+        self.job, self.lent = job, [*helpers]
         with contextlib.suppress(OSError):
-            self.child.socket.sendall(json.dumps(asdict(job)).encode() + b"\n")
+            self.child.socket.sendall(json.dumps([asdict(job), [*helpers.values()]]).encode() + b"\n")
 
     def read(self) -> bytes:
         """Read a whole line; empty if the process has ended."""

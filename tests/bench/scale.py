@@ -1,4 +1,4 @@
-"""Measure many scans and many connections: ``python -m tests.bench.scale [batch] [kills] [front] [plan]``.
+"""Measure many scans and many connections: ``python -m tests.bench.scale [batch] [slices] [kills] [front] [plan]``.
 
 Prints the figures of docs/scale.md. Ratios are of one run; not a test: a loaded machine would fail it without a fault
 of the code.
@@ -43,14 +43,14 @@ from recon_core.api import shared_engine
 from recon_core.children import Child
 from tests.helpers.image_files import contents
 
-SCANS, KILLS = 40, 20
+SCANS, KILLS, LARGE = 40, 20, 10
 PLAN = {"matrix_x": 128, "matrix_y": 112, "frames": 16, "coils": 8, "slices": 3}
 METHOD = "cg_sense"
 COILS, SAMPLES, READOUTS, REPETITION_MS = 32, 512, 6000, 2.5
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or ["batch", "kills", "front", "plan"]
+    wanted = sys.argv[1:] or ["batch", "slices", "kills", "front", "plan"]
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -62,6 +62,8 @@ def main() -> None:
                 truth.unlink()
         if "batch" in wanted:
             batch(folder)
+        if "slices" in wanted:
+            slices(folder)
         if "kills" in wanted:
             kills(folder)
         if "front" in wanted:
@@ -86,25 +88,42 @@ WAYS = {
 def batch(folder: Path) -> None:
     raw = folder / "raw"
     size = sum(path.stat().st_size for path in raw.iterdir()) / SCANS / 1e6
-    seconds = {}
-    for name, options in WAYS.items():
-        print(f"load average {os.getloadavg()[0]:.1f}", file=sys.stderr)
-        output = folder / name.replace(" ", "_")
-        line = [sys.executable, "-m", "gadgets", "batch", str(raw), "-p", METHOD, "-o", str(output), *options]
-        begin, cpu = time.perf_counter(), _cpu_of_children()
-        subprocess.run(line, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        seconds[name] = time.perf_counter() - begin
-        cpu = _cpu_of_children() - cpu
-        assert len(list(output.glob("*.h5"))) == SCANS
-        ratio = seconds["1 process"] / seconds[name]
-        row(
-            f"{SCANS} scans of {size:.1f} MB with {METHOD}, {name}",
-            f"{seconds[name]:.1f} s, {cpu:.0f} s of CPU; {ratio:.2f}x",
-        )
+    _compare(folder, raw, f"{SCANS} scans of {size:.1f} MB with {METHOD}", WAYS)
     line = [sys.executable, "-m", "gadgets", "batch", str(raw), "-p", METHOD, "-o", str(folder / "2_processes")]
     begin = time.perf_counter()
     subprocess.run(line, check=True, stdout=subprocess.DEVNULL)
     row("the same again, nothing left to do", f"{time.perf_counter() - begin:.1f} s")
+
+
+def slices(folder: Path) -> None:
+    """One scan of many slices, which several processes share."""
+    raw = folder / "large"
+    raw.mkdir()
+    write_simulation(ScanPlan(slices=LARGE), raw / "large.h5")
+    size = (raw / "large.h5").stat().st_size / 1e6
+    for method in ("cg_sense", "kt_sense"):
+        ways = {f"{count} process{'es' * (count > 1)}": ["--processes", str(count)] for count in (1, 2)}
+        outputs = _compare(
+            folder / method, raw, f"1 scan of {LARGE} slices, {size:.0f} MB, with {method}", ways, method
+        )
+        assert contents(outputs[0] / "large.h5") == contents(outputs[1] / "large.h5")
+
+
+def _compare(folder: Path, raw: Path, what: str, ways: dict[str, list[str]], method: str = METHOD) -> list[Path]:
+    """Reconstruct the files of a folder in several ways, with time and CPU of each; gives the folders of images."""
+    seconds, outputs = [], []
+    for name, options in ways.items():
+        print(f"load average {os.getloadavg()[0]:.1f}", file=sys.stderr)
+        output = folder / name.replace(" ", "_")
+        line = [sys.executable, "-m", "gadgets", "batch", str(raw), "-p", method, "-o", str(output), *options]
+        begin, cpu = time.perf_counter(), _cpu_of_children()
+        subprocess.run(line, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        seconds.append(time.perf_counter() - begin)
+        outputs.append(output)
+        cpu = _cpu_of_children() - cpu
+        assert len(list(output.glob("*.h5"))) == len(list(raw.glob("*.h5")))
+        row(f"{what}, {name}", f"{seconds[-1]:.1f} s, {cpu:.0f} s of CPU; {seconds[0] / seconds[-1]:.2f}x")
+    return outputs
 
 
 def _cpu_of_children() -> float:

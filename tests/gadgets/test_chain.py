@@ -787,6 +787,65 @@ def test_a_method_is_no_preview_of_itself():
     assert len(images) == FRAMES
 
 
+# --- slices at a time -------------------------------------------------------------------------------------------------
+
+
+class Together:
+    """Has several slices under way at a time, as a `recon_core.spread.Spread` has."""
+
+    count = 2
+
+    def __init__(self, engine):
+        self.engine, self.under_way, self.most = engine, 0, 0
+
+    def begin(self, cine, options):
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        return lambda: self._end(cine, options)
+
+    def _end(self, cine, options):
+        self.under_way -= 1
+        return self.engine.reconstruct(cine, options)
+
+
+def spread_and_plain(items, fails=(), **chosen):
+    """Images and problems with several slices at a time, and with one; and how many there were at most."""
+    found = []
+    for wanted in (True, False):
+        engine = PlainEngine(fails)
+        together = Together(engine)
+        settings = Settings.of(**{"method": "zero_filled", "device": "cpu", **chosen})
+        run = Chain(header(), settings, engine, spread=together if wanted else None)
+        images = [(image.header.tobytes(), image.data.tobytes(), image.attributes) for image in run(items)]
+        problems = [str(problem) for problem in run.summary.problems]
+        found += [(images, problems, run.summary.reconstructed, run.summary.slices), together.most]
+    return found[0], found[2], found[1]
+
+
+@pytest.mark.parametrize("chosen", [{}, {"preview": "cg_sense", "method": "kt_sense"}, {"series_by": "slice"}])
+@pytest.mark.parametrize("fails", [(), (1,), (0, 3)])
+def test_slices_at_a_time_give_the_same_in_the_same_order(chosen, fails):
+    at_once, alone, most = spread_and_plain([noise(), *(scan()[i : i + 7] for i in range(0, 120, 7))], fails, **chosen)
+    assert at_once == alone
+    assert len(alone[0]) >= 2 * FRAMES
+    assert most == Together.count + 1, "one waits, so that nobody has nothing to do"
+
+
+def test_a_slice_that_cannot_be_begun_is_noted_in_its_turn():
+    items = [scan()[:3], scan()[30:]]  # too few lines of the first slice
+    items[0].headers["idx"]["kspace_encode_step_1"][:] = 0
+    at_once, alone, _ = spread_and_plain(items)
+    assert at_once == alone
+
+
+@pytest.mark.parametrize("chosen", [{"realtime": "sliding"}, {"method": "auto", "deadline": 5}])
+def test_slices_that_depend_on_others_or_on_the_time_are_made_one_after_the_other(chosen):
+    together = Together(Engine("cpu"))
+    run = Chain(header(), Settings.of(device="cpu", **chosen), lambda: together.engine, spread=together)
+    assert list(run([scan()]))
+    assert together.most == 0
+
+
 # --- partial Fourier --------------------------------------------------------------------------------------------------
 
 

@@ -30,12 +30,14 @@ class Scripted:
         self._script = script
         self._held = held  # ends when no other runs
         self.begun = []
+        self.helpers = []
         self.together = []
         self._running = []
         self.closed = 0
 
-    def submit(self, job):
+    def submit(self, job, helpers=0):
         assert len(self._running) < self.count
+        self.helpers.append(helpers)
         self.begun.append(Path(job.source).name)
         self._running.append(job)
 
@@ -64,8 +66,8 @@ def entries(tmp_path):
     return make_plan(sources, Settings(), "dataset")
 
 
-def run(entries, script, held=""):
-    workers = Scripted(script, held=held)
+def run(entries, script, held="", count=2):
+    workers = Scripted(script, count, held)
     batch = Batch(entries, Table(entries[0].output.parent / TABLE), workers)
     lines = []
     with BatchProgress(entries, lines.append, seconds=0) as progress:
@@ -119,6 +121,22 @@ def test_one_that_kills_every_worker_is_given_up_and_hurts_no_other_at_last(entr
     assert batch.rows[0].outcome.failed
     assert "may need more memory" in batch.rows[0].outcome.problems[0]
     assert [row.outcome.word for row in batch.rows[1:5]] == ["done"] * 4
+
+
+@pytest.mark.parametrize(
+    ("count", "helpers"),
+    [(2, [0] * 5), (5, [0] * 5), (8, [0, 0, 1, 1, 1]), (10, [1] * 5), (13, [1, 1, 2, 2, 2])],
+)
+def test_workers_that_would_be_idle_help(count, helpers, entries):
+    _, workers, _ = run(entries, lambda *_: Outcome(), count=count)
+    assert workers.helpers == helpers
+
+
+def test_places_of_helpers_are_free_again_after_their_scan(entries):
+    _, workers, _ = run(entries[:1], lambda _, tries: "it was killed" if tries == 1 else Outcome(), count=4)
+    assert workers.helpers == [3, 0], "less is taken after a death"
+    _, workers, _ = run(entries[1:4], lambda *_: Outcome(), count=3)
+    assert workers.helpers == [0, 0, 0]
 
 
 def test_two_that_kill_every_worker_do_not_hold_each_other_up(entries):

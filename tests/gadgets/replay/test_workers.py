@@ -19,7 +19,9 @@ from gadgets.settings.settings import Settings, apply, changed_settings
 from gadgets.simulation import ScanPlan, write_simulation
 from recon_core.api import shared_engine
 from recon_core.errors import ResourceError
+from tests.gadgets.connection.test_front import children_of
 from tests.helpers.image_files import contents
+from tests.helpers.peers import wait_until
 from tests.recon_core.test_children import is_running
 
 SETTINGS = Settings.of(method="cg_sense", iterations=4, series=3, extra_series="zero_filled")
@@ -153,6 +155,47 @@ def test_whoever_is_killed_at_any_time_all_images_are_those_of_replay(archive, t
     with (output / "outcomes.csv").open(encoding="utf-8") as file:
         assert [row["outcome"] for row in csv.DictReader(file)] == ["done"] * 6
     assert not [pid for pid in pids if is_running(pid)]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A raw file of many slices, and the images that replay makes of it."""
+    folder = tmp_path_factory.mktemp("large")
+    write_simulation(ScanPlan(matrix_x=48, matrix_y=40, frames=4, slices=12, coils=3), folder / "0.h5")
+    replay(folder / "0.h5", folder / "replayed.h5", SETTINGS, shared_engine)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", ["nobody", "helper", "worker"])
+def test_slices_of_one_scan_are_those_of_replay_whoever_makes_them(large, killed, tmp_path):
+    (tmp_path / "out").mkdir()
+    entries = make_plan([(large / "0.h5", tmp_path / "out" / "0.h5")], SETTINGS, "dataset")
+    workers, pids = ProcessWorkers(3, 1, logging.INFO), set()
+    wait = workers.wait
+
+    def watching(seconds):
+        mine = workers.pids
+        helpers = [pid for parent in mine for pid in children_of(parent)]
+        pids.update(mine, helpers)
+        if killed != "nobody" and len(helpers) == 2 and not watching.done:
+            time.sleep(1.0 if killed == "worker" else 0.0)
+            os.kill((helpers if killed == "helper" else mine)[0], signal.SIGKILL)
+            watching.done = True
+        return wait(min(seconds, 0.05))
+
+    watching.done = False
+    workers.wait = watching
+    batch = Batch(entries, Table(tmp_path / "out" / TABLE), workers)
+    with BatchProgress(entries, print) as progress:
+        batch.run(progress)
+    (row,) = batch.rows
+    assert (row.outcome.word, row.outcome.slices, row.outcome.problems) == ("done", 12, [])
+    assert contents(entries[0].output) == contents(large / "replayed.h5")
+    assert len(pids) == {"nobody": 3, "helper": 3, "worker": 4}[killed]
+    assert row.tries == (2 if killed == "worker" else 1)
+    wait_until(lambda: not [pid for pid in pids if is_running(pid)])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.h5", "outcomes.csv"]
 
 
 def read_outcome_of(path):
