@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recon_core.training.measurements import COILS, SNR, draw_mask
+from recon_core.training.measurements import COILS, SNR, draw_mask, draw_points
 from recon_core.trust.ranges import PATTERNS, Sampling, TrainingRange
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ def covered(plan: TrainingPlan, fewest: int = 1) -> TrainingRange:
     scans = []
     for _ in range(_DRAWS):
         lines = 2 * int(rng.integers(least // 2, most // 2 + 1))
-        mask, _ = draw_mask(rng, max(fewest, int(rng.integers(plan.frames[0], plan.frames[1] + 1))), lines)
+        frames = max(fewest, int(rng.integers(plan.frames[0], plan.frames[1] + 1)))
+        points = plan.points > 0 and rng.random() < plan.points  # nothing else is drawn for a plan without
+        mask = draw_points(rng, frames, (lines, lines)) if points else draw_mask(rng, frames, lines)[0]
         scans.append(Sampling.of(mask, 1, lines))
 
     def extremes(values: list[float]) -> tuple[float, float]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from recon_core.weights.manifest import WeightsEntry
 
 _PICTURES = " and series made of the Sunnybrook Cardiac Data (CC0)"
-_RECIPE = ("seed", "loss", "rate", "schedule", "frames", "lines", "width", "precision")
+_RECIPE = ("seed", "loss", "rate", "schedule", "frames", "lines", "width", "points", "precision")
 
 
 def export(trainer: Trainer, findings: list[Finding], folder: Path, *, source: str = "") -> WeightsEntry:

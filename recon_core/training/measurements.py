@@ -14,11 +14,13 @@ from recon_core.data import HybridSlice
 from recon_core.inference.start import with_start
 from recon_core.options import MapOptions
 from recon_core.physics.fourier import fft, ifft
+from recon_core.points.slice import PointSlice, average_of_points, reference_of_points
 from recon_core.simulate.coils import coil_maps, noise_covariance
 from recon_core.simulate.sampling import (
     golden_mask,
     interleaved_mask,
     partial_fourier_mask,
+    pseudo_radial_mask,
     uniform_mask,
     variable_density_mask,
 )
@@ -37,6 +39,8 @@ _COIL_SHARES = (0.02, 0.04, 0.06, 0.08, 0.2, 0.27, 0.17, 0.07, 0.05, 0.03, 0.01)
 SNR = (12.0, 1000.0)
 _TRUE_MAPS = 0.15  # probability that the network gets the true maps instead of their estimate
 _MOST_IMAGES = 400  # frames times coils
+_SPOKES = (2.5, 24.0)  # full spokes that would make complete k-space, over those of a frame: least and most
+_TURNING = 0.7  # probability that the spokes of points turn from frame to frame
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Measurement:
     hybrid: torch.Tensor
     """``(frame, coil, ky, x)`` complex64, zero where nothing was measured."""
     mask: torch.Tensor
-    """``(frame, ky)`` bool."""
+    """``(frame, ky)`` bool, or ``(frame, ky, kx)`` of points."""
     maps: torch.Tensor
     """``(coil, y, x)`` complex64, those for the network."""
     target: torch.Tensor
@@ -56,7 +60,7 @@ class Measurement:
     anatomy: torch.Tensor
     """``(y, x)`` float32 between 0 and 1, see `recon_core.training.series.Series`."""
     family: str
-    """One of `FAMILIES`."""
+    """One of `FAMILIES`, ``points``, or ``given``."""
     start: torch.Tensor | None = None
     """``(frame, y, x)`` complex64, the image that a network starts from; None is the zero-filled one."""
 
@@ -70,8 +74,16 @@ class Measurement:
         """
         return replace(self, start=with_start(self.slice(), start).start)
 
+    def width_of_crop(self, width: int) -> int:
+        """Columns of a crop: so many, as far as there are, or all of them where points were measured."""
+        columns = self.maps.shape[-1]
+        return columns if self.mask.ndim > 2 else min(width, columns)
+
     def crop(self, first: int, width: int) -> Measurement:
-        """Cut columns out. All lines, frames and coils stay, and x is no longer encoded, so the physics is exact."""
+        """Cut columns out. All lines, frames and coils stay, and x is no longer encoded, so the physics is exact.
+
+        With a mask of points x is encoded too, and nothing can be cut: see `width_of_crop`.
+        """
         columns = slice(first, first + width)
         return replace(
             self,
@@ -84,10 +96,11 @@ class Measurement:
 
     def slice(self) -> HybridSlice:
         """As input of the methods."""
-        reference, measured = time_average(self.hybrid, self.mask)
-        return HybridSlice(
-            self.hybrid, self.mask, self.maps, reference, measured, self.noise_variance, start=self.start
-        )
+        _, reference, measured = _averaged(self.hybrid, self.mask)
+        rest = (self.maps, reference, measured, self.noise_variance)
+        if self.mask.ndim > 2:
+            return PointSlice(self.hybrid, self.mask.any(-1), *rest, start=self.start, points=self.mask)
+        return HybridSlice(self.hybrid, self.mask, *rest, start=self.start)
 
 
 def draw_mask(rng: np.random.Generator, frames: int, lines: int) -> tuple[NDArray[np.bool_], str]:
@@ -126,6 +139,16 @@ def draw_mask(rng: np.random.Generator, frames: int, lines: int) -> tuple[NDArra
     return mask, family
 
 
+def draw_points(rng: np.random.Generator, frames: int, matrix: tuple[int, int]) -> NDArray[np.bool_]:
+    """Draw the points ``(frame, ky, kx)`` that are measured, next to spokes; parameters as of `draw_mask`."""
+    complete = np.pi / 2 * max(matrix)  # spokes
+    spokes = max(2, round(complete / float(np.exp(rng.uniform(*np.log(_SPOKES))))))
+    first = int(rng.integers(frames))  # so that not all begin with the same angles
+    if rng.random() < _TURNING:
+        return pseudo_radial_mask(first + frames, *matrix, spokes)[first:]
+    return pseudo_radial_mask(first + 1, *matrix, spokes)[[first] * frames]
+
+
 def measure(
     seed: tuple[int, ...],
     series: Series,
@@ -143,14 +166,16 @@ def measure(
     series
         The truth.
     mask, n_coils, snr
-        Chosen at random where None. The noise of a pixel of the complete image, before any combination with time, is
-        the brightest tissue over `snr`.
+        Chosen at random where None, the mask by `draw_mask`; it may be one of points, ``(frame, ky, kx)``. The noise of
+        a pixel of the complete image, before any combination with time, is the brightest tissue over `snr`.
     """
     rng = np.random.default_rng([*seed, 202])
     n_frames, ny, nx = series.image.shape
     family = "given"
     if mask is None:
         mask, family = draw_mask(rng, n_frames, ny)
+    elif mask.ndim > 2:
+        family = "points"
     if n_coils is None:
         usual = [n for n in COILS if n * n_frames <= _MOST_IMAGES or n == COILS[0]]
         shares = np.array(_COIL_SHARES[: len(usual)])
@@ -159,7 +184,7 @@ def measure(
 
     true_maps = torch.from_numpy(_draw_maps(rng, n_coils, (ny, nx)))
     image = torch.from_numpy(series.image)
-    lines = torch.from_numpy(mask)
+    sampled = torch.from_numpy(mask)
     complete = fft(true_maps * image[:, None], (-2,))
     noise = torch.from_numpy(rng.standard_normal((*complete.shape, 2), np.float32)).view_as(
         torch.view_as_real(complete)
@@ -167,25 +192,42 @@ def measure(
     # the maps are of unit norm in the middle of the array, so that the sum of the coils has this noise too
     noise_deviation = 1 / snr
     noisy = complete + torch.view_as_complex(noise) * (noise_deviation / 2**0.5)
-    hybrid = noisy * lines[:, None, :, None]
+    hybrid = _sampled(noisy, sampled)
 
-    reference, measured = time_average(hybrid, lines)
+    average, reference, measured = _averaged(hybrid, sampled)
     if rng.random() < _TRUE_MAPS:
         maps = true_maps / torch.linalg.vector_norm(true_maps, dim=0).clamp(min=1e-6)
     else:
         maps, _ = estimate_maps(reference, measured, MapOptions())
     target = (maps.conj() * ifft(complete, (-2,))).sum(1)
-    peak = float((maps.conj() * ifft(reference, (-2,))).sum(0).abs().max())
+    peak = float((maps.conj() * ifft(average, (-2,))).sum(0).abs().max())
     scale = 1 / max(peak, 1e-6)
     return Measurement(
         hybrid=hybrid * scale,
-        mask=lines,
+        mask=sampled,
         maps=maps,
         target=target * scale,
         noise_variance=(noise_deviation * scale) ** 2,
         anatomy=torch.from_numpy(series.anatomy),
         family=family,
     )
+
+
+def _sampled(hybrid: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """What a mask of lines or points leaves of complete data ``(frame, coil, ky, x)``."""
+    if mask.ndim > 2:
+        return ifft(fft(hybrid, (-1,)) * mask[:, None], (-1,))
+    return hybrid * mask[:, None, :, None]
+
+
+def _averaged(hybrid: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Average of the frames, and what coil maps are made from: both ``(coil, ky, x)``, and the lines of the latter."""
+    if mask.ndim > 2:
+        kspace = fft(hybrid, (-1,))
+        average, _ = average_of_points(kspace, mask)
+        return ifft(average, (-1,)), *reference_of_points(kspace, mask)
+    reference, measured = time_average(hybrid, mask)
+    return reference, reference, measured
 
 
 def _draw_maps(rng: np.random.Generator, n_coils: int, matrix: tuple[int, int]) -> NDArray[np.complex64]:

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from recon_core.diffusion.loss import denoising_loss, draw_times
 from recon_core.methods import find_method, load_target
-from recon_core.physics.consistency import DataConsistency
 from recon_core.training.losses import LOSSES, structural_similarity
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def image_objective(network: Network, scan: Measurement, loss: str, rng: np.rand
     if network.maximum_frames is not None:
         frames = (int(rng.integers(len(target))) + torch.arange(network.maximum_frames)) % len(target)
         first = None if data.start is None else data.start[frames]
-        data = dataclasses.replace(data, hybrid=data.hybrid[frames], mask=data.mask[frames], start=first)
+        data = dataclasses.replace(data.select(frames), start=first)
         target = target[frames]
     return LOSSES[loss](network.reconstruct(data), target)
 
@@ -87,7 +86,7 @@ def denoising_objective(network: DSTDM, scan: Measurement, loss: str, rng: np.ra
 
 def assisted_objective(network: ATLFNet, scan: Measurement, loss: str, rng: np.random.Generator) -> torch.Tensor:
     """Loss of ATLF-Net, with a CT that may be missing or slightly displaced."""
-    consistency = DataConsistency(scan.maps, scan.mask, scan.hybrid)
+    consistency = scan.slice().consistency()
     ct = None if rng.random() < _WITHOUT_CT else misplaced(scan.anatomy, rng)
     output = network.run(consistency.zero_filled if scan.start is None else scan.start, consistency, ct)
     magnitude = scan.target.abs()

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from recon_core.errors import SettingsError
-from recon_core.methods import find_method, network_names
+from recon_core.methods import find_method, network_names, why_not_points
 from recon_core.values import Allowed, read_yaml
 from recon_core.weights.manifest import STARTS, check_name
 from recon_core.words import choose_from
@@ -26,7 +26,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 _WHOLE = {"steps": 1, "width": 1, "crops": 1, "validate_every": 1, "survey": 1, "warm_up": 0, "seed": 0}
 _NUMBERS: dict[str, float | None] = {
     **dict.fromkeys(("rate", "weight_decay", "clip"), None),
-    **dict.fromkeys(("floor", "step_at", "frozen_norm", "average"), 1.0),
+    **dict.fromkeys(("floor", "step_at", "frozen_norm", "average", "points"), 1.0),
 }
 _LEAST = {"frames": 1, "lines": 24}  # a mask may have a central block of 24 lines
 
@@ -75,6 +75,9 @@ class TrainingPlan:
     lines: tuple[int, int] = (96, 168)
     """`frames`, `lines`: Least and most of the series to learn from. Networks that take a fixed number of frames get as
     many of them."""
+    points: float = 0.0
+    """Share of the scans that have points next to spokes instead of lines, see `recon_core.training.measurements`. A
+    step sees all columns of such a scan."""
     width: int = 24
     """Columns of a crop."""
     crops: int = 6
@@ -118,6 +121,8 @@ class TrainingPlan:
         if self.rate == 0 or self.average == 1:
             raise SettingsError(f"rate must be above 0 and average below 1, got {self.rate} and {self.average}")
         Allowed(bool).check("decoupled", self.decoupled)
+        if self.points and (why := why_not_points(self.method)):
+            raise SettingsError(f"points must be 0: {why}")
         for name in ("zeroed", "passing"):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(pattern, str) for pattern in value):

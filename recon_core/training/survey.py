@@ -91,13 +91,13 @@ def survey(network: Network, plan: TrainingPlan, library: Library, first: int = 
     for number in range(first, first + plan.survey):
         seed = (_SEED, plan.seed, number)
         whole = draw_scan(seed, plan, library, network.minimum_frames)
-        width = min(_WIDTH, whole.maps.shape[-1])
+        width = whole.width_of_crop(_WIDTH)
         begin = place_of_crop(whole.target, width, np.random.default_rng(seed))
         columns = slice(begin, begin + width)
         with torch.inference_mode():
             reference = with_start(whole.slice(), REFERENCE, SAMPLES)
             image = reconstruct_series(network, whole.started(plan.start).crop(begin, width))
-            yield _found(
+            yield compare(
                 _known(reference.start)[..., columns],
                 _known(reference.start_deviation)[..., columns],
                 image,
@@ -112,7 +112,18 @@ def _known(image: torch.Tensor | None) -> torch.Tensor:
     return image
 
 
-def _found(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, target: torch.Tensor) -> Finding:
+def compare(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, target: torch.Tensor) -> Finding:
+    """Find what a network changes for the better and for the worse.
+
+    Parameters
+    ----------
+    start, deviation
+        Image ``(frame, y, x)`` complex64 of the reference and its deviation, float32.
+    image
+        That of the network.
+    target
+        The truth. All are scaled so that the peak of the time average is one.
+    """
     image = with_phase(image, start)
     missing = target.abs() - start.abs()
     change = image.abs() - start.abs()

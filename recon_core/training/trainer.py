@@ -24,7 +24,7 @@ from recon_core.options import ReconOptions
 from recon_core.simulate.sampling import uniform_mask
 from recon_core.storage import replacing
 from recon_core.training.checkpoint import read_checkpoint, write_checkpoint
-from recon_core.training.measurements import Measurement, measure
+from recon_core.training.measurements import Measurement, draw_points, measure
 from recon_core.training.objectives import find_objective
 from recon_core.training.series import KINDS, draw_series
 from recon_core.weights.config import build_network, parse_config
@@ -223,7 +223,7 @@ class Trainer:
         rng = np.random.default_rng([plan.seed, self.step, 404])
         torch.manual_seed(int(rng.spawn(1)[0].integers(2**31)))  # of dropout, the same after an interruption
         scan = self._measured(self.step // plan.crops)
-        width = min(plan.width, scan.maps.shape[-1])
+        width = scan.width_of_crop(plan.width)
         crop = scan.crop(place_of_crop(scan.target, width, rng), width)
         self._optimiser.zero_grad(set_to_none=True)
         with precision_of_convolutions(plan.precision, torch.device("cpu")):
@@ -360,7 +360,9 @@ def draw_scan(seed: tuple[int, ...], plan: TrainingPlan, library: Library, fewes
     matrix = tuple(2 * int(rng.integers(plan.lines[0] // 2, plan.lines[1] // 2 + 1)) for _ in range(2))
     least, most = plan.frames
     frames = max(fewest, int(rng.choice([n for n in _FRAMES if least <= n <= most] or [least])))
-    return measure(seed, draw_series(seed, library, frames=frames, matrix=(matrix[0], matrix[1])))
+    size = (matrix[0], matrix[1])
+    mask = draw_points(rng, frames, size) if rng.random() < plan.points else None
+    return measure(seed, draw_series(seed, library, frames=frames, matrix=size), mask=mask)
 
 
 def place_of_crop(target: torch.Tensor, width: int, rng: np.random.Generator) -> int:

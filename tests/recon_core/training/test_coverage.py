@@ -52,6 +52,12 @@ def test_the_patterns_are_named():
     assert list(trained.patterns) == [name for name in PATTERNS if name in trained.patterns]
 
 
+def test_points_are_covered_where_a_plan_draws_them():
+    trained = covered(preset_plan("crunet_mr", points=0.5))
+    assert set(trained.patterns) == {*covered(preset_plan("crunet_mr")).patterns, "points"}
+    assert "points" not in covered(preset_plan("crunet_mr")).patterns
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_same_plan_covers_the_same(seed):
     plan = preset_plan("crunet_mr", seed=seed)

@@ -12,7 +12,7 @@ from recon_core.inference.start import with_start
 from recon_core.physics.consistency import DataConsistency
 from recon_core.simulate.sampling import uniform_mask
 from recon_core.training import measurements
-from recon_core.training.measurements import COILS, FAMILIES, SNR, draw_mask, measure
+from recon_core.training.measurements import COILS, FAMILIES, SNR, draw_mask, draw_points, measure
 from recon_core.training.series import Series
 from tests.recon_core.conftest import centred_fft, centred_ifft
 
@@ -209,6 +209,52 @@ def test_a_slice_has_the_average_of_the_frames():
     assert torch.equal(data.reference, reference)
     assert torch.equal(data.measured, lines)
     assert (data.noise_variance, data.start, data.ct) == (scan.noise_variance, None, None)
+
+
+# --- points -----------------------------------------------------------------------------------------------------------
+
+
+def points_scan(**more):
+    return measured(mask=draw_points(np.random.default_rng(0), 6, (40, 30)).view(_Hashable), **more)
+
+
+def test_points_are_measured_as_their_definition_says():
+    scan = points_scan(true_maps=True, snr=1e7)
+    coils = scan.maps.numpy() * scan.target.numpy()[:, None]
+    expected = centred_fft(centred_fft(coils, -2), -1) * scan.mask.numpy()[:, None]
+    kspace = centred_fft(scan.hybrid.numpy(), -1)
+    assert np.linalg.norm(kspace - expected) < 1e-5 * np.linalg.norm(expected)
+    assert (scan.family, scan.mask.shape) == ("points", (6, 40, 30))
+
+
+def test_a_scan_of_points_is_a_slice_of_points():
+    scan = points_scan()
+    data = scan.slice()
+    assert not data.whole_lines
+    assert torch.equal(data.sampling_mask, scan.mask)
+    image = (scan.maps.conj() * data.average_images()).sum(0)
+    assert float(image.abs().max()) == pytest.approx(1, rel=1e-4)
+    started = scan.started("kt_sense")
+    assert started.slice().start is started.start is not None
+
+
+def test_no_column_of_a_scan_of_points_is_left_out():
+    scan, lines = points_scan(), measured(2)
+    assert [one.width_of_crop(8) for one in (scan, lines)] == [30, 8]
+    assert lines.width_of_crop(50) == 30
+    assert torch.equal(scan.crop(0, 30).hybrid, scan.hybrid)
+
+
+def test_points_turn_or_stand_still():
+    drawn = [draw_points(np.random.default_rng(seed), 6, (96, 120)) for seed in range(30)]
+    np.testing.assert_array_equal(drawn[3], draw_points(np.random.default_rng(3), 6, (96, 120)))
+    still = np.mean([(mask == mask[0]).all() for mask in drawn])
+    assert 0.1 < still < 0.5
+    accelerations = [1 / mask.mean() for mask in drawn]
+    assert 1.5 < min(accelerations) < 2.5
+    assert 6 < max(accelerations) < 20
+    assert all(mask[:, 48, 60].all() for mask in drawn)
+    assert len({mask[0].tobytes() for mask in drawn}) > 20
 
 
 # --- masks ------------------------------------------------------------------------------------------------------------

@@ -131,6 +131,8 @@ WRONG = [
     ({"name": "a/b"}, "letters, digits"),
     ({"name": 5}, "name must be a text, got 5"),
     ({"network": [1]}, "network must map the fields"),
+    ({"points": 1.5}, "points must be a number from 0 to 1, got 1.5"),
+    ({"method": "promptmr", "points": 0.5}, "points must be 0: promptmr needs whole lines"),
 ]
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from recon_core.errors import DataError, ModelError, ResourceError, SettingsError
 from recon_core.inference.start import with_start
+from recon_core.methods import method_names
 from recon_core.networks.cst_net import normalise
 from recon_core.physics.consistency import DataConsistency
 from recon_core.simulate.sampling import interleaved_mask
@@ -19,7 +20,7 @@ from recon_core.training.measurements import measure
 from recon_core.training.objectives import image_objective
 from recon_core.training.plan import TrainingPlan, presets
 from recon_core.training.series import KINDS, draw_series
-from recon_core.training.trainer import Trainer, reconstruct_series, scores
+from recon_core.training.trainer import Trainer, draw_scan, reconstruct_series, scores
 from recon_core.weights.config import build_network
 from recon_core.weights.loading import load_network
 from recon_core.weights.manifest import find_weights
@@ -115,12 +116,8 @@ def stop_after(last):
 # --- learning ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "method",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("cst_net", "promptmr"))) for name in NETWORKS],
-)
-def test_every_network_learns(method, tmp_path):
-    trainer = trainer_of(tmp_path, method, steps=2)
+def learns(trainer):
+    """Take the two steps of a training, and find the parameters changed."""
     before = copied(trainer.network)
     losses = []
     assert trainer.run(report=lambda _, loss: losses.append(loss))
@@ -130,6 +127,35 @@ def test_every_network_learns(method, tmp_path):
     changed = [not torch.equal(parameters[name], before[name]) for name in parameters]
     assert np.mean(changed) > 0.5
     assert all(parameter.isfinite().all() for parameter in parameters.values())
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("cst_net", "promptmr"))) for name in NETWORKS],
+)
+def test_every_network_learns(method, tmp_path):
+    learns(trainer_of(tmp_path, method, steps=2))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in ("crunet_mr", "unrolled_resnet3d", "atlf_net")))
+        for name in method_names(lambda info: info.network and info.points)
+    ],
+)
+def test_a_network_learns_from_points(method, tmp_path):
+    trainer = trainer_of(tmp_path, method, steps=2, points=1.0)
+    assert trainer._measured(0).family == "points"
+    learns(trainer)
+
+
+def test_a_plan_without_points_draws_what_it_drew_before_there_were_any():
+    """The weights that are packaged can be trained again."""
+    scan = draw_scan((3, 1), tiny_plan(), Library())
+    series = draw_series((3, 1), Library(), frames=4, matrix=(24, 24))
+    assert torch.equal(scan.hybrid, measure((3, 1), series).hybrid)
+    assert draw_scan((3, 1), tiny_plan(points=1.0), Library()).mask.ndim == 3
 
 
 @pytest.mark.parametrize(
