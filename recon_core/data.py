@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from recon_core.physics.consistency import DataConsistency
     from recon_core.physics.sense import Encoding
+    from recon_core.trust.ranges import Sampling
 
 
 @dataclass(frozen=True)
@@ -271,10 +272,16 @@ class HybridSlice:
         maps = self.maps if maps is None else maps
         return DataConsistency(maps, self.mask, self.hybrid, implementation=implementation)
 
+    def sampling(self, snr: float | None = None) -> Sampling:
+        """The scan as a network sees it, with its signal-to-noise ratio where that is known."""
+        from recon_core.trust.ranges import Sampling
+
+        return Sampling.of(self.mask.cpu().numpy(), self.hybrid.shape[1], self.hybrid.shape[3], snr)
+
     @property
-    def sampling_mask(self) -> torch.Tensor:
-        """What was measured: lines ``(frame, ky)`` bool, or points of them ``(frame, ky, kx)``."""
-        return self.mask
+    def counted_samples(self) -> torch.Tensor:
+        """``(frame,)`` float32: samples of a coil in each frame, as many as have the noise of `noise_variance`."""
+        return self.mask.sum(-1) * float(self.hybrid.shape[-1])
 
     def zero_filled(self, implementation: str = "auto") -> torch.Tensor:
         """The image ``(frame, y, x)`` of the data as they are: A^H y."""
@@ -301,6 +308,15 @@ class HybridSlice:
         from recon_core.physics.fourier import ifft
 
         return ifft(self.average().hybrid[0], (-2,))
+
+    def average_image(self) -> torch.Tensor:
+        """Image ``(y, x)`` of all that was measured."""
+        return (self.maps.conj() * self.average_images()).sum(0)
+
+    @property
+    def average_lines(self) -> torch.Tensor:
+        """``(ky,)`` bool, True where that average holds a line."""
+        return self.mask.any(0)
 
     def fewer_maps(self, lost: float) -> torch.Tensor:
         """Maps ``(combination, y, x)`` of few combinations of the coils, with which A^H A is as good as the same.

@@ -55,8 +55,8 @@ class MethodInfo:
     """Samples whose spread is its uncertainty, where `extra_series` asks for that; 0 where it has none. The option of
     this name, where its group has one, asks for more, or without the series of others."""
     off_grid: bool = False
-    """It takes samples that follow no Cartesian grid: all that it needs of a slice are the operators of
-    `recon_core.data.HybridSlice`."""
+    """It takes samples that follow no Cartesian grid: all that it needs of a slice are the operators or the consistency
+    of `recon_core.data.HybridSlice`. A network if a trial has shown that it helps there."""
     points: bool = False
     """It takes masks of points: it goes by the operators or the consistency of `recon_core.data.HybridSlice`."""
     takes_ct: bool = False
@@ -154,6 +154,7 @@ METHODS: dict[str, MethodInfo] = {
         "CRUNet-MR network",
         "convolutional recurrent U-Net, five cascades that hand their features on; any number of frames",
         "https://pmc.ncbi.nlm.nih.gov/articles/PMC12754836",
+        off_grid=True,
         seconds=12,
     ),
     "crnn_mri": _network(
@@ -161,6 +162,7 @@ METHODS: dict[str, MethodInfo] = {
         "CRNN-MRI network",
         "convolutional recurrent network over frames and iterations; patterns that change from frame to frame",
         "https://doi.org/10.1109/TMI.2018.2863670",
+        off_grid=True,
         seconds=13,
     ),
     "unet3d_mr": _network(
@@ -168,6 +170,7 @@ METHODS: dict[str, MethodInfo] = {
         "3-D U-Net network",
         "CRUNet-MR with 3-D convolutions instead of recurrent units: the baseline of that work, our reading of it",
         "https://pmc.ncbi.nlm.nih.gov/articles/PMC12754836",
+        off_grid=True,
         seconds=13,
     ),
     "cinenet": _network(
@@ -175,6 +178,7 @@ METHODS: dict[str, MethodInfo] = {
         "CineNet network",
         "U-Nets in the planes of time and space, conjugate gradients between them",
         "https://doi.org/10.1002/mp.14809",
+        off_grid=True,
         seconds=14,
     ),
     "promptmr": _network(
@@ -204,6 +208,7 @@ METHODS: dict[str, MethodInfo] = {
         "Unrolled ResNet network",
         "the dual U-Net unrolled, with trained data consistency after each cascade",
         "https://github.com/XiongWenye/Deep-Learning-Dynamic-MRI-Reconstruction",
+        off_grid=True,
         seconds=7.9,
     ),
     "atlf_net": _network(

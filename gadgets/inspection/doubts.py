@@ -74,7 +74,7 @@ def unannounced_acceleration(header: ScanHeader, slices: list[CompleteSlice], sa
     doubts = []
     for number, encoding in enumerate(header.encodings):
         found = [one.acceleration for it, one in zip(slices, samplings, strict=True) if it.key.encoding == number]
-        if found and min(found) > _UNANNOUNCED * encoding.acceleration:
+        if found and not encoding.off_grid and min(found) > _UNANNOUNCED * encoding.acceleration:
             doubts.append(
                 f"the header announces an acceleration of {encoding.acceleration}, frames of encoding {number} have "
                 f"1 of {min(found):.3g} lines: images are the same, but slices may wait for the end of the scan"

@@ -374,7 +374,10 @@ def plan_facts(settings: Settings, tally: Tally, engine: RecordingEngine, slices
     else:
         text += "the slices are within the range of the training" if entry.range else "the training is not recorded"
     if entry.weighing:
-        text += f"; their images are weighed against {entry.reference}, whatever the scan"
+        refused = (why for sampling in engine.samplings if (why := entry.why_not_on(sampling.pattern)))
+        text += next(
+            ("; " + why for why in refused), f"; their images are weighed against {entry.reference} all the same"
+        )
     return [*facts, Fact("weights", text, {"name": entry.name, "outside": outside})]
 
 

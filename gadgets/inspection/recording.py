@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recon_core.data import CineSlice, Reconstruction
+from recon_core.off_grid.trajectory import are_straight
 from recon_core.points.find import find_points
 from recon_core.trust.ranges import Sampling
 
@@ -28,9 +29,7 @@ class RecordingEngine:
         """Record the slice and give an image of ones."""
         frames, self.coils, lines, samples = cine_slice.kspace.shape
         self.whitened = cine_slice.receiver.colouring is not None
-        points = find_points(cine_slice.kspace, cine_slice.mask) if cine_slice.trajectory is None else None
-        mask = cine_slice.mask if points is None else points
-        self.samplings.append(Sampling.of(mask, self.coils, samples))
+        self.samplings.append(_sampling(cine_slice))
         image = np.ones((frames, lines, samples), np.complex64)
         return Reconstruction(image, np.ones((1, lines, samples), np.complex64), options.method)
 
@@ -40,3 +39,13 @@ class RecordingEngine:
         """Maps of ones."""
         del options
         return np.ones_like(calibration), ()
+
+
+def _sampling(cine: CineSlice) -> Sampling:
+    """A slice as a network sees it."""
+    coils, samples = cine.kspace.shape[1::2]
+    if cine.trajectory is not None:
+        straight = are_straight(cine.trajectory.positions[cine.mask])
+        return Sampling.off_grid(cine.mask, coils, cine.plane, straight=straight)
+    points = find_points(cine.kspace, cine.mask)
+    return Sampling.of(cine.mask if points is None else points, coils, samples)

@@ -14,7 +14,7 @@ from recon_core.inference.start import start_method, with_start
 from recon_core.inference.windows import over_windows
 from recon_core.physics.memory import MORE_GPU_MEMORY, available_bytes
 from recon_core.trust.image_figures import image_figures
-from recon_core.trust.ranges import Limits, Sampling
+from recon_core.trust.ranges import Limits
 from recon_core.trust.weighing import objections
 from recon_core.weights.loading import load_network
 from recon_core.weights.manifest import WEIGHED_AGAINST, find_weights
@@ -90,7 +90,7 @@ class NetworkMethod:
         peak = _peak(data) if self._network.scale == "peak" or self._entry.weighing else 0.0
         if self._network.scale == "peak":
             if peak == 0:
-                return torch.zeros_like(data.hybrid[:, 0])
+                return data.hybrid.new_zeros((len(data.mask), *data.maps.shape[-2:]))
             scale = self._entry.input_peak / peak
         if data.start is None and self.start_method:
             data = with_start(data, self.start_method, SAMPLES)
@@ -129,11 +129,12 @@ class NetworkMethod:
             Empty if it is like them, or if nothing was recorded.
         """
         trained = self._entry.range
-        if trained is None or self._entry.weighing:  # what is weighed need not be like the training
+        if self._entry.weighing:  # what is weighed need not be like the training
+            return self._entry.why_not_on(data.sampling().pattern)
+        if trained is None:
             return ""
         snr = signal_to_noise(data) if trained.snr else None
-        scan = Sampling.of(data.sampling_mask.cpu().numpy(), data.hybrid.shape[1], data.hybrid.shape[3], snr)
-        reasons = "; ".join(trained.outside(scan))
+        reasons = "; ".join(trained.outside(data.sampling(snr)))
         return reasons and f"the scan is not like the training of the weights {self._entry.name}: {reasons}"
 
     def doubts(
@@ -209,7 +210,7 @@ class NetworkMethod:
 
     def _fitting(self, window: int, data: HybridSlice) -> int:
         """The most frames, up to a window, that fit into memory together."""
-        _, n_coils, n_y, n_x = data.hybrid.shape
+        n_coils, n_y, n_x = data.maps.shape[-3:]
         free = available_bytes(data.hybrid.device)
         fewest = self._network.minimum_frames
         while free is not None:
@@ -245,7 +246,7 @@ def signal_to_noise(data: HybridSlice) -> float | None:
 
 def _peak(data: HybridSlice) -> float:
     """The largest magnitude of the image of the time average."""
-    return float((data.maps.conj() * data.average_images()).sum(0).abs().max())
+    return float(data.average_image().abs().max())
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from recon_core.coils.calibration import calibration_lines, time_average
+from recon_core.coils.calibration import calibration_lines
 from recon_core.errors import DataError, ModelError
 from recon_core.networks.base import ImageNetwork
 from recon_core.physics.fourier import fft, ifft
@@ -360,13 +360,8 @@ def smooth_phase(data: HybridSlice) -> torch.Tensor:
         less along y if the measured centre of k-space is smaller.
     """
     n_y, n_x = data.maps.shape[-2:]
-    image = torch.zeros_like(data.maps[0])
-    # Coil by coil: the average needs a copy of what it averages.
-    for i, coil in enumerate(data.maps):
-        average, _ = time_average(data.hybrid[:, i : i + 1], data.mask)
-        image += coil.conj() * ifft(average[0], (0,))
-    kspace = fft(image, (0, 1))
-    lines = calibration_lines(data.mask.any(0))
+    kspace = fft(data.average_image(), (0, 1))
+    lines = calibration_lines(data.average_lines)
     low_pass = _central_window(n_y, lines.stop - lines.start)[:, None] * _central_window(n_x, n_x)
     angle = ifft(kspace * low_pass.to(kspace.device), (0, 1)).angle()
     return torch.polar(torch.ones_like(angle), angle)

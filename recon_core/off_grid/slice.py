@@ -11,8 +11,11 @@ from recon_core.coils.columns import combine_everywhere
 from recon_core.data import HybridSlice
 from recon_core.errors import DataError
 from recon_core.off_grid.nufft import NufftSenseOperator
+from recon_core.off_grid.trajectory import are_straight
+from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import ifft
 from recon_core.physics.noise_level import UNIT_MEDIAN
+from recon_core.trust.ranges import Sampling
 
 _OUTER = 0.8  # of the largest radius: beyond, signal is weakest
 
@@ -47,6 +50,12 @@ class OffGridSlice(HybridSlice):
         del implementation
         positions, weights, _ = self._places
         return NufftSenseOperator(self.maps if maps is None else maps, positions, weights)
+
+    def consistency(self, implementation: str = "auto", maps: torch.Tensor | None = None) -> DataConsistency:
+        """The data as networks take them, through the non-uniform transform."""
+        del implementation
+        maps = self.maps if maps is None else maps
+        return DataConsistency.through(self.operator(maps=maps), maps, self.hybrid)
 
     def zero_filled(self, implementation: str = "auto") -> torch.Tensor:
         """The gridded image ``(frame, y, x)``, every sample times its part of k-space."""
@@ -85,6 +94,26 @@ class OffGridSlice(HybridSlice):
     def average_images(self) -> torch.Tensor:
         """Coil images ``(coil, y, x)`` of the reference, which is that of all readouts."""
         return ifft(self.reference, (-2,))
+
+    @property
+    def average_lines(self) -> torch.Tensor:
+        """``(ky,)`` bool: all of them."""
+        return self.measured
+
+    def sampling(self, snr: float | None = None) -> Sampling:
+        """The scan as a network sees it, on the grid of the image."""
+        positions, _, _ = self._places
+        n_y, n_x = self.maps.shape[-2:]
+        mask = self.mask.cpu().numpy()
+        straight = are_straight(positions[self.mask].cpu().numpy())
+        share = self.sampled
+        return Sampling.off_grid(mask, self.hybrid.shape[1], (n_y, n_x), straight=straight, share=share, snr=snr)
+
+    @property
+    def counted_samples(self) -> torch.Tensor:
+        """``(frame,)`` float32: the sum of their powers, over the largest."""
+        power = self._places[1].square()
+        return power.sum((1, 2)) / power.max().clamp(min=1e-12)
 
     def fewer_maps(self, lost: float) -> torch.Tensor:
         """Maps of few combinations of the coils, the same everywhere: off the grid no column is on its own."""

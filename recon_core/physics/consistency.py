@@ -7,11 +7,16 @@ combination: the k-space of the coils is never stored.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from recon_core.errors import DataError
 from recon_core.physics.sense import PlaneSenseOperator, SenseOperator
 from recon_core.physics.solvers import conjugate_gradient
+
+if TYPE_CHECKING:
+    from recon_core.physics.sense import Encoding
 
 
 class DataConsistency:
@@ -82,11 +87,38 @@ class DataConsistency:
             raise DataError(f"measured data must be {maps.dtype} like the maps, got {measured.dtype}")
         if measured.requires_grad and torch.is_grad_enabled():
             raise DataError("data consistency cannot be differentiated in the measured data; detach them")
-        self.operator: SenseOperator | PlaneSenseOperator
+        operator: Encoding | PlaneSenseOperator
         if n_sampled == 1:
-            self.operator = SenseOperator(maps, mask, implementation=implementation, workspace_bytes=workspace_bytes)
+            operator = SenseOperator(maps, mask, implementation=implementation, workspace_bytes=workspace_bytes)
         else:
-            self.operator = PlaneSenseOperator(maps, mask)
+            operator = PlaneSenseOperator(maps, mask)
+        self._begin(operator, maps, measured)
+
+    @classmethod
+    def through(cls, operator: Encoding, maps: torch.Tensor, measured: torch.Tensor) -> DataConsistency:
+        """The same forms with another encoding, such as a non-uniform transform.
+
+        Parameters
+        ----------
+        operator
+            A, its norm about one; as much as it is above, `hard` and `weighted` go too far.
+        maps
+            ``(coil, y, x)`` complex64, those of A.
+        measured
+            y, as ``operator.adjoint`` takes it.
+
+        Raises
+        ------
+        DataError
+            If what was measured or the maps are not finite.
+        """
+        made = cls.__new__(cls)
+        made._begin(operator, maps, measured)
+        return made
+
+    def _begin(self, operator: Encoding | PlaneSenseOperator, maps: torch.Tensor, measured: torch.Tensor) -> None:
+        #: A.
+        self.operator = operator
         #: ``A^H y``, the zero-filled image, ``(frame, y, x)``.
         self.zero_filled = self.operator.adjoint(measured)
         if not bool(self.zero_filled.isfinite().all()):

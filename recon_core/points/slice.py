@@ -17,6 +17,7 @@ from recon_core.physics.fourier import fft, ifft
 from recon_core.physics.noise_level import UNIT_MEDIAN
 from recon_core.physics.sense import linear
 from recon_core.stopping import check
+from recon_core.trust.ranges import Sampling
 
 _COMPLETE = 0.9  # share of the points with which an average is complete
 _LEAST_CENTRE = 6  # points on either side that coil maps can be made from
@@ -99,6 +100,15 @@ class PointSlice(HybridSlice):
         if self.points is None:
             raise DataError("a slice with a mask of points needs the points")
         return self.points
+
+    def sampling(self, snr: float | None = None) -> Sampling:
+        """The scan as a network sees it."""
+        return Sampling.of(self.sampling_mask.cpu().numpy(), self.hybrid.shape[1], self.hybrid.shape[3], snr)
+
+    @property
+    def counted_samples(self) -> torch.Tensor:
+        """``(frame,)`` float32: the points."""
+        return self.sampling_mask.sum((1, 2)).float()
 
     @property
     def sampled(self) -> float:

@@ -31,7 +31,7 @@ class Job(NamedTuple):
     place: tuple[str, int]
     """Kind of device, and number of threads."""
     shape: tuple[int, ...]
-    """(frame, coil, ky, kx)."""
+    """(frame, coil, y, x)."""
 
 
 class Pace:

@@ -49,7 +49,7 @@ class Work:
         """What it is for a method to make the images of this slice."""
         weights = self.options.network.weights if find_method(name).network else ""
         place = (self.data.hybrid.device.type, torch.get_num_threads())
-        return Job(name, weights, place, tuple(self.data.hybrid.shape))
+        return Job(name, weights, place, (*self.data.hybrid.shape[:2], *self.data.maps.shape[-2:]))
 
 
 class Outcome(NamedTuple):

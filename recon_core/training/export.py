@@ -57,6 +57,7 @@ def export(trainer: Trainer, findings: list[Finding], folder: Path, *, source: s
         range=covered(plan, trainer.network.minimum_frames),
         reference=REFERENCE,
         weighing=weigh(findings),
+        weighed_on=("points",) if plan.points else (),
         source=source,
         licence="Apache-2.0",
         training={

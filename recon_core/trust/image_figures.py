@@ -74,7 +74,7 @@ def image_figures(
         gap = consistency.residual(image) - consistency.zero_filled
         return measured + (image.conj() * gap).real.sum((-2, -1), dtype=torch.float64)
 
-    ordinary = data.sampling_mask.flatten(1).float().mean(-1) * data.mask.shape[-1] * _noise_of_a_line(data)
+    ordinary = data.counted_samples.double() * _noise_of_a_sample(data)
     if reference is not None:
         ordinary = torch.maximum(ordinary, left(reference))
     signal = float((measured - ordinary)[filled].mean())
@@ -123,15 +123,15 @@ def _root_mean_square(image: torch.Tensor) -> float:
     return float(_norms(image).square().mean().sqrt())
 
 
-def _noise_of_a_line(data: HybridSlice) -> float:
-    """Energy of the noise in a measured line of all coils."""
+def _noise_of_a_sample(data: HybridSlice) -> float:
+    """Energy of the noise in a sample of all coils."""
     _, n_coils, _, n_x = data.hybrid.shape
     if data.noise_variance is not None:
-        return data.noise_variance * n_coils * n_x
+        return data.noise_variance * n_coils
     power = torch.zeros(n_coils, n_x, device=data.hybrid.device)
     for frame in data.hybrid:
         power += torch.view_as_real(frame).square().sum((1, 3))
-    n_lines = float(data.sampling_mask.float().mean()) * data.mask.numel()
+    n_lines = float(data.counted_samples.sum()) / n_x
     # of columns that all hold noise, this part lies so many standard deviations below their mean
     below = min(0.5, _QUIET_DEVIATIONS / math.sqrt(n_lines))
-    return float(torch.quantile(power, _QUIET, dim=-1).sum()) / n_lines * n_x / (1 - below)
+    return float(torch.quantile(power, _QUIET, dim=-1).sum()) / n_lines / (1 - below)

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-#: Patterns that networks are trained on: the same lines in every frame; regular lines that shift from frame to frame;
-#: irregular lines that differ from frame to frame; all lines; points instead of whole lines, as of pseudo-radial masks.
-PATTERNS = ("constant", "interleaved", "random", "full", "points")
+#: Patterns of whole lines: the same in every frame; regular ones that shift from frame to frame; irregular ones that
+#: differ from frame to frame; all of them.
+LINE_PATTERNS = ("constant", "interleaved", "random", "full")
+#: All patterns: also points instead of whole lines, as of pseudo-radial masks; straight and other readouts that follow
+#: no grid.
+PATTERNS = (*LINE_PATTERNS, "points", "radial", "spiral")
 
 #: Limits of images where none were recorded with the weights. Chosen from a phantom and cines of patients (8 coils, all
 #: lines to 1 of 8): the truth has a residual of 0.03 to 0.15 and a change of 0.06 to 0.45 at an SNR of 14 and more, and
@@ -83,6 +86,48 @@ class Sampling:
             centre_lines=_centre_lines(common),
             pattern=_pattern(filled, common),
             empty_frames=frames - len(filled),
+            snr=snr,
+        )
+
+    @classmethod
+    def off_grid(
+        cls,
+        mask: NDArray[np.bool_],
+        coils: int,
+        plane: tuple[int, int],
+        *,
+        straight: bool,
+        share: float | None = None,
+        snr: float | None = None,
+    ) -> Sampling:
+        """Describe samples that follow no grid, on that of the image.
+
+        Parameters
+        ----------
+        mask
+            ``(frame, readout)``.
+        coils
+            Their number.
+        plane
+            ``(y, x)`` pixels of the image.
+        straight
+            Whether the readouts are straight lines.
+        share
+            Of the grid that a mean frame counts as much as, empty ones among them; None counts each readout as a line.
+        snr
+            Signal-to-noise ratio, where it is known.
+        """
+        filled = int(mask.any(axis=1).sum())
+        of_all = float(mask.sum()) / (len(mask) * min(plane)) if share is None else share
+        return cls(
+            frames=len(mask),
+            coils=coils,
+            lines=plane[0],
+            samples=plane[1],
+            acceleration=filled / len(mask) / of_all if filled else float("inf"),
+            centre_lines=0,
+            pattern="radial" if straight else "spiral",
+            empty_frames=len(mask) - filled,
             snr=snr,
         )
 

@@ -14,7 +14,7 @@ from typing import cast
 from recon_core.errors import ModelError, ResourceError, SettingsError
 from recon_core.methods import method_names
 from recon_core.storage import packaged_folder, replacing, xdg_folder
-from recon_core.trust.ranges import Limits, TrainingRange
+from recon_core.trust.ranges import LINE_PATTERNS, PATTERNS, Limits, TrainingRange
 from recon_core.trust.weighing import LEAST_GAIN, Weighing
 from recon_core.values import read_yaml
 from recon_core.words import meant
@@ -62,6 +62,9 @@ class WeightsFacts:
     weighing: Weighing | None = None
     """How far their images are believed beside those of `reference`, which is `WEIGHED_AGAINST` then; the range is not
     asked. None sends an image as it is, where range and limits allow."""
+    weighed_on: tuple[str, ...] = ()
+    """Patterns beside whole lines, of `recon_core.trust.ranges.PATTERNS`, on which weighed images were found to help;
+    a scan of any other goes to the fallback."""
     training: dict[str, str | float] = field(default_factory=dict)
     """How they were trained: texts and numbers by name, such as recipe, seed, steps and hardware."""
     metrics: dict[str, float | dict[str, float]] = field(default_factory=dict)
@@ -90,7 +93,8 @@ class WeightsFacts:
         if not self.helps:
             return f"add nothing to {self.reference}, and are there for weights of your own"
         served = f"{survey.get('served', 0):.0f} of {survey.get('scans', 0):.0f}"
-        return f"add {gain:.2f} dB to {self.reference} ({moving:.2f} dB where it moves) on {served} surveyed scans"
+        text = f"add {gain:.2f} dB to {self.reference} ({moving:.2f} dB where it moves) on {served} surveyed scans"
+        return text + (f", and help on {' and '.join(self.weighed_on)} patterns" if self.weighed_on else "")
 
     @property
     def helps(self) -> bool:
@@ -110,6 +114,12 @@ class WeightsEntry(WeightsFacts):
     """The safetensors file."""
     sha256: str
     """Digest of that file, 64 hexadecimal digits."""
+
+    def why_not_on(self, pattern: str) -> str:
+        """Why weighed images are not sent of scans of a pattern, of `recon_core.trust.ranges.PATTERNS`; else empty."""
+        if not self.weighing or pattern in (*LINE_PATTERNS, *self.weighed_on):
+            return ""
+        return f"the weights {self.name} were not found to help on scans of {pattern} pattern"
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
@@ -339,6 +349,12 @@ class _Fields:
             raise self.wrong(name, "; ".join(filter(None, parts)))
         return value
 
+    def patterns(self, name: str) -> tuple[str, ...]:
+        value = self._left.pop(name, [])
+        if not isinstance(value, list) or any(pattern not in PATTERNS for pattern in value):
+            raise self.wrong(name, f"a list of some of {', '.join(PATTERNS)}; got {value!r:.60}")
+        return tuple(value)
+
     def mapping(self, name: str) -> dict[str, object]:
         value = self._left.pop(name, {})
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -377,6 +393,7 @@ class _Fields:
             limits=kept,
             reference=reference,
             weighing=weighed,
+            weighed_on=self.patterns("weighed_on"),
             training=self._training(),
             metrics=self._metrics(),
             source=self.text("source"),
@@ -447,6 +464,7 @@ def write_entry(folder: Path, entry: WeightsEntry) -> None:
         "input_peak": entry.input_peak,
         "window": entry.window,
         "start": entry.start,
+        "weighed_on": list(entry.weighed_on),
         "range": entry.range.mapping() if entry.range else {},
         "limits": entry.limits.mapping() if entry.limits else {},
         "reference": entry.reference,

@@ -9,7 +9,7 @@ from recon_core.simulate.kspace import simulate_cine
 from recon_core.simulate.sampling import pseudo_radial_mask
 
 SIZE, COILS, FRAMES, SPOKES = 96, 6, 12, 14
-METHODS = ("zero_filled", "cg_sense", "low_rank_sparse", "kt_sense", "crunet_mr")
+METHODS = ("zero_filled", "cg_sense", "low_rank_sparse", "kt_sense", "cinenet")
 
 
 def main() -> None:

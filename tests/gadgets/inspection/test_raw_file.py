@@ -281,6 +281,18 @@ def test_spokes_with_their_angles_and_delays(tmp_path):
     assert (found["delays"]["x"], found["delays"]["y"]) == (pytest.approx(0.8, abs=0.05), pytest.approx(-0.4, abs=0.05))
 
 
+def test_weights_for_lines_are_not_for_spokes(tmp_path, monkeypatch):
+    pytest.importorskip("finufft", reason="no wheel of finufft for this platform")
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "weights"))
+    trained = TrainingRange(patterns=("random",), acceleration=(3.0, 5.0))
+    write_tiny_weights(tmp_path / "weights", "cinenet", range=trained)
+    size = {"matrix_x": 64, "matrix_y": 64, "field_of_view_x": 360.0, "field_of_view_y": 360.0}
+    plan = ScanPlan(trajectory="golden", spokes=16, frames=4, coils=4, **size)
+    document, _ = report_on(tmp_path, plan, settings=apply(SETTINGS, {"method": "cinenet"}))
+    assert section(document, "Reconstruction")["weights"]["outside"] == [["radial pattern, trained for random"]]
+    assert "acceleration" not in " ".join(found["text"] for found in document["findings"])
+
+
 def test_command(tmp_path, capsys):
     path, out = tmp_path / "scan.h5", tmp_path / "report.json"
     write_simulation(PLAN, path)

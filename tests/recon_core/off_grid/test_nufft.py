@@ -7,6 +7,7 @@ import torch
 from recon_core.errors import DataError, ResourceError
 from recon_core.off_grid.nufft import NufftSenseOperator, grid_samples, sample_image
 from recon_core.off_grid.trajectory import GOLDEN_ANGLE, spoke_positions
+from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.sense import PlaneSenseOperator
 
 pytest.importorskip("finufft", reason="no wheel of finufft for this platform")
@@ -69,6 +70,13 @@ def test_samples_on_the_grid_give_the_cartesian_operator():
     assert relative(operator.forward(image).numpy(), plain.forward(image).numpy()) < 1e-5
     assert relative(operator.normal(image).numpy(), plain.normal(image).numpy()) < 1e-5
     assert operator.share == pytest.approx(float(mask.float().mean()))
+    measured = plain.forward(image)
+    ours, theirs = DataConsistency.through(operator, maps, measured), DataConsistency(maps, mask, measured)
+    other = torch.randn(1, 12, 10, dtype=torch.complex64, generator=generator)
+    assert relative(ours.hard(other).numpy(), theirs.hard(other).numpy()) < 1e-5
+    assert relative(ours.weighted(other, 0.7).numpy(), theirs.weighted(other, 0.7).numpy()) < 1e-5
+    assert relative(ours.gradient(other, 0.3).numpy(), theirs.gradient(other, 0.3).numpy()) < 1e-5
+    assert relative(ours.solve(other, 0.2, 3).numpy(), theirs.solve(other, 0.2, 3).numpy()) < 1e-4
 
 
 def test_select_takes_frames():

@@ -5,13 +5,22 @@ import pytest
 import torch
 
 from recon_core import reconstruct
+from recon_core.classical.kt_sense import KtSense
 from recon_core.data import CineSlice, Receiver, Trajectory
 from recon_core.engine import Engine
 from recon_core.errors import DataError, ReconstructionWarning, SettingsError
+from recon_core.inference.method import NetworkMethod
+from recon_core.methods import method_names
+from recon_core.networks.dual_unet_resnet3d import smooth_phase
 from recon_core.off_grid.trajectory import spoke_positions
-from recon_core.options import ReconOptions
+from recon_core.options import KtSenseOptions, NetworkOptions, ReconOptions
 from recon_core.simulate.radial import simulate_radial
 from recon_core.steps.load import load
+from recon_core.trust.image_figures import image_figures
+from recon_core.trust.ranges import TrainingRange
+from recon_core.trust.weighing import Weighing
+from recon_core.weights.manifest import find_weights
+from tests.helpers.networks import write_tiny_weights
 
 pytest.importorskip("finufft", reason="no wheel of finufft for this platform")
 
@@ -80,7 +89,7 @@ def test_an_empty_frame_is_predicted_or_zero(scan):
         assert not made(scan, method, mask=mask, iterations=3).image[3].any()
 
 
-@pytest.mark.parametrize("method", ["grappa", "crunet_mr"])
+@pytest.mark.parametrize("method", ["grappa", "cst_net"])
 def test_methods_that_need_a_grid_fall_back(scan, method):
     with pytest.warns(ReconstructionWarning, match=f"{method} needs samples on a Cartesian grid"):
         result = made(scan, method, fallback="kt_sense")
@@ -91,6 +100,80 @@ def test_methods_that_need_a_grid_fall_back(scan, method):
 
 def test_auto_takes_a_method_that_can(scan):
     assert made(scan, "auto").method == "kt_sense"
+
+
+def loaded(scan):
+    """The slice of a scan, whitened, before any method."""
+    root = np.linalg.cholesky(scan.noise_covariance / 2)
+    kspace = np.einsum("ij,fjrs->firs", np.linalg.inv(root), scan.kspace).astype(np.complex64)
+    places = Trajectory(scan.trajectory, (SIZE, SIZE))
+    mask = np.ones(scan.kspace.shape[:3:2], bool)
+    cine = CineSlice(kspace, mask, receiver=Receiver(whitened=True), trajectory=places)
+    return load(cine, ReconOptions.of(), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("method", method_names(lambda info: info.network and info.off_grid))
+def test_networks_go_through_the_non_uniform_transform(scan, method, tmp_path, monkeypatch):
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    write_tiny_weights(tmp_path, method)
+    weighed = {"start": "kt_sense", "reference": "kt_sense", "weighing": Weighing(level=0.0)}
+    entry = dataclasses.replace(find_weights(method), **weighed)
+    monkeypatch.setattr("recon_core.inference.method.find_weights", lambda *_: entry)
+    data = loaded(scan)
+    image = NetworkMethod(method, NetworkOptions())(data)
+    assert (image.shape, image.dtype) == ((8, SIZE, SIZE), torch.complex64)
+    assert bool(image.isfinite().all())
+    assert any(f"weighed against kt_sense: {method} counts" in note for note in data.notes)
+
+
+def test_a_network_sees_the_grid_of_the_image(scan):
+    data = loaded(scan)
+    seen = data.sampling(40.0)
+    assert (seen.frames, seen.coils, seen.lines, seen.samples) == (8, 4, SIZE, SIZE)
+    assert (seen.pattern, seen.empty_frames, seen.snr) == ("radial", 0, 40.0)
+    assert seen.acceleration == pytest.approx(1 / data.sampled)
+    curved = dataclasses.replace(data, positions=data.positions * torch.linspace(0, 1, 2 * SIZE)[:, None])
+    assert curved.sampling().pattern == "spiral"
+    (reason,) = TrainingRange.parse({"patterns": ["random"]}).outside(seen)
+    assert reason == "radial pattern, trained for random"
+
+
+@pytest.mark.parametrize(
+    ("known", "bend", "refused"), [((), 0.0, "radial"), (("radial",), 0.0, ""), (("radial",), 1.0, "spiral")]
+)
+def test_weighed_weights_are_for_patterns_on_which_they_help(scan, known, bend, refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    write_tiny_weights(tmp_path, "cinenet")
+    entry = dataclasses.replace(find_weights("cinenet"), weighing=Weighing(level=0.0), weighed_on=known)
+    monkeypatch.setattr("recon_core.inference.method.find_weights", lambda *_: entry)
+    data = loaded(scan)
+    bent = dataclasses.replace(data, positions=data.positions * torch.linspace(1 - bend, 1, 2 * SIZE)[:, None])
+    told = NetworkMethod("cinenet", NetworkOptions()).unlike_training(bent)
+    text = f"the weights cinenet were not found to help on scans of {refused} pattern"
+    assert told == (text if refused else "")
+
+
+def test_the_noise_of_a_frame_is_that_of_its_counted_samples():
+    data = loaded(simulate_radial(2, SIZE, 4, spokes=13, snr=0.01))  # noise, and little else
+    energy = torch.view_as_real(data.hybrid).square().sum((1, 2, 3, 4))
+    expected = 4 * data.noise_variance * data.counted_samples
+    torch.testing.assert_close(energy, expected, rtol=0.1, atol=0.0)
+
+
+def test_images_are_judged_by_their_data(scan):
+    data = loaded(scan)
+    reference = KtSense(KtSenseOptions())(data)
+    assert image_figures(data, 0.98 * reference, reference).residual < 0.1
+    assert image_figures(data, 0.5 * reference, reference).residual == pytest.approx(0.5, abs=0.1)
+    assert image_figures(data, torch.zeros_like(reference), reference).residual == pytest.approx(1, abs=0.05)
+
+
+def test_the_smooth_phase_is_that_of_the_average(scan):
+    data = loaded(scan)
+    phase = smooth_phase(data)
+    turned = data.average_image() * phase.conj()
+    bright = turned.abs() > 0.3 * turned.abs().max()
+    assert float(turned[bright].angle().abs().median()) < 0.3
 
 
 def test_uncertainty_is_near_the_error(scan):
@@ -112,12 +195,7 @@ def test_options_without_meaning_are_noted(scan):
 
 
 def test_stated_and_seen_noise_agree():
-    scan = simulate_radial(2, SIZE, 4, spokes=13, snr=5)
-    root = np.linalg.cholesky(scan.noise_covariance / 2)
-    kspace = np.einsum("ij,fjrs->firs", np.linalg.inv(root), scan.kspace).astype(np.complex64)
-    places = Trajectory(scan.trajectory, (SIZE, SIZE))
-    cine = CineSlice(kspace, np.ones((2, 13), bool), receiver=Receiver(whitened=True), trajectory=places)
-    data = load(cine, ReconOptions.of(), torch.device("cpu"))
+    data = loaded(simulate_radial(2, SIZE, 4, spokes=13, snr=5))
     assert 2 * data.seen_noise() ** 2 == pytest.approx(data.noise_variance, rel=0.3)
 
 

@@ -50,6 +50,7 @@ def test_exported_weights_say_what_they_are(trained, tmp_path):
     assert (entry.input_peak, entry.window) == (1, 4)
     assert entry.range == covered(trained.plan)
     assert entry.weighing == weigh(USEFUL)
+    assert entry.weighed_on == ()
     assert entry.reference == REFERENCE
     assert entry.metrics["survey"]["scans"] == entry.metrics["survey"]["served"] == 3
     assert entry.metrics["survey"]["median_gain"] > 1

@@ -103,7 +103,7 @@ def test_nothing_recorded_refuses_nothing():
         ({"frames": "4:5"}, "least, most"),
         ({"frames": [True, 3]}, "least, most"),
         ({"frames": [1, float("nan")]}, "least, most"),
-        ({"patterns": ["spiral"]}, "spiral"),
+        ({"patterns": ["zigzag"]}, "zigzag"),
         ({"patterns": "random"}, "patterns"),
     ],
 )

@@ -86,6 +86,7 @@ def test_an_entry_comes_back_as_it_was(home):
         limits=Limits(residual=0.1, change=0.35),
         reference="kt_sense",
         weighing=Weighing(level=-1.2, variance=1.1, change=-1.8),
+        weighed_on=("points", "radial"),
         training={"recipe": "standard", "seed": 3, "hours": 2.5},
         metrics={"psnr": 38.5, "uniform R 4": {"psnr": 40.1, "ssim": 0.97}},
         source="doi:10.1/x: «a»",
@@ -226,6 +227,8 @@ BROKEN = {
         {"weighing": {"change": 1}, "reference": "kt_sense"},
         "weighing needs level, got change",
     ),
+    "weighed on a text": ({"weighed_on": "points"}, "weighed_on must be a list of some of constant, interleaved"),
+    "weighed on the unknown": ({"weighed_on": ["zigzag"]}, r"weighed_on must be .*; got \['zigzag'\]"),
     "weighed against another": ({"weighing": {"level": 1}}, "reference must be kt_sense where there is a weighing"),
     "reference a network": ({"reference": "crunet_mr"}, "reference must be one of cg_sense, kt_sense, got 'crunet_mr'"),
     "range unknown": ({"range": {"speed": [1, 2]}}, "a training range has no 'speed'"),
@@ -417,3 +420,13 @@ def test_weights_say_what_they_add(home, gain, text):
     assert re.search(text, entry.describe())
     assert entry.helps == (gain > 0.05)
     assert dataclasses.replace(entry, weighing=None).helps  # compared with another method
+
+
+def test_weighed_weights_are_for_lines_and_what_else_they_help_on(home):
+    entry = write(home, reference="kt_sense", weighing=Weighing(level=-1.0), weighed_on=("points",))
+    assert [bool(entry.why_not_on(pattern)) for pattern in ("random", "full", "points", "radial")] == [0, 0, 0, 1]
+    assert entry.why_not_on("radial") == "the weights crnn_mri were not found to help on scans of radial pattern"
+    assert dataclasses.replace(entry, weighing=None).why_not_on("radial") == ""
+    survey = {"scans": 12, "served": 9, "median_gain": 0.2}
+    told = dataclasses.replace(entry, metrics={"survey": survey}).describe()
+    assert told.endswith("on 9 of 12 surveyed scans, and help on points patterns")
