@@ -14,7 +14,7 @@ import time
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from threading import Condition
+from threading import Condition, Lock
 from typing import TYPE_CHECKING
 
 from recon_core.stopping import ask, can_stop, giving_way
@@ -70,10 +70,13 @@ class _Turn:
         What its scan has had.
     until
         When its images should be there, as `time.monotonic` has it; infinite if at no certain time.
+    lock
+        Of the `Turns`.
     """
 
-    def __init__(self, share: Share, until: float) -> None:
+    def __init__(self, share: Share, until: float, lock: Lock) -> None:
         self.share = share
+        self.called = Condition(lock)  # of its own, so that only who is next wakes up
         self.urgency = 0 if share.urgent else 1 if until < math.inf else 2
         self.paused = 0.0
         self.begun = False  # its memory is taken, so that it goes before those that have not begun
@@ -89,7 +92,7 @@ class Turns:
     """Turns at a device, for the threads that share it."""
 
     def __init__(self) -> None:
-        self._changed = Condition()
+        self._lock = Lock()
         self._waiting: list[_Turn] = []
         self._held: _Turn | None = None
         self._had = [0.0] * 3  # by urgency: seconds that the scan which began its turn last had had until then
@@ -113,8 +116,8 @@ class Turns:
         ScanStoppedError
             If there is no more use in waiting, see `recon_core.stopping`.
         """
-        turn = _Turn(_share.get() or Share(), until)
-        with self._changed:
+        turn = _Turn(_share.get() or Share(), until, self._lock)
+        with self._lock:
             # what a scan did not use before is not saved up
             turn.share.used = max(turn.share.used, self._had[turn.urgency])
             self._wait(turn)
@@ -126,32 +129,44 @@ class Turns:
         finally:
             turn.share.used += work_time() - began
             _turn.reset(token)
-            with self._changed:
-                if self._held is turn:
-                    self._held = None
-                self._changed.notify_all()
+            with self._lock:
+                self._leave(turn)
 
     def _wait(self, turn: _Turn) -> None:
         """Wait with the lock held, which is given back meanwhile."""
         self._waiting.append(turn)
+        self._call_next()
         try:
-            while self._held is not None or min(self._waiting, key=_Turn.rank) is not turn:
-                self._changed.wait(_ASK_SECONDS if can_stop() else None)
+            while self._held is not turn:
+                turn.called.wait(_ASK_SECONDS if can_stop() else None)
                 ask()
-            self._held = turn
-            self._had[turn.urgency] = turn.share.used
-            turn.begun = True
-        finally:
+        except BaseException:
+            self._leave(turn)
+            raise
+
+    def _call_next(self) -> None:
+        if self._held is not None or not self._waiting:
+            return
+        turn = self._held = min(self._waiting, key=_Turn.rank)
+        self._waiting.remove(turn)
+        self._had[turn.urgency] = turn.share.used
+        turn.begun = True
+        turn.called.notify()
+
+    def _leave(self, turn: _Turn) -> None:
+        """Neither have nor want a turn any more."""
+        if self._held is turn:
+            self._held = None
+        elif turn in self._waiting:
             self._waiting.remove(turn)
-            self._changed.notify_all()
+        self._call_next()
 
     def _give_way(self, turn: _Turn) -> None:
         """Let those go before that are more urgent, if any wait."""
         if not any(other.urgency < turn.urgency for other in [*self._waiting]):
             return
         began = time.perf_counter()
-        with self._changed:
+        with self._lock:
             self._held = None
-            self._changed.notify_all()
             self._wait(turn)
         turn.paused += time.perf_counter() - began
