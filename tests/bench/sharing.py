@@ -2,12 +2,14 @@
 
 A server takes one small scan in real time at the pace of a scanner, in turns alone and while others (7 by default) send
 whole slices as fast as they are taken. The latency is that from the last readout of a frame to its image, at the
-client.
+client. The senders stand for other computers: they send what was encoded before, and the others have a process of their
+own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import socket
 import subprocess
 import sys
@@ -20,26 +22,27 @@ import numpy as np
 from gadgets.simulation import ScanPlan, simulate
 from gadgets.wire.messages import Close, ConfigFile, Header, Image, Readouts
 from gadgets.wire.reader import Reader
-from gadgets.wire.writer import Writer
+from gadgets.wire.writer import Writer, encode
 from tests.bench.realtime import ACCELERATION, FRAME, plan_of
 
-FRAMES, ROUNDS = 100, 2
+FRAMES, ROUNDS = 150, 2
+READOUT = FRAME / (plan_of(1).matrix_y // ACCELERATION)  # s from one to the next
 LONG = ScanPlan(matrix_x=156, matrix_y=192, coils=10, frames=24, slices=2, acceleration=6)
 PIPELINES = ("cg_sense", "kt_sense", "crunet_mr")  # of the other scans, in turns
 
 
 def main() -> None:
     others = int(sys.argv[1]) if len(sys.argv) > 1 else 7
-    small, long = simulate(plan_of(FRAMES)), simulate(LONG)
+    warm, small = (Paced(replace(plan_of(FRAMES), frames=frames)) for frames in (20, FRAMES))
     print(f"{FRAMES} frames of {1000 * FRAME:g} ms in real time; {others} other scans: {', '.join(PIPELINES)}")
     print("| other scans | median | 95 % | longest |")
     print("|---|---|---|---|")
     found: dict[int, list[float]] = {0: [], others: []}
     with server() as address:
-        latencies(address, simulate(replace(plan_of(FRAMES), frames=20)))  # what is made once is there then
+        latencies(address, warm)  # what is made once is there then
         for _ in range(ROUNDS):
             for count, times in found.items():
-                with load(address, long, count):
+                with load(address, count):
                     times.extend(latencies(address, small)[ACCELERATION:])
     for count, times in found.items():
         median, most, longest = 1000 * np.quantile(times, [0.5, 0.95, 1.0])
@@ -65,42 +68,63 @@ def server():
             process.terminate()
 
 
+class Paced:
+    """A scan in real time, encoded."""
+
+    def __init__(self, plan: ScanPlan) -> None:
+        scan = simulate(plan)
+        self.begin = encoded(ConfigFile("realtime_cg_sense"), Header(scan.header))
+        runs = [item for item in scan.items() if isinstance(item, Readouts)]
+        readouts = [run[i : i + 1] for run in runs for i in range(len(run))]
+        self.readouts = [(int(one.headers["idx"]["repetition"][0]), encoded(one)) for one in readouts]
+
+
+def encoded(*messages) -> bytes:
+    return b"".join(bytes(part) for message in messages for part in encode(message))
+
+
 @contextlib.contextmanager
-def load(address, scan, count: int):
+def load(address, count: int):
     """Others that send one scan after the other."""
-    over = threading.Event()
+    if not count:
+        yield
+        return
+    process = multiprocessing.get_context("spawn").Process(target=send_scans, args=(address, count), daemon=True)
+    process.start()
+    time.sleep(8)  # all of them are at it
+    try:
+        yield
+    finally:
+        process.kill()
+        process.join()
+        time.sleep(3)  # the server has noticed
+
+
+def send_scans(address, count: int) -> None:
+    """Send scans, until the process is ended."""
+    scan = simulate(LONG)
 
     def send(pipeline: str) -> None:
-        while not over.is_set():
+        stream = encoded(ConfigFile(pipeline), Header(scan.header), *scan.items(), Close())
+        while True:
             with contextlib.suppress(OSError), socket.create_connection(address) as connection:
-                writer = Writer.of_socket(connection)
-                for message in (ConfigFile(pipeline), Header(scan.header), *scan.items(), Close()):
-                    writer.send(message)
-                for _ in Reader.of_socket(connection):
-                    if over.is_set():
-                        break
+                sender = threading.Thread(target=connection.sendall, args=(stream,), daemon=True)
+                sender.start()
+                while connection.recv(1 << 20):
+                    pass
+                sender.join()
 
     threads = [threading.Thread(target=send, args=(PIPELINES[i % len(PIPELINES)],)) for i in range(count)]
     for thread in threads:
         thread.start()
-    if count:
-        time.sleep(5)  # all of them are at it
-    try:
-        yield
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
 
 
-def latencies(address, scan) -> np.ndarray:
+def latencies(address, scan: Paced) -> np.ndarray:
     """Be a scanner in real time: seconds from the last readout of every frame to its image."""
     sent, came = {}, {}
     with socket.create_connection(address) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        writer = Writer.of_socket(connection)
-        writer.send(ConfigFile("realtime_cg_sense"))
-        writer.send(Header(scan.header))
+        connection.sendall(scan.begin)
 
         def receive():
             for message in Reader.of_socket(connection):
@@ -110,13 +134,12 @@ def latencies(address, scan) -> np.ndarray:
         receiver = threading.Thread(target=receive)
         receiver.start()
         due = time.perf_counter()
-        for item in scan.items():
-            for one in (item[i : i + 1] for i in range(len(item))) if isinstance(item, Readouts) else ():
-                due += FRAME / (plan_of(1).matrix_y // ACCELERATION)
-                time.sleep(max(0.0, due - time.perf_counter()))
-                writer.send(one)
-                sent[int(one.headers["idx"]["repetition"][0])] = time.perf_counter()
-        writer.send(Close())
+        for frame, readout in scan.readouts:
+            due += READOUT
+            time.sleep(max(0.0, due - time.perf_counter()))
+            connection.sendall(readout)
+            sent[frame] = time.perf_counter()
+        Writer.of_socket(connection).send(Close())
         receiver.join()
     return np.array([came[frame] - sent[frame] for frame in sorted(came)])
 
