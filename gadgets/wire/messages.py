@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -251,6 +251,11 @@ class Readouts(Message):
         """Count the readouts."""
         return len(self.headers)
 
+    @property
+    def form(self) -> tuple[tuple[int, ...], ...]:
+        """Coils, samples and those of the trajectory: what is alike in a run."""
+        return self.data.shape[1:], () if self.trajectory is None else self.trajectory.shape[1:]
+
     def flagged(self, flag: AcquisitionFlag) -> NDArray[np.bool_]:
         """Tell which readouts have a flag."""
         return np.asarray((self.headers["flags"] & flag.bit) != 0)
@@ -268,6 +273,18 @@ def join_headers(parts: Iterable[NDArray[np.void]]) -> NDArray[np.void]:
     ``np.concatenate`` compares all fields of the type for every part: 70 us for each, against 0.6 us.
     """
     return np.frombuffer(bytearray().join(part.tobytes() for part in parts), ACQUISITION_HEADER)
+
+
+def join_readouts(parts: Sequence[Readouts]) -> Readouts:
+    """Make one run of several, which are alike in coils, samples and trajectory; a single one stays as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    paths = [part.trajectory for part in parts if part.trajectory is not None]
+    return Readouts(
+        join_headers(part.headers for part in parts),
+        np.concatenate([part.data for part in parts]),
+        np.concatenate(paths) if paths else None,
+    )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
 import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
 
 from gadgets.connection.queue import MessageQueue, QueueSpace
 from gadgets.wire.messages import Close, Text
@@ -22,9 +26,9 @@ def test_queue_keeps_order_and_counts_bytes():
 
 
 def test_queue_holds_up_beyond_its_limit(caplog):
-    block = readouts(10, 4, 64)
-    queue = MessageQueue(QueueSpace(3 * block.data.nbytes))
-    thread = in_background(lambda: [queue.put(block, block.data.nbytes) for _ in range(5)])
+    block = Text("a")
+    queue = MessageQueue(QueueSpace(30_000))
+    thread = in_background(lambda: [queue.put(block, 10_000) for _ in range(5)])
     thread.join(0.3)
     assert thread.is_alive()
     assert len(queue._items) == 2
@@ -48,6 +52,61 @@ def test_a_message_wakes_the_one_that_waits_for_it():
     queue.put(Close())
     thread.join(10)
     assert taken == [Close()]
+
+
+def test_a_message_wakes_nobody_else(monkeypatch):
+    """Each readout of a scan in real time would wake the threads of all others."""
+    woken = []
+
+    class Counting(threading.Condition):
+        def wait(self, timeout=None):
+            super().wait(timeout)
+            woken.append(threading.current_thread())
+            return True
+
+    monkeypatch.setattr("gadgets.connection.queue.threading", SimpleNamespace(Lock=threading.Lock, Condition=Counting))
+    space = QueueSpace(10**6)
+    queue, other = MessageQueue(space), MessageQueue(space)
+    idle, busy = in_background(other.get), in_background(lambda: [queue.get() for _ in range(3)])
+    for thread in (idle, busy):
+        thread.join(0.1)
+    for _ in range(3):
+        queue.put(Text("a"))
+    busy.join(10)
+    other.put(Text("b"))
+    idle.join(10)
+    assert woken.count(idle) == 1
+
+
+def same(joined, parts):
+    return all(
+        np.array_equal(getattr(joined, name), np.concatenate([getattr(part, name) for part in parts]))
+        for name in ("headers", "data")
+    )
+
+
+def test_small_runs_of_readouts_that_wait_are_taken_as_one():
+    queue = MessageQueue(QueueSpace(10**6))
+    parts = [readouts(count, 2, 8) for count in (1, 2, 1)]
+    after = readouts(1, 2, 16)
+    for item in (*parts, Text("a"), parts[0], after, Close()):
+        queue.put(item, 100)
+    assert same(queue.get(), parts)
+    assert queue.get() == Text("a")
+    assert queue.get() is parts[0]  # other samples follow
+    assert queue.get() is after
+    assert queue.get() == Close()
+    assert queue._space.used == 0
+
+
+@pytest.mark.parametrize(("count", "size"), [(9, 100), (1, 600_000)])
+def test_runs_that_are_not_small_are_taken_one_by_one(count, size):
+    """They would be copied for nothing; and a scan is asked after every one whether it goes first."""
+    queue = MessageQueue(QueueSpace(10**7))
+    parts = [readouts(count, 2, 8) for _ in range(2)]
+    for part in parts:
+        queue.put(part, size)
+    assert [queue.get() is part for part in parts] == [True, True]
 
 
 def test_queue_lets_one_oversized_item_in():
