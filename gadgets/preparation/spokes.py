@@ -10,7 +10,7 @@ import numpy as np
 from gadgets.problems import Kind
 from recon_core.errors import DataError, HeaderError
 from recon_core.off_grid.settings import TrajectorySettings
-from recon_core.off_grid.trajectory import angle_step, spoke_positions, to_cycles_per_pixel
+from recon_core.off_grid.trajectory import UNITS, angle_step, spoke_positions, to_cycles_per_pixel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,13 +92,13 @@ class SpokePositions:
         if dimensions not in (2, 3):
             raise DataError(f"the trajectory has {dimensions} dimensions; expected 2, or 3 with a density weight")
         columns, rows = encoding.encoded.matrix[:2]
+        width, height = encoding.encoded.field_of_view[:2]
         positions, unit = to_cycles_per_pixel(
-            values[..., :2], (rows, columns), self._units.get(space, self._settings.unit)
+            values[..., :2], (rows, columns), self._units.get(space, self._settings.unit), (height, width)
         )
         if space not in self._units:
             self._units[space] = unit
-            name = {"pixel": "cycles per pixel", "fov": "cycles per field of view"}[unit]
-            text = f"the trajectory of encoding {space} is taken to be in {name}; trajectory_unit says otherwise"
+            text = f"the trajectory of encoding {space} is taken to be in {UNITS[unit]}; trajectory_unit says otherwise"
             self._problems.add(Kind.TRAJECTORY, text, damage=False)
         third = values[..., 2:]
         if third.size and _is_weight(third, values):

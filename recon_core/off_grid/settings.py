@@ -42,9 +42,9 @@ class TrajectorySettings(Options):
         minimum=1,
         maximum=100,
     )
-    unit: Literal["auto", "pixel", "fov"] = option(
+    unit: Literal["auto", "pixel", "fov", "metre", "radian"] = option(
         "auto",
-        "unit of the positions that readouts carry: cycles per pixel or per field of view; auto sees it from the "
-        "largest",
+        "unit of the positions that readouts carry: cycles per pixel, per field of view or per metre, or radians per "
+        "metre; auto sees it from the largest",
         name="trajectory_unit",
     )

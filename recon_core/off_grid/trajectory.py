@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 GOLDEN_ANGLE = 180 * (math.sqrt(5) - 1) / 2
 _EDGE = 0.5 * 2**0.5 + 0.05  # cycles per pixel: the corners of the grid, and what rounding and delays add
 _NEAR = 0.2, _EDGE  # the largest position of a trajectory, in cycles per pixel
+_CLOSE = 0.45, 0.55  # the same where the unit goes by the size of the image in metres
+#: Units that the positions of a trajectory may have, in words.
+UNITS = {
+    "pixel": "cycles per pixel",
+    "fov": "cycles per field of view",
+    "metre": "cycles per metre",
+    "radian": "radians per metre",
+}
 _SAME_ANGLE = 1e-4  # radians
 _SAME_TURN = 0.1  # degrees: what rounding of positions and delays leave
 _TINY = range(3, 11)  # numbers of tiny golden angles that are known by name; the second is golden the other way round
@@ -87,9 +95,12 @@ def spoke_positions(
 
 
 def to_cycles_per_pixel(
-    values: NDArray[np.float32], matrix: tuple[int, int], unit: str = "auto"
+    values: NDArray[np.float32],
+    matrix: tuple[int, int],
+    unit: str = "auto",
+    field_of_view: tuple[float, float] | None = None,
 ) -> tuple[NDArray[np.float32], str]:
-    """Bring positions of either unit that is met to cycles per pixel.
+    """Bring positions of any unit that is met to cycles per pixel.
 
     Parameters
     ----------
@@ -98,7 +109,9 @@ def to_cycles_per_pixel(
     matrix
         ``(y, x)`` pixels of the image.
     unit
-        ``pixel`` for cycles per pixel, ``fov`` for cycles per field of view, ``auto`` tells them apart by the largest.
+        One of `UNITS`; ``auto`` tells them apart by the largest.
+    field_of_view
+        ``(y, x)`` of the image in mm; None knows no units with metres.
 
     Returns
     -------
@@ -108,22 +121,42 @@ def to_cycles_per_pixel(
     Raises
     ------
     DataError
-        If the largest is that of neither, or values are not finite.
+        If the largest is that of none, or values are not finite, or the field of view is needed and not known.
     """
-    largest = float(np.abs(values).max(initial=0.0))
     _refuse_what_is_not_finite(values)
     size = np.array([matrix[1], matrix[0]], np.float32)
-    per_pixel = float(np.abs(values / size).max(initial=0.0))
+    cells: dict[str, NDArray[np.float32]] = {"pixel": np.ones(2, np.float32), "fov": size}
+    if field_of_view is not None and min(field_of_view) > 0:
+        per_metre = 1000 * size / np.array([field_of_view[1], field_of_view[0]])
+        cells |= {"metre": per_metre.astype(np.float32), "radian": (2 * math.pi * per_metre).astype(np.float32)}
     if unit == "auto":
-        near = [name for name, one in (("pixel", largest), ("fov", per_pixel)) if _NEAR[0] <= one <= _NEAR[1]]
-        if not near:
-            raise DataError(
-                f"the trajectory reaches {largest:.3g}, expected 0.5 (cycles per pixel) or {max(matrix) / 2:g} (cycles "
-                "per field of view); where it goes less far than the matrix, trajectory_unit says which it is, and "
-                "positions in radians or per metre have to be converted by the sender"
-            )
-        unit = near[0]
-    return np.asarray(values if unit == "pixel" else values / size, np.float32), unit
+        unit = _likely_unit(values, matrix, cells)
+    if unit not in cells:
+        raise DataError(f"positions in {UNITS[unit]} need the field of view of the image, which is not known")
+    return np.asarray(values / cells[unit], np.float32), unit
+
+
+def _likely_unit(values: NDArray[np.float32], matrix: tuple[int, int], cells: dict[str, NDArray[np.float32]]) -> str:
+    """The unit in which positions reach as far as those of a scan do; `cells` are one cycle per pixel in each.
+
+    Raises
+    ------
+    DataError
+        If there is none.
+    """
+    for name, cell in cells.items():
+        low, high = _NEAR if name in ("pixel", "fov") else _CLOSE
+        if low <= float(np.abs(values / cell).max(initial=0.0)) <= high:
+            return name
+    expected = f"0.5 ({UNITS['pixel']}) or {max(matrix) / 2:g} ({UNITS['fov']})"
+    others = "positions in radians or per metre have to be converted by the sender"
+    if "metre" in cells:
+        further = (f"{float(cells[name].max()) / 2:.3g} ({UNITS[name]})" for name in ("metre", "radian"))
+        others = f"further units are known by a reach of {' or '.join(further)}"
+    raise DataError(
+        f"the trajectory reaches {float(np.abs(values).max(initial=0.0)):.3g}, expected {expected}; where it goes less "
+        f"far than the matrix, trajectory_unit says which it is, and {others}"
+    )
 
 
 def check_positions(positions: NDArray[np.float32], measured: NDArray[np.bool_]) -> None:

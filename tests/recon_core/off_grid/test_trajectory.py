@@ -80,11 +80,27 @@ def test_half_spokes_cover_the_circle():
 
 
 def test_units_that_are_not_known_are_not_promised():
-    """Radians per pixel, and cycles per metre of a field of view of 0.3 m: no setting takes them."""
+    """Radians per pixel, and cycles per metre of a field of view that is not known."""
     positions = spoke_positions(np.array([0.0, 1.0]), 64, 32, (64, 64), 1.0)
     for factor in (2 * np.pi, 64 / 0.3):
         with pytest.raises(DataError, match="in radians or per metre have to be converted"):
             to_cycles_per_pixel(np.float32(factor) * positions, (64, 64))
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("metre", 1.0), ("radian", 2 * np.pi)])
+def test_units_with_metres_are_seen_where_the_field_of_view_is_known(unit, factor):
+    """A field of view of 300 x 240 mm; along y the pixels are smaller."""
+    positions = spoke_positions(np.array([0.0, np.pi / 2]), 64, 32, (64, 64), 1.0)
+    values = np.float32(factor) * positions * np.float32([64 / 0.3, 64 / 0.24])
+    for asked in ("auto", unit):
+        found, taken = to_cycles_per_pixel(values, (64, 64), asked, (240.0, 300.0))
+        assert taken == unit
+        np.testing.assert_allclose(found, positions, atol=1e-6)
+    short = np.float32(0.8) * values  # as far as no unit makes sure of
+    with pytest.raises(DataError, match=r"133 \(cycles per metre\) or 838 \(radians per metre\)"):
+        to_cycles_per_pixel(short, (64, 64), "auto", (240.0, 300.0))
+    with pytest.raises(DataError, match="need the field of view"):
+        to_cycles_per_pixel(values, (64, 64), unit)
 
 
 def test_refusals():
