@@ -144,7 +144,8 @@ class Gate:
         self._spacing = header.readout_spacing
         # Its scanners sort the cardiac phases themselves, and say the RR interval in the second stamp.
         self._sorted = find_vendor(header.vendor).sorts_phases
-        self._repeats = any(encoding.count("repetition") > 1 for encoding in header.encodings)
+        #: The scan has repetitions of its own, so that beats cannot be.
+        self.repeats = any(encoding.count("repetition") > 1 for encoding in header.encodings)
         self._counted = 0  # frames of the slices, where nothing says how many
         wanted = settings.gating.trigger_source
         self._sources = tuple(_SOURCES) if wanted == "auto" else (wanted,)
@@ -222,11 +223,10 @@ class Gate:
         frames = self._frames(rhythm, row, len(promised))
         position = self.cycle_position(rhythm)
         if self.wants_beats:
-            beats = () if self._repeats else tuple(self._beats(readouts, rhythm, position, frames, source))
+            beats = () if self.repeats else tuple(self._beats(readouts, rhythm, position, frames, source))
             if beats:
                 return beats
-            why = "the scan has repetitions of its own" if self._repeats else "no beat has all lines (a segmented scan)"
-            self.report_no_beats(name, why)
+            self.report_no_beats(name, "no beat has all lines (a segmented scan)")
         return (self._mean(readouts, rhythm, position, frames, source),)
 
     def _mean(self, readouts: _Slice, rhythm: Rhythm, position: NDArray[np.float64], frames: int, source: str) -> Gated:
@@ -259,11 +259,7 @@ class Gate:
             binned = bin_lines(data[which], row[which], position[which], one, frames, rows)
             if (binned.grade == BRIDGED).any():
                 continue
-            length = float(rhythm.rr[number])
-            note = (
-                f"gated retrospectively by {_SOURCES[source]} to {frames} frames of beat {number}, "
-                f"{length:.0f} ms {_VERDICTS[int(rhythm.grade[number])]}"
-            )
+            note = beat_in_words(rhythm, number, frames, source)
             logger.info("%s: %s", name, note)
             made = self.headers_of(headers[which], row[which], position[which], one, frames, rows // 2)
             made["idx"]["repetition"] = number
@@ -272,7 +268,7 @@ class Gate:
                 binned.grade >= 0,
                 made,
                 (note,),
-                Gating(source, length, beat=number),
+                Gating(source, float(rhythm.rr[number]), beat=number),
             )
 
     def _check_room(self, readouts: _Slice, frames: int) -> None:
@@ -288,6 +284,7 @@ class Gate:
 
     def report_no_beats(self, name: str, why: str) -> None:
         """Report that the images of a slice are those of the mean beat, though those of every beat were asked for."""
+        why = "the scan has repetitions of its own" if self.repeats else why
         text = f"gated_output beats cannot be had of {name}: {why}; the images are those of the mean beat"
         self._problems.add(Kind.GATED_OUTPUT, text, damage=False)
 
@@ -490,6 +487,14 @@ def _announced_frames(header: ScanHeader) -> int:
     except (ValueError, OverflowError):
         return 0
     return frames if 1 < frames <= MOST_FRAMES else 0
+
+
+def beat_in_words(rhythm: Rhythm, number: int, frames: int, source: str) -> str:
+    """How the frames of a slice were gated from one beat, in a sentence."""
+    return (
+        f"gated retrospectively by {_SOURCES[source]} to {frames} frames of beat {number}, "
+        f"{float(rhythm.rr[number]):.0f} ms {_VERDICTS[int(rhythm.grade[number])]}"
+    )
 
 
 def beats_in_words(rhythm: Rhythm, used: NDArray[np.bool_], frames: int, source: str) -> str:

@@ -6,21 +6,26 @@ Unlike the lines of a grid, no two spokes need to be the same, so that nothing i
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gadgets.gating.gate import USUAL_FRAMES, Gating, beats_in_words, beats_of
+from gadgets.gating.gate import USUAL_FRAMES, Gating, beat_in_words, beats_in_words, beats_of
 from recon_core.gating.beats import REJECTED
 from recon_core.gating.self_gating import find_triggers_of_spokes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from gadgets.gating.gate import Gate
+    from recon_core.gating.beats import Rhythm
 
 logger = logging.getLogger("cinestream")
+
+_FEWEST_SHARE = 0.4  # of the spokes that a frame of a beat has on average: a beat with less in one is not whole
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,8 @@ def gate_spokes(
     centres: NDArray[np.complex64],
     angles: NDArray[np.float64],
     promised: int,
-) -> GatedSpokes:
-    """Find the frame of every spoke of a slice.
+) -> tuple[GatedSpokes, ...]:
+    """Find the frames of a slice, and which one every spoke belongs to.
 
     Parameters
     ----------
@@ -78,6 +83,11 @@ def gate_spokes(
     promised
         Frames that the header promises of a cycle; 0 where it says nothing.
 
+    Returns
+    -------
+    tuple of GatedSpokes
+        One; or one for every beat, where that was asked for.
+
     Raises
     ------
     DataError
@@ -91,6 +101,11 @@ def gate_spokes(
     frames = gate.known_frames(promised) or USUAL_FRAMES
     position = gate.cycle_position(rhythm)
     frame = np.rint(position * frames).astype(np.intp) % frames
+    if gate.wants_beats:
+        beats = () if gate.repeats else tuple(_beats(gate, name, headers, position, rhythm, source, frames))
+        if beats:
+            return beats
+        gate.report_no_beats(name, "no beat has spokes enough in all frames; gated_frames makes fewer")
     rejected = rhythm.grade[rhythm.beat] == REJECTED
     thin = []
     empty = np.setdiff1d(frame, frame[~rejected])
@@ -101,12 +116,39 @@ def gate_spokes(
     used = np.bincount(rhythm.beat[~rejected], minlength=len(rhythm.rr)) > 0
     words = beats_in_words(rhythm, used, frames, source)
     logger.info("%s: %s", name, words)
-    if gate.wants_beats:
-        gate.report_no_beats(name, "spokes of one beat are too few for its frames")
     nowhere = np.zeros(len(headers), np.intp)  # every spoke crosses the centre
-    return GatedSpokes(
+    mean = GatedSpokes(
         frame,
         gate.headers_of(headers, nowhere, position, rhythm, frames, 0),
         (words, *gate.report_doubts(name, rhythm, thin)),
         Gating(source, rhythm.typical, beats_of(rhythm, used)),
     )
+    return (mean,)
+
+
+def _beats(
+    gate: Gate,
+    name: str,
+    headers: NDArray[np.void],
+    position: NDArray[np.float64],
+    rhythm: Rhythm,
+    source: str,
+    frames: int,
+) -> Iterator[GatedSpokes]:
+    """The frames of every beat that is accepted and was measured as a whole."""
+    moment = np.rint(position * frames).astype(np.intp)
+    # the last spokes of a beat are nearest to the R wave of the next one
+    beat, frame = rhythm.beat + moment // frames, moment % frames
+    good = rhythm.grade[rhythm.beat] != REJECTED
+    for number in np.flatnonzero(rhythm.grade != REJECTED).tolist():
+        own = good & (beat == number)
+        counts = np.bincount(frame[own], minlength=frames)
+        if counts.min() < max(1.0, _FEWEST_SHARE * counts.mean()):
+            continue
+        note = beat_in_words(rhythm, number, frames, source)
+        logger.info("%s: %s", name, note)
+        one = replace(rhythm, beat=rhythm.beat[own], since=rhythm.since[own])
+        made = gate.headers_of(headers[own], np.zeros(int(own.sum()), np.intp), position[own], one, frames, 0)
+        made["idx"]["repetition"] = number
+        gating = Gating(source, float(rhythm.rr[number]), beat=number)
+        yield GatedSpokes(np.where(own, frame, -1), made, (note,), gating)

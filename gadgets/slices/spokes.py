@@ -190,14 +190,17 @@ class SpokeSlices:
         if self._window:
             yield from self._windows(key, buffer, over=True)
         elif buffer.parts:
-            gated = self._gated(key, buffer, self._gate) if self._gate is not None else None
-            if gated is not None:
-                yield from self._assembled(key, buffer, gated.frame, 0, gated)
-            elif self._gate is None or not self._gate.forced:
+            gated = self._gated(key, buffer, self._gate) if self._gate is not None else ()
+            for one in gated:
+                own = key._replace(repetition=key.repetition + (one.gating.beat or 0))
+                yield from self._assembled(own, buffer, one.frame, 0, one)
+            if gated:
+                return
+            if self._gate is None or not self._gate.forced:
                 yield from self._assembled(key, buffer, np.concatenate(buffer.frame), 0)
 
-    def _gated(self, key: SliceKey, buffer: _Buffer, gate: Gate) -> GatedSpokes | None:
-        """The frames that the gate makes; None, which is reported, where it cannot."""
+    def _gated(self, key: SliceKey, buffer: _Buffer, gate: Gate) -> tuple[GatedSpokes, ...]:
+        """The frames that the gate makes; none, which is reported, where it cannot."""
         parts = [centre_of_spokes(part.data, part.trajectory) for part in buffer.parts if part.trajectory is not None]
         centres, angles = (np.concatenate(some) for some in zip(*parts, strict=True))
         headers = join_headers(part.headers for part in buffer.parts)
@@ -209,7 +212,7 @@ class SpokeSlices:
         except DataError as error:
             left = "There are no images of it" if gate.forced else "The frames are those of the counter"
             self._problems.add(Kind.GATED_SLICE, f"{error}. {left}", damage=False)
-            return None
+            return ()
 
     def _windows(self, key: SliceKey, buffer: _Buffer, *, over: bool = False) -> Iterator[CompleteSlice]:
         """The windows that are complete; the first one and, fixed, every one has as many new frames as a window."""

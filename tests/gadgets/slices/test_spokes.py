@@ -142,6 +142,19 @@ def test_a_gated_slice_leaves_when_the_next_one_has_begun():
     assert {parts[0].data[row, 0, 0] for row in first} <= kept
 
 
+def test_every_beat_is_a_series_of_its_own():
+    settings = {"gating": "retrospective", "gated_frames": 5, "stamp_tick": 2.5, "gated_output": "beats"}
+    part = beating(4)
+    *_, beats = slices([part], **settings)
+    assert [one.key.repetition for one in beats] == [0, 1, 2, 3]
+    assert [one.gating.beat for one in beats] == [0, 1, 2, 3]
+    for number, one in enumerate(beats):
+        assert one.frames.tolist() == [0, 1, 2, 3, 4]
+        kept = set(one.cine.kspace[:, 0, :, 0][one.cine.mask].tolist())
+        assert set(part.data[100 * number : 100 * number + 89, 0, 0].tolist()) <= kept  # but those near the next R wave
+        assert 89 <= len(kept) <= 101
+
+
 def test_interleaved_gated_slices_wait_for_the_end():
     one, other = beating(4), beating(4, 1)
     turns = [part[at : at + 1] for at in range(400) for part in (one, other)]
