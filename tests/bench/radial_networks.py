@@ -21,12 +21,11 @@ import numpy as np
 import torch
 
 from recon_core.data import CineSlice, HybridSlice, Receiver, Trajectory
+from recon_core.inference.fusion import Evidence
 from recon_core.inference.start import with_start
 from recon_core.inference.windows import over_windows
-from recon_core.off_grid.slice import OffGridSlice
 from recon_core.off_grid.trajectory import spoke_positions
 from recon_core.options import ReconOptions
-from recon_core.physics.consistency import DataConsistency
 from recon_core.simulate.coils import coil_maps
 from recon_core.simulate.radial import measure as sampled
 from recon_core.simulate.radial import spoke_angles
@@ -43,22 +42,6 @@ NETWORKS = ("cinenet", "crunet_mr", "unrolled_resnet3d", "unet3d_mr", "crnn_mri"
 SEED = 950_000  # far from those of trainings and surveys
 COILS, SIZES, SPOKES, FRAMES = 8, (96, 112), (13, 40), (8, 10, 12)
 WORSE = 0.2  # dB
-
-
-class Consistency(DataConsistency):
-    """The forms of data consistency with the operator of a slice off the grid."""
-
-    def __init__(self, data: OffGridSlice, maps: torch.Tensor) -> None:
-        self.operator = data.operator(maps=maps)
-        self.zero_filled = self.operator.adjoint(data.hybrid)
-        self.intensity = maps.abs().square().sum(0)
-
-
-class Spokes(OffGridSlice):
-    """A slice off the grid that networks take."""
-
-    def consistency(self, implementation: str = "auto", maps: torch.Tensor | None = None) -> DataConsistency:
-        return Consistency(self, self.maps if maps is None else maps)
 
 
 def main() -> None:
@@ -104,8 +87,7 @@ def look(options, library: Library, networks, number: int, findings: dict[str, l
 
 
 def read(path: Path) -> Finding:
-    from recon_core.inference.fusion import Evidence
-
+    """A finding of an earlier run."""
     fields = torch.load(path, weights_only=True)
     return Finding(**{**fields, "evidence": Evidence(*fields["evidence"])})
 
@@ -151,12 +133,12 @@ def spokes(number: int, library: Library) -> tuple[HybridSlice, torch.Tensor]:
     )
     data = load(cine, ReconOptions(method=REFERENCE), torch.device("cpu"))
     peak = float((data.maps.conj() * data.average_images()).sum(0).abs().max())
-    fields = {field.name: getattr(data, field.name) for field in dataclasses.fields(data)}
-    fields |= {"hybrid": data.hybrid / peak, "noise_variance": data.noise_variance / peak**2}
+    scaled = {"hybrid": data.hybrid / peak, "reference": data.reference / peak}
+    scaled["noise_variance"] = data.noise_variance / peak**2
     axes = (-2, -1)
     images = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(complete, axes=axes), norm="ortho"), axes=axes)
     target = (data.maps.conj() * torch.from_numpy(images.astype(np.complex64))).sum(1) / (peak * deviation)
-    return Spokes(**{**fields, "reference": data.reference / peak}), target
+    return dataclasses.replace(data, **scaled), target
 
 
 def points(number: int, library: Library) -> tuple[HybridSlice, torch.Tensor]:
