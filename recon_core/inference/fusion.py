@@ -12,8 +12,9 @@ from recon_core.trust.weighing import USUAL_VARIANCE
 if TYPE_CHECKING:
     from recon_core.trust.weighing import Weighing
 
-# Side of the square, in pixels, over which the error of the start is averaged: a few samples know it roughly.
-_NEIGHBOURHOOD = 9
+# Sides of squares, in pixels: over the first the error of the start is averaged, as a few samples know it roughly; over
+# the second it is compared with what a network changes.
+_NEIGHBOURHOOD, _REGION = 9, 25
 _SMALL = 1e-12  # of a variance, over the square of the peak
 
 
@@ -23,7 +24,8 @@ class Evidence(NamedTuple):
     variance: torch.Tensor
     """``(y, x)`` float32, around each pixel, over the square of the peak."""
     change: torch.Tensor
-    """``()`` float32: mean square over the slice, over the mean of `variance`."""
+    """``()`` float32: mean square of what it changes of the magnitudes over `variance`, both of a region, averaged over
+    the slice. A network that changes much where nothing is left open is not right elsewhere either."""
 
 
 class Fused(NamedTuple):
@@ -74,8 +76,8 @@ def gather(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, pe
     """Collect what the weight of every pixel is made of; parameters as of `fuse`."""
     square = max(peak, _SMALL) ** 2
     variance = box_mean(2 * deviation.square().mean(0), _NEIGHBOURHOOD) / square
-    change = (image - start).abs().square().mean() / square
-    return Evidence(variance, change / variance.mean().clamp(min=_SMALL))
+    change = box_mean((image.abs() - start.abs()).square().mean(0), _REGION) / square
+    return Evidence(variance, (change / box_mean(variance, _REGION).clamp(min=_SMALL)).mean())
 
 
 def decades(evidence: Evidence) -> tuple[torch.Tensor, torch.Tensor]:

@@ -33,12 +33,11 @@ _SEED = 800_000  # far from the seeds of any training
 _WIDTH = 64  # columns, for speed
 _WORSE = 0.2  # dB that an image may be worse than that of the reference
 _FOLDS = 4
-# A dB lost beyond the first part of one counts as thirty won: what is sent must not be worse. More than some dB won
-# on a scan count no more.
-_DREAD, _HARMLESS, _ENOUGH = 30.0, 0.15, 6.0
+# A dB lost counts as this many won: what is sent must not be worse. More than some dB won on a scan count no more.
+_DREAD, _ENOUGH = 65.0, 6.0
 # What few scans cannot tell is taken from here, as found for several networks together.
 _USUAL = (-2.0, 1.5, -1.0)
-_DOUBT = 5.0  # how much it takes to differ from it, in scans
+_DOUBT = 15.0  # how much it takes to differ from it, in scans
 _ROUNDS = 40
 _SMALL = 1e-12
 
@@ -214,7 +213,7 @@ def weigh(findings: Sequence[Finding]) -> Weighing:
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
         won = torch.cat(pool.gains(pool.weights(*values))[:2])
-        worth = won.clamp(max=_ENOUGH) - _DREAD * torch.relu(-won - _HARMLESS)
+        worth = won.clamp(max=_ENOUGH) - _DREAD * torch.relu(-won)
         total = _DOUBT / len(findings) * (values - usual).square().sum() - worth.mean()
         total.backward()  # type: ignore[no-untyped-call]
         return total
@@ -233,11 +232,11 @@ def judge(findings: Sequence[Finding]) -> list[Gain]:
         Of scans of all kinds, at least two.
     """
     parts = [findings[number::_FOLDS] for number in range(min(_FOLDS, len(findings)))]
-    judged = []
+    judged: dict[int, Gain] = {}
     for number, part in enumerate(parts):
         others = [finding for other, each in enumerate(parts) if other != number for finding in each]
-        judged += gains(part, weigh(others))
-    return judged
+        judged.update(zip(range(number, len(findings), _FOLDS), gains(part, weigh(others)), strict=True))
+    return [judged[number] for number in range(len(findings))]
 
 
 def summarise(judged: Sequence[Gain]) -> dict[str, float]:

@@ -26,10 +26,10 @@ _LARGEST = 100.0
 class Weighing:
     """What was found of weights on surveyed scans: the weight of a pixel is the logistic function of a sum.
 
-    The sum is ``level + variance log10(v / 0.001) + change log10(d / V)``, where v is the variance that the data leave
-    around the pixel and V its mean over the slice, both over the square of the peak, and d how far the network goes
-    from the image that it is weighed against, as the mean square over the slice. Where much is left open, a network
-    knows better; if it goes much further than the data leave open, it knows less than it claims.
+    The sum is ``level + variance log10(v / 0.001) + change log10(c)``, where v is the variance that the data leave
+    around the pixel over the square of the peak, and c the mean over the slice of what the network changes of the
+    magnitudes around a pixel, squared, over the variance there. Where much is left open, a network knows better; if it
+    goes much further than the data leave open, anywhere, it knows less than it claims.
     """
 
     level: float

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from recon_core.data import CineSlice, HybridSlice, Receiver, Trajectory
-from recon_core.inference.fusion import Evidence
 from recon_core.inference.start import with_start
 from recon_core.inference.windows import over_windows
 from recon_core.off_grid.trajectory import spoke_positions
@@ -37,6 +36,7 @@ from recon_core.training.survey import REFERENCE, Finding, Gain, compare, gains,
 from recon_core.trust.weighing import LEAST_SHARE
 from recon_core.weights.loading import load_network
 from recon_core.weights.manifest import list_weights
+from tests.bench.findings import keep, read
 
 NETWORKS = ("cinenet", "crunet_mr", "unrolled_resnet3d", "unet3d_mr", "crnn_mri")
 SEED = 950_000  # far from those of trainings and surveys
@@ -81,15 +81,9 @@ def look(options, library: Library, networks, number: int, findings: dict[str, l
                 begin = time.process_time()
                 image = reconstruct(network, started)
                 finding = compare(started.start, started.start_deviation, image, target)
-            torch.save(dataclasses.asdict(finding) | {"evidence": tuple(finding.evidence)}, path)
+            keep(finding, path)
             print("  ", name, f"{time.process_time() - begin:.1f} s", *alone(finding), flush=True)
         findings[name].append(read(path))
-
-
-def read(path: Path) -> Finding:
-    """A finding of an earlier run."""
-    fields = torch.load(path, weights_only=True)
-    return Finding(**{**fields, "evidence": Evidence(*fields["evidence"])})
 
 
 def reconstruct(network, data: HybridSlice) -> torch.Tensor:

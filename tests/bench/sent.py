@@ -1,10 +1,13 @@
-"""Measure what is sent of networks, on drawn scans that neither training nor weighing has seen.
+"""Measure what is sent of networks, on drawn scans that training has not seen, and find anew how far they are believed.
 
-    python -m tests.bench.sent FOLDER [NETWORK ...] [--scans 300] [--data DIR]
+    python -m tests.bench.sent FOLDER [NETWORK ...] [--scans 300] [--first N] [--data DIR]
+    python -m tests.bench.sent FOLDER [NETWORK ...] --weigh [--scans 720] [--data DIR]
 
-The packaged weights and their weighing are judged against ``kt_sense`` on the scans that follow those of their survey.
-What is found of every scan goes to FOLDER/NETWORK.jsonl at once, and a run goes on where another was stopped. An image
-is sent where the network counts enough; a scan would gain where the network by itself is better by more than 0.2 dB,
+The packaged weights are compared with ``kt_sense``. By default the scans are those that follow the ones of their
+survey, and the packaged weighing is judged. With ``--weigh`` they are those of the survey, and more; each quarter is
+judged by the weighing that is found on the other three, and what is found on all is printed as the manifest has it.
+What is found of every scan goes to FOLDER/NETWORK at once, and a run goes on where another was stopped. An image is
+sent where the network counts enough; a scan would gain where the network by itself is better by more than 0.2 dB,
 whole and where it moves.
 """
 
@@ -12,19 +15,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from tqdm import tqdm
 
 from recon_core.training.library import Library, read_library
 from recon_core.training.plan import preset_plan
-from recon_core.training.survey import Finding, gains, survey
+from recon_core.training.survey import Finding, Gain, gains, judge, summarise, survey, weigh
 from recon_core.trust.weighing import LEAST_SHARE
 from recon_core.weights.loading import load_network
 from recon_core.weights.manifest import WeightsEntry, list_weights
+from tests.bench.findings import keep, read
 
 WORSE = 0.2  # dB
 
@@ -34,50 +38,55 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("networks", nargs="*", default=["crunet_mr"])
     parser.add_argument("--scans", type=int, default=300)
+    parser.add_argument("--first", type=int)
+    parser.add_argument("--weigh", action="store_true")
     parser.add_argument("--data", type=Path)
     options = parser.parse_args()
     library = Library() if options.data is None else read_library(options.data, "held out")
-    options.folder.mkdir(parents=True, exist_ok=True)
     weighed = {entry.method: entry for entry in list_weights().values() if entry.weighing}
     print("| network | scans | sent | median, moves / whole | least of either | worse | would gain | of these sent |")
     print("|---|---|---|---|---|---|---|---|")
     for name in options.networks:
-        print(row(name, look(weighed[name], library, options.scans, options.folder / f"{name}.jsonl")), flush=True)
+        entry = weighed[name]
+        surveyed = int(entry.metrics["survey"]["scans"])
+        first = options.first if options.first is not None else 0 if options.weigh else surveyed
+        findings = look(entry, library, range(first, first + options.scans), options.folder / name)
+        judged = judge(findings) if options.weigh else gains(findings, entry.weighing)
+        print(row(name, judged, findings), flush=True)
+        if options.weigh:
+            found = {"weighing": weigh(findings).mapping(), "survey": summarise(judged)}
+            print(yaml.safe_dump({name: found}, sort_keys=False), flush=True)
 
 
-def look(entry: WeightsEntry, library: Library, scans: int, path: Path) -> np.ndarray:
-    """Gains ``(scan, 5)``: whole and moving as sent, the share, whole and moving of the network by itself."""
-    found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    plan = preset_plan(entry.method)
-    begin = plan.survey + len(found)
-    network = load_network(entry, "cpu")
-    later = survey(network, dataclasses.replace(plan, survey=max(0, scans - len(found))), library, begin)
-    with path.open("a") as file:
-        for finding in tqdm(later, total=scans - len(found), desc=entry.method):
-            (gain,) = gains([finding], entry.weighing)
-            found.append([gain.whole, gain.moving, gain.share, *alone(finding)])
-            file.write(f"{json.dumps(found[-1])}\n")
-            file.flush()
-    return np.array(found[:scans])
+def look(entry: WeightsEntry, library: Library, numbers: range, folder: Path) -> list[Finding]:
+    """Findings of these scans, from the folder where they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    network, plan = load_network(entry, "cpu"), dataclasses.replace(preset_plan(entry.method), survey=1)
+    for number in tqdm(numbers, desc=entry.method):
+        path = folder / f"{number:06d}.pt"
+        if not path.exists():
+            (finding,) = survey(network, plan, library, number)
+            keep(finding, path)
+    return [read(folder / f"{number:06d}.pt") for number in numbers]
 
 
-def alone(finding: Finding) -> tuple[float, float]:
-    """What the network is better by itself, in dB: whole, and where it moves."""
+def alone(finding: Finding) -> float:
+    """What the network is better by itself, in dB: the lesser of whole, and where it moves."""
     left = finding.error - 2 * finding.agreement + finding.change
     regions = torch.ones_like(finding.moving), finding.moving
-    return tuple(-10 * float(torch.log10(left[region].sum() / finding.error[region].sum())) for region in regions)
+    return min(-10 * float(torch.log10(left[region].sum() / finding.error[region].sum())) for region in regions)
 
 
-def row(name: str, found: np.ndarray) -> str:
+def row(name: str, judged: list[Gain], findings: list[Finding]) -> str:
     """A row of the table."""
-    whole, moving, share, *own = found.T
-    sent, gaining = share >= LEAST_SHARE, np.minimum(*own) > WORSE
+    whole, moving, share = np.array(judged).T
+    sent, gaining = share >= LEAST_SHARE, np.array([alone(finding) for finding in findings]) > WORSE
     least = np.minimum(whole, moving)[sent]
     medians = " / ".join(f"{np.median(values[sent]):+.2f}" for values in (moving, whole))
     worse = f"{100 * np.mean(least < -WORSE):.1f} %"
     served = f"{np.count_nonzero(sent & gaining)} of {np.count_nonzero(gaining)}"
     return (
-        f"| `{name}` | {len(found)} | {np.count_nonzero(sent)} | {medians} dB | {least.min():+.2f} dB | {worse} "
+        f"| `{name}` | {len(findings)} | {np.count_nonzero(sent)} | {medians} dB | {least.min():+.2f} dB | {worse} "
         f"| {np.count_nonzero(gaining)} | {served} |"
     )
 

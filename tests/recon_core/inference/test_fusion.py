@@ -52,11 +52,20 @@ def test_a_network_that_goes_further_counts_less():
     assert 0 < far < 0.3 * near
 
 
+def test_a_network_that_changes_what_is_settled_counts_less_elsewhere():
+    _, start, deviation, image = scene(0.3, 0.3)
+    deviation[:, 15:] = 0.01
+    settled = image.clone()
+    settled[:, 15:] = start[:, 15:]
+    weight, other = (weights(gather(start, deviation, one, 10.0), PLAIN) for one in (settled, image))
+    assert bool((other[:10] < 0.5 * weight[:10]).all())
+
+
 def test_the_weight_is_the_logistic_function_of_the_sum():
     _, start, deviation, image = scene(0.3, 0.3)
     evidence = gather(start, deviation, image, 10.0)
     assert float(evidence.variance.mean()) == pytest.approx(0.3**2 / 100, rel=1e-4)
-    assert float(evidence.change) == pytest.approx(2, rel=0.05)  # both errors, over that of the start
+    assert float(evidence.change) == pytest.approx(1, rel=0.05)  # half of both errors, over that of the start
     weight = weights(evidence, Weighing(level=0.5, variance=1.5, change=-0.7))
     total = 0.5 + 1.5 * math.log10(0.3**2 / 100 / 1e-3) - 0.7 * math.log10(float(evidence.change))
     torch.testing.assert_close(weight, torch.full((40, 30), 1 / (1 + math.exp(-total))), rtol=1e-4, atol=0)
