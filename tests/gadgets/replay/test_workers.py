@@ -171,13 +171,14 @@ def large(tmp_path_factory):
 def test_slices_of_one_scan_are_those_of_replay_whoever_makes_them(large, killed, tmp_path):
     (tmp_path / "out").mkdir()
     entries = make_plan([(large / "0.h5", tmp_path / "out" / "0.h5")], SETTINGS, "dataset")
-    workers, pids = ProcessWorkers(3, 1, logging.INFO), set()
+    workers, pids, at_work = ProcessWorkers(3, 1, logging.INFO), set(), set()
     wait = workers.wait
 
     def watching(seconds):
         mine = workers.pids
         helpers = [pid for parent in mine for pid in children_of(parent)]
         pids.update(mine, helpers)
+        at_work.update(mine)
         if killed != "nobody" and len(helpers) == 2 and not watching.done:
             time.sleep(1.0 if killed == "worker" else 0.0)
             os.kill((helpers if killed == "helper" else mine)[0], signal.SIGKILL)
@@ -192,7 +193,8 @@ def test_slices_of_one_scan_are_those_of_replay_whoever_makes_them(large, killed
     (row,) = batch.rows
     assert (row.outcome.word, row.outcome.slices, row.outcome.problems) == ("done", 12, [])
     assert contents(entries[0].output) == contents(large / "replayed.h5")
-    assert len(pids) == {"nobody": 3, "helper": 3, "worker": 4}[killed]
+    assert len(at_work) == (2 if killed == "worker" else 1)
+    assert len(pids) >= len(at_work) + 2  # with the helpers, and what a process starts for a moment
     assert row.tries == (2 if killed == "worker" else 1)
     wait_until(lambda: not [pid for pid in pids if is_running(pid)])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.h5", "outcomes.csv"]
