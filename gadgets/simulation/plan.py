@@ -79,6 +79,13 @@ class ScanPlan(Options):
     delay_x: float = option(0.0, "radial: gradient delay along x in samples", minimum=-10.0, maximum=10.0)
     delay_y: float = option(0.0, "radial: gradient delay along y in samples", minimum=-10.0, maximum=10.0)
     delay_xy: float = option(0.0, "radial: gradient delay between both in samples", minimum=-10.0, maximum=10.0)
+    off_resonance: float = option(
+        0.0,
+        "radial: frequency in Hz by which the field is off where it is worst, at the side of the heart near the lung, "
+        "which blurs the image of spokes there; not in the truth",
+        minimum=-2000.0,
+        maximum=2000.0,
+    )
     acceleration: int = option(3, "acceleration R; not used by full sampling", minimum=1, maximum=32)
     acs_lines: int = option(
         24, "autocalibration lines in every frame; not used by full sampling", minimum=0, maximum=512
@@ -369,6 +376,11 @@ class ScanPlan(Options):
     def sample_time(self) -> float:
         """Dwell time of an image readout in us."""
         return max(round(_READOUT_TIME / self.encoded_x, 1), 0.1)
+
+    @property
+    def readout_times(self) -> NDArray[np.float64]:
+        """``(sample,)`` s from the echo to each sample of a readout."""
+        return np.asarray((np.arange(self.samples) - self.center_sample) * (self.sample_time * 1e-6), np.float64)
 
     @property
     def noise_deviation(self) -> float:

@@ -22,8 +22,8 @@ from recon_core.errors import SettingsError
 from recon_core.off_grid.trajectory import spoke_positions
 from recon_core.simulate.coils import coil_maps, coil_maps_at, noise_covariance
 from recon_core.simulate.ecg import cardiac_position, ecg_signal
-from recon_core.simulate.phantom import BeatingThorax, pixel_positions
-from recon_core.simulate.radial import delayed, measure, spoke_angles
+from recon_core.simulate.phantom import BeatingThorax, field_inhomogeneity, pixel_positions
+from recon_core.simulate.radial import delayed, measure, measure_off_resonance, spoke_angles
 from recon_core.simulate.sampling import acs_rows, grid_rows, partial_fourier_mask, pseudo_radial_mask, sampling_mask
 from recon_core.storage import replacing
 
@@ -416,6 +416,7 @@ class _SliceSource:
         self._thorax = BeatingThorax(
             y, x, slice_offset_mm=offset, ejection_fraction=plan.ejection_fraction, seed=plan.seed
         )
+        self._field = plan.off_resonance * field_inhomogeneity(y, x)
         self._fine_maps = coil_maps_at(plan.coils, y, x, slice_offset_mm=offset, seed=plan.seed)
         matrix, fov = (plan.matrix_y, plan.matrix_x), (plan.field_of_view_y, plan.field_of_view_x)
         self.maps = coil_maps(plan.coils, matrix, fov, slice_offset_mm=offset, seed=plan.seed)
@@ -439,12 +440,20 @@ class _SliceSource:
         images = _crop(_ifft(images, 1), 1, plan.matrix_y)
         if path is None:
             return kspace, (self._weights * images).sum(0)
-        wide = np.zeros((len(fine), fine.shape[1], _SUPERSAMPLING * plan.encoded_x), np.complex64)
-        wide[:, :, self._columns] = fine
+        spokes = self._spokes(fine, path)
         rows, columns = (np.fft.fftshift(np.fft.fftfreq(size)) for size in images.shape[1:])
         disk = np.hypot(rows[:, None], columns) <= 0.5
         images = _ifft(_ifft(_fft(_fft(images, 1), 2) * disk, 1), 2)
-        return measure(wide, path), (self._weights * images).sum(0)
+        return spokes, (self._weights * images).sum(0)
+
+    def _spokes(self, fine: NDArray[np.complex64], path: NDArray[np.float32]) -> NDArray[np.complex64]:
+        """Samples ``(coil, spoke, sample)`` of the coil images at the positions of a path."""
+        plan = self._plan
+        margins = self._columns.start, _SUPERSAMPLING * plan.encoded_x - self._columns.stop
+        wide = np.pad(fine, [(0, 0), (0, 0), margins])
+        if not plan.off_resonance:
+            return measure(wide, path)
+        return measure_off_resonance(wide, path, np.pad(self._field, [(0, 0), margins]), plan.readout_times)
 
 
 def simulate(plan: ScanPlan) -> Scan:

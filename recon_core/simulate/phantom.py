@@ -41,6 +41,7 @@ _LV_WALL = 9.0  # mm, end diastole
 _LV_LENGTH = 92.0  # mm, base to apex
 _LV_BASE = 43.0  # mm, above mid-ventricle
 _HEART = (28.0, -14.0)  # mm, centre of the left ventricle at mid-ventricle
+_LUNG_SIDE = (58.0, 6.0)  # mm, the lateral wall, where the field is off most
 _EDGE = 0.9  # mm, softest edge: a tissue border averaged over an 8 mm slice
 
 
@@ -86,6 +87,12 @@ def pixel_positions(count: int, fov_mm: float) -> NDArray[np.float32]:
         ``(count,)`` mm; pixel ``count // 2`` lies at 0, where the centred FFT puts it.
     """
     return ((np.arange(count) - count // 2) * (fov_mm / count)).astype(np.float32)
+
+
+def field_inhomogeneity(y_mm: NDArray[np.float32], x_mm: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Where the main field is off, ``(y, x)`` between 0 and 1: most at the side of the heart next to the lung."""
+    distance = (x_mm - _LUNG_SIDE[0]) ** 2 + (y_mm[:, None] - _LUNG_SIDE[1]) ** 2
+    return np.asarray(np.exp(distance / (-2.0 * 32.0**2)), np.float64)
 
 
 @dataclass(frozen=True)

@@ -521,3 +521,14 @@ def test_time_stamps_may_be_left_out(stamps, zero):
         if isinstance(item, Readouts):
             found = [item.headers[name].any() for name in ("acquisition_time_stamp", "physiology_time_stamp")]
             assert tuple(not one for one in found) == zero
+
+
+def test_off_resonance_turns_what_is_far_from_the_echo():
+    pytest.importorskip("finufft", reason="no wheel of finufft for this platform")
+    square = {"matrix_y": 48, "field_of_view_y": 360.0, "frames": 2, "trajectory": "golden", "spokes": 5, "snr": 0}
+    on, off = (simulate(plan(off_resonance=hertz, **square)) for hertz in (0.0, 500.0))
+    one, other = (collect(scan)[0].data for scan in (on, off))
+    changes = np.abs(other - one).max(axis=(0, 1)) / np.abs(one).max()
+    centre = on.plan.center_sample
+    assert changes[centre] < 1e-5 < 1e-3 < changes[centre + 2] < 0.1
+    np.testing.assert_array_equal(off.truth.image, on.truth.image)

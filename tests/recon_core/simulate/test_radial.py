@@ -3,7 +3,7 @@ import pytest
 
 from recon_core.errors import SettingsError
 from recon_core.off_grid.trajectory import spoke_positions
-from recon_core.simulate.radial import delayed, measure, simulate_radial, spoke_angles
+from recon_core.simulate.radial import delayed, measure, measure_off_resonance, simulate_radial, spoke_angles
 
 pytest.importorskip("finufft", reason="no wheel of finufft for this platform")
 
@@ -27,6 +27,19 @@ def test_samples_are_the_sums_over_the_fine_pixels():
     expected = np.einsum("kyx,cyx->ck", np.exp(-2j * np.pi * phase), fine) / 8 / 4
     found = measure(fine.astype(np.complex64), positions)
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("reach", [0.0, 80.0, 900.0])
+def test_off_resonance_turns_every_pixel_by_its_frequency(reach):
+    rng = np.random.default_rng(1)
+    fine = (rng.standard_normal((2, 16, 16)) + 1j * rng.standard_normal((2, 16, 16))).astype(np.complex64)
+    field = reach * rng.uniform(-1, 1, (16, 16))
+    times = np.linspace(-6e-4, 6e-4, 9)
+    positions = (rng.random((3, 9, 2)) - 0.5).astype(np.float32)
+    found = measure_off_resonance(fine, positions, field, times)
+    for number, time in enumerate(times):
+        at_once = measure((fine * np.exp(2j * np.pi * field * time)).astype(np.complex64), positions[:, number])
+        np.testing.assert_allclose(found[..., number], at_once, atol=1e-5 * np.abs(found).max())
 
 
 def test_delays_shift_a_spoke_along_x_and_y():
