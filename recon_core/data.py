@@ -291,6 +291,11 @@ class HybridSlice:
         """The data of some frames, without their start."""
         return replace(self, hybrid=self.hybrid[frames], mask=self.mask[frames], start=None, start_deviation=None)
 
+    def select_started(self, frames: torch.Tensor) -> HybridSlice:
+        """The data of some frames ``(frame,)`` int64, with their start, as a network takes them."""
+        start, deviation = (None if part is None else part[frames] for part in (self.start, self.start_deviation))
+        return replace(self.select(frames), start=start, start_deviation=deviation)
+
     def average(self) -> HybridSlice:
         """One frame of all that was measured, with the mean of maps that differ from frame to frame."""
         from recon_core.coils.calibration import time_average

@@ -15,6 +15,7 @@ import torch
 from recon_core.classical.cg_sense import CGSense
 from recon_core.classical.kt_prior import KtPrior, first_prior, next_prior
 from recon_core.options import CGSenseOptions
+from recon_core.physics.hybrid_noise import believed_noise
 from recon_core.physics.solvers import ratio
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 _FIRST_ITERATIONS, _ITERATIONS = 12, 4
 _SAMPLE_ITERATIONS = 30  # from zero; after 12 the easiest scans seem three times less well known than they are
 _LOST = 3e-4  # share of the energy of the coil maps that need not be modelled
-# Noise, seen in the corners of k-space over what it should be: signal there makes it seem stronger, and nothing weaker.
-_BELIEVED = (0.25, 8.0)
 # Deviation of the noise, relative to the largest pixel of a coil, that is reckoned with at least: with less the steps
 # go so slowly that the image is worse.
 _LEAST_NOISE = 5e-3
@@ -99,16 +98,13 @@ def _with_noise(data: HybridSlice) -> tuple[HybridSlice, float]:
 
     That is the noise as stated, unless the data contradict it, and the least one where there is less.
     """
-    deviation = 2**0.5 * data.seen_noise()
-    if data.noise_variance is not None:
-        stated: float = data.noise_variance**0.5
-        if not math.isfinite(deviation) or _BELIEVED[0] * stated <= deviation <= _BELIEVED[1] * stated:
-            deviation = stated
-        else:
-            data.notes.append(
-                f"the noise in the corners of k-space has {deviation / stated:.2g} times the deviation that it should "
-                "have after whitening; kt_sense goes by what it sees"
-            )
+    stated: float = math.nan if data.noise_variance is None else data.noise_variance**0.5
+    deviation = believed_noise(stated, 2**0.5 * data.seen_noise())
+    if deviation != stated and data.noise_variance is not None:
+        data.notes.append(
+            f"the noise in the corners of k-space has {deviation / stated:.2g} times the deviation that it should "
+            "have after whitening; kt_sense goes by what it sees"
+        )
     least = max(_LEAST_NOISE * float(data.average_images().abs().max()), torch.finfo(torch.float32).tiny)
     deviation = max(deviation, least) if math.isfinite(deviation) else least
     return replace(data, noise_variance=deviation**2), deviation

@@ -95,8 +95,13 @@ class NetworkMethod:
         if data.start is None and self.start_method:
             data = with_start(data, self.start_method, SAMPLES)
         begun = data if self._entry.start == self.start_method else with_start(data, self._entry.start)
-        start = None if begun.start is None else begun.start * scale
-        scaled = dataclasses.replace(data, hybrid=data.hybrid * scale, start=start, start_deviation=None)
+        scaled = dataclasses.replace(
+            data,
+            hybrid=data.hybrid * scale,
+            noise_variance=None if data.noise_variance is None else data.noise_variance * scale**2,
+            start=None if begun.start is None else begun.start * scale,
+            start_deviation=None if begun.start_deviation is None else begun.start_deviation * scale,
+        )
         with precision_of_convolutions(self._options.precision, data.hybrid.device):
             image = self._reconstruct(scaled) / scale
         if self._entry.weighing:
@@ -184,8 +189,7 @@ class NetworkMethod:
         window = wanted
 
         def reconstruct(frames: torch.Tensor) -> torch.Tensor:
-            start = None if data.start is None else data.start[frames]
-            part = dataclasses.replace(data.select(frames), start=start, extra={})
+            part = dataclasses.replace(data.select_started(frames), extra={})
             image = network.reconstruct(part, implementation=self._implementation)
             uncertainty = part.extra.pop("uncertainty", None)
             data.extra.update(part.extra)

@@ -63,16 +63,19 @@ class Measurement:
     """One of `FAMILIES`, ``points``, or ``given``."""
     start: torch.Tensor | None = None
     """``(frame, y, x)`` complex64, the image that a network starts from; None is the zero-filled one."""
+    start_deviation: torch.Tensor | None = None
+    """``(frame, y, x)`` float32, see `HybridSlice.start_deviation`."""
 
-    def started(self, start: str) -> Measurement:
+    def started(self, start: str, samples: int = 0) -> Measurement:
         """Make the image that a network starts from; of the whole scan, as of an image without columns it is worse.
 
         Parameters
         ----------
-        start
-            One of `recon_core.weights.manifest.STARTS`.
+        start, samples
+            As for `recon_core.inference.start.with_start`.
         """
-        return replace(self, start=with_start(self.slice(), start).start)
+        data = with_start(self.slice(), start, samples)
+        return replace(self, start=data.start, start_deviation=data.start_deviation)
 
     def width_of_crop(self, width: int) -> int:
         """Columns of a crop: so many, as far as there are, or all of them where points were measured."""
@@ -92,6 +95,7 @@ class Measurement:
             target=self.target[..., columns].contiguous(),
             anatomy=self.anatomy[..., columns].contiguous(),
             start=None if self.start is None else self.start[..., columns].contiguous(),
+            start_deviation=None if self.start_deviation is None else self.start_deviation[..., columns].contiguous(),
         )
 
     def slice(self) -> HybridSlice:
@@ -99,8 +103,10 @@ class Measurement:
         _, reference, measured = _averaged(self.hybrid, self.mask)
         rest = (self.maps, reference, measured, self.noise_variance)
         if self.mask.ndim > 2:
-            return PointSlice(self.hybrid, self.mask.any(-1), *rest, start=self.start, points=self.mask)
-        return HybridSlice(self.hybrid, self.mask, *rest, start=self.start)
+            data: HybridSlice = PointSlice(self.hybrid, self.mask.any(-1), *rest, points=self.mask)
+        else:
+            data = HybridSlice(self.hybrid, self.mask, *rest)
+        return replace(data, start=self.start, start_deviation=self.start_deviation)
 
 
 def draw_mask(rng: np.random.Generator, frames: int, lines: int) -> tuple[NDArray[np.bool_], str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,8 +65,7 @@ def image_objective(network: Network, scan: Measurement, loss: str, rng: np.rand
     data, target = scan.slice(), scan.target
     if network.maximum_frames is not None:
         frames = (int(rng.integers(len(target))) + torch.arange(network.maximum_frames)) % len(target)
-        first = None if data.start is None else data.start[frames]
-        data = dataclasses.replace(data.select(frames), start=first)
+        data = data.select_started(frames)
         target = target[frames]
     return LOSSES[loss](network.reconstruct(data), target)
 

@@ -375,13 +375,11 @@ def place_of_crop(target: torch.Tensor, width: int, rng: np.random.Generator) ->
 
 def reconstruct_series(network: Network, scan: Measurement) -> torch.Tensor:
     """Reconstruct a whole scan from its start, in windows where the network takes a fixed number of frames."""
-    n_frames = len(scan.mask)
+    data, n_frames = scan.slice(), len(scan.mask)
     window = min(max(n_frames, network.minimum_frames), network.maximum_frames or n_frames)
 
     def reconstruct(frames: torch.Tensor) -> torch.Tensor:
-        first = None if scan.start is None else scan.start[frames]
-        part = dataclasses.replace(scan, hybrid=scan.hybrid[frames], mask=scan.mask[frames], start=first)
-        return network.reconstruct(part.slice())
+        return network.reconstruct(data.select_started(frames))
 
     return over_windows(reconstruct, n_frames, window, scan.hybrid.device)
 

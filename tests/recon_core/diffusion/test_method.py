@@ -70,6 +70,57 @@ def test_sampling_improves_on_its_first_image():
     assert errors["mean"] < errors["fast"]
 
 
+def begun(error=0.1, **more):
+    """A scan whose start is known to have white errors, and its truth."""
+    reference = field(8, 32, 24)
+    data = scan(moving_lines(8, 32, 4), n_x=24, noise=0.02, image=reference, **more)
+    wrong = torch.view_as_complex(torch.randn(8, 32, 24, 2, generator=torch.Generator().manual_seed(4)))
+    return replace(
+        data, noise_variance=0.02**2, start=reference + error * wrong, start_deviation=torch.full((8, 32, 24), error)
+    ), reference
+
+
+@pytest.mark.parametrize(("mode", "steps", "better"), [("fast", 6, 0.92), ("fastest", 3, 0.87)])
+def test_a_start_with_known_errors_is_improved_without_noise(mode, steps, better):
+    evaluations = []
+    data, reference = begun()
+    network = with_exact_score(tiny(), evaluations)
+    images = [network.sample(data, DSTDMOptions(sampler=mode, seed=seed)).image for seed in (0, 1)]
+    assert torch.equal(*images)
+    assert len(evaluations) == 2 * steps
+    assert data.notes == [f"{steps} steps from noise 0.3"]
+    assert root_mean_square(images[0] - reference) < better * root_mean_square(data.start - reference)
+
+
+def test_a_better_known_start_changes_less():
+    data, _ = begun(0.02)
+    network = with_exact_score(tiny())
+    change = root_mean_square(network.sample(data).image - data.start)
+    less = root_mean_square(network.sample(replace(data, start_deviation=data.start_deviation / 4)).image - data.start)
+    assert less < 0.7 * change
+
+
+def test_draws_around_a_known_start_have_noise():
+    data, _ = begun()
+    network = with_exact_score(tiny())
+    result = network.sample(data, DSTDMOptions(samples=2))
+    assert result.deviation is not None
+    assert float(result.deviation.mean()) > 0.005
+    assert "seed 0" in data.notes[-1]
+
+
+def test_the_data_count_by_their_noise():
+    """With much noise an image may differ from the data, with little it may not."""
+    data, _ = begun()
+    consistency = DataConsistency(data.maps, data.mask, data.hybrid)
+    network = with_exact_score(tiny())
+    rests = [
+        float(consistency.residual(network.sample(replace(data, noise_variance=noise**2)).image).norm())
+        for noise in (0.01, 0.1)
+    ]
+    assert rests[0] < 0.5 * rests[1]
+
+
 @pytest.mark.parametrize("mode", ["fast", "paper"])
 def test_the_result_agrees_with_the_data_of_one_coil(mode):
     """With one coil the replacement is exact."""

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from recon_core.diffusion.warm_start import START_NOISE_RANGE, start_noise, temporal_sense
+from recon_core.diffusion.warm_start import START_NOISE_RANGE, KnownStart, start_noise, temporal_sense
 from recon_core.physics.consistency import DataConsistency
 from tests.recon_core.diffusion.support import moving_lines, scan, truth
 
@@ -60,3 +62,14 @@ def test_start_noise_stays_within_its_range():
     data.hybrid.mul_(100)
     hopeless = consistency_of(data)
     assert start_noise(hopeless, temporal_sense(hopeless)) == START_NOISE_RANGE[1]
+
+
+def test_a_known_start_needs_image_and_error():
+    data = scan(moving_lines(4, 16, 2))
+    image = truth(4, 16, 12)
+    assert KnownStart.of(data) is None
+    assert KnownStart.of(replace(data, start=image)) is None
+    known = KnownStart.of(replace(data, start=image, start_deviation=torch.full((4, 16, 12), 0.1), noise_variance=2e-4))
+    assert known is not None
+    assert known.start_noise == pytest.approx(0.3)
+    torch.testing.assert_close(known.weight, torch.full((16, 12), 0.01))
