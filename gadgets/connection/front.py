@@ -25,7 +25,7 @@ from gadgets.connection.kept import Kept
 from gadgets.connection.news import Room, news_of
 from gadgets.connection.queue import QueueSpace
 from gadgets.connection.records import ScanRecord, ServerRecord
-from gadgets.connection.session import name_of
+from gadgets.connection.session import name_of, set_up
 from gadgets.connection.worker import send_look, send_session, send_stop
 from gadgets.problems import Kind, Problem, Problems
 from gadgets.wire.framing import Frames, MessageId
@@ -258,11 +258,7 @@ class Passage:
         bool
             True if the worker sent everything and no error.
         """
-        with contextlib.suppress(OSError):
-            self._connection.settimeout(self._front.idle_seconds)
-            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        with contextlib.suppress(OSError):
-            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        set_up(self._connection, self._front.idle_seconds)
         drain = Drain(
             self._connection,
             Frames,

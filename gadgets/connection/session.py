@@ -186,6 +186,14 @@ def name_of(connection: socket.socket) -> str:
     return f"{peer[0]} port {peer[1]}" if isinstance(peer, tuple) else "the parent process"
 
 
+def set_up(connection: socket.socket, idle_seconds: float) -> None:
+    """Let a peer be silent for so long at most, and get at once what is sent; nothing happens if it is gone already."""
+    with contextlib.suppress(OSError):
+        connection.settimeout(idle_seconds)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a host may lose power
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # last: no other kind of socket has it
+
+
 class Session:
     """One connection, from its first message to its CLOSE.
 
@@ -240,10 +248,7 @@ class Session:
             never raised.
         """
         CURRENT.set(self._record.scan)
-        with contextlib.suppress(OSError):
-            self._connection.settimeout(self._options.idle_seconds)
-            self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a host may lose power
+        set_up(self._connection, self._options.idle_seconds)
         with Spool.into(self._options.save_raw) as spool:
             drain = Drain(
                 self._connection,

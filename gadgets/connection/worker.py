@@ -119,45 +119,31 @@ def _room(resources: Resources) -> Room:
 
 
 def send_session(control: socket.socket, number: int, peer: str, connection: socket.socket) -> None:
-    """Hand a connection to a worker.
-
-    Parameters
-    ----------
-    control
-        Our end of its socket.
-    number
-        By which `send_stop` names it.
-    peer
-        Name of who is at the other end of it.
-    connection
-        The socket; the caller closes it.
-
-    Raises
-    ------
-    OSError
-        If the worker is gone.
-    """
-    socket.send_fds(control, [_line({"number": number, "peer": peer, "socket": True})], [connection.fileno()])
+    """Hand a connection to a worker; the number is what `send_stop` takes. As `_send_socket`."""
+    _send_socket(control, {"number": number, "peer": peer}, connection)
 
 
 def send_look(control: socket.socket, name: str, scan: str, number: int, connection: socket.socket) -> None:
-    """Let a worker make a picture and write it into a connection.
+    """Let a worker write into a connection what this method of `Images` gives. As `_send_socket`."""
+    _send_socket(control, {"look": (name, scan, number)}, connection)
+
+
+def _send_socket(control: socket.socket, message: dict[str, Any], connection: socket.socket) -> None:
+    """Send a message with a socket, which the caller closes.
 
     Parameters
     ----------
     control
-        Our end of its socket.
-    name, scan, number
-        Method of `gadgets.connection.looks.Images`, and its arguments.
-    connection
-        The socket; the caller closes it.
+        Our end of the socket of the worker.
+    message, connection
+        What is sent.
 
     Raises
     ------
     OSError
         If the worker is gone.
     """
-    socket.send_fds(control, [_line({"look": (name, scan, number), "socket": True})], [connection.fileno()])
+    socket.send_fds(control, [_line({**message, "socket": True})], [connection.fileno()])
 
 
 def send_stop(control: socket.socket, number: int, why: str) -> None:
