@@ -1,9 +1,10 @@
 """Measure whether networks add to ``kt_sense`` on scans that they were not trained for, and that no training has seen.
 
-    python -m tests.bench.radial_networks FOLDER spokes|points [NETWORK ...] [--scans 40] [--data DIR]
+    python -m tests.bench.radial_networks FOLDER spokes|spirals|points [NETWORK ...] [--scans 40] [--data DIR]
 
 ``spokes``: golden-angle scans off the grid, 8 coils, 13 to 40 spokes a frame; data consistency goes through the
-non-uniform transform. ``points``: scans drawn as in training, with masks of points next to spokes. Every network starts
+non-uniform transform. ``spirals``: such scans with 4 to 16 arms a frame, which turn by the golden angle, 2 to 8 times
+undersampled. ``points``: scans drawn as in training, with masks of points next to spokes. Every network starts
 from the image of ``kt_sense`` and is weighed against it, as the packaged weights are (`given`) and as would be found
 from the other three quarters of these scans (`found`). What is found of every scan goes to FOLDER at once, and a run
 goes on where another was stopped. The figures of a network: scans on which it is sent, median gain where it moves /
@@ -41,13 +42,14 @@ from tests.bench.findings import keep, read
 NETWORKS = ("cinenet", "crunet_mr", "unrolled_resnet3d", "unet3d_mr", "crnn_mri")
 SEED = 950_000  # far from those of trainings and surveys
 COILS, SIZES, SPOKES, FRAMES = 8, (96, 112), (13, 40), (8, 10, 12)
+ARMS, FEWER = (4, 16), (2.0, 8.0)  # of a spiral: arms of a frame, and how many times fewer turns than complete
 WORSE = 0.2  # dB
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("kind", choices=("spokes", "points"))
+    parser.add_argument("kind", choices=tuple(DRAWS))
     parser.add_argument("networks", nargs="*", default=NETWORKS)
     parser.add_argument("--scans", type=int, default=40)
     parser.add_argument("--data", type=Path)
@@ -98,21 +100,48 @@ def reconstruct(network, data: HybridSlice) -> torch.Tensor:
 
 
 def spokes(number: int, library: Library) -> tuple[HybridSlice, torch.Tensor]:
-    """A golden-angle scan of a series that is drawn at twice the resolution, and its truth; the average has a peak of
-    one."""
+    """A golden-angle scan, and its truth."""
+
+    def places(rng: np.random.Generator, frames: int, size: int) -> np.ndarray:
+        count, law = log_uniform(rng, SPOKES), str(rng.choice(("golden", "tiny_golden")))
+        return spoke_positions(spoke_angles(law, frames, round(count)), 2 * size, size, (size, size))
+
+    return off_grid(number, library, places)
+
+
+def spirals(number: int, library: Library) -> tuple[HybridSlice, torch.Tensor]:
+    """A scan with spirals of constant speed from the centre to the edge of k-space, and its truth."""
+
+    def places(rng: np.random.Generator, frames: int, size: int) -> np.ndarray:
+        arms = round(log_uniform(rng, ARMS))
+        turns = size / 2 / arms / log_uniform(rng, FEWER)
+        samples = round(2 * np.pi * turns * size / 2) + size  # a bit closer than the grid
+        way = np.sqrt(np.linspace(0, 1, samples))  # of constant speed where the radius grows with the angle
+        angle = 2 * np.pi * turns * way + spoke_angles("golden", frames, arms)[..., None] * 2
+        return (way[:, None] / 2 * np.stack([np.cos(angle), np.sin(angle)], axis=-1)).astype(np.float32)
+
+    return off_grid(number, library, places)
+
+
+def log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    """Draw between two bounds, small values as often as large ones."""
+    return float(np.exp(rng.uniform(*np.log(bounds))))
+
+
+def off_grid(number: int, library: Library, places_of) -> tuple[HybridSlice, torch.Tensor]:
+    """A scan of a series that is drawn at twice the resolution, and its truth; the average has a peak of one."""
     rng = np.random.default_rng([SEED, number])
     size = 2 * int(rng.integers(SIZES[0] // 2, SIZES[1] // 2 + 1))
-    frames, count = int(rng.choice(FRAMES)), round(float(np.exp(rng.uniform(*np.log(SPOKES)))))
-    snr = float(np.exp(rng.uniform(*np.log(SNR))))
-    law = str(rng.choice(("golden", "tiny_golden")))
+    frames = int(rng.choice(FRAMES))
+    places = places_of(rng, frames, size)
+    snr = log_uniform(rng, SNR)
     series = draw_series((SEED, number), library, frames=frames, matrix=(2 * size, 2 * size)).image
-    places = spoke_positions(spoke_angles(law, frames, count), 2 * size, size, (size, size))
     maps = coil_maps(COILS, (2 * size, 2 * size), (360.0, 360.0), seed=number)
     maps /= np.median(np.linalg.norm(maps, axis=0))
     line = (np.arange(size) - size // 2) / size
     grid = np.stack(np.meshgrid(line, line), axis=-1).astype(np.float32)
     disk = np.linalg.norm(grid, axis=-1) <= 0.5
-    kspace = np.empty((frames, COILS, count, 2 * size), np.complex64)
+    kspace = np.empty((frames, COILS, *places.shape[1:3]), np.complex64)
     complete = np.empty((frames, COILS, size, size), np.complex64)
     for frame, image in enumerate(series):
         kspace[frame] = sampled(maps * image, places[frame])
@@ -121,7 +150,7 @@ def spokes(number: int, library: Library) -> tuple[HybridSlice, torch.Tensor]:
     noise = rng.standard_normal((*kspace.shape, 2), np.float32).view(np.complex64)[..., 0]
     cine = CineSlice(
         kspace / np.float32(deviation) + noise,
-        np.ones((frames, count), bool),
+        np.ones(places.shape[:2], bool),
         receiver=Receiver(whitened=True),
         trajectory=Trajectory(places, (size, size)),
     )
@@ -145,7 +174,7 @@ def points(number: int, library: Library) -> tuple[HybridSlice, torch.Tensor]:
     return scan.slice(), scan.target
 
 
-DRAWS = {"spokes": spokes, "points": points}
+DRAWS = {"spokes": spokes, "spirals": spirals, "points": points}
 
 
 def alone(finding: Finding) -> tuple[str, str]:
