@@ -33,7 +33,7 @@ def test_every_fact_of_a_scan_is_told(ended, monkeypatch):
     monkeypatch.setattr(time, "monotonic", lambda: 1010.0)
     problems = Problems()
     problems.add(Kind.COILS, "a coil is missing", damage=True, count=3)
-    known = {"peer": "a peer", "method": "cg_sense", "methods": Counter({"kt_sense": 2}), "began": 1000.0, "ended": ended}
+    known = {"peer": "a peer", "method": "cg_sense", "methods": Counter({"kt_sense": 2}), "began": 1e3, "ended": ended}
     times = {"maps": Histogram(total=0.5)}
     record = filled(ScanRecord, summary=filled(ScanSummary), problems=problems, times=times, **known)
     plain = ScanRecord("a peer", scan="another").facts()
