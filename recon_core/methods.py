@@ -26,6 +26,8 @@ class TrainingInfo:
     `recon_core.training.objectives.image_objective`."""
     loss: str = ""
     """Name of the only loss that the objective has; empty where it takes any of `recon_core.training.losses.LOSSES`."""
+    started: bool = True
+    """Whether a step needs the image that the network starts from."""
     validated: bool = True
     """Whether held-out scans are reconstructed during training; not so where that takes too long."""
 
@@ -222,14 +224,15 @@ METHODS: dict[str, MethodInfo] = {
     ),
     "dstdm": _network(
         "diffusion.method:DSTDM",
-        "Diffusion model, needs a GPU",
-        "diffusion model on planes of time and space, sampled around a first image or from noise",
+        "Diffusion model",
+        "diffusion model on planes of time and space, which improves a first image, or is sampled from noise",
         "https://doi.org/10.1109/TCI.2025.3598421",
         seconds=310,
         samples=4,
         training=TrainingInfo(
             objective="recon_core.training.objectives:denoising_objective",
             loss="denoising",
+            started=False,
             validated=False,  # sampling takes too long
         ),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,10 +16,27 @@ if TYPE_CHECKING:
 
     from recon_core.diffusion.score_network import ScoreNetwork
 
+# Largest error, relative to the peak, that an image to start from may have, and how often no more noise is trained on.
+_ERROR_OF_AN_IMAGE, _SHARE_OF_LOW = 0.4, 0.88
+
 
 def draw_times(uniform: torch.Tensor) -> torch.Tensor:
     """Times of the process to train at, from uniform numbers in [0, 1) of any shape."""
     return uniform * (1 - SHORTEST_TIME) + SHORTEST_TIME
+
+
+def draw_low_times(uniform: torch.Tensor, rarely: torch.Tensor, process: VarianceExploding) -> torch.Tensor:
+    """Times to train at for what starts from an image: mostly of noise as large as the error that one may have.
+
+    Parameters
+    ----------
+    uniform, rarely
+        Uniform numbers in [0, 1), both of one shape: the time, and whether it is one of little noise.
+    process
+        Its levels.
+    """
+    low = math.log(_ERROR_OF_AN_IMAGE / process.sigma_min) / math.log(process.sigma_max / process.sigma_min)
+    return draw_times(torch.where(rarely < _SHARE_OF_LOW, uniform * min(1.0, max(low, 0.0)), uniform))
 
 
 def denoising_loss(

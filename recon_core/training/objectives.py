@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from recon_core.diffusion.loss import denoising_loss, draw_times
+from recon_core.diffusion.loss import denoising_loss, draw_low_times
+from recon_core.diffusion.sde import VarianceExploding
 from recon_core.methods import find_method, load_target
 from recon_core.training.losses import LOSSES, structural_similarity
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     Objective = Callable[[Network, Measurement, str, np.random.Generator], torch.Tensor]
 
 _SYMMETRY, _SIMILARITY, _FUSION = 0.01, 0.1, 0.2  # weights of the terms of ATLF-Net's loss
+_PLANES_OF_Y = 0.5  # probability
 _WITHOUT_CT = 0.4  # probability of a sample without CT, for ATLF-Net
 
 
@@ -71,13 +73,18 @@ def image_objective(network: Network, scan: Measurement, loss: str, rng: np.rand
 
 
 def denoising_objective(network: DSTDM, scan: Measurement, loss: str, rng: np.random.Generator) -> torch.Tensor:
-    """Loss of the score network on the planes of time and y; it has no other, and no start."""
+    """Loss of the score network on the planes of time and y, or of time and x; it has no other, and no start."""
     del loss
     multiple = network.score.multiple
-    n_frames, n_y, _ = (n // multiple * multiple for n in scan.target.shape)
-    parts = torch.view_as_real(scan.target[:n_frames, :n_y])  # (frame, y, x, 2)
-    clean = parts.permute(2, 3, 0, 1).contiguous()
-    times = draw_times(torch.from_numpy(rng.random(len(clean), np.float32)))
+    n_frames, n_y, n_x = (n // multiple * multiple for n in scan.target.shape)
+    parts = torch.view_as_real(scan.target[:n_frames])  # (frame, y, x, 2)
+    if rng.random() < _PLANES_OF_Y or not n_x:
+        clean = parts[:, :n_y].permute(2, 3, 0, 1).contiguous()
+    else:
+        clean = parts[:, :, :n_x].permute(1, 3, 0, 2).contiguous()
+    config = network.score.config
+    uniform, rarely = torch.from_numpy(rng.random((2, len(clean)), np.float32))
+    times = draw_low_times(uniform, rarely, VarianceExploding(config.sigma_min, config.sigma_max))
     noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), np.float32))
     return denoising_loss(network.score, clean, times, noise)
 

@@ -244,7 +244,8 @@ class Trainer:
         if self._scan is None or self._scan[0] != number:
             seed = (self.plan.seed, number)
             scan = draw_scan(seed, self.plan, self.library, self.network.minimum_frames)
-            self._scan = number, scan.started(self.plan.start)
+            started = find_method(self.plan.method).training.started
+            self._scan = number, scan.started(self.plan.start) if started else scan
         return self._scan[1]
 
     # --- held-out scans -----------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from recon_core.diffusion.loss import ExponentialAverage, denoising_loss, draw_times
+from recon_core.diffusion.loss import ExponentialAverage, denoising_loss, draw_low_times, draw_times
 from recon_core.diffusion.sde import SHORTEST_TIME, VarianceExploding
 from tests.recon_core.diffusion.support import filled
 
@@ -93,3 +93,14 @@ def test_training_makes_the_loss_smaller():
         optimiser.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_most_noise_is_as_large_as_the_error_of_an_image():
+    process = VarianceExploding(0.01, 50.0)
+    uniform, rarely = torch.rand(2, 4000, generator=torch.Generator().manual_seed(0))
+    levels = process.sigma(draw_low_times(uniform, rarely, process))
+    assert 0.01 <= float(levels.min()) < 0.0101
+    assert float(levels.max()) > 40
+    assert 0.9 < float((levels <= 0.4).float().mean()) < 0.95
+    quiet = VarianceExploding(0.01, 0.1)
+    assert float(quiet.sigma(draw_low_times(uniform, rarely, quiet)).max()) <= 0.1
