@@ -271,7 +271,9 @@ class DSTDMOptions(Options):
     """How the diffusion model dSTDM samples an image."""
 
     sampler: Literal["fast", "fastest", "paper"] = option(
-        "fast", "fast takes 20 steps from a first image, fastest 10, paper 100 of both orientations from noise"
+        "fast",
+        "fast takes 6 steps from the image of kt_sense, where weights start from it, or 20 from one of its own, "
+        "fastest 3 or 10; paper takes 100 of both orientations from noise",
     )
     steps: int = option(
         0, "steps, two or more; 0 takes those of the sampler", name="sampler_steps", minimum=0, maximum=10000, peer=200
@@ -279,7 +281,8 @@ class DSTDMOptions(Options):
     seed: int = option(0, "seed of the noise; the same seed gives the same image", minimum=0, maximum=2**31)
     samples: int = option(
         1,
-        "images that are drawn and averaged; with two or more their standard deviation becomes a series",
+        "images that are drawn and averaged, but from the image of kt_sense, where one without noise is better; with "
+        "two or more their standard deviation becomes a series",
         minimum=1,
         maximum=1000,
         peer=16,
@@ -293,7 +296,8 @@ class DSTDMOptions(Options):
     )
     consistency_iterations: int = option(
         0,
-        "conjugate gradient steps instead of putting measured samples back; 0 puts back",
+        "conjugate gradient steps instead of putting measured samples back; 0 puts back, from the image of kt_sense it "
+        "takes 6",
         minimum=0,
         maximum=100,
         peer=20,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from recon_core.data import HybridSlice
-    from recon_core.diffusion.samplers import Directions
+    from recon_core.diffusion.samplers import Directions, Noise
     from recon_core.options import Options
     from recon_core.physics.consistency import DataConsistency
 
@@ -38,7 +38,7 @@ class Samples(NamedTuple):
     """What several samples say."""
 
     image: torch.Tensor
-    """``(frame, y, x)`` complex64, their mean."""
+    """``(frame, y, x)`` complex64, their mean; around a start with a known error what is sampled without noise."""
     deviation: torch.Tensor | None
     """``(frame, y, x)`` float32, their standard deviation: where the prior had a choice. None of a single sample."""
 
@@ -174,24 +174,25 @@ class DSTDM(Network):
             return Samples(empty, None if sampling.samples == 1 else empty.real)
         generator = torch.Generator().manual_seed(sampling.seed)
 
-        def noise(shape: tuple[int, ...]) -> torch.Tensor:
+        def random(shape: tuple[int, ...]) -> torch.Tensor:
             return torch.randn(shape, generator=generator).to(empty.device)
 
         plan = self._plan(data, consistency, sampling)
-        # the mean of what might be drawn is nearer to the truth than any draw
-        drawn = noise if plan.draws else partial(torch.zeros, device=empty.device)
-        note = f"{len(plan.schedule.gains)} steps from noise {plan.level:.2g}" + f", seed {sampling.seed}" * plan.draws
+        draws = sampling.samples if sampling.samples > 1 or not plan.quiet else 0
+        note = f"{len(plan.schedule.gains)} steps from noise {plan.level:.2g}" + f", seed {sampling.seed}" * (draws > 0)
         if note not in data.notes:  # one will do for all windows
             data.notes.append(note)
         n_frames, n_y, n_x = empty.shape
 
-        def draw() -> torch.Tensor:
-            start = from_slices(drawn((n_x, 2, n_frames, n_y)).mul_(plan.level), "y").add_(plan.first)
+        def sample(noise: Noise) -> torch.Tensor:
+            start = from_slices(noise((n_x, 2, n_frames, n_y)).mul_(plan.level), "y").add_(plan.first)
             return reverse_diffusion(
-                start, self.score.evaluate, plan.consistent, plan.schedule, drawn, directions=plan.directions
+                start, self.score.evaluate, plan.consistent, plan.schedule, noise, directions=plan.directions
             )
 
-        return _mean_and_deviation(draw() for _ in range(sampling.samples))
+        image = sample(partial(torch.zeros, device=empty.device)) if plan.quiet else None
+        drawn = _mean_and_deviation(sample(random) for _ in range(draws))
+        return drawn if image is None else Samples(image, drawn.deviation)
 
     def _plan(self, data: HybridSlice, consistency: DataConsistency, sampling: DSTDMOptions) -> _Plan:
         """Where to start from, which steps to take, and how to agree with the data after each."""
@@ -200,7 +201,7 @@ class DSTDM(Network):
             schedule = Schedule.published(process, sampling.steps or _STEPS["paper"])
             first = torch.zeros_like(consistency.zero_filled)
             consistent = _replaced(consistency, sampling, 1)
-            return _Plan(first, process.sigma_max, schedule, "both", consistent, draws=True)
+            return _Plan(first, process.sigma_max, schedule, "both", consistent)
         known = KnownStart.of(data)
         if known is None:
             first = temporal_sense(consistency)
@@ -214,13 +215,13 @@ class DSTDM(Network):
         if known is None:
             repetitions = _REPETITIONS if process.sigma_max > _POOR_START else 1
             consistent = _replaced(consistency, sampling, repetitions)
-            return _Plan(first, process.sigma_max, schedule, "alternating", consistent, draws=True)
+            return _Plan(first, process.sigma_max, schedule, "alternating", consistent)
         iterations = sampling.consistency_iterations or _CONSISTENCY_ITERATIONS
 
         def compromise(image: torch.Tensor) -> torch.Tensor:
             return _where_seen(consistency, consistency.solve(image, known.weight, iterations))
 
-        return _Plan(first, process.sigma_max, schedule, "alternating", compromise, draws=sampling.samples > 1)
+        return _Plan(first, process.sigma_max, schedule, "alternating", compromise, quiet=True)
 
 
 class _Plan(NamedTuple):
@@ -229,7 +230,7 @@ class _Plan(NamedTuple):
     schedule: Schedule
     directions: Directions
     consistent: Callable[[torch.Tensor], torch.Tensor]
-    draws: bool  # else the noise is left out everywhere
+    quiet: bool = False  # without noise the image is nearer to the truth than any draw, and than the mean of a few
 
 
 def _replaced(
