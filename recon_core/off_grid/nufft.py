@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
@@ -145,31 +146,39 @@ class NufftSenseOperator:
         self._check_image(image)
         result = torch.empty_like(image, memory_format=torch.contiguous_format)
         n_y, n_x = self._maps.shape[1:]
+        conjugate = self._maps.conj().resolve_conj()
+        # one coil at a time in arrays of one size: larger ones would be asked of the system and zeroed by it each time
+        padded = image.new_zeros(self._wide)
         for frame, one in enumerate(image):
             check()
             total = torch.zeros((n_y, n_x), dtype=image.dtype, device=image.device)
             kernel = self._kernel(frame)
-            for coil in self._maps:
-                # rows of zeros need no transform, and along the last axis they take two thirds of the time
-                rows = torch.fft.fft(coil * one, 2 * n_x, -1)
-                spectrum = torch.fft.fft(rows.mT.contiguous(), 2 * n_y, -1).mul_(kernel)
-                rows = torch.fft.ifft(spectrum, dim=-1)[:, :n_y].mT.contiguous()
-                total.addcmul_(coil.conj(), torch.fft.ifft(rows, dim=-1)[:, :n_x])
+            for coil, other in zip(self._maps, conjugate, strict=True):
+                torch.mul(coil, one, out=padded[:n_y, :n_x])
+                spectrum = torch.fft.fft2(padded).mul_(kernel)
+                total.addcmul_(other, torch.fft.ifft2(spectrum)[:n_y, :n_x])
             result[frame] = total
         return result
 
+    @property
+    def _wide(self) -> tuple[int, int]:
+        """Twice the image or a little more, of lengths that are fast to transform."""
+        n_y, n_x = (2 * _smooth(size) for size in self._maps.shape[1:])
+        return n_y, n_x
+
     def _kernel(self, frame: int) -> torch.Tensor:
-        """The transform ``(2 x, 2 y)`` float32 of the point spread function of a frame."""
+        """The transform `_wide` float32 of the point spread function of a frame."""
         known = self._kernels.get(self._first + frame)
         if known is None:
             n_y, n_x = self._maps.shape[1:]
             power = self._weights[frame].square().flatten().to(torch.complex64)[None]
+            wide_y, wide_x = self._wide
             spread = grid_samples(
-                power, self._positions[frame].flatten(0, 1), (2 * n_y, 2 * n_x), _KERNEL_TOLERANCE, _KERNEL_GRID
+                power, self._positions[frame].flatten(0, 1), (wide_y, wide_x), _KERNEL_TOLERANCE, _KERNEL_GRID
             )
-            spread = spread[0] * (2 * n_y * 2 * n_x) ** 0.5 / (n_y * n_x)
-            spread[0], spread[:, 0] = 0, 0  # a shift by the whole image is never asked for, and has no opposite
-            known = torch.fft.fft2(torch.fft.ifftshift(spread)).real.mT.contiguous()
+            spread = spread[0] * (wide_y * wide_x) ** 0.5 / (n_y * n_x)
+            spread[0], spread[:, 0] = 0, 0  # so far a shift is never asked for, and has no opposite
+            known = torch.fft.fft2(torch.fft.ifftshift(spread)).real.contiguous()
             self._kernels[self._first + frame] = known
         return known
 
@@ -179,6 +188,18 @@ class NufftSenseOperator:
             raise DataError(
                 f"image must be (frame, y, x) = {expected} {self._maps.dtype}, got {tuple(image.shape)} {image.dtype}"
             )
+
+
+def _smooth(least: int) -> int:
+    """The first length without prime factors above 5, which take several times longer to transform."""
+    for length in itertools.count(least):
+        rest = length
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            break
+    return length
 
 
 def sample_image(images: torch.Tensor, positions: torch.Tensor, tolerance: float = TOLERANCE) -> torch.Tensor:
