@@ -3,7 +3,8 @@
 The order of those that wait: scans whose images are of no use later (`urgent`), slices with a deadline, all others.
 Among urgent ones and among slices with a deadline the earliest deadline is next; then slices that have begun; then the
 scan that has had the least time. At any step (`recon_core.stopping.check`) a slice gives way to one of a more urgent
-kind, and goes on afterwards.
+kind, and goes on afterwards. Where urgent ones want all of the time, others get a quarter of it: the urgent ones are
+last while they are ahead of their share.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ASK_SECONDS = 0.5  # until who waits for its turn asks whether it still should
+_URGENT_SHARE = 0.75  # of the time while others wait
+_AHEAD_SECONDS = 1.0  # by which urgent ones may exceed it: after four seconds the others have their first quarter
+_URGENT, _DUE, _ANY_TIME, _AHEAD = range(4)  # how soon a turn is to be had
 _number = itertools.count()
 
 
@@ -34,11 +38,6 @@ class Share:
     """Its images are of no use later, as those of a scan in real time."""
     used: float = 0.0
     """Seconds that it has had, and before it came those of the scan that had least: it has no claim to the past."""
-
-    def become(self, *, urgent: bool) -> None:
-        """Be urgent or not from the next turn on, with no claim to time that others of that kind had before."""
-        if urgent != self.urgent:
-            self.urgent, self.used = urgent, 0.0
 
 
 _share: ContextVar[Share | None] = ContextVar("share", default=None)
@@ -77,15 +76,15 @@ class _Turn:
     def __init__(self, share: Share, until: float, lock: Lock) -> None:
         self.share = share
         self.called = Condition(lock)  # of its own, so that only who is next wakes up
-        self.urgency = 0 if share.urgent else 1 if until < math.inf else 2
+        self.urgency = _URGENT if share.urgent else _DUE if until < math.inf else _ANY_TIME
         self.paused = 0.0
         self.begun = False  # its memory is taken, so that it goes before those that have not begun
         self._until = until
         self._number = next(_number)
 
-    def rank(self) -> tuple[int, float, bool, float, int]:
-        """The lowest is next."""
-        return self.urgency, self._until, not self.begun, self.share.used, self._number
+    def rank(self) -> tuple[float, bool, float, int]:
+        """The lowest is next among those that are as urgent."""
+        return self._until, not self.begun, self.share.used, self._number
 
 
 class Turns:
@@ -96,6 +95,8 @@ class Turns:
         self._waiting: list[_Turn] = []
         self._held: _Turn | None = None
         self._had = [0.0] * 3  # by urgency: seconds that the scan which began its turn last had had until then
+        self._ahead = 0.0  # seconds that urgent ones have had beyond their share while others waited
+        self._reckoned = time.perf_counter()  # when that was
 
     @property
     def taken(self) -> bool:
@@ -134,6 +135,7 @@ class Turns:
 
     def _wait(self, turn: _Turn) -> None:
         """Wait with the lock held, which is given back meanwhile."""
+        self._reckon()
         self._waiting.append(turn)
         self._call_next()
         try:
@@ -147,19 +149,38 @@ class Turns:
     def _call_next(self) -> None:
         if self._held is not None or not self._waiting:
             return
-        turn = self._held = min(self._waiting, key=_Turn.rank)
+        turn = self._held = self._first()
         self._waiting.remove(turn)
         self._had[turn.urgency] = turn.share.used
         turn.begun = True
         turn.called.notify()
 
+    def _first(self) -> _Turn:
+        """Of those that wait."""
+        return min(self._waiting, key=lambda turn: (self._urgency(turn), turn.rank()))
+
+    def _urgency(self, turn: _Turn) -> int:
+        return _AHEAD if turn.urgency == _URGENT and self._ahead > _AHEAD_SECONDS else turn.urgency
+
     def _leave(self, turn: _Turn) -> None:
         """Neither have nor want a turn any more."""
+        self._reckon()
         if self._held is turn:
             self._held = None
         elif turn in self._waiting:
             self._waiting.remove(turn)
         self._call_next()
+
+    def _reckon(self) -> None:
+        """Note who has had the time since this was done last; before anything changes."""
+        now = time.perf_counter()
+        passed, self._reckoned = now - self._reckoned, now
+        if self._held is None:
+            return
+        if self._held.urgency != _URGENT:
+            self._ahead = max(0.0, self._ahead - _URGENT_SHARE * passed)
+        elif any(turn.urgency != _URGENT for turn in self._waiting):
+            self._ahead += (1 - _URGENT_SHARE) * passed
 
     def _give_way(self, turn: _Turn) -> None:
         """Let those go before that are more urgent, if any wait."""
@@ -167,6 +188,9 @@ class Turns:
             return
         began = time.perf_counter()
         with self._lock:
+            self._reckon()
+            if not self._waiting or self._urgency(self._first()) >= turn.urgency:
+                return  # urgent ones that are ahead of their share
             self._held = None
             self._wait(turn)
         turn.paused += time.perf_counter() - began

@@ -71,7 +71,6 @@ logger = logging.getLogger("cinestream")
 
 _GIB = 1 << 30
 _PROBE_SECONDS = 1.0  # between two texts that show whether a peer is still there
-_LATE_SECONDS = 5.0  # after which an image of a scan in real time is of as much use as any other
 _ONE_SIDE_CLOSED = getattr(select, "POLLRDHUP", 0)  # of Linux
 # What stock clients send a noise measurement with: any pipeline keeps its noise, and makes no images of it.
 _ALIASES = {"default_measurement_dependencies": "cg_sense"}
@@ -354,7 +353,6 @@ class Session:
         self, header: ScanHeader, settings: Settings, actions: Iterator[Action], problems: Problems
     ) -> None:
         dialect, settings = self._handshake.dialect, self._options.override(settings)
-        real_time, share = settings.realtime.mode != "off", Share()
         chain = Chain(
             header,
             settings,
@@ -367,18 +365,11 @@ class Session:
             to_gadgetron=dialect is Dialect.GADGETRON,
         )
         self._record.summary = chain.summary
-        with sharing(share):
-            for item in chain(self._delivered(actions, share, real_time=real_time)):
+        with sharing(Share(urgent=settings.realtime.mode != "off")):
+            for item in chain(action.message for action in actions if isinstance(action, Deliver)):
                 form = dialect.translate(item)
                 if form is not None:
                     self._send(form)
-
-    def _delivered(self, actions: Iterator[Action], share: Share, *, real_time: bool) -> Iterator[Message]:
-        """What is to be reconstructed; a scan in real time goes first for as long as it keeps up with its sender."""
-        for action in actions:
-            if isinstance(action, Deliver):
-                share.become(urgent=real_time and time.monotonic() - self._queue.arrived < _LATE_SECONDS)
-                yield action.message
 
     def _why_stop(self, drain: Drain[Message]) -> str:
         """Why the reconstruction is to be stopped; empty while it is not.

@@ -131,17 +131,39 @@ def test_a_newcomer_does_not_get_all_that_others_had_before():
     assert new.used >= 50.0
 
 
-def test_what_was_had_as_an_urgent_one_does_not_count_among_the_others():
-    turns = Turns()
-    late, other = Share(urgent=True, used=99.0), Share(used=7.0)
-    with sharing(other), turns.turn():
-        pass
-    late.become(urgent=True)
-    assert late.used == 99.0
-    late.become(urgent=False)
-    with sharing(late), turns.turn():
-        pass
-    assert 7.0 <= late.used < 99.0
+def test_urgent_ones_that_want_all_of_the_time_leave_a_quarter_of_it(monkeypatch):
+    """One that falls behind goes on with most of the time, and a slice of another, however long, with the rest."""
+    now, had, first = [0.0], {"urgent": 0.0, "other": 0.0}, []
+    monkeypatch.setattr("recon_core.turns.time.perf_counter", lambda: now[0])
+    turns, begun, done = Turns(), threading.Event(), threading.Event()
+
+    def spend(name, seconds):
+        now[0] += seconds
+        had[name] += seconds
+
+    def other():
+        with turns.turn():
+            begun.set()
+            while True:
+                wait_until(lambda: turns._waiting or done.is_set())
+                if done.is_set():
+                    return
+                spend("other", 0.0005)
+                if had["other"] > 0.1 and not first:  # more than it gets between two turns of the urgent one
+                    first.append(had["urgent"])
+                check()
+
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    begun.wait(20)
+    with sharing(Share(urgent=True)):
+        for _ in range(400):
+            with turns.turn():
+                spend("urgent", 0.05)
+    done.set()
+    thread.join(20)
+    assert first == [pytest.approx(4, abs=0.5)]
+    assert had == {"urgent": pytest.approx(20), "other": pytest.approx(16 / 3, abs=0.2)}  # 16 s of 20 s at this share
 
 
 @pytest.mark.parametrize(("share", "until"), [(Share(urgent=True), math.inf), (Share(), 5.0)])
