@@ -65,7 +65,7 @@ def change(folder, name, **fields):
 def test_manifests_are_parsed_again_only_after_a_change(home, monkeypatch):
     write(home)
     first = find_weights("crnn_mri")
-    monkeypatch.setattr("yaml.safe_load", lambda _: pytest.fail("parsed again"))
+    monkeypatch.setattr("recon_core.weights.manifest.read_yaml", lambda _: pytest.fail("parsed again"))
     assert find_weights("crnn_mri") == first
     monkeypatch.undo()
     monkeypatch.setenv("XDG_DATA_HOME", str(home.parents[1]))
