@@ -5,8 +5,8 @@ with an open page, which is played by a process that takes all news and fetches 
 
     python -m tests.bench.monitor [rounds] [method]
 
-A second table is of a scan in real time, whose loop goes on and on. Before them come the parts that an open page costs,
-each for itself: where a machine has other work these say more.
+A second table is of a scan in real time at its pace, whose loop goes on and on. Before them come the parts that an open
+page costs, each for itself: where a machine has other work these say more.
 """
 
 from __future__ import annotations
@@ -40,35 +40,30 @@ from gadgets.slices.complete import CompleteSlice, SliceKey
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import ACQUISITION_HEADER, Close, ConfigFile, Header, Image
 from gadgets.wire.reader import Reader
-from gadgets.wire.writer import encode
 from recon_core.data import CineSlice, Reconstruction
-from tests.bench.realtime import plan_of
+from tests.bench.realtime import ACCELERATION, plan_of
+from tests.bench.sharing import Paced, encoded, latencies
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SIDES = ("without the page", "nobody looks", "page open")
 SETTLE = 0.5  # s, until the page has seen the end of the scan
+FRAMES = 125  # in real time
 
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     method = sys.argv[2] if len(sys.argv) > 2 else "cg_sense"
-    cine = ScanPlan(slices=3, matrix_x=160, matrix_y=160, coils=10)
+    made = simulate(ScanPlan(slices=2, matrix_x=160, matrix_y=160, coils=10))
+    cine = encoded(ConfigFile(method), Header(made.header), *made.items(), Close())
+    paced = Paced(plan_of(FRAMES))
     print(f"load average {os.getloadavg()[0]:.1f}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads, {rounds} rounds")
     parts()
-    for title, plan, pipeline in (
-        (f"3 slices of 24 frames, 160 x 160, 10 coils, {method}", cine, method),
-        ("200 frames in real time as fast as they can be sent, 96 x 96, 8 coils", plan_of(200), "realtime_cg_sense"),
-    ):
-        made = simulate(plan)
-        stream = b"".join(
-            bytes(part)
-            for message in (ConfigFile(pipeline), Header(made.header), *made.items(), Close())
-            for part in encode(message)
-        )
-        print(f"\n{title}")
-        show(measure(stream, rounds))
+    print(f"\n2 slices of 24 frames, 160 x 160, 10 coils, {method}; images: time of the last after the last readout")
+    show(measure(partial(send, stream=cine), rounds))
+    print(f"\n{FRAMES} frames in real time, 96 x 96, 8 coils; images: median time after the last readout of a frame")
+    show(measure(partial(play, scan=paced), rounds))
 
 
 def parts() -> None:
@@ -108,32 +103,33 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def show(found: dict[str, list[tuple[float, float]]]) -> None:
-    """Medians, and of the ratios of each round to the side without the page."""
-    print("| side | CPU | ratio | last image after the last readout | ratio |")
+    """Medians, and of the ratios of each round to the side without the page median, least and largest."""
+    print("| side | CPU | ratio | images | ratio |")
     print("|---|---|---|---|---|")
     base = found[SIDES[0]]
     for side in SIDES:
         columns = []
         for which in (0, 1):
             values = [one[which] for one in found[side]]
-            ratio = statistics.median(value / one[which] for value, one in zip(values, base, strict=True))
-            columns += [f"{statistics.median(values):.2f} s", f"{ratio:.3f}"]
-        print(f"| {side} | {' | '.join(columns)} |")
+            ratios = [value / one[which] for value, one in zip(values, base, strict=True)]
+            spread = "" if side == SIDES[0] else f" ({min(ratios):.2f} to {max(ratios):.2f})"
+            columns += [f"{statistics.median(values):.3f} s", f"{statistics.median(ratios):.3f}{spread}"]
+        print(f"| {side} | {' | '.join(columns)} |", flush=True)
 
 
-def measure(stream: bytes, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """CPU time of the server, and time from the last readout to the last image in s, of every side and round."""
+def measure(scan: Callable[[int], float], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """CPU time of the server in s, and what a scan that is sent to a port gives, of every side and round."""
     found: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
     with served() as plain, served("--web", "0") as shown:
         servers = dict(zip(SIDES, (plain, shown, shown), strict=True))
         for one in (plain, shown):
-            send(one.port, stream)
+            scan(one.port)
         for number in range(rounds):
             for side in (*SIDES[number % 3 :], *SIDES[: number % 3]):
                 server = servers[side]
                 with looking(server.page) if side == SIDES[2] else contextlib.nullcontext():
                     before = server.cpu()
-                    delay = send(server.port, stream)
+                    delay = scan(server.port)
                     time.sleep(SETTLE)
                     found[side].append((server.cpu() - before, delay))
     return found
@@ -179,6 +175,11 @@ def send(port: int, stream: bytes) -> float:
                 last = time.perf_counter()
         sender.join()
     return last - sent[0]
+
+
+def play(port: int, scan: Paced) -> float:
+    """Send a scan in real time; gives the median of the times from the last readout of a frame to its image."""
+    return statistics.median(latencies(("127.0.0.1", port), scan)[ACCELERATION:])
 
 
 @contextlib.contextmanager
