@@ -103,12 +103,13 @@ class Child:
 def _begin(target: str, number: int) -> None:
     """Run the function of a child; called in it."""
     connection = socket.socket(fileno=number)
-    threading.Thread(target=_end_with, args=(connection,), name="cinestream-parent", daemon=True).start()
+    threading.Thread(target=end_with, args=(connection,), name="cinestream-parent", daemon=True).start()
     module, _, name = target.partition(":")
     getattr(importlib.import_module(module), name)(connection, **json.loads(sys.argv[1]))
 
 
-def _end_with(connection: socket.socket) -> None:
+def end_with(connection: socket.socket) -> None:
+    """End this process when the other end of a connection is closed, whatever it does; in a thread of its own."""
     poll = select.poll()
     poll.register(connection, _HUNG_UP)  # and POLLHUP, which needs no asking
     poll.poll()
@@ -135,6 +136,12 @@ def usable_cores() -> int:
     except (OSError, ValueError):  # no such file, or "max"
         pass
     return max(1, cores)
+
+
+def threads_wanted() -> int:
+    """How many threads a process is to have: ``OMP_NUM_THREADS``, or one."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, int(given)) if given.isdecimal() else 1
 
 
 def usable_gpus() -> list[str]:

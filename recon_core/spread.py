@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cinestream")
 
-_PROTOCOL = 5  # of pickles: arrays are not copied for it
+#: Of pickles: arrays are not copied for it.
+PROTOCOL = 5
 
 
 class HelperGoneError(Exception):
@@ -70,14 +71,12 @@ class HelperProcess:
     def reconstruct(self, cine_slice: CineSlice, options: ReconOptions, /) -> Reconstruction:
         """Have a slice reconstructed."""
         try:
-            pickle.dump((cine_slice, options), self._stream, _PROTOCOL)
+            pickle.dump((cine_slice, options), self._stream, PROTOCOL)
             self._stream.flush()
             made = pickle.load(self._stream)  # noqa: S301 - of our own child
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise HelperGoneError(death_in_words(self._child.end())) from error
-        if isinstance(made, CinestreamError):
-            raise made
-        return cast("Reconstruction", made)
+        return result_of(made)
 
     def close(self) -> None:
         """End the process, whatever it does."""
@@ -95,13 +94,23 @@ def help_reconstruct(connection: socket.socket) -> None:
     with connection.makefile("rwb") as stream:
         while True:
             cine, options = pickle.load(stream)  # noqa: S301 - of our own parent
-            made: Reconstruction | CinestreamError
-            try:
-                made = engine.reconstruct(cine, options)
-            except CinestreamError as error:
-                made = error
-            pickle.dump(made, stream, _PROTOCOL)
+            pickle.dump(tried(engine, cine, options), stream, PROTOCOL)
             stream.flush()
+
+
+def tried(engine: OneSlice, cine_slice: CineSlice, options: ReconOptions) -> Reconstruction | CinestreamError:
+    """Reconstruct a slice for who is helped; gives the error that there was in place of it."""
+    try:
+        return engine.reconstruct(cine_slice, options)
+    except CinestreamError as error:
+        return error
+
+
+def result_of(made: object) -> Reconstruction:
+    """Give the reconstruction of what `tried` gave elsewhere, or raise its error."""
+    if isinstance(made, CinestreamError):
+        raise made
+    return cast("Reconstruction", made)
 
 
 class Spread:

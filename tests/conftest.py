@@ -11,6 +11,7 @@ from hypothesis import settings
 import recon_core  # noqa: F401 - before torch, for the settings that it makes for it
 from recon_core.methods import OWN_METHODS
 from tests.helpers.paths import ABSENT, REPOSITORY
+from tests.helpers.stand_in_ray import stand_in  # noqa: F401 - a fixture
 
 # Where the shell started the tests in the background, this is ignored, by all processes that they start too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 from gadgets.commands.arguments import add_pipeline, chosen_settings, settings_help, within
 from gadgets.commands.console import say
 from gadgets.replay.table import FORMS, TABLE, Table
+from recon_core.children import threads_wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,8 +131,7 @@ def _say_plan(entries: list[Entry]) -> None:
 
 
 def _workers(options: argparse.Namespace, settings: Settings) -> Workers:
-    given = os.environ.get("OMP_NUM_THREADS", "")
-    threads = options.threads or (int(given) if given.isdecimal() and int(given) else 1)
+    threads = options.threads or threads_wanted()
     level, gpu = logger.getEffectiveLevel(), settings.compute.device != "cpu"
     workers: Workers
     if options.ray:

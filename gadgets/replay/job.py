@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import platform
 import socket
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from gadgets import __version__
 from gadgets.settings.settings import Settings, apply
+from recon_core import cluster
 from recon_core.api import shared_engine
 from recon_core.budget import return_freed, share_freed
 from recon_core.errors import CinestreamError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gadgets.images.maker import CineImage
     from gadgets.slices.complete import CompleteSlice
     from recon_core.data import Reconstruction
+    from recon_core.spread import Helper
 
 logger = logging.getLogger("cinestream")
 
@@ -118,7 +119,7 @@ class JobRunner:
         """What must be the same everywhere."""
         return versions()
 
-    def run(self, job: Mapping[str, Any], helpers: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+    def run(self, job: Mapping[str, Any], helpers: Sequence[Any] = ()) -> dict[str, Any]:
         """Do a job.
 
         Parameters
@@ -126,18 +127,32 @@ class JobRunner:
         job
             Fields of a `Job`.
         helpers
-            Environments of further processes that reconstruct slices of it.
+            Who else reconstructs slices of it, as `helper` takes them.
 
         Returns
         -------
         dict
             Fields of an `Outcome`, and lines of the log as ``log``.
         """
-        outcome, lines = self._run(Job(**job), helpers), self._lines.taken()
+        outcome, lines = self._run(Job(**job), helpers), self.take_lines()
         return_freed()
         return {**asdict(outcome), "log": lines}
 
-    def _run(self, job: Job, helpers: Sequence[Mapping[str, str]]) -> Outcome:
+    def take_lines(self) -> list[tuple[int, str]]:
+        """Levels and lines that were logged since the last call."""
+        return self._lines.taken()
+
+    def helper(self, which: Any) -> Helper:  # noqa: ANN401 - of a cluster, something else
+        """Give who reconstructs slices elsewhere: a process of this machine, of its environment.
+
+        Raises
+        ------
+        ResourceError
+            If it cannot be started.
+        """
+        return HelperProcess(which)
+
+    def _run(self, job: Job, helpers: Sequence[Any]) -> Outcome:
         from gadgets.replay.to_file import replay
 
         methods, begin = _Methods(), time.perf_counter()
@@ -160,7 +175,7 @@ class JobRunner:
 
         try:
             Path(job.output).parent.mkdir(parents=True, exist_ok=True)
-            with _spread(helpers) as spread:
+            with self._spread(helpers) as spread:
                 replay(
                     Path(job.source),
                     Path(job.output),
@@ -184,20 +199,19 @@ class JobRunner:
         failure.seconds, failure.worker = round(time.perf_counter() - begin, 3), self.name
         return failure
 
-
-@contextlib.contextmanager
-def _spread(helpers: Sequence[Mapping[str, str]]) -> Iterator[Spread | None]:
-    """Processes that help with a scan; None without any."""
-    if not helpers:
-        yield None
-        return
-    with contextlib.closing(Spread(shared_engine, [HelperProcess(environment) for environment in helpers])) as spread:
-        yield spread
+    @contextlib.contextmanager
+    def _spread(self, helpers: Sequence[Any]) -> Iterator[Spread | None]:
+        """Who reconstructs the slices of a scan where others help; None without any."""
+        if not helpers:
+            yield None
+            return
+        with contextlib.closing(Spread(shared_engine, [self.helper(which) for which in helpers])) as spread:
+            yield spread
 
 
 def versions() -> dict[str, str]:
-    """What must be the same in all processes, or their images and messages might differ."""
-    return {"cinestream": __version__, "Python": ".".join(platform.python_version_tuple()[:2])}
+    """Of this process, as `recon_core.cluster.check_same` compares them."""
+    return cluster.versions(__version__)
 
 
 def as_record(origin: Mapping[str, Any], outcome: Outcome) -> str:

@@ -1,39 +1,72 @@
 """Workers of a Ray cluster: actors that stay warm, one for each GPU or for some cores.
 
-Only names of files and outcomes go through Ray; workers read raw files and write images themselves, in folders that all
-machines of the cluster share.
+Only names of files and outcomes go through Ray, and slices that an idle worker helps with; workers read raw files and
+write images themselves, in folders that all machines of the cluster share.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import logging
-import os
-import socket
+import pickle
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gadgets.replay.job import JobRunner, versions
 from gadgets.replay.workers import Event, event_of
-from recon_core.children import usable_cores
-from recon_core.errors import ResourceError, SettingsError
+from recon_core import cluster
+from recon_core.api import shared_engine
+from recon_core.cluster import Cluster, check_same, first_line
+from recon_core.spread import PROTOCOL, HelperGoneError, result_of, tried
 
 if TYPE_CHECKING:
     from gadgets.replay.job import Job
+    from recon_core.data import CineSlice, Reconstruction
+    from recon_core.options import ReconOptions
+    from recon_core.spread import Helper
 
-logger = logging.getLogger("cinestream")
-
-#: Starts a Ray on this machine for one batch.
-LOCAL = "local"
-#: The cluster that this machine is a part of.
-AUTO = "auto"
-
-_REACH_SECONDS = 5.0
-_START_SECONDS = 60.0  # until the first worker must be there
 _MOST_FALSE_STARTS = 3
-_STORE_BYTES = 100 << 20  # for objects of a Ray of our own; ours are small
+
+
+class RayRunner(JobRunner):
+    """An actor: does jobs one after the other, and between them slices of the jobs of others."""
+
+    def helper(self, which: Any) -> Helper:  # noqa: ANN401 - Ray has no types here
+        """Give another actor, of its handle."""
+        return _HelperActor(which)
+
+    def reconstruct(self, packed: bytes) -> bytes:
+        """Reconstruct a slice for another actor."""
+        made = tried(shared_engine(), *pickle.loads(packed))  # noqa: S301 - of another actor of the batch
+        self.take_lines()  # who is helped logs the same
+        return pickle.dumps(made, PROTOCOL)
+
+
+class _HelperActor:
+    """An actor that has no job; `recon_core.spread.Helper`."""
+
+    def __init__(self, actor: Any) -> None:  # noqa: ANN401
+        self._actor = actor
+        self._ray: Any = importlib.import_module("ray")
+
+    def reconstruct(self, cine_slice: CineSlice, options: ReconOptions, /) -> Reconstruction:
+        """Have a slice reconstructed."""
+        packed = pickle.dumps((cine_slice, options), PROTOCOL)  # arrays that Ray packs can only be read
+        try:
+            made = self._ray.get(self._actor.reconstruct.remote(packed))
+        except self._ray.exceptions.RayError as error:
+            raise HelperGoneError(first_line(error)) from error
+        return result_of(pickle.loads(made))  # noqa: S301 - of another actor of the batch
+
+    def close(self) -> None:
+        """Leave it to the batch, which waits until it has done the slice that it may be at."""
+
+
+class _Running(NamedTuple):
+    """A job that an actor is at, and actors that help."""
+
+    job: Job
+    actors: list[Any]
 
 
 class RayWorkers:
@@ -41,16 +74,10 @@ class RayWorkers:
 
     Parameters
     ----------
-    address
-        `LOCAL`, `AUTO`, or ``HOST:PORT`` of the head.
-    count
-        How many; 0 takes one for each GPU of the cluster, or else as many as its cores suffice for.
-    threads
-        Of each, and cores that are asked for it.
+    address, count, threads, gpu
+        As `recon_core.cluster.Cluster` has them.
     level
         Of the lines of the log that are returned.
-    gpu
-        The settings allow a GPU.
 
     Raises
     ------
@@ -59,41 +86,36 @@ class RayWorkers:
     """
 
     def __init__(self, address: str, count: int, threads: int, level: int, *, gpu: bool = True) -> None:
-        self._ray = _connect(address)
-        self._pending: dict[Any, Any] = {}  # actors by the answer that shows that they are ready
-        self._running: dict[Any, tuple[Any, Job]] = {}  # actors and jobs by the answer
+        self._cluster = Cluster(address, count, threads, gpu=gpu)
+        self._ray, self.description = self._cluster.ray, self._cluster.description
+        self._starting: dict[Any, Any] = {}  # actors by the answer that shows that they are ready
+        self._returning: dict[Any, Any] = {}  # the same of those that have helped
+        self._running: dict[Any, _Running] = {}  # by the answer
         self._idle: list[Any] = []
         self._false_starts = 0
+        self._level = level
         try:
-            resources = self._ray.cluster_resources()
-            gpus = int(resources.get("GPU", 0)) if gpu else 0
-            wanted = count or gpus or max(1, int(resources.get("CPU", 1)) // threads)
-            self.description = f"{wanted} Ray workers of {threads} thread{'' if threads == 1 else 's'} at {address}"
-            environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
-            self._actor = self._ray.remote(JobRunner).options(
-                num_cpus=threads, num_gpus=1 if gpus else 0, runtime_env={"env_vars": environment}
-            )
-            self._level = level
-            for _ in range(wanted):
+            self._actors = self._cluster.actors(RayRunner)
+            for _ in range(self._cluster.count):
                 self._start()
-            self._wait_for_first(address)
+            self._wait_until_started()
         except BaseException:
             self.close()
             raise
 
     @property
     def count(self) -> int:
-        """How many jobs run at a time: a cluster may give workers later, or take them away."""
-        return len(self._idle) + len(self._running)
+        """How many jobs may run at a time, with their helpers: a cluster may give workers later, or take them away."""
+        return len(self._idle) + sum(len(one.actors) for one in self._running.values())
 
-    def submit(self, job: Job, helpers: int = 0) -> None:  # noqa: ARG002 - a cluster has none
-        """Begin a job."""
-        actor = self._idle.pop()
-        self._running[actor.run.remote(asdict(job))] = actor, job
+    def submit(self, job: Job, helpers: int = 0) -> None:
+        """Begin a job; the actors that are to help are taken from the idle ones now."""
+        actor, *others = actors = [self._idle.pop() for _ in range(1 + helpers)]
+        self._running[actor.run.remote(asdict(job), others)] = _Running(job, actors)
 
     def wait(self, seconds: float) -> list[Event]:
         """Wait for jobs to end, for so long at most."""
-        answers = [*self._running, *self._pending]
+        answers = [*self._running, *self._starting, *self._returning]
         ready, _ = self._ray.wait(answers, num_returns=1, timeout=seconds)
         if ready:  # whatever else is
             ready, _ = self._ray.wait(answers, num_returns=len(answers), timeout=0)
@@ -102,101 +124,49 @@ class RayWorkers:
 
     def close(self) -> None:
         """End all actors at once, and a Ray that was started for them."""
-        actors = [*self._idle, *self._pending.values(), *(actor for actor, _ in self._running.values())]
-        for actor in actors:
-            with contextlib.suppress(Exception):
-                self._ray.kill(actor)
-        self._idle, self._pending, self._running = [], {}, {}
-        self._ray.shutdown()
+        at_work = [actor for one in self._running.values() for actor in one.actors]
+        for actor in (*self._idle, *self._starting.values(), *self._returning.values(), *at_work):
+            self._cluster.end(actor)
+        self._idle, self._starting, self._returning, self._running = [], {}, {}, {}
+        self._cluster.close()
 
     def _start(self) -> None:
-        actor = self._actor.remote(self._level)
-        self._pending[actor.versions.remote()] = actor
+        actor = self._actors.remote(self._level)
+        self._starting[actor.versions.remote()] = actor
 
-    def _wait_for_first(self, address: str) -> None:
-        until = time.monotonic() + _START_SECONDS
-        while not self._idle:
+    def _wait_until_started(self) -> None:
+        """Wait for one, and for the others that there is room for: a scan has its helpers from its begin."""
+        begin = time.monotonic()
+        while len(self._idle) < max(1, self._cluster.room):
             self.wait(0.5)
-            if time.monotonic() > until:
-                free = self._ray.available_resources()
-                raise ResourceError(
-                    f"the Ray cluster at {address} gives no worker within {_START_SECONDS:g} s: {free.get('CPU', 0):g} "
-                    f"CPUs and {free.get('GPU', 0):g} GPUs are free; wait for others, or use fewer threads"
-                )
+            waited = time.monotonic() - begin
+            if waited > (cluster.ROOM_SECONDS if self._idle else self._cluster.patience):
+                break
+        if not self._idle:
+            raise self._cluster.nothing_given()
 
-    def _take(self, answer: Any) -> Event | None:  # noqa: ANN401 - Ray has no types here
-        actor, job = self._running.pop(answer, (None, None))
-        beginner = self._pending.pop(answer, None)
+    def _take(self, answer: Any) -> Event | None:  # noqa: ANN401
+        """Take note of what an actor answered."""
+        running, beginner = self._running.pop(answer, None), self._starting.pop(answer, None)
+        helper = self._returning.pop(answer, None)
+        for one in running.actors[1:] if running else ():  # it may be at a slice yet, or have died
+            self._returning[one.versions.remote()] = one
         try:
             found = self._ray.get(answer)
         except self._ray.exceptions.RayError as error:
             self._start()
-            why = _first_line(error)
-            if job is not None:
-                return Event(job, death=why)
-            self._false_starts += 1
+            why = first_line(error)
+            if running is not None:
+                return Event(running.job, death=why)
+            self._false_starts += beginner is not None
             if self._false_starts >= _MOST_FALSE_STARTS:
-                text = (
-                    f"no Ray worker can be started: {why}; cinestream must be installed on all machines of the cluster"
-                )
-                raise ResourceError(text) from error
+                raise self._cluster.nothing_starts(error) from error
             return None
-        if job is None:
-            _check_same(found)
+        if running is not None:
+            self._idle.append(running.actors[0])
+            return event_of(running.job, found)
+        if beginner is not None:
+            check_same(found, versions())
             self._false_starts = 0
-            self._idle.append(beginner)
-            return None
-        self._idle.append(actor)
-        return event_of(job, found)
-
-
-def _connect(address: str) -> Any:  # noqa: ANN401 - mypy would read all of Ray
-    """Import Ray and connect it."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # workers without GPU keep what they see
-    try:
-        ray: Any = importlib.import_module("ray")
-    except ImportError as error:
-        raise ResourceError(f'Ray cannot be imported ({error}); pip install "cinestream[cluster]"') from error
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == LOCAL:
-        own = {"num_cpus": usable_cores(), "include_dashboard": False, "object_store_memory": _STORE_BYTES}
-        ray.init(address="local", _node_ip_address="127.0.0.1", **own, **quiet)
-        return ray
-    if address != AUTO:
-        _reach(address)
-    try:
-        ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        remedy = (
-            "ray start --head starts one, --ray local one for this batch alone; where it wants a token, set "
-            "RAY_AUTH_MODE=token"
-        )
-        if "ersion" in str(error):
-            remedy = "install the same versions of Ray and Python on all machines of the cluster"
-        raise ResourceError(f"no Ray cluster at {address}: {_first_line(error)}; {remedy}") from error
-    return ray
-
-
-def _reach(address: str) -> None:
-    """Refuse an address that is none, or where nobody answers; Ray would wait for a minute."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        raise SettingsError(f"expected {LOCAL}, {AUTO} or HOST:PORT of a Ray cluster, got {address!r}")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
-    except (OSError, OverflowError, UnicodeError) as error:
-        text = f"no Ray cluster answers at {address} ({error}); ray start --head starts one"
-        raise ResourceError(text) from error
-
-
-def _check_same(theirs: dict[str, str]) -> None:
-    for name, version in versions().items():
-        if theirs.get(name) != version:
-            text = f"a Ray worker has {name} {theirs.get(name)}, and here it is {version}"
-            raise ResourceError(f"{text}; install the same on all machines of the cluster")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if type(error).__name__ == "ActorDiedError" and lines else (lines or [type(error).__name__])[0]
+        self._idle.append(beginner or helper)
+        return None
