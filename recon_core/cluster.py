@@ -124,6 +124,9 @@ def _connect(address: str) -> Any:  # noqa: ANN401
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # else a late call would start a Ray that nobody wants
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # workers without GPU keep what they see
+    where = os.environ.get("RAY_ADDRESS") or AUTO if address == AUTO else address
+    if where not in (AUTO, LOCAL):
+        _reach(where)
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
@@ -133,9 +136,6 @@ def _connect(address: str) -> Any:  # noqa: ANN401
         own = {"num_cpus": usable_cores(), "include_dashboard": False, "object_store_memory": _STORE_BYTES}
         ray.init(address="local", _node_ip_address="127.0.0.1", **own, **quiet)
         return ray
-    where = os.environ.get("RAY_ADDRESS") or AUTO if address == AUTO else address
-    if where not in (AUTO, LOCAL):
-        _reach(where)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:

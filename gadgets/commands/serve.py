@@ -12,7 +12,7 @@ import threading
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from gadgets import __version__
 from gadgets.commands.arguments import (
@@ -36,21 +36,25 @@ from gadgets.monitor.opening import TOKEN_VARIABLE, check_monitor, open_monitor
 from gadgets.settings.pipelines import find_pipeline
 from gadgets.settings.settings import Settings, apply, parse_assignments
 from recon_core.budget import Budget, share_freed
+from recon_core.children import threads_wanted
+from recon_core.cluster import AUTO, LOCAL, Cluster
 from recon_core.own_methods import ALLOWED, allow_methods, allowed_by_operator
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from gadgets.connection.front import Front
+    from gadgets.connection.worker import Worker
 
 logger = logging.getLogger("cinestream")
 
 _GIB = 1 << 30
+_RAY = "ray://"
 
 NAME = "serve"
 HELP = "run the resident server for Gadgetron or FIRE"
-EXAMPLES = "cinestream serve\ncinestream serve --port 9002 --workers 4"
+EXAMPLES = "cinestream serve\ncinestream serve --port 9002 --workers 4\ncinestream serve --workers ray://auto"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,13 +80,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "memory at most (default: %(default)s)"
     )
     parser.add_argument("--queue-gib", type=within(float, 0, 1e6), default=4.0, metavar="GIB", help=text)
-    text = "memory for what all scans gather and make; one may take half of it (default: half of what is free)"
+    text = (
+        "memory for what all scans gather and make, of each machine; one may take half of it (default: half of what is "
+        "free)"
+    )
     parser.add_argument("--memory-gib", type=within(float, 0, 1e6), metavar="GIB", help=text)
     text = (
-        "reconstruct in N processes, each scan in one; one that dies is replaced and its scans begun again "
-        "(default: in this process)"
+        "reconstruct in N processes, each scan in one; one that dies is replaced and its scans begun again (default: "
+        "in this process). ray:// has them on the machines of a Ray cluster: ray://auto of the one that this machine "
+        "is a part of, ray://HOST:PORT of another by the port for Ray's clients, ray://local of one started here; as "
+        "many as it has cores or GPUs, or N with /N behind (needs the extra [cluster])"
     )
-    parser.add_argument("--workers", type=within(int, 1, 1024), default=0, metavar="N", help=text)
+    parser.add_argument("--workers", type=_crew, default=_Crew("", 0), metavar="N|ray://ADDRESS[/N]", help=text)
     text = (
         "with --workers: memory for what running scans have sent, a quarter of the free at most (default: %(default)s)"
     )
@@ -109,6 +118,24 @@ def _add_monitor(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--web-token", default=os.environ.get(TOKEN_VARIABLE, ""), metavar="TOKEN", help=text)
     parser.add_argument("--web-names", action="store_true", help="show the names of patients on the page")
+
+
+class _Crew(NamedTuple):
+    """Workers that are wanted."""
+
+    address: str
+    """Of a Ray cluster; empty for processes of this machine."""
+    size: int
+    """How many; 0 is none of this machine, or all that a cluster has."""
+
+
+def _crew(text: str) -> _Crew:
+    """Read ``N`` or ``ray://ADDRESS[/N]``."""
+    count = within(int, 1, 1024)
+    if not text.startswith(_RAY):
+        return _Crew("", int(count(text)))
+    address, slash, number = text.removeprefix(_RAY).partition("/")
+    return _Crew(address if address in (AUTO, LOCAL) else _RAY + address, int(count(number)) if slash else 0)
 
 
 def _web_address(text: str) -> tuple[str, int]:
@@ -164,21 +191,41 @@ def _monitor(options: argparse.Namespace, server: Server, front: Front | None, r
 def _front(
     options: argparse.Namespace, session: SessionOptions, methods: tuple[str, ...], record: ServerRecord
 ) -> Iterator[Front | None]:
-    """The workers that the options ask for, which share the memory; None without any."""
-    count = options.workers
-    if not count:
+    """The workers that the options ask for, which share the memory of each machine; None without any."""
+    address, count = options.workers
+    if not address and not count:
         yield None
         return
-    from gadgets.connection.front import Front
+    from gadgets.connection.front import Front, local_starts
     from gadgets.connection.worker import WorkerOptions
     from gadgets.reports.gallery import BYTES_KEPT, Gallery
 
-    free = session.memory_bytes or Budget().limit
-    own = dataclasses.replace(session, queue_bytes=session.queue_bytes // count, memory_bytes=free // count)
-    viewer = partial(Gallery, BYTES_KEPT // count) if options.web else None
-    worker = WorkerOptions(own, methods, options.log_format, logger.getEffectiveLevel(), options.web_names, viewer)
-    with contextlib.closing(Front(count, worker, int(options.keep_gib * _GIB), record)) as front:
-        yield front
+    with contextlib.ExitStack() as stack:
+        cluster = _cluster(options, address, count) if address else None
+        count, sharing = (count, count) if cluster is None else (cluster.count, cluster.most_on_one)
+        memory = session.memory_bytes or (Budget().limit if cluster is None else None)
+        own = dataclasses.replace(
+            session, queue_bytes=session.queue_bytes // sharing, memory_bytes=memory and memory // sharing
+        )
+        viewer = partial(Gallery, BYTES_KEPT // count) if options.web else None
+        worker = WorkerOptions(own, methods, options.log_format, logger.getEffectiveLevel(), options.web_names, viewer)
+        starts: list[Callable[[], Worker]]
+        if cluster is None:
+            starts = local_starts(count, worker)
+        else:
+            from gadgets.connection.ray_worker import RayCrew
+
+            starts = [stack.enter_context(contextlib.closing(RayCrew(cluster, worker))).start] * count
+        front = Front(starts, int(options.keep_gib * _GIB), session.idle_seconds, record)
+        yield stack.enter_context(contextlib.closing(front))
+
+
+def _cluster(options: argparse.Namespace, address: str, count: int) -> Cluster:
+    """Connect the cluster that workers are to be on."""
+    settings = apply(Settings(), parse_assignments(options.set))
+    cluster = Cluster(address, count, threads_wanted(), gpu=settings.compute.device != "cpu")
+    logger.info("reconstructing with %s", cluster.description)
+    return cluster
 
 
 def _serve(server: Server, grace: float, page: str) -> None:

@@ -33,19 +33,19 @@ class Elsewhere:
         self.changes = 0
         self.log = LogTail()
         self._lock = threading.Lock()
-        self._known: dict[int, tuple[dict[str, Any], Look]] = {}  # by process
+        self._known: dict[int, tuple[dict[str, Any], Look]] = {}  # by number of the worker
 
-    def note(self, process: int, images: dict[str, Any], look: Look) -> None:
+    def note(self, worker: int, images: dict[str, Any], look: Look) -> None:
         """Keep what a worker has to show now: the facts of each scan, and who gives the pictures."""
         with self._lock:
-            before, _ = self._known.get(process, ({}, None))
+            before, _ = self._known.get(worker, ({}, None))
             self.changes += images != before
-            self._known[process] = images, look
+            self._known[worker] = images, look
 
-    def forget(self, process: int) -> None:
+    def forget(self, worker: int) -> None:
         """Note that a worker is gone."""
         with self._lock:
-            self._known.pop(process, None)
+            self._known.pop(worker, None)
             self.changes += 1
 
     def facts(self, scan: str) -> dict[str, Any]:

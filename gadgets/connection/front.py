@@ -22,27 +22,26 @@ from gadgets.connection.drain import Drain
 from gadgets.connection.elsewhere import Elsewhere
 from gadgets.connection.handshake import GOES_ON, Dialect, Handshake
 from gadgets.connection.kept import Kept
-from gadgets.connection.news import Room, news_of
+from gadgets.connection.news import Room
 from gadgets.connection.queue import QueueSpace
 from gadgets.connection.records import ScanRecord, ServerRecord
 from gadgets.connection.session import name_of, set_up
-from gadgets.connection.worker import send_look, send_session, send_stop
+from gadgets.connection.worker import LocalWorker, look_at, session_for, stop_of
 from gadgets.problems import Kind, Problem, Problems
 from gadgets.wire.framing import Frames, MessageId
 from gadgets.wire.messages import ConfigFile, ConfigText
 from gadgets.wire.reader import Reader
 from gadgets.wire.writer import Writer
-from recon_core.children import death_in_words, environments_of, usable_cores, usable_gpus
+from recon_core.children import environments_of, usable_cores, usable_gpus
 from recon_core.errors import CinestreamError, ProtocolError, ResourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Sequence
 
     from gadgets.connection.elsewhere import Look
     from gadgets.connection.records import Load
-    from gadgets.connection.worker import WorkerOptions
+    from gadgets.connection.worker import Worker, WorkerOptions
     from gadgets.wire.framing import Frame
-    from recon_core.children import Child
 
 logger = logging.getLogger("cinestream")
 
@@ -51,32 +50,32 @@ TRIES = 3
 
 _PAUSE_SECONDS = 1.0  # from the death of a worker to the next, if no connection asks for it before
 _LOOK_SECONDS = 10.0  # that a worker may take for a part of a picture
-_BUFFER_BYTES = 1 << 22  # of the socket to a worker, and of what is read of a picture at a time
+_BLOCK_BYTES = 1 << 22  # of a picture at a time
 _HUNG_UP = getattr(select, "POLLRDHUP", 0)  # of Linux
 
 
-class _Worker:
-    """A worker process, and how many scans it has."""
+class _Place:
+    """A worker, how many scans it has, and what it told last."""
 
-    def __init__(self, child: Child) -> None:
-        self.child = child
+    def __init__(self, worker: Worker, number: int) -> None:
+        self.worker = worker
+        self.number = number
         self.scans = 0
         self.room = Room()
         self.fault = ""
 
     def listen(self, record: ServerRecord, shown: Elsewhere, look: Look, changed: Callable[[], None]) -> None:
         """Note what it tells, until it is gone: the scans that it had are begun again elsewhere, or fail."""
-        pid = self.child.pid
-        for news in news_of(self.child.socket):
-            shown.note(pid, news.images, look)
+        for news in self.worker.news():
+            shown.note(self.number, news.images, look)
             shown.log.add(news.log)
             for one in news.ended:
                 record.end(one)
-            record.run_elsewhere(pid, news.running)
+            record.run_elsewhere(self.number, news.running)
             self.room, self.fault = news.room, news.fault
             changed()
-        record.run_elsewhere(pid, [])
-        shown.forget(pid)
+        record.run_elsewhere(self.number, [])
+        shown.forget(self.number)
         self.room, self.fault = Room(), ""
 
 
@@ -85,12 +84,12 @@ class Front:
 
     Parameters
     ----------
-    count
-        How many.
-    options
-        Of each.
+    starts
+        What starts each of them, and another one in its place when it has died.
     kept_bytes
         Memory for what is kept of the scans that run; a quarter of the free memory at most.
+    idle_seconds
+        How long a peer may take nothing of what is sent.
     scans
         Where the workers report; None keeps what they report for itself.
 
@@ -102,130 +101,124 @@ class Front:
     Raises
     ------
     ResourceError
-        If a process cannot be started.
+        If a worker cannot be started.
     """
 
-    def __init__(self, count: int, options: WorkerOptions, kept_bytes: int, scans: ServerRecord | None = None) -> None:
+    def __init__(
+        self,
+        starts: Sequence[Callable[[], Worker]],
+        kept_bytes: int,
+        idle_seconds: float,
+        scans: ServerRecord | None = None,
+    ) -> None:
         self.scans = scans or ServerRecord()
-        self.shown = Elsewhere(count)
+        self.shown = Elsewhere(len(starts))
         self.space = QueueSpace.of_memory(kept_bytes)
-        self.idle_seconds = options.session.idle_seconds
-        self._options = options
+        self.idle_seconds = idle_seconds
+        self._starts = starts
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._numbers = itertools.count(1)
-        threads = os.environ.get("OMP_NUM_THREADS", "") or max(1, usable_cores() // count)
-        self._environments = environments_of(count, threads, usable_gpus())
         with self._lock:
-            self._workers = [self._start(environment) for environment in self._environments]
-
-    @property
-    def pids(self) -> list[int]:
-        """Numbers of the worker processes."""
-        with self._lock:
-            return [worker.child.pid for worker in self._workers]
+            self._places = [self._start(start) for start in starts]
 
     def load(self, load: Load) -> Load:
         """Put what all workers have to do in place of that of the server, which has nothing."""
         with self._lock:
-            rooms = [worker.room for worker in self._workers]
+            rooms = [place.room for place in self._places]
         return load._replace(**{name: sum(getattr(room, name) for room in rooms) for name in Room._fields})
 
-    def _start(self, environment: Mapping[str, str]) -> _Worker:
-        worker = _Worker(self._options.start(environment))
-        threading.Thread(target=self._listen, args=(worker,), name="cinestream-news", daemon=True).start()
-        return worker
+    def _start(self, start: Callable[[], Worker]) -> _Place:
+        place = _Place(start(), next(self._numbers))
+        threading.Thread(target=self._listen, args=(place,), name="cinestream-news", daemon=True).start()
+        return place
 
-    def _listen(self, worker: _Worker) -> None:
+    def _listen(self, place: _Place) -> None:
         """Note what a worker tells; when it is gone, another one follows a moment later."""
-        worker.listen(self.scans, self.shown, partial(self._look, worker), self._note_faults)
+        place.listen(self.scans, self.shown, partial(self._look, place.worker), self._note_faults)
         self._note_faults()
         if not self._closing.wait(_PAUSE_SECONDS):  # one that dies as it begins must not be begun without end
             with self._lock, contextlib.suppress(ResourceError):  # the next connection is told
                 self._replace_dead()
 
-    def _look(self, worker: _Worker, name: str, scan: str, number: int) -> bytes:
+    @staticmethod
+    def _look(worker: Worker, name: str, scan: str, number: int) -> bytes:
         """Have a worker make a picture; nothing comes of one that is gone, or does not answer in time."""
         picture = bytearray()
-        with contextlib.suppress(OSError):
-            ours, theirs = socket.socketpair()
-            with ours:
-                with theirs, self._lock:
-                    send_look(worker.child.socket, name, scan, number, theirs)
-                ours.settimeout(_LOOK_SECONDS)
-                while block := ours.recv(_BUFFER_BYTES):
-                    picture += block
-                return bytes(picture)
+        with contextlib.suppress(OSError, ResourceError), worker.connect(look_at(name, scan, number)) as connection:
+            connection.settimeout(_LOOK_SECONDS)
+            while block := connection.recv(_BLOCK_BYTES):
+                picture += block
+            return bytes(picture)
         return b""
 
     def _note_faults(self) -> None:
         """No scan can be reconstructed if no worker can."""
         with self._lock:
-            faults = [worker.fault for worker in self._workers]
+            faults = [place.fault for place in self._places]
         self.scans.fault = faults[0] if all(faults) else ""
 
     def passage(self, connection: socket.socket) -> Passage:
         """Make what serves a connection."""
         return Passage(connection, self)
 
-    def take_worker(self) -> _Worker:
+    def take_place(self) -> _Place:
         """Give the worker with the fewest scans to one more; those that have died are replaced.
 
         Raises
         ------
         ResourceError
-            If no process can be started.
+            If none can be started.
         """
         with self._lock:
             self._replace_dead()
-            worker = min(self._workers, key=lambda one: one.scans)
-            worker.scans += 1
-            return worker
+            place = min(self._places, key=lambda one: (not one.worker.is_ready, one.scans))
+            place.scans += 1
+            return place
 
     def _replace_dead(self) -> None:
         """Start others for the workers that have died; with the lock held."""
-        for number, worker in enumerate(self._workers):
-            if worker.child.has_ended and not self._closing.is_set():
-                logger.error("worker %d died: %s", worker.child.pid, death_in_words(worker.child.end()))
-                self._workers[number] = self._start(self._environments[number])
+        for at, place in enumerate(self._places):
+            if place.worker.has_ended and not self._closing.is_set():
+                logger.error("worker %s died: %s", place.worker.name, place.worker.end())
+                self._places[at] = self._start(self._starts[at])
 
-    def give_back(self, worker: _Worker) -> None:
+    def give_back(self, place: _Place) -> None:
         """A scan is over, or has left a worker that died."""
         with self._lock:
-            worker.scans -= 1
+            place.scans -= 1
 
-    def begin(self, worker: _Worker, peer: str) -> tuple[int, socket.socket]:
+    def begin(self, place: _Place, peer: str) -> tuple[int, socket.socket]:
         """Let a worker serve a peer; gives the number of the session, and our end of its connection.
 
         Raises
         ------
         OSError
             If the worker is gone.
+        ResourceError
+            If it cannot be had.
         """
         number = next(self._numbers)
-        ours, theirs = socket.socketpair()
-        with theirs:
-            for end in (ours, theirs):
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-            try:
-                with self._lock:
-                    send_session(worker.child.socket, number, peer, theirs)
-            except OSError:
-                ours.close()
-                raise
-        return number, ours
+        return number, place.worker.connect(session_for(number, peer))
 
-    def stop(self, worker: _Worker, number: int, why: str) -> None:
+    def stop(self, place: _Place, number: int, why: str) -> None:
         """End a session, whose peer the worker tells why."""
-        with self._lock, contextlib.suppress(OSError):
-            send_stop(worker.child.socket, number, why)
+        with contextlib.suppress(OSError):
+            place.worker.tell(stop_of(number, why))
 
     def close(self) -> None:
         """End all workers at once."""
         self._closing.set()
         with self._lock:
-            for worker in self._workers:
-                worker.child.end()
+            for place in self._places:
+                place.worker.end()
+
+
+def local_starts(count: int, options: WorkerOptions) -> list[Callable[[], Worker]]:
+    """Give what starts so many workers on this machine, which share its cores and GPUs."""
+    threads = os.environ.get("OMP_NUM_THREADS", "") or max(1, usable_cores() // count)
+    environments = environments_of(count, threads, usable_gpus())
+    return [partial(LocalWorker, options, environment) for environment in environments]
 
 
 class Passage:
@@ -248,7 +241,7 @@ class Passage:
         self._sent = _Sent()
         self._stopped = ""
         self._gone = False  # the peer
-        self._current: tuple[_Worker, int] | None = None
+        self._current: tuple[_Place, int] | None = None
 
     def run(self) -> bool:
         """Serve the connection.
@@ -296,17 +289,19 @@ class Passage:
             if self._stopped:
                 return self._fail(self._stopped)
             try:
-                worker = self._front.take_worker()
+                place = self._front.take_place()
             except ResourceError as error:
                 return self._fail(str(error))
             try:
-                if self._through(worker):
+                if self._through(place):
                     return self._sent.good
+            except ResourceError as error:
+                return self._fail(str(error))
             except _OtherImagesError as error:
                 return self._fail(str(error), recorded=True)  # by the worker
             finally:
                 self._current = None
-                self._front.give_back(worker)
+                self._front.give_back(place)
             if self.silent and self._kept.ended:  # as health checks do
                 return True
             if self._gone:
@@ -318,18 +313,18 @@ class Passage:
             logger.warning("%s; another one begins it again", why)
         return self._fail(f"{why} {TRIES} times; it may need more memory than there is: see the log of the server")
 
-    def _through(self, worker: _Worker) -> bool:
+    def _through(self, place: _Place) -> bool:
         """Pass the scan to a worker and its answers to the peer; False if the worker dies."""
         try:
-            number, connection = self._front.begin(worker, self._peer)
+            number, connection = self._front.begin(place, self._peer)
         except OSError:
             return False
         over = threading.Event()
         feeder = threading.Thread(target=self._feed, args=(connection, over), name="cinestream-feed", daemon=True)
         with connection:
-            self._current = worker, number
+            self._current = place, number
             if self._stopped:
-                self._front.stop(worker, number, self._stopped)
+                self._front.stop(place, number, self._stopped)
             feeder.start()
             try:
                 return self._answer(connection)

@@ -103,13 +103,21 @@ class ToldRecord(ServerRecord):
                     self._control.sendall(line)
 
 
-def news_of(control: socket.socket) -> Iterator[News]:
-    """Give what a worker tells, until it is gone."""
+def news_of(control: socket.socket, late: float = 0.0) -> Iterator[News]:
+    """Give what a worker tells, until it is gone.
+
+    Parameters
+    ----------
+    control
+        The socket to it.
+    late
+        By how many s its `time.monotonic` is behind that of this machine.
+    """
     with contextlib.suppress(OSError), control.makefile("rb") as lines:
         for line in lines:
             if line.endswith(b"\n"):  # else it died in the middle of it
                 view = json.loads(line)
-                running, ended = ([_unpack(one) for one in view[name]] for name in ("running", "ended"))
+                running, ended = ([_unpack(one, late) for one in view[name]] for name in ("running", "ended"))
                 yield News(running, ended, Room(*view["room"]), view["fault"], view["images"], view["log"])
 
 
@@ -132,8 +140,10 @@ def _pack(record: ScanRecord) -> dict[str, Any]:
     }
 
 
-def _unpack(view: dict[str, Any]) -> ScanRecord:
+def _unpack(view: dict[str, Any], late: float) -> ScanRecord:
     kinds = {name: Problem(**{**one, "kind": Kind(one["kind"])}) for name, one in view["problems"].items()}
+    for holder, name in ((view, "began"), (view, "ended"), (view["summary"], "_began")):
+        holder[name] = None if holder[name] is None else holder[name] + late
     return ScanRecord(
         **{name: view[name] for name in _PLAIN},
         methods=Counter(view["methods"]),

@@ -196,7 +196,7 @@ class ServerRecord:
         self._names = names
         self._lock = threading.Lock()
         self._running: dict[str, ScanRecord] = {}
-        self._elsewhere: dict[int, dict[str, ScanRecord]] = {}  # by process
+        self._elsewhere: dict[int, dict[str, ScanRecord]] = {}  # by number of the worker
         self._over: deque[ScanRecord] = deque(maxlen=_KEPT)
         self._scans: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()
@@ -209,12 +209,12 @@ class ServerRecord:
         with self._lock:
             self._running[record.scan] = record
 
-    def run_elsewhere(self, process: int, records: list[ScanRecord]) -> None:
-        """Show the scans that another process has now; they count once they are over, as they may be begun again."""
+    def run_elsewhere(self, worker: int, records: list[ScanRecord]) -> None:
+        """Show the scans that a worker has now; they count once they are over, as they may be begun again."""
         with self._lock:
-            self._elsewhere[process] = {record.scan: record for record in records}
+            self._elsewhere[worker] = {record.scan: record for record in records}
             if not records:
-                del self._elsewhere[process]
+                del self._elsewhere[worker]
 
     def watch(self, record: ScanRecord, header: ScanHeader, settings: Settings, arrived: Callable[[], float]) -> Watch:
         """Note what a scan is to be, and give what its chain is to call with every slice.

@@ -1,4 +1,7 @@
-"""A process that reconstructs scans for the front of a server: connections come as open sockets of this machine."""
+"""A process that reconstructs scans for the front of a server, and how the front has one on its own machine.
+
+Connections come as open sockets of this machine; `gadgets.connection.ray_worker` has workers of other machines.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,26 @@ import socket
 import sys
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from gadgets.connection.news import Room, ToldRecord
+from gadgets.connection.news import Room, ToldRecord, news_of
 from gadgets.connection.scan_log import log_as_server
 from gadgets.connection.server import SharedEngine, warm_up
 from gadgets.connection.session import Resources, Session, SessionOptions
 from recon_core.budget import return_freed, share_freed
-from recon_core.children import Child
+from recon_core.children import Child, death_in_words
 from recon_core.own_methods import allow_methods
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from gadgets.connection.looks import Images, Viewer
+    from gadgets.connection.news import News
 
 logger = logging.getLogger("cinestream")
 
 _MOST_SOCKETS = 64  # that come at a time
+_BUFFER_BYTES = 1 << 22  # of the socket to a worker
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,137 @@ class WorkerOptions:
         return Child("gadgets.connection.worker:work", {"packed": packed}, environment)
 
 
+class Worker(Protocol):
+    """A worker as the front has it."""
+
+    @property
+    def name(self) -> str:
+        """Of the process, for the log."""
+
+    @property
+    def is_ready(self) -> bool:
+        """It takes connections at once."""
+
+    @property
+    def has_ended(self) -> bool:
+        """It is gone."""
+
+    def news(self) -> Iterator[News]:
+        """Give what it tells of its scans, until it is gone; called once."""
+
+    def connect(self, message: Mapping[str, Any]) -> socket.socket:
+        """Open a connection, and tell it what for: `session_for` or `look_at`.
+
+        Raises
+        ------
+        OSError
+            If it is gone.
+        """
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """Tell it to do something that needs no connection: `stop_of`.
+
+        Raises
+        ------
+        OSError
+            If it is gone.
+        """
+
+    def end(self) -> str:
+        """End it at once, with all connections; says how it had ended by itself."""
+
+
+def session_for(number: int, peer: str) -> dict[str, Any]:
+    """Let a worker serve a peer, whom it knows by this name; `stop_of` has the number."""
+    return {"number": number, "peer": peer}
+
+
+def look_at(name: str, scan: str, number: int) -> dict[str, Any]:
+    """Let a worker write a picture: method of `gadgets.connection.looks.Images`, and its arguments."""
+    return {"look": (name, scan, number)}
+
+
+def stop_of(number: int, why: str) -> dict[str, Any]:
+    """Let a worker end a session, and tell its peer why."""
+    return {"number": number, "stop": why}
+
+
+class LocalWorker:
+    """A worker process of this machine; `Worker`.
+
+    Parameters
+    ----------
+    options
+        Of the worker.
+    environment
+        Variables that differ from those of this process.
+
+    Raises
+    ------
+    ResourceError
+        If no process can be started.
+    """
+
+    is_ready = True  # connections wait for it
+
+    def __init__(self, options: WorkerOptions, environment: Mapping[str, str]) -> None:
+        self._child = options.start(environment)
+        self._sending = threading.Lock()
+        self.name = f"{self._child.pid}"
+
+    @property
+    def has_ended(self) -> bool:
+        """It is gone, or about to be."""
+        return self._child.has_ended
+
+    def news(self) -> Iterator[News]:
+        """Give what it tells of its scans."""
+        return news_of(self._child.socket)
+
+    def connect(self, message: Mapping[str, Any]) -> socket.socket:
+        """Hand it one end of a connection."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            for end in (ours, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+            try:
+                with self._sending:
+                    socket.send_fds(self._child.socket, [_line({**message, "socket": True})], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                raise
+        return ours
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """Tell it to do something."""
+        with self._sending:
+            self._child.socket.sendall(_line(message))
+
+    def end(self) -> str:
+        """End the process."""
+        return death_in_words(self._child.end())
+
+
 def work(control: socket.socket, packed: str) -> None:
-    """Run a session for every socket that comes, until the front is gone; in a `recon_core.children.Child`."""
+    """Serve what comes through a socket, until the front is gone; in a `recon_core.children.Child`."""
     options: WorkerOptions = pickle.loads(base64.b64decode(packed))  # noqa: S301 - of our own parent
+    serve(options, _messages(control), control)
+
+
+def serve(
+    options: WorkerOptions, messages: Iterable[tuple[Mapping[str, Any], socket.socket | None]], control: socket.socket
+) -> None:
+    """Do what the front wants, as long as messages come.
+
+    Parameters
+    ----------
+    options
+        The operator's.
+    messages
+        What the front wants, with the connection of those that need one.
+    control
+        Where the front is told of the scans.
+    """
     logging.basicConfig(level=max(options.level, logging.INFO), stream=sys.stderr)
     logger.setLevel(options.level)
     log_as_server(options.log_format)
@@ -89,7 +222,7 @@ def work(control: socket.socket, packed: str) -> None:
             del sessions[number]
             return_freed()
 
-    for message, connection in _messages(control):
+    for message, connection in messages:
         if "look" in message:
             arguments = (scans.viewer, message["look"], connection)
             threading.Thread(target=show, args=arguments, name="cinestream-look", daemon=True).start()
@@ -118,46 +251,7 @@ def _room(resources: Resources) -> Room:
     return Room(queues.used, queues.limit, budget.used, budget.limit)
 
 
-def send_session(control: socket.socket, number: int, peer: str, connection: socket.socket) -> None:
-    """Hand a connection to a worker; the number is what `send_stop` takes. As `_send_socket`."""
-    _send_socket(control, {"number": number, "peer": peer}, connection)
-
-
-def send_look(control: socket.socket, name: str, scan: str, number: int, connection: socket.socket) -> None:
-    """Let a worker write into a connection what this method of `Images` gives. As `_send_socket`."""
-    _send_socket(control, {"look": (name, scan, number)}, connection)
-
-
-def _send_socket(control: socket.socket, message: dict[str, Any], connection: socket.socket) -> None:
-    """Send a message with a socket, which the caller closes.
-
-    Parameters
-    ----------
-    control
-        Our end of the socket of the worker.
-    message, connection
-        What is sent.
-
-    Raises
-    ------
-    OSError
-        If the worker is gone.
-    """
-    socket.send_fds(control, [_line({**message, "socket": True})], [connection.fileno()])
-
-
-def send_stop(control: socket.socket, number: int, why: str) -> None:
-    """Let a worker end a session.
-
-    Raises
-    ------
-    OSError
-        If the worker is gone.
-    """
-    control.sendall(_line({"number": number, "stop": why}))
-
-
-def _line(message: dict[str, Any]) -> bytes:
+def _line(message: Mapping[str, Any]) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gadgets.connection.front import Front
+from gadgets.connection.front import Front, local_starts
 from gadgets.connection.server import Server
 from gadgets.connection.session import SessionOptions
 from gadgets.connection.worker import WorkerOptions, _messages
@@ -186,7 +186,7 @@ class Sinks(WorkerOptions):
 
 
 def front() -> None:
-    workers = Front(1, Sinks(SessionOptions()), 4 << 30)
+    workers = Front(local_starts(1, Sinks(SessionOptions())), 4 << 30, 600.0)
     server = Server("127.0.0.1", 0, sessions=workers.passage)
     thread = threading.Thread(target=server.serve)
     thread.start()

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ import urllib.request
 
 import pytest
 
-from gadgets.commands.main import main
+from gadgets.commands.main import main, make_parser
 from gadgets.connection.server import Server
 from gadgets.files.images import read_images
 from gadgets.files.raw import open_scan, write_scan
@@ -35,6 +36,9 @@ from tests.gadgets.commands.conftest import program
         (["--grace", "-1"], ["-1"]),
         (["--pipelines", "/no/such/folder"], ["/no/such/folder"]),
         (["--ct-folder", "/no/such/folder"], ["/no/such/folder"]),
+        (["--workers", "0"], ["1 to 1024"]),
+        (["--workers", "ray://auto/x"], ["1 to 1024"]),
+        (["--workers", "ray://nowhere"], ["HOST:PORT", "ray://nowhere"]),
         (["--web", "65536"], ["65535"]),
         (["--web", "127.0.0.1:x"], ["65535"]),
         (["--web", "0", "--web-token", "short"], ["8 to 200"]),
@@ -45,6 +49,22 @@ def test_serve_refuses_what_would_fail_in_every_scan(options, texts, run):
     status, _, err = run("serve", "--port", "0", *options)
     assert status == 2
     assert all(text in err for text in texts)
+
+
+def test_serve_says_when_there_is_no_cluster(run):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address_of_nobody = f"127.0.0.1:{server.getsockname()[1]}"
+    status, _, err = run("serve", "--port", "0", "--workers", f"ray://{address_of_nobody}/2")
+    assert status == 1
+    assert f"no Ray cluster answers at ray://{address_of_nobody}" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "count"),
+    [("3", "", 3), ("ray://auto", "auto", 0), ("ray://local/2", "local", 2), ("ray://[::1]:9/4", "ray://[::1]:9", 4)],
+)
+def test_workers_are_of_this_machine_or_of_a_cluster(text, address, count):
+    assert make_parser().parse_args(["serve", "--workers", text]).workers == (address, count)
 
 
 def test_serve_says_when_the_address_is_not_to_be_had(run):

@@ -16,7 +16,7 @@ from functools import partial
 import pytest
 
 from gadgets.connection import front as module
-from gadgets.connection.front import TRIES, Front
+from gadgets.connection.front import TRIES, Front, local_starts
 from gadgets.connection.news import Room, ToldRecord
 from gadgets.connection.server import Server
 from gadgets.connection.session import Resources, Session, SessionOptions
@@ -64,8 +64,11 @@ class Worker:
         self._thread = threading.Thread(target=self._work, name="cinestream-worker")
         self._thread.start()
 
+    def _messages(self):
+        return _messages(self._control)
+
     def _work(self):
-        for message, connection in _messages(self._control):
+        for message, connection in self._messages():
             if "look" in message:
                 show(self.scans.viewer, message["look"], connection)
                 continue
@@ -112,7 +115,9 @@ def fronted(monkeypatch):
                 return worker
 
         with nothing_left():
-            front = Front(count, Options(options or SessionOptions()), kept)
+            options = options or SessionOptions()
+            starts = local_starts(count, Options(options))
+            front = Front(starts, kept, options.idle_seconds)
             server = Server("127.0.0.1", 0, options, connections, front.passage)
             server.front, server.workers = front, workers
             thread = threading.Thread(target=server.serve, name="cinestream-accept")
@@ -274,7 +279,7 @@ def test_a_worker_that_does_not_answer_holds_no_page_up(fronted, monkeypatch):
         gate = threading.Event()
         gallery = server.workers[0].scans.viewer = Gallery()
         monkeypatch.setattr(gallery, "loop", lambda *_: gate.wait(PATIENCE) and b"")
-        server.front.shown.note(0, {"a": {}}, partial(server.front._look, server.front._workers[0]))
+        server.front.shown.note(0, {"a": {}}, partial(server.front._look, server.front._places[0].worker))
         assert server.front.shown.loop("a", 0) == b""
         gate.set()
 
@@ -285,7 +290,7 @@ def test_no_worker_that_can_reconstruct_is_a_fault(fronted):
             assert server.front.scans.fault == ""
             worker.scans.fault = "no torch"
             worker.scans._tell([])
-            wait_until(lambda number=number: server.front._workers[number].fault)
+            wait_until(lambda number=number: server.front._places[number].fault)
         wait_until(lambda: server.front.scans.fault == "no torch")
 
 
@@ -436,10 +441,10 @@ def test_that_no_worker_can_be_started_is_said(fronted, monkeypatch):
         assert_whole_scan(server)
         server.workers[0].die()
 
-        def fail(environment):
+        def fail():
             raise ResourceError("no further process can be started")
 
-        monkeypatch.setattr(type(server.front._options), "start", lambda self, environment: fail(environment))
+        monkeypatch.setattr(server.front, "_starts", [fail])
         answer = talk_scan(server)
         assert answer.complaints("client") == ["no further process can be started"]
         assert answer.closed
@@ -462,20 +467,25 @@ def test_the_log_names_the_peer(fronted, caplog):
 
 
 def test_workers_share_cores_and_gpus(monkeypatch):
-    started = []
-    options = types.SimpleNamespace(session=SessionOptions(), start=lambda environment: started.append(environment))
-    monkeypatch.setattr(Front, "_listen", lambda *_: None)
     monkeypatch.setattr(module, "usable_cores", lambda: 8)
     monkeypatch.setattr(module, "usable_gpus", lambda: ["0", "1"])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    Front(3, options, 0)
-    assert [one["OMP_NUM_THREADS"] for one in started] == ["2"] * 3
-    assert [one["CUDA_VISIBLE_DEVICES"] for one in started] == ["0", "1", "0"]
+
+    def started(count):
+        found = []
+        options = types.SimpleNamespace(start=lambda environment: found.append(environment) or DEAD)
+        for start in local_starts(count, options):
+            start()
+        return found
+
+    assert [one["OMP_NUM_THREADS"] for one in started(3)] == ["2"] * 3
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in started(3)] == ["0", "1", "0"]
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     monkeypatch.setattr(module, "usable_gpus", list)
-    started.clear()
-    Front(1, options, 0)
-    assert started == [{"OMP_NUM_THREADS": "5"}]
+    assert started(1) == [{"OMP_NUM_THREADS": "5"}]
+
+
+DEAD = types.SimpleNamespace(pid=0)
 
 
 # --- processes --------------------------------------------------------------------------------------------------------
