@@ -221,7 +221,6 @@ class Chain:
         independent = settings.realtime.mode == "off" and not settings.compute.deadline
         self._spread = spread if independent else None
         self._begun: deque[_Begun] = deque()  # in order; of all but as many as are done at a time the images are made
-        self._spoke_maps: dict[SliceKey, NDArray[np.complex64]] = {}
         self._methods: dict[SliceKey, str] = {}  # by which the slices were made last
         self._ct = load_ct(header, settings, self.summary.problems)
 
@@ -362,8 +361,6 @@ class Chain:
             reconstruction = result()
             if self._spread:  # which had others to do meanwhile
                 began = time.perf_counter() - sum(reconstruction.seconds.values())
-            if complete.cine.trajectory is not None and self._settings.realtime.mode != "off":
-                self._spoke_maps.setdefault(complete.key, reconstruction.maps)
             shown = complete
             if self._ct and placed is not None and reconstruction.method == settings.method:
                 shown = self._ct.label(complete, placed)
@@ -415,8 +412,6 @@ class Chain:
         whitened = settings.whitening.done and self._is_whitened(complete)
         receiver = self._preparation.receiver(complete.key.encoding, complete.compression, whitened=whitened)
         maps, notes = complete.cine.maps, complete.notes
-        if complete.cine.trajectory is not None:  # of the first window of a series, which later ones keep
-            maps = self._spoke_maps.get(complete.key)
         if complete.running is not None:
             maps = complete.running.maps(lambda source: engine.coil_maps(source, settings), complete.cine.calibration)
             notes = (*notes, *complete.running.notes)

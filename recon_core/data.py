@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from recon_core.off_grid.running import RunningSeries
     from recon_core.physics.consistency import DataConsistency
     from recon_core.physics.sense import Encoding
     from recon_core.trust.ranges import Sampling
@@ -88,6 +89,11 @@ class Trajectory:
     """``(frame, readout, sample)`` float32: the part of k-space that each sample has, in any unit; None finds it out,
     which takes straight spokes."""
 
+    def after(self, first: int) -> Trajectory:
+        """That of the frames from one on."""
+        density = None if self.density is None else self.density[first:]
+        return replace(self, positions=self.positions[first:], density=density)
+
     def check(self, shape: tuple[int, ...], mask: NDArray[np.bool_]) -> None:
         """Refuse arrays that do not belong to samples ``(frame, readout, sample)``, or that place them nowhere.
 
@@ -135,6 +141,9 @@ class CineSlice:
     averages. None where it is not known, because lines were interpolated between readouts."""
     trajectory: Trajectory | None = None
     """Where the samples lie; None is the Cartesian grid."""
+    series: RunningSeries | None = None
+    """What earlier windows of the slice left, where it comes in windows and its samples follow no grid; a
+    reconstruction adds to it."""
     points: NDArray[np.bool_] | None = None
     """``(frame, ky, kx)`` bool, True where a sample was measured; None finds from the zeros in measured lines whether
     these are whole (`recon_core.points.find`)."""
@@ -221,6 +230,8 @@ class HybridSlice:
 
     whole_lines: ClassVar[bool] = True
     """Readouts are lines of the grid, measured as a whole."""
+    whole_average: ClassVar[bool] = False
+    """The average of all that was measured has the whole k-space of the grid."""
 
     hybrid: torch.Tensor
     """``(frame, coil, ky, x)`` complex64, zero where nothing was measured."""
@@ -246,6 +257,8 @@ class HybridSlice:
     """``(frame, y, x)`` complex64: the image that a network starts from; None is the zero-filled one."""
     start_deviation: torch.Tensor | None = None
     """``(frame, y, x)`` float32: standard deviation that the real part of `start` is left with; None is not known."""
+    before: torch.Tensor | None = None
+    """``(y, x)`` complex64: what the method made of the frame before the first one, in a series; None is not known."""
     extra: dict[str, torch.Tensor] = field(default_factory=dict)
     """Methods add other images that they made, by name."""
     periodic: bool = True
@@ -364,6 +377,7 @@ class HybridSlice:
             ("ct_cover", (ny, nx)),
             ("start", (frames, ny, nx)),
             ("start_deviation", (frames, ny, nx)),
+            ("before", (ny, nx)),
         ):
             tensor: torch.Tensor | None = getattr(self, name)
             if tensor is None:

@@ -235,7 +235,10 @@ class Engine:
             data = load(cine_slice, options, device)
         with timed(seconds, "reconstruct", device):
             work = self._with_method(Work(cine_slice, data, options, self._build, self._pace, until))
-            outcomes = finish(work, run(work))
+            made = run(work)
+            if cine_slice.series is not None:
+                cine_slice.series.keep(made.main.method, made.main.image[-1])
+            outcomes = finish(work, made)
             result = package(work, outcomes, find_units(work, outcomes.main))
         return dataclasses.replace(result, seconds=seconds)
 

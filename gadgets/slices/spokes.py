@@ -22,6 +22,7 @@ from gadgets.slices.shared import time_span
 from gadgets.wire.messages import join_headers
 from recon_core.data import CineSlice, Trajectory
 from recon_core.errors import DataError, ResourceError
+from recon_core.off_grid.running import RunningSeries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +51,8 @@ class _Buffer:
     count: int = 0
     next: int = 0
     """Real time: the frames from here on have not left."""
+    series: RunningSeries = field(default_factory=RunningSeries)
+    """Real time: what the windows leave to those that follow."""
 
     def forget(self, first: int) -> None:
         """Drop the frames before the first one of the windows to come."""
@@ -218,8 +221,11 @@ class SpokeSlices:
         """The windows that are complete; the first one and, fixed, every one has as many new frames as a window."""
         if not buffer.parts:
             return
+        latest = buffer.count // self._spokes if self._spokes else int(buffer.frame[-1][-1])
+        wanted = 1 if self._sliding and buffer.next else self._window
+        if latest - buffer.next < wanted and not over:  # as most readouts find it
+            return
         frame = np.concatenate(buffer.frame)
-        latest = buffer.count // self._spokes if self._spokes else int(frame[-1])
         complete = np.unique(frame)
         complete = complete[(complete >= buffer.next) & (over | (complete < latest))]
         while len(complete):
@@ -277,7 +283,14 @@ class SpokeSlices:
         readouts = headers[:0] if self._window else headers
         return CompleteSlice(
             key,
-            CineSlice(kspace, mask, context=context, periodic=periodic, trajectory=trajectory),
+            CineSlice(
+                kspace,
+                mask,
+                context=context,
+                periodic=periodic,
+                trajectory=trajectory,
+                series=buffer.series if self._window else None,
+            ),
             of_frames,
             find_heartbeat(of_frames, readouts, self._context.tick, real_time=not periodic),
             frames[context:],

@@ -8,7 +8,7 @@ import torch
 
 from recon_core.coils.calibration import calibration_lines, coil_images
 from recon_core.physics.neighbourhood import box_mean
-from recon_core.physics.solvers import PORTION_BYTES, conjugate_gradient
+from recon_core.physics.solvers import PORTION_BYTES, conjugate_gradient, ratio
 
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from recon_core.physics.sense import Encoding, NormalOperator
 
 
+# How far from the average to the frame before a frame begins, and the share of the iterations that it needs then.
+_NEARER, _FEWER = 0.8, 0.6
 # Side, in pixels, of the square over which the power that is expected of a pixel is averaged.
 _NEIGHBOURHOOD = 15
 
@@ -38,7 +40,8 @@ class CGSense:
 
     With `warm_start` what is solved for is the difference to the image of the time average, so lambda draws a frame to
     that image instead of to zero: where a frame says little, it looks like the average. A start alone, with lambda
-    drawing to zero, leaves more error (measured: 0.092 instead of 0.084 on lines that shift, R = 4).
+    drawing to zero, leaves more error (measured: 0.092 instead of 0.084 on lines that shift, R = 4). Where the image of
+    the frame before is known, the frame begins near that one, and fewer iterations do.
     """
 
     def __init__(self, options: CGSenseOptions, implementation: str = "auto") -> None:
@@ -60,8 +63,12 @@ class CGSense:
         """
         weight, regularization = self._prior(data)
         start = self._start(data, weight, regularization) if self._options.warm_start else None
+        iterations = self._options.iterations
+        if start is not None and data.before is not None:
+            start = torch.lerp(start, data.before, _NEARER)
+            iterations = max(1, round(_FEWER * iterations))
         operator = data.operator(self._implementation)
-        image = self._solve(operator, operator.adjoint(data.hybrid), weight, regularization, start)
+        image = self._solve(operator, operator.adjoint(data.hybrid), weight, regularization, start, iterations)
         if start is not None:
             image = torch.where(data.mask.any(-1)[:, None, None], image, 0)
         return image
@@ -77,9 +84,14 @@ class CGSense:
 
     def _start(self, data: HybridSlice, weight: torch.Tensor | None, regularization: float) -> torch.Tensor:
         """The image ``(1, y, x)`` of the time average, or of the separate reference."""
+        if data.before is not None and data.whole_average:  # exactly, as it counts little; A^H A is a product
+            gain = data.maps.abs().square().sum(0)
+            squared = torch.ones_like(gain) if weight is None else weight.square()
+            return ratio(squared * data.average_image(), squared * gain + regularization)[None]
         reference = data.of_reference()
         operator = reference.operator(self._implementation)
-        return self._solve(operator, operator.adjoint(reference.hybrid), weight, regularization, None)
+        right_side = operator.adjoint(reference.hybrid)
+        return self._solve(operator, right_side, weight, regularization, None, self._options.iterations)
 
     def _solve(
         self,
@@ -88,6 +100,7 @@ class CGSense:
         weight: torch.Tensor | None,
         regularization: float,
         start: torch.Tensor | None,
+        iterations: int,
     ) -> torch.Tensor:
         """Solve for ``(frame, y, x)`` from A^H y, which is overwritten, a portion of frames at a time."""
         frame_bytes = max(1, image[:1].numel() * image.element_size())
@@ -103,7 +116,7 @@ class CGSense:
             solved = conjugate_gradient(
                 part,
                 right_side,
-                iterations=self._options.iterations,
+                iterations=iterations,
                 regularization=regularization,
                 tolerance=self._options.tolerance,
             )
@@ -138,6 +151,8 @@ def expected_power(data: HybridSlice) -> torch.Tensor:
     torch.Tensor
         ``(y, x)`` float32, in squared units of the data.
     """
+    if data.whole_average:
+        return box_mean(data.average_image().abs().square(), _NEIGHBOURHOOD)
     lines = calibration_lines(data.measured)
     if lines.stop <= lines.start:
         lines = slice(0, data.measured.numel())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
 
 import torch
 
@@ -31,6 +33,8 @@ class OffGridSlice(HybridSlice):
     With weights of one, the samples near the centre, which lie many times denser than the grid, would count as often,
     and the conjugate gradients would see to little else for long. So those within a cell of the grid count as one.
     """
+
+    whole_average: ClassVar[bool] = True
 
     positions: torch.Tensor | None = None
     """``(frame, readout, sample, 2)`` float32 in cycles per pixel, in the order (x, y)."""
@@ -94,6 +98,14 @@ class OffGridSlice(HybridSlice):
     def average_images(self) -> torch.Tensor:
         """Coil images ``(coil, y, x)`` of the reference, which is that of all readouts."""
         return ifft(self.reference, (-2,))
+
+    @cached_property
+    def _average_image(self) -> torch.Tensor:
+        return super().average_image()
+
+    def average_image(self) -> torch.Tensor:
+        """Image ``(y, x)`` of the reference, made once."""
+        return self._average_image
 
     @property
     def average_lines(self) -> torch.Tensor:

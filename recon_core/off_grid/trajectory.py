@@ -234,7 +234,7 @@ def _apart(one: NDArray[np.float64] | float, other: float) -> Any:  # noqa: ANN4
     return np.abs((one - other + 90) % 180 - 90)
 
 
-def cell_areas(positions: NDArray[np.float32], matrix: tuple[int, int]) -> NDArray[np.float32]:
+def cell_areas(positions: NDArray[np.float32], matrix: tuple[int, int], *, evenly: bool = False) -> NDArray[np.float32]:
     """Find how much of k-space each sample has, in cells of the Cartesian grid: the density weights of gridding.
 
     Parameters
@@ -243,6 +243,8 @@ def cell_areas(positions: NDArray[np.float32], matrix: tuple[int, int]) -> NDArr
         ``(readout, sample, 2)`` in cycles per pixel, of readouts that are used together.
     matrix
         ``(y, x)`` pixels of the image.
+    evenly
+        Every spoke has the same part, whatever the angles between them.
 
     Returns
     -------
@@ -266,7 +268,7 @@ def cell_areas(positions: NDArray[np.float32], matrix: tuple[int, int]) -> NDArr
     first = np.concatenate([angle, angle + math.pi])
     has = np.concatenate([side.any(1) for side in sides])
     gaps = np.zeros(len(first))
-    gaps[has] = _gaps(first[has] % (2 * math.pi))
+    gaps[has] = 2 * math.pi / np.count_nonzero(has) if evenly else _gaps(first[has] % (2 * math.pi))
     spacing = np.abs(np.gradient(radius, axis=1)) if radius.shape[1] > 1 else np.ones_like(radius)
     for number, side in enumerate(sides):
         gap = gaps[number * len(angle) : (number + 1) * len(angle), None]

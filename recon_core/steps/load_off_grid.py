@@ -57,27 +57,37 @@ def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions
     notes: list[str] = []
     if options.off_grid.delay_correction == "auto":
         trajectory = _without_delays(cine, trajectory, notes)
-    # from frame to frame: then the context is nothing but a part of the average
+    # from frame to frame: then the context is nothing but a part of the average, also of that of a series
     first = cine.context if find_method(options.method).framewise else 0
-    areas = _areas(trajectory, cine.mask, first)
-    spacing = _largest_weight(trajectory.positions, cine.mask, trajectory.matrix)
+    begin = first if cine.series is not None and cine.series.goes_on else 0
+    trajectory, measured_here = trajectory.after(begin), cine.mask[begin:]
+    first -= begin
+    areas = _areas(trajectory, measured_here, first)
+    spacing = _largest_weight(trajectory.positions, measured_here, trajectory.matrix)
     counted = np.minimum(areas, spacing)
-    mask, kspace = to_device(cine.mask, device), to_device(cine.kspace, device)
-    positions = to_device(np.where(cine.mask[..., None, None], trajectory.positions, np.float32(0)), device)
+    mask, kspace = to_device(measured_here, device), to_device(cine.kspace[begin:], device)
+    positions = to_device(np.where(measured_here[..., None, None], trajectory.positions, np.float32(0)), device)
     weights = to_device(np.sqrt(counted), device)
     gridding = to_device(np.where(counted > 0, areas / np.where(counted > 0, counted, 1), np.float32(0)), device)
     hybrid = torch.where(mask[:, None, :, None], kspace * weights[:, None], 0)
-    reference = _gridded_average(
-        kspace, mask, positions, _merged_areas(trajectory, cine.mask, areas), trajectory.matrix
-    )
+
+    def average() -> torch.Tensor:
+        merged = _merged_areas(trajectory, measured_here, areas, evenly=begin > 0)
+        return _gridded_average(kspace, mask, positions, merged, trajectory.matrix)
+
+    if cine.series is None:
+        reference = average()
+    elif begin:
+        reference = cine.series.average(cine.kspace, len(kspace) / len(cine.kspace), average)
+    else:
+        reference = cine.series.begin(average())
     measured = torch.ones(trajectory.matrix[0], dtype=torch.bool, device=device)
-    maps = None if cine.maps is None else to_device(cine.maps, device)
-    if maps is not None and not are_usable(maps):
-        notes.append("the coil maps that came with the slice are zero or not finite: others are estimated")
-        maps = None
+    maps = _known_maps(cine, device, notes)
     if maps is None:
         maps, more = estimate_maps(reference, measured, options.maps)
         notes.extend(more)
+    if cine.series is not None:
+        cine.series.maps = maps
     variance = None
     if cine.receiver.is_white:
         variance = 2.0 * spacing * (1.0 if cine.noise_share is None else cine.noise_share)
@@ -90,10 +100,22 @@ def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions
         noise_variance=variance,
         notes=notes,
         periodic=cine.periodic,
+        before=cine.series.last(options.method) if cine.series is not None and begin else None,
         positions=positions[first:],
         weights=weights[first:],
         gridding=gridding[first:],
     )
+
+
+def _known_maps(cine: CineSlice, device: torch.device, notes: list[str]) -> torch.Tensor | None:
+    """The coil maps of the windows before, or those that came with the slice where they are of use."""
+    if cine.series is not None and cine.series.maps is not None:
+        return cine.series.maps
+    maps = None if cine.maps is None else to_device(cine.maps, device)
+    if maps is not None and not are_usable(maps):
+        notes.append("the coil maps that came with the slice are zero or not finite: others are estimated")
+        return None
+    return maps
 
 
 def _without_delays(cine: CineSlice, trajectory: Trajectory, notes: list[str]) -> Trajectory:
@@ -126,9 +148,13 @@ def _areas(trajectory: Trajectory, mask: NDArray[np.bool_], first: int) -> NDArr
     return areas
 
 
-def _found_areas(positions: NDArray[np.float32], matrix: tuple[int, int]) -> NDArray[np.float32]:
+def _found_areas(
+    positions: NDArray[np.float32], matrix: tuple[int, int], *, evenly: bool = False
+) -> NDArray[np.float32]:
     """The part of k-space of each sample of readouts that are used together, where nothing gives it."""
-    return cell_areas(positions, matrix) if are_straight(positions) else iterated_areas(positions, matrix)
+    if are_straight(positions):
+        return cell_areas(positions, matrix, evenly=evenly)
+    return iterated_areas(positions, matrix)
 
 
 def _in_cells(
@@ -141,12 +167,17 @@ def _in_cells(
     return np.asarray(density * np.float32(disk / total if total > 0 else 0.0))
 
 
-def _merged_areas(trajectory: Trajectory, mask: NDArray[np.bool_], areas: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The part of k-space ``(frame, readout, sample)`` of each sample among those of all frames."""
+def _merged_areas(
+    trajectory: Trajectory, mask: NDArray[np.bool_], areas: NDArray[np.float32], *, evenly: bool
+) -> NDArray[np.float32]:
+    """The part of k-space ``(frame, readout, sample)`` of each sample among those of all frames.
+
+    With `evenly` these are a few frames of a long series, whose angles lie between those of the others.
+    """
     if trajectory.density is not None:
         return np.asarray(areas / np.float32(np.count_nonzero(mask.any(1))))
     merged = np.zeros_like(areas)
-    merged[mask] = _found_areas(trajectory.positions[mask], trajectory.matrix)
+    merged[mask] = _found_areas(trajectory.positions[mask], trajectory.matrix, evenly=evenly)
     return merged
 
 

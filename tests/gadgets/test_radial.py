@@ -239,6 +239,34 @@ def test_real_time_gives_every_frame_once_and_in_order(mode, counted):
     assert error(images, scan.truth.image[0]) < 0.2
 
 
+@pytest.fixture(scope="module")
+def beating():
+    plan = {"trajectory": "tiny_golden", "time_axis": "repetition", "continuous": True, "frames": 30}
+    return scan_of(**plan, matrix_x=40, field_of_view_y=360.0)
+
+
+def test_a_sliding_window_goes_on_from_the_frames_before(beating):
+    scan, items = beating
+    settings = {"realtime_window": 8, "lines_per_frame": 13, "iterations": 5}
+    truth = scan.truth.image[0]
+    sliding, problems = made(scan, items, "cg_sense", realtime="sliding", **settings)
+    fixed, _ = made(scan, items, "cg_sense", realtime="fixed", **settings)
+    assert not problems.damage
+    np.testing.assert_array_equal(pixels(sliding[:8]), pixels(fixed[:8]))  # the first window
+    assert error(sliding[8:], truth[8:]) < 0.97 * error(fixed[8:], truth[8:])
+
+
+def test_a_preview_changes_nothing_of_a_series(beating):
+    scan, items = beating
+    settings = {"realtime": "sliding", "realtime_window": 4, "lines_per_frame": 13}
+    alone, _ = made(scan, items[:220], "cg_sense", **settings)
+    both, _ = made(scan, items[:220], "cg_sense", preview="zero_filled", **settings)
+    series = alone[0].header["image_series_index"]
+    np.testing.assert_array_equal(
+        pixels(alone), pixels([image for image in both if image.header["image_series_index"] == series])
+    )
+
+
 #: Golden-angle spokes through some beats, without a frame counter.
 BEATING = {
     "time_axis": "repetition",

@@ -66,6 +66,13 @@ def test_areas_add_up_to_the_disk(angles):
     assert cell_areas(positions, (size, size)).sum() == pytest.approx(np.pi * (size / 2 + 0.25) ** 2, rel=0.01)
 
 
+def test_evenly_every_spoke_has_the_same_part():
+    positions = spoke_positions(np.deg2rad(tiny_golden_angle(7)) * np.arange(5), 32, 16, (16, 16))
+    areas = cell_areas(positions, (16, 16), evenly=True)
+    np.testing.assert_allclose(areas, areas[:1].repeat(5, 0), rtol=1e-5)
+    assert areas.sum() == pytest.approx(cell_areas(positions, (16, 16)).sum(), rel=1e-5)
+
+
 def test_equal_spokes_share_their_area():
     angles = np.array([0.0, 0.5, 0.5, 0.5, 2.0])
     areas = cell_areas(spoke_positions(angles, 32, 16, (16, 16)), (16, 16))
