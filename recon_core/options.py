@@ -272,8 +272,8 @@ class DSTDMOptions(Options):
 
     sampler: Literal["fast", "fastest", "paper"] = option(
         "fast",
-        "fast takes 6 steps from the image of kt_sense, where weights start from it, or 20 from one of its own, "
-        "fastest 3 or 10; paper takes 100 of both orientations from noise",
+        "fast takes 4 steps from the image of kt_sense, where weights start from it, or 20 from one of its own, "
+        "fastest 2 or 10; paper takes 100 of both orientations from noise",
     )
     steps: int = option(
         0, "steps, two or more; 0 takes those of the sampler", name="sampler_steps", minimum=0, maximum=10000, peer=200

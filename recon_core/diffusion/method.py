@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from recon_core.physics.consistency import DataConsistency
 
 _STEPS = {"fast": 20, "fastest": 10, "paper": 100}
-_STEPS_FROM_KNOWN = {"fast": 6, "fastest": 3}  # from a start of which the error is known
+_STEPS_FROM_KNOWN = {"fast": 4, "fastest": 2}  # from a start of which the error is known
 _CONSISTENCY_ITERATIONS = 6
 # From a first image this bad or worse, one replacement of the measured samples per step is not enough.
 _POOR_START, _REPETITIONS = 0.2, 3
@@ -59,7 +59,7 @@ class DSTDM(Network):
     The published sampler is the mode ``paper``: 200 passes of the network over the series (400 in the published code,
     which computes each twice). A pass takes 5.5 million multiplications per pixel and frame with 128 channels, 0.35
     million with 32. The other modes start from an image. Where its error is known, as that of ``kt_sense`` is, the
-    prior improves it in 6 and 3 passes without any noise, each followed by the compromise between its image and the
+    prior improves it in 4 and 2 passes without any noise, each followed by the compromise between its image and the
     data that their errors ask for (Zhu et al., CVPRW 2023, doi:10.48550/arXiv.2305.08995). Else it is a reconstruction
     that uses time, with noise of three to six times its error; they take 20 and 10 passes.
 
@@ -207,7 +207,9 @@ class DSTDM(Network):
             first = temporal_sense(consistency)
             level = sampling.start_noise or start_noise(consistency, first)
         else:
-            first, level = known.image, sampling.start_noise or known.start_noise
+            first, (level, last) = known.image, known.levels
+            level = sampling.start_noise or level
+            process = replace(process, sigma_min=min(max(last, process.sigma_min), process.sigma_max / 2))
         # at least one octave of noise levels, all of which the network knows
         process = replace(process, sigma_max=min(max(level, 2 * process.sigma_min), process.sigma_max))
         steps = sampling.steps or (_STEPS if known is None else _STEPS_FROM_KNOWN)[sampling.sampler]

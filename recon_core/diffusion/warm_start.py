@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from recon_core.physics.hybrid_noise import believed_noise
-from recon_core.physics.neighbourhood import box_mean
 from recon_core.physics.solvers import conjugate_gradient
 
 if TYPE_CHECKING:
@@ -28,10 +27,10 @@ _STRONGER = 10.0
 _NOISE_PER_CHANGE = 5.0
 #: Least and largest start noise that is chosen, relative to the peak of the image.
 START_NOISE_RANGE = (0.03, 0.5)
-# Start noise over the error of a start of which it is known.
-_NOISE_PER_ERROR = 3.0
-_NEIGHBOURHOOD = 9  # pixels: a side of the squares over which a few samples know the error roughly
-_SMALL = 1e-12  # variance over the square of the peak
+# First and last noise level over the error of a start of which it is known. Where less is allowed in the end, the prior
+# smooths what the start has right.
+_LEVELS_PER_ERROR = (3.0, 0.5)
+_SMALL = 1e-6  # error over the peak
 
 
 class KnownStart(NamedTuple):
@@ -39,22 +38,23 @@ class KnownStart(NamedTuple):
 
     image: torch.Tensor
     """``(frame, y, x)`` complex64."""
-    start_noise: float
-    """Standard deviation in real and imaginary part to start with: a few times the error, for what of it is larger."""
-    weight: torch.Tensor
-    """``(y, x)`` float32: of an image with such an error beside the data, the variance of the noise over its own."""
+    levels: tuple[float, float]
+    """Noise to start with and to end with, standard deviation in real and imaginary part."""
+    weight: float
+    """Of an image with such an error beside the data: the variance of the noise over its own."""
 
     @classmethod
     def of(cls, data: HybridSlice) -> KnownStart | None:
         """The start of a slice, scaled so that the peak of the image is one; None if the error is not known."""
         if data.start is None or data.start_deviation is None:
             return None
-        variance = box_mean(data.start_deviation.square().mean(0), _NEIGHBOURHOOD).clamp(min=_SMALL)
+        error = max(float(data.start_deviation.square().mean().sqrt()), _SMALL)
         stated = math.nan if data.noise_variance is None else data.noise_variance**0.5
         noise = believed_noise(stated, 2**0.5 * data.seen_noise())
         # where no noise is seen there is none
-        weight = (noise**2 / 2 if math.isfinite(noise) else 0.0) / variance
-        return cls(data.start, _NOISE_PER_ERROR * float(variance.mean().sqrt()), weight)
+        weight = noise**2 / 2 / error**2 if math.isfinite(noise) else 0.0
+        first, last = (ratio * error for ratio in _LEVELS_PER_ERROR)
+        return cls(data.start, (first, last), weight)
 
 
 def temporal_sense(consistency: DataConsistency, *, stronger: float = 1.0) -> torch.Tensor:

@@ -71,5 +71,5 @@ def test_a_known_start_needs_image_and_error():
     assert KnownStart.of(replace(data, start=image)) is None
     known = KnownStart.of(replace(data, start=image, start_deviation=torch.full((4, 16, 12), 0.1), noise_variance=2e-4))
     assert known is not None
-    assert known.start_noise == pytest.approx(0.3)
-    torch.testing.assert_close(known.weight, torch.full((16, 12), 0.01))
+    assert known.levels == pytest.approx((0.3, 0.05))
+    assert known.weight == pytest.approx(0.01)
