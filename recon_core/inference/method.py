@@ -15,7 +15,7 @@ from recon_core.inference.windows import over_windows
 from recon_core.physics.memory import MORE_GPU_MEMORY, available_bytes
 from recon_core.trust.image_figures import image_figures
 from recon_core.trust.ranges import Limits
-from recon_core.trust.weighing import objections
+from recon_core.trust.weighing import Beyond, objections
 from recon_core.weights.loading import load_network
 from recon_core.weights.manifest import WEIGHED_AGAINST, find_weights
 
@@ -171,7 +171,8 @@ class NetworkMethod:
         """Weigh an image against the start of a slice, and note how far it counts."""
         if data.start is None or data.start_deviation is None or self._entry.weighing is None:
             return image
-        fused = fuse(data.start, data.start_deviation, image, peak, self._entry.weighing)
+        weighing = self._entry.weighing.of_scan(Beyond.of(data.sampling(signal_to_noise(data))))
+        fused = fuse(data.start, data.start_deviation, image, peak, weighing)
         data.notes.append(f"weighed against {WEIGHED_AGAINST}: {self._method} counts {100 * fused.share:.0f} %")
         if not self._entry.helps:
             data.notes.append(f"the weights {self._entry.name} were found to add nothing to {WEIGHED_AGAINST}")

@@ -5,6 +5,7 @@ From it comes how far their images are believed (`recon_core.trust.weighing`), a
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +17,7 @@ from recon_core.inference.fusion import decades, gather, with_phase
 from recon_core.inference.method import SAMPLES
 from recon_core.metrics.measures import dynamic_region
 from recon_core.training.trainer import draw_scan, place_of_crop, reconstruct_series
-from recon_core.trust.weighing import LEAST_SHARE, Weighing
+from recon_core.trust.weighing import LEAST_SHARE, Beyond, Weighing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,11 +33,12 @@ _SEED = 800_000  # far from the seeds of any training
 _WIDTH = 64  # columns, for speed
 _WORSE = 0.2  # dB that an image may be worse than that of the reference
 _FOLDS = 4
-# A dB lost counts as this many won: what is sent must not be worse. More than some dB won on a scan count no more.
-_DREAD, _ENOUGH = 65.0, 6.0
+# A dB lost beyond what nobody sees counts as this many won: what is sent must not be worse. More than some dB won on a
+# scan count no more.
+_DREAD, _TOLERATED, _ENOUGH = 200.0, 0.1, 6.0
 # What few scans cannot tell is taken from here, as found for several networks together.
-_USUAL = (-2.0, 1.5, -1.0)
-_DOUBT = 15.0  # how much it takes to differ from it, in scans
+_USUAL = (-1.0, 0.5, -1.0, -2.0, -2.0)
+_DOUBT = 5.0  # how much it takes to differ from it, in scans
 _ROUNDS = 40
 _SMALL = 1e-12
 
@@ -55,6 +57,8 @@ class Finding:
     """Square of what the network changes of the magnitude."""
     moving: torch.Tensor
     """bool, True where the truth moves most."""
+    beyond: Beyond = dataclasses.field(default=Beyond())
+    """How far the scan is beyond usual ones."""
 
 
 class Gain(NamedTuple):
@@ -96,12 +100,14 @@ def survey(network: Network, plan: TrainingPlan, library: Library, first: int = 
             reference = whole.started(REFERENCE, SAMPLES)
             begun = reference if plan.start == REFERENCE else whole.started(plan.start)
             image = reconstruct_series(network, begun.crop(begin, width))
-            yield compare(
+            finding = compare(
                 _known(reference.start)[..., columns],
                 _known(reference.start_deviation)[..., columns],
                 image,
                 whole.target[..., columns],
             )
+            sampling = whole.slice().sampling(whole.noise_variance**-0.5)  # the peak is one
+            yield dataclasses.replace(finding, beyond=Beyond.of(sampling))
 
 
 def _known(image: torch.Tensor | None) -> torch.Tensor:
@@ -150,6 +156,9 @@ class _Pool(NamedTuple):
     of_variance: torch.Tensor
     of_change: torch.Tensor
     """`of_variance`, `of_change`: ``(pixel,)`` float32, see `recon_core.inference.fusion.decades`."""
+    of_snr: torch.Tensor
+    of_acceleration: torch.Tensor
+    """`of_snr`, `of_acceleration`: ``(pixel,)`` float32, see `recon_core.trust.weighing.Beyond`."""
 
     @classmethod
     def of(cls, findings: Sequence[Finding]) -> _Pool:
@@ -171,9 +180,11 @@ class _Pool(NamedTuple):
         total = torch.zeros(int(self.scan[-1]) + 1, dtype=torch.float64)
         return total.index_add(0, self.scan, values.double()).clamp(min=_SMALL)
 
-    def weights(self, level: torch.Tensor, variance: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-        """The weight of every pixel, as of a weighing that is still sought."""
-        return torch.sigmoid(level + variance * self.of_variance + change * self.of_change)
+    def weights(self, values: torch.Tensor) -> torch.Tensor:
+        """The weight of every pixel, as of a weighing that is still sought: its fields in their order."""
+        level, variance, change, snr, acceleration = values
+        of_scan = level + snr * self.of_snr + acceleration * self.of_acceleration
+        return torch.sigmoid(of_scan + variance * self.of_variance + change * self.of_change)
 
 
 def _columns(number: int, finding: Finding) -> tuple[torch.Tensor, ...]:
@@ -182,13 +193,14 @@ def _columns(number: int, finding: Finding) -> tuple[torch.Tensor, ...]:
     scan = torch.full_like(finding.error, number, dtype=torch.int64)
     variance, moving = finding.evidence.variance, finding.moving.to(finding.error)
     fields = (scan, variance, finding.error, finding.agreement, finding.change, moving, of_variance)
-    return *(field.flatten() for field in fields), of_change.expand_as(finding.error).flatten()
+    of_scan = (of_change, *(torch.tensor(value) for value in finding.beyond))
+    return *(field.flatten() for field in fields), *(field.expand_as(finding.error).flatten() for field in of_scan)
 
 
 def gains(findings: Sequence[Finding], weighing: Weighing) -> list[Gain]:
     """What is gained on each scan by a weighing."""
     pool = _Pool.of(findings)
-    weight = pool.weights(*(torch.tensor(value) for value in (weighing.level, weighing.variance, weighing.change)))
+    weight = pool.weights(torch.tensor(dataclasses.astuple(weighing)))
     return [Gain(*values) for values in zip(*(column.tolist() for column in pool.gains(weight)), strict=True)]
 
 
@@ -212,15 +224,15 @@ def weigh(findings: Sequence[Finding]) -> Weighing:
 
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
-        won = torch.cat(pool.gains(pool.weights(*values))[:2])
-        worth = won.clamp(max=_ENOUGH) - _DREAD * torch.relu(-won)
+        won = torch.cat(pool.gains(pool.weights(values))[:2])
+        worth = won.clamp(max=_ENOUGH) - _DREAD * torch.relu(-won - _TOLERATED)
         total = _DOUBT / len(findings) * (values - usual).square().sum() - worth.mean()
         total.backward()  # type: ignore[no-untyped-call]
         return total
 
     optimiser.step(loss)  # type: ignore[no-untyped-call]
-    level, variance, change = (round(value, 2) for value in values.tolist())
-    return Weighing(level=level, variance=variance, change=change)
+    names = (field.name for field in dataclasses.fields(Weighing))
+    return Weighing(**dict(zip(names, (round(value, 2) for value in values.tolist()), strict=True)))
 
 
 def judge(findings: Sequence[Finding]) -> list[Gain]:

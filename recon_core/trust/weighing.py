@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from recon_core.errors import SettingsError
 from recon_core.words import choose_from
@@ -13,13 +13,18 @@ from recon_core.words import choose_from
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from recon_core.trust.ranges import Sampling
+
 #: Share of what the data leave open below which there is nothing to gain from an image.
 LEAST_SHARE = 0.05
 #: Median in dB on surveyed scans below which weights are said to add nothing.
 LEAST_GAIN = 0.05
 #: Variance, over the square of the peak, that `Weighing.level` and `Weighing.variance` refer to.
 USUAL_VARIANCE = 1e-3
+# Peak signal-to-noise ratio and net acceleration up to which scans are usual.
+_USUAL_SNR, _USUAL_ACCELERATION = 200.0, 10.0
 _LARGEST = 100.0
+_ALWAYS = ("level", "variance", "change")  # in a manifest, the others where they count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +34,17 @@ class Weighing:
     The sum is ``level + variance log10(v / 0.001) + change log10(c)``, where v is the variance that the data leave
     around the pixel over the square of the peak, and c the mean over the slice of what the network changes of the
     magnitudes around a pixel, squared, over the variance there. Where much is left open, a network knows better; if it
-    goes much further than the data leave open, anywhere, it knows less than it claims.
+    goes much further than the data leave open, anywhere, it knows less than it claims. To it comes ``snr log10(s /
+    200)`` of scans with a peak signal-to-noise ratio s above 200, where the variance is overestimated, and
+    ``acceleration log10(r / 10)`` of those with a net acceleration r above 10, where little holds a network back.
     """
 
     level: float
     variance: float = 0.0
     change: float = 0.0
-    """`level`, `variance`, `change`: As above; per factor of ten."""
+    snr: float = 0.0
+    acceleration: float = 0.0
+    """`level`, `variance`, `change`, `snr`, `acceleration`: As above; per factor of ten."""
 
     @classmethod
     def parse(cls, mapping: Mapping[str, object]) -> Weighing:
@@ -59,9 +68,27 @@ class Weighing:
             raise SettingsError(f"weighing needs level, got {', '.join(values) or 'nothing'}")
         return cls(**values)
 
+    def of_scan(self, beyond: Beyond) -> Weighing:
+        """The weighing of one scan, which has the terms of the scan in its level."""
+        level = self.level + self.snr * beyond.snr + self.acceleration * beyond.acceleration
+        return dataclasses.replace(self, level=level, snr=0.0, acceleration=0.0)
+
     def mapping(self) -> dict[str, float]:
         """Give it as a manifest has it."""
-        return dataclasses.asdict(self)
+        return {name: value for name, value in dataclasses.asdict(self).items() if value or name in _ALWAYS}
+
+
+class Beyond(NamedTuple):
+    """How far a scan is beyond usual ones, in factors of ten; zero up to there."""
+
+    snr: float = 0.0
+    acceleration: float = 0.0
+
+    @classmethod
+    def of(cls, sampling: Sampling) -> Beyond:
+        """That of a scan; a signal-to-noise ratio that is not known is a usual one."""
+        snr, acceleration = sampling.snr or _USUAL_SNR, sampling.acceleration
+        return cls(*(max(0.0, math.log10(v / u)) for v, u in ((snr, _USUAL_SNR), (acceleration, _USUAL_ACCELERATION))))
 
 
 def objections(share: float, start: str) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 
 from recon_core.inference.fusion import Evidence
 from recon_core.training.survey import Finding
+from recon_core.trust.weighing import Beyond
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,10 +17,11 @@ if TYPE_CHECKING:
 
 def keep(finding: Finding, path: Path) -> None:
     """Write a finding."""
-    torch.save(dataclasses.asdict(finding) | {"evidence": tuple(finding.evidence)}, path)
+    fields = dataclasses.asdict(finding)
+    torch.save(fields | {"evidence": tuple(finding.evidence), "beyond": tuple(finding.beyond)}, path)
 
 
 def read(path: Path) -> Finding:
     """Read a finding."""
     fields = torch.load(path, weights_only=True)
-    return Finding(**{**fields, "evidence": Evidence(*fields["evidence"])})
+    return Finding(**{**fields, "evidence": Evidence(*fields["evidence"]), "beyond": Beyond(*fields["beyond"])})

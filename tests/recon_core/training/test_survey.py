@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -10,11 +12,11 @@ from recon_core.options import ReconOptions
 from recon_core.training.library import Library
 from recon_core.training.survey import Finding, Gain, gains, judge, summarise, survey, weigh
 from recon_core.training.trainer import draw_scan
-from recon_core.trust.weighing import Weighing
+from recon_core.trust.weighing import Beyond, Weighing
 from tests.recon_core.training.test_trainer import tiny_plan
 
 
-def finding(variance, error, seed=0):
+def finding(variance, error, seed=0, beyond=Beyond()):  # noqa: B008 - it is constant
     """A scan whose reference has this variance, and whose network has an error of its own, in parts of the peak."""
     rng = np.random.default_rng(seed)
     missing, wrong = (s**0.5 * rng.standard_normal((8, 24, 20)) for s in (variance / 2, error / 2))
@@ -23,7 +25,8 @@ def finding(variance, error, seed=0):
     evidence = Evidence(torch.full((24, 20), float(variance)), torch.tensor(float(variance + error) / variance))
     moving = torch.zeros(24, 20, dtype=torch.bool)
     moving[5:8] = True
-    return Finding(evidence, missing.square().mean(0), (missing * changes).mean(0), changes.square().mean(0), moving)
+    parts = missing.square(), missing * changes, changes.square()
+    return Finding(evidence, *(part.mean(0) for part in parts), moving, beyond)
 
 
 class Start(ImageNetwork):
@@ -94,8 +97,18 @@ def test_a_network_that_claims_too_much_is_not_believed():
     assert all(each.whole > -0.2 for each in gained)
 
 
+def test_a_network_that_fails_on_scans_of_little_noise_is_not_believed_there():
+    """Although nothing else tells them apart from those on which it is right."""
+    quiet = Beyond(snr=1.0)
+    scans = [finding(1e-4, 1e-3 if n % 2 else 1e-5, n, quiet if n % 2 else Beyond()) for n in range(100)]
+    alike = [dataclasses.replace(scan, evidence=scans[0].evidence) for scan in scans]
+    good, bad = (each.share for each in gains(alike[:2], weigh(alike)))
+    assert good > 0.5
+    assert bad < 0.2
+
+
 def test_few_scans_change_little_of_what_is_usual():
-    usual = Weighing(level=-2.0, variance=1.5, change=-1.0)
+    usual = Weighing(level=-1.0, variance=0.5, change=-1.0, snr=-2.0, acceleration=-2.0)
     few, many = (weigh([finding(1e-3, 1e-4, seed) for seed in range(n)]) for n in (1, 100))
     assert abs(few.level - usual.level) < abs(many.level - usual.level)
 

@@ -1,16 +1,18 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recon_core.errors import SettingsError
-from recon_core.trust.weighing import LEAST_SHARE, Weighing, objections
+from recon_core.trust.ranges import Sampling
+from recon_core.trust.weighing import LEAST_SHARE, Beyond, Weighing, objections
 
 numbers = st.floats(-100, 100)
 
 
-@given(numbers, numbers, numbers)
-def test_it_is_read_as_it_is_written(level, variance, change):
-    weighing = Weighing(level=level, variance=variance, change=change)
+@given(numbers, numbers, numbers, numbers, numbers)
+def test_it_is_read_as_it_is_written(level, variance, change, snr, acceleration):
+    weighing = Weighing(level=level, variance=variance, change=change, snr=snr, acceleration=acceleration)
     assert Weighing.parse(weighing.mapping()) == weighing
 
 
@@ -34,3 +36,16 @@ def test_an_image_that_hardly_counts_is_not_sent():
     assert objections(LEAST_SHARE, "kt_sense") == []
     (reason,) = objections(0.012, "kt_sense")
     assert reason == "counts 1 % of what the data leave open beside that of kt_sense: nothing is gained by it"
+
+
+@pytest.mark.parametrize(
+    ("snr", "every", "level"),
+    [(100.0, 4, 0.5), (None, 4, 0.5), (2000.0, 4, -1.5), (100.0, 100, -2.5), (20_000.0, 100, -6.5)],
+)
+def test_scans_of_little_noise_or_few_lines_have_a_level_of_their_own(snr, every, level):
+    mask = np.zeros((2, 200), bool)
+    mask[:, ::every] = True
+    weighing = Weighing(level=0.5, variance=0.1, snr=-2.0, acceleration=-3.0)
+    of_scan = weighing.of_scan(Beyond.of(Sampling.of(mask, 4, 64, snr)))
+    assert of_scan.level == pytest.approx(level)
+    assert (of_scan.variance, of_scan.snr, of_scan.acceleration) == (0.1, 0.0, 0.0)
