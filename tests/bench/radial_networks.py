@@ -94,7 +94,7 @@ def reconstruct(network, data: HybridSlice) -> torch.Tensor:
     window = min(max(frames, network.minimum_frames), network.maximum_frames or frames)
 
     def of_window(chosen: torch.Tensor) -> torch.Tensor:
-        return network.reconstruct(dataclasses.replace(data.select(chosen), start=data.start[chosen]))
+        return network.reconstruct(data.select_started(chosen))
 
     return over_windows(of_window, frames, window, data.hybrid.device)
 
