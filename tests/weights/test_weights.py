@@ -87,7 +87,7 @@ def test_what_is_sent_is_not_worse_than_the_reference(packaged, part):
     """Of a scan of every part of the suite, on which the ranges were chosen too: they must hold in the engine."""
     scan = next(scan for scan in held_out_scans() if scan.part == part).load()
     engine, gains = Engine("cpu"), {}
-    data = scan.measured("uniform_8")[0]
+    data = scan.measured("interleaved_8")[0]
     references = {
         name: engine.reconstruct(data, ReconOptions.of(method=name))
         for name in {entry.reference for entry in packaged.values()}
