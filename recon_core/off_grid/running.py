@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a server that buffers spokes imports no torch
     from collections.abc import Callable
+
+    import torch
 
 
 class RunningSeries:
@@ -48,7 +48,7 @@ class RunningSeries:
             Makes their own average ``(coil, ky, x)``.
         """
         if self._average is None or window is not self._window:
-            self._average = new() if self._average is None else torch.lerp(self._average, new(), share)
+            self._average = new() if self._average is None else self._average.lerp(new(), share)
         self._window = window
         return self._average
 
