@@ -150,7 +150,9 @@ def cannot_be_told(plan):
     sizes = dict(zip(LOOPS, plan.sizes, strict=True))
     averages = plan.limit("average") == "small" and sizes["average"] > 1
     phases = plan.limit("phase") == "small" and sizes["frame"] == 2 and sizes["repetition"] > 1
-    return (averages or phases) and max(sizes[name] for name in ("slice", "set", "repetition")) > 1
+    # half of the lines with a limit of one too few are as many as the first of two segments brings
+    lines = plan.limit("line") == "small" and plan.undersampled and plan.accelerated and sizes["segment"] > 1
+    return (averages or phases or lines) and max(sizes[name] for name in ("slice", "set", "repetition")) > 1
 
 
 PLANS = (
