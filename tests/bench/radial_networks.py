@@ -17,6 +17,7 @@ import argparse
 import dataclasses
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -38,6 +39,9 @@ from recon_core.trust.weighing import LEAST_SHARE
 from recon_core.weights.loading import load_network
 from recon_core.weights.manifest import list_weights
 from tests.bench.findings import keep, read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NETWORKS = ("cinenet", "crunet_mr", "unrolled_resnet3d", "unet3d_mr", "crnn_mri")
 SEED = 950_000  # far from those of trainings and surveys
@@ -102,25 +106,30 @@ def reconstruct(network, data: HybridSlice) -> torch.Tensor:
 def spokes(number: int, library: Library) -> tuple[HybridSlice, torch.Tensor]:
     """A golden-angle scan, and its truth."""
 
-    def places(rng: np.random.Generator, frames: int, size: int) -> np.ndarray:
-        count, law = log_uniform(rng, SPOKES), str(rng.choice(("golden", "tiny_golden")))
-        return spoke_positions(spoke_angles(law, frames, round(count)), 2 * size, size, (size, size))
+    def choose(rng: np.random.Generator, frames: int, size: int) -> Callable[[], np.ndarray]:
+        count = round(log_uniform(rng, SPOKES))
 
-    return off_grid(number, library, places)
+        def places() -> np.ndarray:
+            law = str(rng.choice(("golden", "tiny_golden")))
+            return spoke_positions(spoke_angles(law, frames, count), 2 * size, size, (size, size))
+
+        return places
+
+    return off_grid(number, library, choose)
 
 
 def spirals(number: int, library: Library) -> tuple[HybridSlice, torch.Tensor]:
     """A scan with spirals of constant speed from the centre to the edge of k-space, and its truth."""
 
-    def places(rng: np.random.Generator, frames: int, size: int) -> np.ndarray:
+    def choose(rng: np.random.Generator, frames: int, size: int) -> Callable[[], np.ndarray]:
         arms = round(log_uniform(rng, ARMS))
         turns = size / 2 / arms / log_uniform(rng, FEWER)
         samples = round(2 * np.pi * turns * size / 2) + size  # a bit closer than the grid
         way = np.sqrt(np.linspace(0, 1, samples))  # of constant speed where the radius grows with the angle
         angle = 2 * np.pi * turns * way + spoke_angles("golden", frames, arms)[..., None] * 2
-        return (way[:, None] / 2 * np.stack([np.cos(angle), np.sin(angle)], axis=-1)).astype(np.float32)
+        return lambda: (way[:, None] / 2 * np.stack([np.cos(angle), np.sin(angle)], axis=-1)).astype(np.float32)
 
-    return off_grid(number, library, places)
+    return off_grid(number, library, choose)
 
 
 def log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
@@ -128,13 +137,16 @@ def log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
     return float(np.exp(rng.uniform(*np.log(bounds))))
 
 
-def off_grid(number: int, library: Library, places_of) -> tuple[HybridSlice, torch.Tensor]:
+def off_grid(
+    number: int, library: Library, choose: Callable[[np.random.Generator, int, int], Callable[[], np.ndarray]]
+) -> tuple[HybridSlice, torch.Tensor]:
     """A scan of a series that is drawn at twice the resolution, and its truth; the average has a peak of one."""
     rng = np.random.default_rng([SEED, number])
     size = 2 * int(rng.integers(SIZES[0] // 2, SIZES[1] // 2 + 1))
     frames = int(rng.choice(FRAMES))
-    places = places_of(rng, frames, size)
+    places_of = choose(rng, frames, size)
     snr = log_uniform(rng, SNR)
+    places = places_of()
     series = draw_series((SEED, number), library, frames=frames, matrix=(2 * size, 2 * size)).image
     maps = coil_maps(COILS, (2 * size, 2 * size), (360.0, 360.0), seed=number)
     maps /= np.median(np.linalg.norm(maps, axis=0))
