@@ -171,7 +171,7 @@ class NetworkMethod:
         """Weigh an image against the start of a slice, and note how far it counts."""
         if data.start is None or data.start_deviation is None or self._entry.weighing is None:
             return image
-        weighing = self._entry.weighing.of_scan(Beyond.of(data.sampling(signal_to_noise(data))))
+        weighing = self._entry.weighing.of_scan(Beyond.of(data.sampling(signal_to_noise(data, peak))))
         fused = fuse(data.start, data.start_deviation, image, peak, weighing)
         data.notes.append(f"weighed against {WEIGHED_AGAINST}: {self._method} counts {100 * fused.share:.0f} %")
         if not self._entry.helps:
@@ -232,13 +232,15 @@ class NetworkMethod:
         return window
 
 
-def signal_to_noise(data: HybridSlice) -> float | None:
+def signal_to_noise(data: HybridSlice, peak: float | None = None) -> float | None:
     """Estimate the peak signal-to-noise ratio of a scan.
 
     Parameters
     ----------
     data
         The slice.
+    peak
+        Of the image of the time average, where it is known already.
 
     Returns
     -------
@@ -246,7 +248,10 @@ def signal_to_noise(data: HybridSlice) -> float | None:
         Peak magnitude of the image of the time average over the standard deviation of a complex sample; None where the
         noise is not known.
     """
-    return None if data.noise_variance is None else _peak(data) / data.noise_variance**0.5
+    if data.noise_variance is None:
+        return None
+    deviation: float = data.noise_variance**0.5
+    return (_peak(data) if peak is None else peak) / deviation
 
 
 def _peak(data: HybridSlice) -> float:
