@@ -152,7 +152,7 @@ class NufftSenseOperator:
         for frame, one in enumerate(image):
             check()
             total = torch.zeros((n_y, n_x), dtype=image.dtype, device=image.device)
-            kernel = self._kernel(frame)
+            kernel = self._kernel(frame).to(image.dtype)  # once: a real one would be made complex for every coil
             for coil, other in zip(self._maps, conjugate, strict=True):
                 torch.mul(coil, one, out=padded[:n_y, :n_x])
                 spectrum = torch.fft.fft2(padded).mul_(kernel)

@@ -1,19 +1,21 @@
 """Measure radial reconstruction, next to BART where it is on the path; both sides of every ratio in one run.
 
 ``python -m tests.bench.radial`` prints a table, and with the name of a file shows images in it. Nothing here is a test:
-a loaded machine would fail it for no fault of the code. Times are of one thread, processor time.
+a loaded machine would fail it for no fault of the code. Times are of one thread, processor time unless said.
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,13 +23,17 @@ from PIL import Image
 
 from recon_core.api import reconstruct
 from recon_core.data import CineSlice, Trajectory
-from recon_core.off_grid.nufft import NufftSenseOperator
+from recon_core.off_grid.nufft import NufftSenseOperator, require_finufft
 from recon_core.options import ReconOptions
 from recon_core.simulate.radial import SimulatedRadial, simulate_radial
 from recon_core.steps.load_off_grid import load_off_grid
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SIZE, COILS, FRAMES, SPOKES, ITERATIONS = 192, 8, 10, 20, 12
 LARGE_COILS, LARGE_FRAMES = 12, 20
+ROUNDS = 3  # of those that are measured by turns; medians count
 METHODS = ("zero_filled", "low_rank_sparse", "kt_sense")
 LOCAL = (0.02, 0.05)  # weights of locally low rank
 DELAYS = (0.5, -0.4, 0.1), (1.5, -1.0, 0.2)
@@ -48,7 +54,9 @@ def main() -> None:
         picture(Path(sys.argv[1]), shown)
     iterative(scan, LOCAL)
     print(f"{LARGE_COILS} coils, {LARGE_FRAMES} frames")
-    iterative(simulate_radial(LARGE_FRAMES, SIZE, LARGE_COILS, spokes=SPOKES))
+    large = simulate_radial(LARGE_FRAMES, SIZE, LARGE_COILS, spokes=SPOKES)
+    normal_operator(large)
+    iterative(large)
     right = error(reconstruct(scan.kspace, "kt_sense", **arguments(scan)).image, scan.image)
     for delays in DELAYS:
         moved = simulate_radial(FRAMES, SIZE, COILS, spokes=SPOKES, delays=delays)
@@ -89,28 +97,88 @@ def operators(scan: SimulatedRadial) -> None:
         show(f"{name}: relative error, CPU ms a frame", float((found - expected).norm() / expected.norm()), 1e3 * taken)
 
 
+def normal_operator(scan: SimulatedRadial) -> None:
+    """Time of A^H A of all frames, next to a transform of finufft forth and back at its fastest."""
+    maps = torch.from_numpy(unit(scan.coil_maps))
+    positions, image = torch.from_numpy(scan.trajectory), torch.from_numpy(scan.image)
+    operator = NufftSenseOperator(maps, positions, torch.ones(positions.shape[:-1]))
+    operator.normal(image)  # makes the kernels
+    finufft = require_finufft()
+    places = [
+        tuple(np.ascontiguousarray(2 * np.pi * frame[..., axis]).ravel() for axis in (1, 0))
+        for frame in scan.trajectory
+    ]
+    coarse = {"eps": 1e-3, "upsampfac": 1.25, "nthreads": 1, "showwarn": 0}
+
+    def pair() -> list[np.ndarray]:
+        forth = [
+            finufft.nufft2d2(*one, (maps * frame).numpy(), isign=-1, **coarse)
+            for one, frame in zip(places, image, strict=True)
+        ]
+        return [
+            finufft.nufft2d1(*one, samples, (SIZE, SIZE), isign=1, **coarse)
+            for one, samples in zip(places, forth, strict=True)
+        ]
+
+    made = {"normal": lambda: operator.normal(image), "finufft, error 1e-3, forth and back": pair}
+    for name, taken in by_turns(made)[1].items():
+        show(f"{name}, all frames: CPU s, wall s", *taken)
+
+
 def iterative(scan: SimulatedRadial, local: tuple[float, ...] = ()) -> None:
     """Iterative SENSE of as many iterations, and locally low rank, with the same maps.
 
-    Both solve the same least squares then: samples as they came, no whitening, and the same factors of the samples.
+    Both solve the same least squares first: samples as they came, no whitening, and the same factors of the samples.
+    BART takes all frames at once, or one after the other.
     """
     maps = unit(scan.coil_maps)
     options = {"warm_start": False, "signal_prior": False, "iterations": ITERATIONS, "tolerance": 0.0}
     options |= {**arguments(scan), "noise_covariance": None, "delay_correction": "off"}
-    begin = time.process_time()
-    result = reconstruct(scan.kspace, "cg_sense", coil_maps=maps, **options)
-    taken = time.process_time() - begin
-    show(f"cg_sense, {ITERATIONS} iterations, true maps: NRMSE, CPU s", error(result.image, scan.image), taken)
-    if shutil.which("bart") is None:
+    plain = ["-l2", "-r", "0.001", "-i", str(ITERATIONS)]
+    made = {"cg_sense": lambda: reconstruct(scan.kspace, "cg_sense", coil_maps=maps, **options).image}
+    found = shutil.which("bart") is not None
+    if found:
+        factors = weights(scan, maps)
+        made["BART"] = lambda: bart(scan, maps, plain, factors)
+        made["BART frame by frame"] = lambda: np.concatenate(
+            [bart(part(scan, one), maps, plain, factors[one]) for one in single_frames(scan)]
+        )
+    images, times = by_turns(made)
+    for name, image in images.items():
+        show(f"{name}, {ITERATIONS} iterations: NRMSE, CPU s, wall s", error(image, scan.image), *times[name])
+    if not found:
         print("BART is not on the path")
         return
-    plain = ["-l2", "-r", "0.001", "-i", str(ITERATIONS)]
-    image, seconds = bart(scan, maps, plain, weights(scan, maps))
-    show(f"BART pics -p weights {' '.join(plain)} -t: NRMSE, CPU s", error(image, scan.image), seconds)
-    show("    CPU time over that of cg_sense, distance of the images", seconds / taken, error(image, result.image))
+    for name in ("BART", "BART frame by frame"):
+        over = (theirs / ours for theirs, ours in zip(times[name], times["cg_sense"], strict=True))
+        distance = error(images[name], images["cg_sense"])
+        show(f"    {name} over cg_sense: CPU, wall; distance of the images", *over, distance)
     for flags in (plain, *(["-e", "-R", f"L:3:3:{one}", "-i", "50"] for one in local)):
-        image, seconds = bart(scan, maps, flags)
-        show(f"BART pics {' '.join(flags)} -t: NRMSE, CPU s", error(image, scan.image), seconds)
+        images, times = by_turns({"BART": partial(bart, scan, maps, flags)}, rounds=1)
+        show(f"BART pics {' '.join(flags)} -t: NRMSE, CPU s", error(images["BART"], scan.image), times["BART"][0])
+
+
+def by_turns(
+    made: dict[str, Callable[[], np.ndarray]], rounds: int = ROUNDS
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[float, float]]]:
+    """What each makes, and how long it takes: processor time, that of its processes included, and wall time."""
+    images, times = {}, {name: [] for name in made}
+    for _ in range(rounds):
+        for name, make in made.items():
+            before = os.times()
+            images[name] = make()
+            taken = np.subtract(os.times(), before)
+            times[name].append((taken[:4].sum(), taken[4]))
+    return images, {name: tuple(np.median(each, axis=0)) for name, each in times.items()}
+
+
+def single_frames(scan: SimulatedRadial) -> list[slice]:
+    return [slice(frame, frame + 1) for frame in range(len(scan.image))]
+
+
+def part(scan: SimulatedRadial, frames: slice) -> SimulatedRadial:
+    chosen = {name: getattr(scan, name)[frames] for name in ("kspace", "trajectory", "image")}
+    return replace(scan, **chosen)
 
 
 def weights(scan: SimulatedRadial, maps: np.ndarray) -> np.ndarray:
@@ -121,10 +189,8 @@ def weights(scan: SimulatedRadial, maps: np.ndarray) -> np.ndarray:
     return load_off_grid(cine, trajectory, options, torch.device("cpu")).weights.numpy()
 
 
-def bart(
-    scan: SimulatedRadial, maps: np.ndarray, flags: list[str], factors: np.ndarray | None = None
-) -> tuple[np.ndarray, float]:
-    """Images of BART, and the processor time of its process; `factors` of the samples are one by default."""
+def bart(scan: SimulatedRadial, maps: np.ndarray, flags: list[str], factors: np.ndarray | None = None) -> np.ndarray:
+    """Images of BART; `factors` of the samples are one by default."""
     path = np.zeros((*scan.trajectory.shape[:-1], 3), np.complex64)
     path[..., :2] = SIZE * scan.trajectory
     with tempfile.TemporaryDirectory() as folder:
@@ -135,13 +201,10 @@ def bart(
         if factors is not None:
             write(Path(folder, "weights"), factors, (1, 2 * SIZE, SPOKES, 1, 1, 1, 1, 1, 1, 1, frames))
             flags = ["-p", "weights", *flags]
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         command = ["bart", "pics", "-S", *flags, "-t", "path", "data", "maps", "out"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        image = np.fromfile(Path(folder, "out.cfl"), np.complex64).reshape(frames, SIZE, SIZE)
-    return image, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        return np.fromfile(Path(folder, "out.cfl"), np.complex64).reshape(frames, SIZE, SIZE)
 
 
 def write(path: Path, array: np.ndarray, dims: tuple[int, ...]) -> None:
