@@ -7,6 +7,7 @@ weights. ``pytest -m cuda tests/test_cuda.py`` is for the GPU.
 
 import contextlib
 import dataclasses
+import sys
 import weakref
 
 import numpy as np
@@ -20,6 +21,7 @@ from gadgets.replay import replay
 from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, write_simulation
 from gadgets.wire.messages import ConfigText
+from recon_core.api import reconstruct
 from recon_core.classical.cg_sense import CGSense
 from recon_core.data import CineSlice, HybridSlice
 from recon_core.engine import Engine
@@ -27,11 +29,13 @@ from recon_core.errors import ResourceError
 from recon_core.inference.method import NetworkMethod, precision_of_convolutions
 from recon_core.methods import METHODS
 from recon_core.networks import crunet_mr
+from recon_core.off_grid import transforms
 from recon_core.options import NetworkOptions, ReconOptions
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft, ifft
 from recon_core.physics.memory import available_bytes, predicted_bytes
 from recon_core.physics.sense import PlaneSenseOperator, SenseOperator
+from recon_core.simulate.radial import simulate_radial
 from tests.bench.networks import scan
 from tests.helpers.emulated_gpu import EmulatedGPU
 from tests.helpers.networks import NETWORKS, TINY, tiny, write_tiny_weights
@@ -206,6 +210,23 @@ def test_every_method_gives_the_images_of_the_cpu(gpu, method):
     assert tested.method == expected.method
     assert relative(tested.maps, expected.maps) < 1e-4
     assert relative(tested.image, expected.image) < LIMITS["float32"]
+
+
+@pytest.mark.parametrize("library", ["finufft", pytest.param("cufinufft", marks=needs_gpu)])
+@pytest.mark.parametrize("method", some_quick(["zero_filled", "cg_sense", "low_rank_sparse", "kt_sense", "crunet_mr"]))
+def test_spokes_give_the_images_of_the_cpu(gpu, method, library, monkeypatch):
+    pytest.importorskip(library, reason=f"needs {library}")
+    if library == "finufft":
+        monkeypatch.setitem(sys.modules, "cufinufft", None)
+    elif gpu is not None:
+        pytest.skip("cufinufft needs a GPU")
+    transforms._cufinufft.cache_clear()
+    scan = simulate_radial(frames=4, size=24, coils=4, spokes=9)
+    given = {"trajectory": scan.trajectory, "matrix": (24, 24), "noise_covariance": scan.noise_covariance, **SHORT}
+    expected, tested = (reconstruct(scan.kspace, method, **given, device=device) for device in ("cpu", "cuda"))
+    transforms._cufinufft.cache_clear()
+    assert tested.method == expected.method == method
+    assert relative(tested.image, expected.image) < (LIMITS["float32"] if library == "finufft" else 1e-3)
 
 
 @pytest.mark.parametrize("maps", some_quick(["auto", "espirit", "inati"]))

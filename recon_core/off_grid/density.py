@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from recon_core.off_grid.nufft import grid_samples, sample_image
+from recon_core.off_grid.transforms import grid_samples, sample_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -4,39 +4,16 @@ from __future__ import annotations
 
 import itertools
 from copy import copy
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from recon_core.errors import DataError, ResourceError
+from recon_core.errors import DataError
+from recon_core.off_grid.transforms import TOLERANCE, choose_transforms, grid_samples, sample_image
 from recon_core.physics.sense import linear
 from recon_core.stopping import check
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-#: Error that finufft is asked for; what comes of it is below 2e-4 for any image.
-TOLERANCE = 1e-4
 # Of a kernel, and how much finer than the image finufft's grid is: a third of the time of its own choice, error 1e-5.
 _KERNEL_TOLERANCE, _KERNEL_GRID = 1e-5, 1.5
-
-
-def require_finufft() -> Any:  # noqa: ANN401 - a module without types
-    """Import finufft.
-
-    Raises
-    ------
-    ResourceError
-        If it is not installed.
-    """
-    try:
-        import finufft
-    except ImportError as error:
-        raise ResourceError(
-            "scans that follow no Cartesian grid need finufft, which is not installed: pip install 'cinestream[radial]'"
-        ) from error
-    return finufft
 
 
 class NufftSenseOperator:
@@ -61,7 +38,7 @@ class NufftSenseOperator:
     DataError
         If axes disagree.
     ResourceError
-        If finufft is not installed.
+        If no library for the transforms is installed.
 
     Notes
     -----
@@ -80,7 +57,7 @@ class NufftSenseOperator:
             )
         if maps.ndim != 3 or maps.dtype != torch.complex64:
             raise DataError(f"maps must be (coil, y, x) complex64, got {tuple(maps.shape)} {maps.dtype}")
-        require_finufft()
+        choose_transforms(maps.device)  # before anything else is done
         self._maps = maps.detach().contiguous()
         self._positions, self._weights = positions, weights
         self._tolerance = tolerance
@@ -200,44 +177,3 @@ def _smooth(least: int) -> int:
         if rest == 1:
             break
     return length
-
-
-def sample_image(images: torch.Tensor, positions: torch.Tensor, tolerance: float = TOLERANCE) -> torch.Tensor:
-    """Sum ``images (n, y, x)`` to samples ``(n, sample)`` at positions ``(sample, 2)``, as an orthonormal transform."""
-    check()
-    x, y = _radians(positions)
-    transform = require_finufft().nufft2d2
-    threads = torch.get_num_threads()
-    array = images.detach().resolve_conj().cpu().contiguous().numpy()
-    samples = transform(y, x, array, eps=tolerance, isign=-1, nthreads=threads, showwarn=0)
-    scale = np.float32((images.shape[-2] * images.shape[-1]) ** -0.5)
-    return torch.from_numpy(samples.reshape(len(array), -1) * scale).to(images.device)
-
-
-def grid_samples(
-    samples: torch.Tensor,
-    positions: torch.Tensor,
-    matrix: tuple[int, ...],
-    tolerance: float = TOLERANCE,
-    finer: float = 0.0,
-) -> torch.Tensor:
-    """Sum ``samples (n, sample)`` to images ``(n, y, x)``: the adjoint of `sample_image`.
-
-    `finer` is how much finer than the image the grid in between is; 0 leaves that to finufft.
-    """
-    check()
-    x, y = _radians(positions)
-    transform = require_finufft().nufft2d1
-    threads = torch.get_num_threads()
-    array = samples.detach().resolve_conj().cpu().contiguous().numpy()
-    images = transform(
-        y, x, array, tuple(matrix), eps=tolerance, isign=1, nthreads=threads, showwarn=0, upsampfac=finer
-    )
-    scale = np.float32((matrix[0] * matrix[1]) ** -0.5)
-    return torch.from_numpy(images.reshape(len(array), *matrix) * scale).to(samples.device)
-
-
-def _radians(positions: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Positions ``(sample, 2)`` as two contiguous arrays in radians per pixel."""
-    x, y = (positions.detach().cpu().float() * (2 * torch.pi)).T.contiguous().numpy()
-    return np.ascontiguousarray(x), np.ascontiguousarray(y)

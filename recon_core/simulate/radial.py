@@ -132,7 +132,7 @@ def measure(fine: NDArray[np.complex64], positions: NDArray[np.float32]) -> NDAr
     """
     import torch
 
-    from recon_core.off_grid.nufft import sample_image
+    from recon_core.off_grid.transforms import sample_image
 
     places = torch.from_numpy(positions.reshape(-1, 2) / _SUPERSAMPLING)
     samples = sample_image(torch.from_numpy(np.ascontiguousarray(fine)), places, _TOLERANCE).numpy()

@@ -13,9 +13,9 @@ from recon_core.errors import DataError
 from recon_core.methods import find_method
 from recon_core.off_grid.delays import correct_positions, find_delays
 from recon_core.off_grid.density import iterated_areas
-from recon_core.off_grid.nufft import grid_samples
 from recon_core.off_grid.slice import OffGridSlice
 from recon_core.off_grid.trajectory import are_straight, cell_areas
+from recon_core.off_grid.transforms import grid_samples
 from recon_core.physics.fourier import fft
 from recon_core.steps.device import to_device
 

@@ -10,6 +10,7 @@ import contextlib
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -107,6 +108,7 @@ class EmulatedGPU:
             "torch.cuda.memory_allocated": lambda _=None: 0,
             "torch.cuda.get_device_capability": lambda _=None: (9, 0),
             "torch.cuda.empty_cache": lambda: None,
+            "torch.cuda.current_stream": lambda _=None: SimpleNamespace(cuda_stream=0),
             "torch.autocast": on_cpu,
             "torch._has_compatible_shallow_copy_type": lambda *_: False,  # a module takes the moved parameters
         }
