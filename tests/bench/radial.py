@@ -17,13 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import finufft
 import numpy as np
 import torch
 from PIL import Image
 
 from recon_core.api import reconstruct
 from recon_core.data import CineSlice, Trajectory
-from recon_core.off_grid.nufft import NufftSenseOperator, require_finufft
+from recon_core.off_grid.nufft import NufftSenseOperator
 from recon_core.options import ReconOptions
 from recon_core.simulate.radial import SimulatedRadial, simulate_radial
 from recon_core.steps.load_off_grid import load_off_grid
@@ -103,7 +104,6 @@ def normal_operator(scan: SimulatedRadial) -> None:
     positions, image = torch.from_numpy(scan.trajectory), torch.from_numpy(scan.image)
     operator = NufftSenseOperator(maps, positions, torch.ones(positions.shape[:-1]))
     operator.normal(image)  # makes the kernels
-    finufft = require_finufft()
     places = [
         tuple(np.ascontiguousarray(2 * np.pi * frame[..., axis]).ravel() for axis in (1, 0))
         for frame in scan.trajectory
