@@ -199,22 +199,21 @@ def slice_geometry(complete: CompleteSlice, encoding: Encoding) -> SliceGeometry
     Returns
     -------
     SliceGeometry
-        Of the encoded field of view, without the oversampling of the readout, where pixel ``N//2`` lies at the position
-        of the header.
+        Of the encoded field of view, without the oversampling of the readout where that was removed; pixel ``N//2``
+        lies at the position of the header.
     """
     from recon_core.ct.geometry import SliceGeometry
 
     source = complete.headers[0]
     rows, columns = complete.cine.kspace.shape[2:]
-    encoded, recon = encoding.encoded.field_of_view, encoding.recon.field_of_view
     return SliceGeometry(
         position=_vector(source["position"]),
         read_dir=_vector(source["read_dir"]),
         phase_dir=_vector(source["phase_dir"]),
         slice_dir=_vector(source["slice_dir"]),
         matrix=(columns, rows),
-        field_of_view=(min(encoded[0], recon[0]), encoded[1]),
-        thickness=recon[2],
+        field_of_view=(encoding.width_of(columns), encoding.encoded.field_of_view[1]),
+        thickness=encoding.recon.field_of_view[2],
         table_position=_vector(source["patient_table_position"]),
         centre=(columns // 2, rows // 2),
     )

@@ -370,7 +370,7 @@ class ImageMaker:
             **_heartbeat_meta(complete.heartbeat),
             "encoding": complete.key.encoding,
             # the generic gadgets take the readout oversampling as gone in both spaces
-            "encoding_FOV": (_covered_width(encoding), *encoded.field_of_view[1:]),
+            "encoding_FOV": (encoding.width_of(columns), *encoded.field_of_view[1:]),
             "recon_FOV": encoding.recon.field_of_view,
             "encoded_matrix": (columns, *encoded.matrix[1:]),
             "recon_matrix": encoding.recon.matrix,
@@ -515,7 +515,7 @@ def to_recon_space(image: NDArray[np.complex64], encoding: Encoding) -> NDArray[
     Parameters
     ----------
     image
-        ``(frame, y, x)`` complex64; readout oversampling is gone already.
+        ``(frame, y, x)`` complex64; readout oversampling is gone already, but where the readouts have gaps.
     encoding
         Gives both spaces.
 
@@ -533,18 +533,14 @@ def to_recon_space(image: NDArray[np.complex64], encoding: Encoding) -> NDArray[
     return image
 
 
-def _covered_width(encoding: Encoding) -> float:
-    """Field of view along the readout, in mm, that is left of the encoded one without the oversampling."""
-    return min(encoding.encoded.field_of_view[0], encoding.recon.field_of_view[0])
-
-
 def _pixels_wanted(encoding: Encoding, rows: int, columns: int) -> tuple[int, int]:
     """Rows and columns of the measured size that make up the recon space."""
-    encoded, recon = encoding.encoded.field_of_view, encoding.recon.field_of_view
-    covered = _covered_width(encoding), encoded[1]
     columns, rows = (
         max(1, round(size * wanted / there)) if there > 0 and wanted > 0 else size
-        for size, there, wanted in zip((columns, rows), covered, recon, strict=False)
+        for size, there, wanted in (
+            (columns, encoding.width_of(columns), encoding.widths[1]),
+            (rows, encoding.encoded.field_of_view[1], encoding.recon.field_of_view[1]),
+        )
     )
     return rows, columns
 

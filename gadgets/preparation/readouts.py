@@ -2,7 +2,7 @@
 
 Order: drop what is no image data, check what is, turn reversed readouts around, cut the discarded samples, decorrelate
 the coils with the noise readouts, place the samples around the k-space centre (asymmetric echo), and remove the readout
-oversampling. Everything works on runs of readouts at once.
+oversampling, but for readouts with gaps. Everything works on runs of readouts at once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from gadgets.wire.vendor import find_vendor
 from recon_core.budget import Budget
 from recon_core.data import Receiver
 from recon_core.errors import DataError, HeaderError
+from recon_core.points.find import are_gapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -52,22 +53,17 @@ class ReadoutGrid:
 
         Some senders remove the oversampling but leave the header as it was (`oversampling` ``removed``, or
         ``present`` where they do not). ``auto`` takes a symmetric readout of just the size that removal would leave as
-        it is; `sender_habit` says of whom that is not to be thought.
+        it is; `sender_habit` says of whom that is not to be thought. ``kept`` leaves it to the image.
         """
-        encoded, wide, narrow = encoding.encoded.matrix[0], *_widths(encoding)
+        encoded, (wide, narrow) = encoding.encoded.matrix[0], encoding.widths
+        if oversampling == "kept":
+            return cls(encoded, encoded)
         kept = max(1, round(encoded * narrow / wide)) if wide > narrow > 0 else encoded
         symmetric = center == 0 or center >= samples or abs(2 * center - samples) <= 1
         removed = samples == kept and symmetric
         if oversampling != "auto":
             removed = oversampling == "removed" and samples <= kept
         return cls(kept if removed else encoded, kept)
-
-
-def _widths(encoding: Encoding) -> tuple[float, float]:
-    wide, narrow = encoding.encoded.field_of_view[0], encoding.recon.field_of_view[0]
-    if wide > 0 and narrow > 0:
-        return wide, narrow
-    return float(encoding.encoded.matrix[0]), float(encoding.recon.matrix[0])
 
 
 def sender_habit(header: ScanHeader, oversampling: str) -> str:
@@ -88,7 +84,8 @@ class Preparation:
     noise
         Takes the noise readouts and gives the matrix that whitens the others.
     oversampling
-        ``present`` or ``removed`` by the sender, where the header has some; ``auto`` looks at the readouts.
+        ``present`` or ``removed`` by the sender, where the header has some, or ``kept`` until the image; ``auto`` looks
+        at the readouts.
     budget
         Memory for readouts on their grid; None takes what a process may have.
     places
@@ -319,8 +316,8 @@ class Preparation:
         space = int(readouts.headers["encoding_space_ref"][0])
         reference = is_reference(readouts.headers["flags"])
         if space not in self._shapes and not reference.all():
-            self._shapes[space] = samples, self._grid(readouts.headers[np.argmin(reference)], samples)
-        expected, grid = self._shapes.get(space) or (samples, self._grid(readouts.headers[0], samples))
+            self._shapes[space] = samples, self._grid(readouts[~reference])
+        expected, grid = self._shapes.get(space) or (samples, self._grid(readouts))
         if samples != expected:
             text = f"has {samples} samples, expected {expected} as the first image readout had"
             wrong = ~reference | (samples > grid.encoded)
@@ -352,7 +349,8 @@ class Preparation:
         text = f"is of partition {partition[np.argmax(other)]}, those before of {self._partitions[space]}, and only "
         return self._without(readouts, other, Kind.PARTITION, f"{text}2-D slices can be reconstructed for now")
 
-    def _grid(self, header: np.void, samples: int) -> ReadoutGrid:
+    def _grid(self, readouts: Readouts) -> ReadoutGrid:
+        header, samples = readouts.headers[0], readouts.data.shape[2]
         encoding = self._header.encodings[header["encoding_space_ref"]]
         if encoding.off_grid:
             return ReadoutGrid(samples, samples)
@@ -360,6 +358,10 @@ class Preparation:
         wanted = self._oversampling if self._gathered else sender_habit(self._header, self._oversampling)
         grid = ReadoutGrid.of(encoding, samples, center, wanted)
         if self._oversampling == "auto" and not self._gathered:
+            if grid.kept < grid.encoded and are_gapped(readouts.data):
+                text = "the readouts have gaps, so that their oversampling stays until the image"
+                self._problems.add(Kind.OVERSAMPLING, text, damage=False, pixels=True)
+                return ReadoutGrid.of(encoding, samples, center, "kept")
             self._say_guess(encoding, samples, grid, ReadoutGrid.of(encoding, samples, center))
         used = samples - int(header["discard_pre"]) - int(header["discard_post"])
         if used > grid.encoded:
@@ -432,6 +434,12 @@ class Preparation:
             if imaging[which].any():
                 self._covered[space].add(begin - center_at, end - center_at, int(np.count_nonzero(imaging[which])))
         if grid.kept < grid.encoded:
+            if are_gapped(data):
+                text = (
+                    "readouts have gaps, which are not measured as zero: removing the oversampling mixes them with the "
+                )
+                text += "samples around; oversampling=kept leaves it until the image"
+                self._problems.add(Kind.OVERSAMPLING, text, damage=False, pixels=True)
             out = _remove_oversampling(out, grid.kept)
         return Readouts(headers.copy(), np.fft.fftshift(out, axes=2))
 

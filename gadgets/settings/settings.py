@@ -49,10 +49,11 @@ class ReadoutSettings(Options):
         choices=("auto", "header", "readouts"),
         or_line=True,
     )
-    oversampling: Literal["auto", "present", "removed"] = option(
+    oversampling: Literal["auto", "present", "removed", "kept"] = option(
         "auto",
-        "readout oversampling that the header declares: present is removed here, removed was removed by the sender; "
-        "auto sees it from the length of the readouts, but of Philips, whose converter removes none",
+        "readout oversampling that the header declares: present is removed here, removed was removed by the sender, "
+        "kept stays until the image; auto sees it from the length of the readouts, but of Philips, whose converter "
+        "removes none, and keeps that of readouts with gaps",
     )
 
 

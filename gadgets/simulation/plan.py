@@ -66,7 +66,7 @@ class ScanPlan(Options):
     grid_spokes: int = option(
         0,
         "points of the Cartesian grid along so many golden-angle spokes in every frame instead of whole lines, with "
-        "zeros elsewhere, as publications call radial; needs sampling full and oversampling 1",
+        "zeros elsewhere, as publications call radial; needs sampling full",
         minimum=0,
         maximum=4096,
     )
@@ -279,8 +279,10 @@ class ScanPlan(Options):
             )
         if self.is_radial:
             self._check_radial()
-        if self.grid_spokes and (self.sampling != "full" or self.oversampling != 1 or self.gating == "retrospective"):
-            raise SettingsError("grid_spokes needs sampling full, oversampling 1 and gating prospective")
+        if self.grid_spokes and (
+            self.sampling != "full" or self.removes_oversampling or self.gating == "retrospective"
+        ):
+            raise SettingsError("grid_spokes needs sampling full, gating prospective and no removes_oversampling")
         if self.removes_oversampling and self.asymmetric_echo:
             raise SettingsError("oversampling is removed from whole readouts: set asymmetric_echo to 0")
         if self.sampling != "full" and not self.is_radial:

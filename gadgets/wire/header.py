@@ -84,6 +84,18 @@ class Encoding:
         """Whether the samples follow no Cartesian grid."""
         return self.trajectory != "cartesian"
 
+    @property
+    def widths(self) -> tuple[float, float]:
+        """Fields of view along the readout, the encoded and the wanted one: in mm, or in columns without such."""
+        wide, narrow = self.encoded.field_of_view[0], self.recon.field_of_view[0]
+        if wide > 0 and narrow > 0:
+            return wide, narrow
+        return float(self.encoded.matrix[0]), float(self.recon.matrix[0])
+
+    def width_of(self, columns: int) -> float:
+        """Field of view along the readout, as `widths`, of the columns of a slice: with or without the oversampling."""
+        return self.widths[0] if columns == self.encoded.matrix[0] else min(self.widths)
+
     def promised(self, counter: str) -> range:
         """The values of a counter that the header promises; 0 alone where it says nothing."""
         limit = self.limits.get(counter)

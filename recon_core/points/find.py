@@ -35,6 +35,17 @@ def find_points(kspace: NDArray[np.complex64], mask: NDArray[np.bool_]) -> NDArr
     return samples if _has_gaps(samples, mask) else None
 
 
+def are_gapped(readouts: NDArray[np.complex64]) -> bool:
+    """Whether readouts ``(readout, coil, sample)`` hold zeros between their first and their last sample."""
+    return _gapped(readouts[:, 0] != 0) and _gapped((readouts != 0).any(axis=1))
+
+
+def _gapped(samples: NDArray[np.bool_]) -> bool:
+    begun = np.logical_or.accumulate(samples, axis=1)
+    inside = begun & np.logical_or.accumulate(samples[:, ::-1], axis=1)[:, ::-1]
+    return bool(np.count_nonzero(inside & ~samples) > _FEWEST * np.count_nonzero(inside))
+
+
 def _has_gaps(samples: NDArray[np.bool_], mask: NDArray[np.bool_]) -> bool:
     lines = samples[mask]
     columns = lines.any(axis=0) if len(lines) else np.zeros(0, np.bool_)
