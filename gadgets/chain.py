@@ -135,7 +135,10 @@ class Reconstructor(Protocol):
         """Reconstruct one slice."""
 
     def coil_maps(
-        self, calibration: NDArray[np.complex64], options: ReconOptions
+        self,
+        calibration: NDArray[np.complex64],
+        options: ReconOptions,
+        near: NDArray[np.complex64] | None = None,
     ) -> tuple[NDArray[np.complex64], tuple[str, ...]]:
         """Estimate coil maps apart from a reconstruction, with notes on what had to be done differently."""
 
@@ -413,7 +416,7 @@ class Chain:
         receiver = self._preparation.receiver(complete.key.encoding, complete.compression, whitened=whitened)
         maps, notes = complete.cine.maps, complete.notes
         if complete.running is not None:
-            maps = complete.running.maps(lambda source: engine.coil_maps(source, settings), complete.cine.calibration)
+            maps = complete.running.maps(partial(engine.coil_maps, options=settings), complete.cine.calibration)
             notes = (*notes, *complete.running.notes)
         problems, gated = self.summary.problems, complete.gating is not None
         cine = dataclasses.replace(complete.cine, receiver=receiver, maps=maps)

@@ -155,7 +155,10 @@ class Engine:
         self.reconstruct(CineSlice(kspace, mask), dataclasses.replace(options, outside_range="note"))
 
     def coil_maps(
-        self, calibration: NDArray[np.complex64], options: ReconOptions
+        self,
+        calibration: NDArray[np.complex64],
+        options: ReconOptions,
+        near: NDArray[np.complex64] | None = None,
     ) -> tuple[NDArray[np.complex64], tuple[str, ...]]:
         """Estimate coil maps apart from a reconstruction, for slices that bring theirs along.
 
@@ -165,6 +168,9 @@ class Engine:
             ``(coil, ky, kx)`` complex64, zero where nothing was measured.
         options
             Device, and how maps are estimated.
+        near
+            ``(coil, y, x)`` complex64, maps of the same coils that were found before; estimates that can go on from
+            them take less time.
 
         Returns
         -------
@@ -177,8 +183,10 @@ class Engine:
             If the device is missing.
         """
         with self._turns.turn(), torch.inference_mode():
-            reference = ifft(to_device(calibration, self._device_for(options)), (-1,))
-            maps, notes = estimate_maps(reference, measured_lines(reference), options.maps)
+            device = self._device_for(options)
+            reference = ifft(to_device(calibration, device), (-1,))
+            before = None if near is None else to_device(near, device)
+            maps, notes = estimate_maps(reference, measured_lines(reference), options.maps, before)
             return maps.cpu().numpy(), notes
 
     def reconstruct(self, cine_slice: CineSlice, options: ReconOptions) -> Reconstruction:

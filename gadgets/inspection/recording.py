@@ -34,10 +34,13 @@ class RecordingEngine:
         return Reconstruction(image, np.ones((1, lines, samples), np.complex64), options.method)
 
     def coil_maps(
-        self, calibration: NDArray[np.complex64], options: ReconOptions
+        self,
+        calibration: NDArray[np.complex64],
+        options: ReconOptions,
+        near: NDArray[np.complex64] | None = None,
     ) -> tuple[NDArray[np.complex64], tuple[str, ...]]:
         """Maps of ones."""
-        del options
+        del options, near
         return np.ones_like(calibration), ()
 
 

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from recon_core.options import MapOptions
 
     Estimate = tuple[torch.Tensor, tuple[str, ...]]
+    Near = torch.Tensor | None
 
 
-def _walsh(reference: torch.Tensor, measured: torch.Tensor, options: MapOptions) -> Estimate:
+def _walsh(reference: torch.Tensor, measured: torch.Tensor, options: MapOptions, _near: Near) -> Estimate:
     return walsh_maps(reference, measured, neighbourhood=options.neighbourhood, refinements=options.refinements)
 
 
-def _espirit(reference: torch.Tensor, measured: torch.Tensor, options: MapOptions) -> Estimate:
+def _espirit(reference: torch.Tensor, measured: torch.Tensor, options: MapOptions, _near: Near) -> Estimate:
     maps, _, notes = espirit_maps(
         reference,
         measured,
@@ -37,16 +38,16 @@ def _espirit(reference: torch.Tensor, measured: torch.Tensor, options: MapOption
     return maps[0], notes
 
 
-def _inati(reference: torch.Tensor, measured: torch.Tensor, options: MapOptions) -> Estimate:
+def _inati(reference: torch.Tensor, measured: torch.Tensor, options: MapOptions, _near: Near) -> Estimate:
     return inati_maps(reference, measured, neighbourhood=options.neighbourhood), ()
 
 
-def _auto(reference: torch.Tensor, measured: torch.Tensor, _options: MapOptions) -> Estimate:
-    return joint_maps(reference, measured)
+def _auto(reference: torch.Tensor, measured: torch.Tensor, _options: MapOptions, near: Near) -> Estimate:
+    return joint_maps(reference, measured, near)
 
 
 #: How maps of each kind are estimated.
-ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor, MapOptions], Estimate]] = {
+ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor, MapOptions, Near], Estimate]] = {
     "auto": _auto,
     "walsh": _walsh,
     "espirit": _espirit,
@@ -54,7 +55,7 @@ ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor, MapOptions], Estimat
 }
 
 
-def estimate_maps(reference: torch.Tensor, measured: torch.Tensor, options: MapOptions) -> Estimate:
+def estimate_maps(reference: torch.Tensor, measured: torch.Tensor, options: MapOptions, near: Near = None) -> Estimate:
     """Estimate coil maps of the chosen kind; where the data do not allow it, Walsh's, which any data allow.
 
     Parameters
@@ -65,6 +66,8 @@ def estimate_maps(reference: torch.Tensor, measured: torch.Tensor, options: MapO
         ``(ky,)`` bool, True where `reference` holds a line.
     options
         Which kind, and its parameters.
+    near
+        Maps ``(coil, y, x)`` complex64 of the same coils that were found before, for a kind that can go on from them.
 
     Returns
     -------
@@ -72,13 +75,13 @@ def estimate_maps(reference: torch.Tensor, measured: torch.Tensor, options: MapO
         Maps ``(coil, y, x)`` complex64, and notes on what had to be done differently.
     """
     try:
-        maps, notes = ESTIMATORS[options.kind](reference, measured, options)
+        maps, notes = ESTIMATORS[options.kind](reference, measured, options, near)
         if are_usable(maps):
             return maps, notes
         why = "those are zero or not finite"
     except DataError as error:
         why = str(error)
-    maps, notes = _walsh(reference, measured, options)
+    maps, notes = _walsh(reference, measured, options, None)
     return maps, (f"walsh coil maps instead of {options.kind}: {why}", *notes)
 
 

@@ -23,17 +23,25 @@ _WEIGHT = 5e-4
 _LEAST_LEFT, _MOST_LEFT = 0.005, 0.2
 # The priors start strong, so that the first maps are the smoothest, and relax with every step.
 _STEPS, _FIRST_LEFT, _RELAXATION = 10, 5.0, 0.5
+# From maps that are near only the last of these steps are left to do: two suffice where the average has grown, the
+# third is for what has moved.
+_STEPS_FROM_NEAR = 3
+# What of given maps counts as no part of a cosine series, relative to the amplitude expected of its waves, squared.
+_BESIDE = 1e-3
 _ITERATIONS = 12
 # Virtual coils, and columns along y, that are enough for the joint estimate; the lines of a column tell of it alone.
 _MOST_COILS, _COLUMNS = 12, 64
 
 
-def joint_maps(hybrid: torch.Tensor, measured: torch.Tensor) -> tuple[torch.Tensor, tuple[str, ...]]:
+def joint_maps(
+    hybrid: torch.Tensor, measured: torch.Tensor, near: torch.Tensor | None = None
+) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Estimate coil maps from all measured lines of the time average.
 
     Unknown are one image and, per coil, the coefficients of a cosine series. Their prior makes maps smooth, so that
     they go on into the air around the body. Gauss-Newton steps, each solved by conjugate gradients, fit the products of
-    image and maps to all lines, those outside the centre included. The start is a map that is the same everywhere.
+    image and maps to all lines, those outside the centre included. The start is a map that is the same everywhere, or
+    maps that are known to be near, which saves most of the steps.
 
     Parameters
     ----------
@@ -41,6 +49,8 @@ def joint_maps(hybrid: torch.Tensor, measured: torch.Tensor) -> tuple[torch.Tens
         ``(coil, ky, x)`` complex64, lines averaged over time, transformed along the readout; any unit.
     measured
         ``(ky,)`` bool, True where `hybrid` holds a line.
+    near
+        Maps ``(coil, y, x)`` complex64 of the same coils, as were found of fewer frames; None where there are none.
 
     Returns
     -------
@@ -61,13 +71,17 @@ def joint_maps(hybrid: torch.Tensor, measured: torch.Tensor) -> tuple[torch.Tens
             f"{'only zeros' if bool(peak == 0) else 'values that are not finite'}"
         )
     lines = lines / peak
-    some = few = lines[:, :, _columns(lines.shape[2])]
+    columns = _columns(lines.shape[2])
+    some = few = lines[:, :, columns]
+    start = None if near is None else near[:, :, columns]
     if len(some) > _MOST_COILS:
-        few = torch.einsum("cv,cyx->vyx", virtual_coils(some, _MOST_COILS).conj(), some)
+        combine = virtual_coils(some, _MOST_COILS).conj()
+        few = torch.einsum("cv,cyx->vyx", combine, some)
+        start = None if start is None else torch.einsum("cv,cyx->vyx", combine, start)
     fit = _Fit(few, measured, lines.shape[2])
-    image, series = fit.start()
+    image, series = fit.start() if start is None else fit.start_near(start)
     prior = 0.0
-    for step in range(_STEPS):
+    for step in range(0 if start is None else _STEPS - _STEPS_FROM_NEAR, _STEPS):
         image, series, prior = fit.step(image, series, _FIRST_LEFT * _RELAXATION**step)
     if len(few) < len(some):
         fit = _Fit(some, measured, lines.shape[2])
@@ -120,6 +134,13 @@ class _Fit:
         series = self._folded.new_zeros((len(body), *self.decay.shape))
         series[:, 0, 0] = body[:, 0]
         return (body.conj()[:, :, None] * self._folded).sum(0), series
+
+    def start_near(self, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The series nearest to maps ``(coil, y, x)``, and the image that coils with these maps see."""
+        series = self.waves(maps.mT / maps[0].numel()) / (self.decay.square() + _BESIDE)
+        smooth = self.maps(series)
+        seen = (smooth.conj() * self._folded).sum(0)
+        return seen / (self.share * _power(smooth).sum(0) + _BESIDE), series
 
     def series(self, image: torch.Tensor, prior: float) -> torch.Tensor:
         """Fit the series to a known image; `prior` is the weight of its own prior."""

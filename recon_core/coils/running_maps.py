@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import Protocol
 
     from numpy.typing import NDArray
 
-    Estimate = Callable[[NDArray[np.complex64]], tuple[NDArray[np.complex64], tuple[str, ...]]]
+    class Estimate(Protocol):
+        """Makes coil maps."""
+
+        def __call__(
+            self, source: NDArray[np.complex64], /, *, near: NDArray[np.complex64] | None
+        ) -> tuple[NDArray[np.complex64], tuple[str, ...]]:
+            """Of lines ``(coil, ky, kx)`` and earlier maps give maps ``(coil, y, x)``, and notes."""
+
 
 # Measurements of a line over which it is averaged: enough against noise and breathing, few enough to follow a patient
 # who moves.
@@ -24,7 +31,7 @@ class RunningMaps:
     """Averages the lines of the frames of one slice and makes coil maps of them, seldom.
 
     Memory and work per frame do not grow with the length of the series. Maps are made when they are first asked for,
-    whenever the average has doubled since, and from 256 frames on every 256 frames.
+    whenever the average has doubled since, and from 256 frames on every 256 frames; each time from those before.
     """
 
     def __init__(self) -> None:
@@ -63,8 +70,8 @@ class RunningMaps:
         Parameters
         ----------
         estimate
-            Takes lines ``(coil, ky, kx)`` and gives maps ``(coil, y, x)``, both complex64, and notes on what had to be
-            done differently; called when new maps are due.
+            Takes lines ``(coil, ky, kx)`` and the maps so far and gives maps ``(coil, y, x)``, all complex64, and notes
+            on what had to be done differently; called when new maps are due.
         reference
             ``(coil, ky, kx)`` complex64 of a separate reference scan, to take instead of the average; or None.
 
@@ -77,6 +84,6 @@ class RunningMaps:
             return None
         if self._maps is None or self._frames >= min(2 * self._made_from, self._made_from + _REFRESH):
             source = self._average if reference is None else reference
-            self._maps, self.notes = estimate(source)
+            self._maps, self.notes = estimate(source, near=self._maps)
             self._made_from = self._frames
         return self._maps

@@ -14,6 +14,7 @@ from recon_core.classical.grappa import Grappa
 from recon_core.classical.kt_sense import KtSense
 from recon_core.classical.zero_filled import ZeroFilled
 from recon_core.coils.calibration import time_average
+from recon_core.coils.joint import joint_maps
 from recon_core.data import CineSlice, HybridSlice, Receiver
 from recon_core.engine import Engine, create_method
 from recon_core.errors import DataError, ModelError, ResourceError, SettingsError
@@ -173,6 +174,15 @@ def test_maps_of_a_calibration_are_those_of_a_slice_with_it(engine, make_slice):
     maps, notes = engine.coil_maps(calibration, ReconOptions())
     np.testing.assert_array_equal(maps, expected)
     assert notes == ()
+
+
+def test_coil_maps_go_on_from_earlier_ones(engine, make_slice, monkeypatch):
+    cine_slice, _ = make_slice(step=1)
+    first, _ = engine.coil_maps(cine_slice.kspace[0], ReconOptions())
+    given = []
+    monkeypatch.setattr("recon_core.coils.estimate.joint_maps", lambda *a: (given.append(a[2]), joint_maps(*a))[1])
+    engine.coil_maps(cine_slice.kspace[1], ReconOptions(), near=first)
+    np.testing.assert_array_equal(given[0].numpy(), first)
 
 
 @pytest.mark.parametrize("method", ["cg_sense", "zero_filled", "grappa", "low_rank_sparse", "kt_sense"])

@@ -154,6 +154,21 @@ def test_semi_real(semi_real, name, bound):
         assert errors[0] < 0.5 * errors[1]
 
 
+@pytest.mark.parametrize("n_coils", [6, 16])
+@pytest.mark.parametrize("apart", ["noise", "maps"])
+def test_three_steps_from_near_maps_are_enough(scan, monkeypatch, n_coils, apart):
+    """From maps of noisier lines, and even from those of other coils."""
+    truth, image, measured, lines = scan(n_coils, level=1e-3)
+    other = truth if apart == "noise" else truth.roll(1, 0)
+    near, _ = joint_maps(lines_of(other, image, measured, 0.05), measured)
+    steps, step = [], module._Fit.step
+    monkeypatch.setattr(module._Fit, "step", lambda *given: steps.append(1) or step(*given))
+    found, _ = joint_maps(lines, measured, near)
+    assert len(steps) == 3
+    before, after = (direction_error(maps, truth, image.abs().square()) for maps in (near, found))
+    assert after < min(0.01, 0.2 * before)
+
+
 def test_phase_of_the_virtual_body_coil_is_zero(scan):
     _, _, measured, lines = scan(step=1)
     maps, _ = joint_maps(lines, measured)

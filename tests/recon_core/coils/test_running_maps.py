@@ -11,9 +11,11 @@ class Estimator:
 
     def __init__(self):
         self.sources = []
+        self.near = []
 
-    def __call__(self, source):
+    def __call__(self, source, near):
         self.sources.append(source.copy())
+        self.near.append(near)
         return np.full(source.shape, len(self.sources), np.complex64), (f"estimate {len(self.sources)}",)
 
 
@@ -46,6 +48,8 @@ def test_maps_are_made_with_every_doubling_and_later_seldom():
         assert (maps == len(made)).all()
     assert made == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 768, 1024]
     assert running.notes == ("estimate 12",)
+    assert estimate.near[0] is None
+    assert [int(near.real[0, 0, 0]) for near in estimate.near[1:]] == [*range(1, 12)]  # each from those before
 
 
 def test_the_average_follows_what_changes():
