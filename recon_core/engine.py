@@ -19,6 +19,7 @@ from recon_core.errors import CinestreamError, ModelError, ResourceError
 from recon_core.methods import METHODS, find_method, load_target
 from recon_core.physics.fourier import ifft
 from recon_core.physics.memory import MORE_GPU_MEMORY
+from recon_core.physics.threads import threads, threads_for
 from recon_core.steps.choose import candidates
 from recon_core.steps.device import resolve_device, timed, to_device
 from recon_core.steps.finish import finish
@@ -88,6 +89,9 @@ def _create(info: MethodInfo, arguments: tuple[object, ...], weights: str = "") 
 class Engine:
     """Reconstructs slices; safe to share between threads.
 
+    Slices of few samples, as windows in real time are, are worked on by one thread, others by as many as torch had when
+    the engine was made.
+
     Parameters
     ----------
     device
@@ -103,6 +107,7 @@ class Engine:
         self.device = resolve_device(device)
         self._turns = Turns()
         self._pace = Pace()
+        self._threads = torch.get_num_threads()
         # Bounded, because the options may come from any client.
         self._method = functools.lru_cache(maxsize=16)(_create)
 
@@ -182,7 +187,8 @@ class Engine:
         ModelError
             If the device is missing.
         """
-        with self._turns.turn(), torch.inference_mode():
+        few = threads_for(calibration.size, self._threads)
+        with self._turns.turn(), threads(few), torch.inference_mode():
             device = self._device_for(options)
             reference = ifft(to_device(calibration, device), (-1,))
             before = None if near is None else to_device(near, device)
@@ -215,7 +221,7 @@ class Engine:
         """
         deadline = options.compute.deadline
         until = time.monotonic() + deadline if deadline else math.inf
-        with self._turns.turn(until):
+        with self._turns.turn(until), threads(self._threads_for(cine_slice, options)):
             try:
                 with torch.inference_mode(), checked_networks():
                     return self._reconstruct(cine_slice, options, until)
@@ -232,6 +238,12 @@ class Engine:
                     f"{options.method} failed on a slice of {shape} (frame x coil x ky x kx): "
                     f"{type(error).__name__}: {error}; {finiteness(cine_slice)}"
                 ) from error
+
+    def _threads_for(self, cine_slice: CineSlice, options: ReconOptions) -> int:
+        frames = len(cine_slice.kspace)
+        info = METHODS.get(options.method)
+        new = frames - cine_slice.context if info is not None and info.framewise else frames
+        return threads_for(cine_slice.kspace.size // frames * new, self._threads)
 
     def _device_for(self, options: ReconOptions) -> torch.device:
         return self.device if options.compute.device == "auto" else resolve_device(options.compute.device)

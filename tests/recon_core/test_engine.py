@@ -2,6 +2,7 @@ import dataclasses
 import re
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from recon_core.methods import METHODS
 from recon_core.metrics.measures import best_scale, nrmse
 from recon_core.networks.crunet_mr import CRUNetMR
 from recon_core.options import CGSenseOptions, ReconOptions, apply, option
+from recon_core.physics import threads as threads_module
 from recon_core.physics.fourier import fft, ifft
 from recon_core.trust.ranges import Limits, TrainingRange
 from recon_core.weights.manifest import find_weights, write_entry
@@ -174,6 +176,37 @@ def test_maps_of_a_calibration_are_those_of_a_slice_with_it(engine, make_slice):
     maps, notes = engine.coil_maps(calibration, ReconOptions())
     np.testing.assert_array_equal(maps, expected)
     assert notes == ()
+
+
+@pytest.mark.parametrize(
+    ("few", "context", "method", "expected"),
+    [
+        (1 << 20, 0, "cg_sense", 1),
+        (1000, 0, "cg_sense", 3),
+        (3000, 3, "cg_sense", 1),  # of the frames before only the average is taken
+        (3000, 3, "kt_sense", 3),
+    ],
+)
+def test_one_thread_works_on_few_samples(make_slice, monkeypatch, few, context, method, expected):
+    """4 frames of 2,160 samples; whatever thread asks, and torch has as many threads as before afterwards."""
+    before, seen = torch.get_num_threads(), []
+    torch.set_num_threads(3)
+    try:
+        monkeypatch.setattr(threads_module, "_FEW", few)
+        engine = Engine("cpu")
+        monkeypatch.setattr(
+            engine, "_reconstruct", lambda *_: seen.append((torch.get_num_threads(), threading.current_thread().name))
+        )
+        cine_slice = dataclasses.replace(make_slice()[0], context=context)
+        for _ in range(2):
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(engine.reconstruct, cine_slice, ReconOptions.of(method=method)).result()
+        engine.reconstruct(cine_slice, ReconOptions.of(method=method))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert [count for count, _ in seen] == [expected] * 3
+    assert len({name for _, name in seen}) > 1
 
 
 def test_coil_maps_go_on_from_earlier_ones(engine, make_slice, monkeypatch):

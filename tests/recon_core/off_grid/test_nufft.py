@@ -77,6 +77,20 @@ def test_samples_on_the_grid_give_the_cartesian_operator():
     assert relative(ours.solve(other, 0.2, 3).numpy(), theirs.solve(other, 0.2, 3).numpy()) < 1e-4
 
 
+def test_transforms_of_two_axes_have_one_thread(monkeypatch):
+    """Those of MKL spin while they wait for each other."""
+    before, seen, transform = torch.get_num_threads(), [], torch.fft.fft2
+    torch.set_num_threads(2)
+    monkeypatch.setattr(torch.fft, "fft2", lambda *a: (seen.append(torch.get_num_threads()), transform(*a))[1])
+    try:
+        maps, positions, weights, image, _ = build()
+        NufftSenseOperator(maps, positions, weights).normal(image)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {1}
+
+
 def test_select_takes_frames():
     maps, positions, weights, image, data = build(frames=4)
     operator = NufftSenseOperator(maps, positions, weights)
