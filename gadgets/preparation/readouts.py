@@ -21,6 +21,7 @@ from gadgets.wire.vendor import find_vendor
 from recon_core.budget import Budget
 from recon_core.data import Receiver
 from recon_core.errors import DataError, HeaderError
+from recon_core.off_grid.trajectory import leave_kspace
 from recon_core.points.find import are_gapped
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from gadgets.wire.header import Encoding, ScanHeader
 
 _PORTION_BYTES = 64 << 20
+_ACROSS = 0.1  # slope of a readout that is none of a line of the grid, whatever delays and rounding do
 _SMALLEST_VALUE, _LARGEST_VALUE = 1e-30, 1e15  # of the largest sample; squares must not overflow in float32
 _MOST_STRAY = 32  # readouts in front that wait for one which fits the header
 _SAMPLE_BYTES = np.dtype(np.complex64).itemsize
@@ -433,6 +435,10 @@ class Preparation:
             _place(out, data, rows, center_at, begin, end)
             if imaging[which].any():
                 self._covered[space].add(begin - center_at, end - center_at, int(np.count_nonzero(imaging[which])))
+        if readouts.trajectory is not None and _across(readouts.trajectory):
+            text = "readouts carry a trajectory across the lines of the grid, but the header says cartesian: it is not "
+            text += "used; the header of a radial scan has to say radial, goldenangle, spiral or other"
+            self._problems.add(Kind.TRAJECTORY, text, damage=False, pixels=True)
         if grid.kept < grid.encoded:
             if are_gapped(data):
                 text = (
@@ -455,19 +461,19 @@ class Preparation:
         readouts = self._without(readouts, np.atleast_1d(other), Kind.SAMPLES, text)
         if not len(readouts):
             return []
-        center = int(readouts.headers["center_sample"][0])
-        center = center if 0 <= center < samples else samples // 2
         readouts = self._with_path(readouts)
         if not len(readouts):
             return []
         try:
-            paths = self._places(readouts, center)
+            paths = self._places(readouts)
         except DataError as error:
             return self._left_out(readouts, str(error))
+        outside = leave_kspace(paths[..., :2])
+        readouts, paths = self._without(readouts, outside, Kind.TRAJECTORY, "goes beyond k-space"), paths[~outside]
         data = np.ascontiguousarray(readouts.data)
         if self._whitening is not None:
             data = np.matmul(self._whitening, data)
-        return [Readouts(readouts.headers.copy(), data[:, :, first:last], paths[:, first:last])]
+        return [Readouts(readouts.headers.copy(), data[:, :, first:last], paths[:, first:last])] if len(data) else []
 
     def _with_path(self, readouts: Readouts) -> Readouts:
         """Leave out readouts of which the trajectory leads nowhere."""
@@ -511,6 +517,14 @@ class _Coverage:
         # Without oversampling the columns lie further apart, around the same centre.
         source = encoded // 2 + np.rint((np.arange(kept) - kept // 2) * (encoded / kept)).astype(np.intp)
         return np.asarray(measured[source.clip(0, encoded - 1)])
+
+
+def _across(trajectory: NDArray[np.float32]) -> bool:
+    """Whether readouts with positions ``(readout, sample, dimension)`` run across the lines along x."""
+    if trajectory.shape[2] < 2 or not trajectory.size or not np.isfinite(trajectory).all():
+        return False
+    along, across = np.ptp(trajectory[..., :2], axis=1).T
+    return bool((across > _ACROSS * along).any())
 
 
 def _finite(readouts: Readouts) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gadgets.problems import Kind
+from gadgets.wire.messages import AcquisitionFlag
 from recon_core.errors import DataError, HeaderError
 from recon_core.off_grid.settings import TrajectorySettings
 from recon_core.off_grid.trajectory import UNITS, angle_step, spoke_positions, to_cycles_per_pixel
@@ -47,17 +48,16 @@ class SpokePositions:
         self._problems = problems
         self._spokes = spokes
         self._units: dict[int, str] = {}  # by encoding
+        self._weighted: dict[int, bool] = {}  # by encoding: whether readouts have density weights
         self._arrived: dict[tuple[int, int], int] = {}  # readouts by encoding and slice
 
-    def __call__(self, readouts: Readouts, center: int) -> NDArray[np.float32]:
+    def __call__(self, readouts: Readouts) -> NDArray[np.float32]:
         """Place the samples of readouts of one encoding.
 
         Parameters
         ----------
         readouts
             As they came; those with `trajectory` have it ``(readout, sample, dimension)``.
-        center
-            The sample of the k-space centre.
 
         Returns
         -------
@@ -73,17 +73,31 @@ class SpokePositions:
         """
         space = int(readouts.headers["encoding_space_ref"][0])
         encoding = self._header.encodings[space]
-        source = self._settings.source
-        if source == "auto" and readouts.trajectory is None and encoding.trajectory == "goldenangle":
+        source, written = self._settings.source, readouts.trajectory
+        announced = int(readouts.headers["trajectory_dimensions"][0])
+        lacks_some = bool(announced) or space in self._units
+        if source == "auto" and written is None and not lacks_some and encoding.trajectory == "goldenangle":
             source = "golden"
+            text = (
+                "the header says goldenangle, and the readouts carry no trajectory: the golden angle is taken, in the "
+            )
+            text += "order of arrival; trajectory, angle_increment and angle_counter say otherwise"
+            self._problems.add(Kind.TRAJECTORY, text, damage=False, pixels=True)
         if source in ("auto", "traj"):
-            if readouts.trajectory is None:
-                raise HeaderError(
-                    f"encoding {space} is {encoding.trajectory}, but the readouts carry no trajectory; set trajectory "
-                    "to uniform, golden or tiny_golden for spokes at such angles"
+            if written is not None:
+                return self._written(written, encoding, space)
+            if announced:
+                raise DataError(
+                    f"a trajectory of {announced} dimensions is announced, and there is none of that length; set "
+                    "trajectory to uniform, golden or tiny_golden for spokes at such angles"
                 )
-            return self._written(readouts.trajectory, encoding, space)
-        return self._spoke(readouts, encoding, source, center)
+            if lacks_some:
+                raise DataError("there is no trajectory, and the readouts before had one")
+            raise HeaderError(
+                f"encoding {space} is {encoding.trajectory}, but the readouts carry no trajectory; set trajectory "
+                "to uniform, golden or tiny_golden for spokes at such angles"
+            )
+        return self._spokes_at(readouts, encoding, source)
 
     def _written(self, values: NDArray[np.float32], encoding: Encoding, space: int) -> NDArray[np.float32]:
         """The trajectory as the sender wrote it."""
@@ -101,27 +115,44 @@ class SpokePositions:
             text = f"the trajectory of encoding {space} is taken to be in {UNITS[unit]}; trajectory_unit says otherwise"
             self._problems.add(Kind.TRAJECTORY, text, damage=False)
         third = values[..., 2:]
-        if third.size and _is_weight(third, values):
-            return np.concatenate([positions, third], axis=-1)
-        return positions
+        weighted = bool(third.size) and _is_weight(third, values)
+        if not self._weighted.setdefault(space, weighted):
+            return positions
+        if not weighted:
+            raise DataError("the trajectory has no density weights, and that of the first readouts had some")
+        return np.concatenate([positions, third], axis=-1)
 
-    def _spoke(self, readouts: Readouts, encoding: Encoding, source: str, center: int) -> NDArray[np.float32]:
-        """Straight spokes at the angles of a law."""
+    def _spokes_at(self, readouts: Readouts, encoding: Encoding, source: str) -> NDArray[np.float32]:
+        """Straight spokes at the angles of a law; reversed ones run from their other end."""
         settings = self._settings
         samples = readouts.data.shape[2]
-        half = center < _HALF * samples
+        reverse = readouts.flagged(AcquisitionFlag.REVERSE)
+        center = readouts.headers["center_sample"].astype(np.int64)
+        center = np.where(center < samples, center, samples // 2)
+        center = np.where(reverse, samples - 1 - center, center)
+        half = int(center[0]) < _HALF * samples
         counters = readouts.headers["idx"]
         spokes = self._spokes or encoding.count("kspace_encoding_step_1")
         step = settings.increment or angle_step(source, spokes, half=half, tiny=settings.tiny)
+        if math.isclose(math.remainder(step, 360 if half else 180), 0, abs_tol=1e-6):
+            raise HeaderError(
+                f"with {step:g} degrees from spoke to spoke all lie at one angle; set angle_increment, or for uniform "
+                "angles lines_per_frame where the limits of the header do not say how many spokes a frame has"
+            )
         by = settings.counter
         if by == "auto":
             by = "line" if source == "uniform" else "arrival"
         number = counters["kspace_encode_step_1"].astype(np.float64) if by == "line" else self._arrivals(readouts)
         angle = number * step
-        angle = settings.first + (-angle if settings.rotation == "clockwise" else angle)
+        angle = np.deg2rad(settings.first + (-angle if settings.rotation == "clockwise" else angle))
         columns, rows = encoding.encoded.matrix[:2]
-        across = max(encoding.spoke, 2 * max(center, samples - center) - (samples - center == center + 1))
-        return spoke_positions(np.deg2rad(angle), samples, center, (rows, columns), across / max(rows, columns))
+        path = np.empty((len(readouts), samples, 2), np.float32)
+        for middle in np.unique(center).tolist():
+            own = center == middle
+            across = max(encoding.spoke, 2 * max(middle, samples - middle) - (samples - middle == middle + 1))
+            path[own] = spoke_positions(angle[own], samples, middle, (rows, columns), across / max(rows, columns))
+        path[reverse] = path[reverse, ::-1]
+        return path
 
     def _arrivals(self, readouts: Readouts) -> NDArray[np.float64]:
         """The number of each readout among those of its slice."""

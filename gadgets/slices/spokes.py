@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gadgets.wire.messages import Readouts, Waveform
 
 _COUNTERS = 1 << 16  # values of a counter
+_ENOUGH = 0.4  # share of the cells of k-space that all frames together reach: spokes for a Nyquist rate of 2.5 at most
 _CUT_SHARE = 0.75  # of the usual spokes: a last frame with fewer was cut short
 _MOST_STRAY = 8  # readouts of another slice in a row that do not end one which is gated
 
@@ -263,6 +264,8 @@ class SpokeSlices:
         data = np.concatenate([part.data for part in buffer.parts])[used][kept]
         paths = np.concatenate([part.trajectory for part in buffer.parts if part.trajectory is not None])[used][kept]
         headers = join_headers(part.headers for part in buffer.parts)[used][kept]
+        if not self._window:
+            notes += self._too_few(key, paths)
         lines = np.bincount(place, minlength=len(frames))
         shape = (len(frames), int(lines.max()), data.shape[2])
         columns, rows = self._context.header.encodings[key.encoding].encoded.matrix[:2]
@@ -323,6 +326,20 @@ class SpokeSlices:
         where = np.full(len(counts), -1)
         where[frames] = np.arange(len(frames))
         return frames, where[frame], row, notes
+
+    def _too_few(self, key: SliceKey, paths: NDArray[np.float32]) -> list[str]:
+        """Notes on readouts ``(readout, sample, 2)`` of all frames that leave much of k-space out."""
+        columns, rows = self._context.header.encodings[key.encoding].encoded.matrix[:2]
+        if len(paths) > max(columns, rows):
+            return []
+        cells = np.rint(paths[..., :2] * np.array([columns, rows], np.float32)).reshape(-1, 2)
+        share = 4 / np.pi * len(np.unique(cells, axis=0)) / (columns * rows)
+        if share > _ENOUGH:
+            return []
+        text = f"{describe(key)} has {len(paths)} readouts, which reach {100 * share:.2g} % of k-space in all frames "
+        text += "together: its images are not to be trusted"
+        self._problems.add(Kind.MISSING_LINES, text, damage=False)
+        return [text]
 
     def _as_gated(self, made: CompleteSlice, gated: GatedSpokes) -> CompleteSlice:
         """A slice of which the frames are those of the cycle, not of a counter."""

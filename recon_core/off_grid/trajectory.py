@@ -144,10 +144,11 @@ def _likely_unit(values: NDArray[np.float32], matrix: tuple[int, int], cells: di
     DataError
         If there is none.
     """
-    for name, cell in cells.items():
-        low, high = _NEAR if name in ("pixel", "fov") else _CLOSE
-        if low <= float(np.abs(values / cell).max(initial=0.0)) <= high:
-            return name
+    for furthest in (np.max, _usual):  # a few broken readouts may go anywhere
+        for name, cell in cells.items():
+            low, high = _NEAR if name in ("pixel", "fov") else _CLOSE
+            if values.size and low <= float(furthest(np.abs(values / cell))) <= high:
+                return name
     expected = f"0.5 ({UNITS['pixel']}) or {max(matrix) / 2:g} ({UNITS['fov']})"
     others = "positions in radians or per metre have to be converted by the sender"
     if "metre" in cells:
@@ -157,6 +158,12 @@ def _likely_unit(values: NDArray[np.float32], matrix: tuple[int, int], cells: di
         f"the trajectory reaches {float(np.abs(values).max(initial=0.0)):.3g}, expected {expected}; where it goes less "
         f"far than the matrix, trajectory_unit says which it is, and {others}"
     )
+
+
+def _usual(positions: NDArray[np.float32]) -> Any:  # noqa: ANN401 - a number
+    """How far from the centre most readouts ``(..., sample, 2)`` go."""
+    radius = np.linalg.norm(positions.astype(np.float64), axis=-1).max(axis=-1)
+    return np.median(radius[radius > 0]) if radius.any() else 0.0
 
 
 def check_positions(positions: NDArray[np.float32], measured: NDArray[np.bool_]) -> None:
@@ -183,6 +190,11 @@ def check_positions(positions: NDArray[np.float32], measured: NDArray[np.bool_])
         raise DataError("the trajectory is zero everywhere; send the position of every sample, or set the angles")
     if radius > _EDGE:
         raise DataError(f"the trajectory reaches {radius:.3g} cycles per pixel, expected -0.5 to 0.5 along each axis")
+
+
+def leave_kspace(positions: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which readouts ``(readout, sample, 2)`` go beyond the corners of k-space."""
+    return np.asarray(np.abs(positions).max(axis=(1, 2)) > _EDGE)
 
 
 def _refuse_what_is_not_finite(values: NDArray[np.float32]) -> None:

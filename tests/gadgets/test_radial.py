@@ -2,6 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from gadgets.files.raw import open_scan, write_scan
 from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
 from gadgets.wire.header import parse_header
-from gadgets.wire.messages import Close, ConfigFile, Header, Image, Readouts
+from gadgets.wire.messages import AcquisitionFlag, Close, ConfigFile, Header, Image, Readouts
 from recon_core.engine import Engine
 from recon_core.errors import DataError, HeaderError, SettingsError
 from tests.helpers.peers import serving, talk
@@ -220,6 +223,123 @@ def test_one_spoke_of_a_broken_trajectory_is_left_out():
     assert len(images) == 6
     assert "not finite" in str(problems.damage[0])
     assert error(images, scan.truth.image[0]) < 0.8
+
+
+def one_by_one(items):
+    return [
+        one
+        for item in items
+        for one in ([item[i : i + 1] for i in range(len(item))] if isinstance(item, Readouts) else [item])
+    ]
+
+
+def said(problems):
+    return " ".join(map(str, problems))
+
+
+@pytest.mark.parametrize("cut", [list, one_by_one])
+def test_a_spoke_that_leaves_kspace_costs_no_other(cut):
+    scan, items = scan_of()
+    items = cut(items)
+
+    def with_fifth(factor):
+        spokes = itertools.count()
+
+        def change(path):
+            for spoke in path:
+                spoke *= factor if next(spokes) == 5 else 1
+            return path
+
+        return changed(items, change)
+
+    images, problems = made(scan, with_fifth(100))
+    assert "goes beyond k-space" in said(problems.damage)
+    without, _ = made(scan, with_fifth(np.nan))
+    np.testing.assert_allclose(pixels(images), pixels(without), atol=1e-3 * np.abs(pixels(without)).max())
+
+
+def test_density_weights_are_those_of_all_or_none():
+    scan, items = scan_of()
+
+    def weighted(first):
+        seen = itertools.count()
+
+        def change(path):
+            if (next(seen) > 0) == first:
+                return path
+            return np.concatenate([path, np.linalg.norm(path, axis=-1, keepdims=True)], -1)
+
+        return made(scan, changed(one_by_one(items), change))
+
+    without, _ = weighted(first=False)  # none in the first readout
+    np.testing.assert_allclose(pixels(without), pixels(made(scan, items)[0]), rtol=1e-3, atol=1e-3)
+    _, problems = weighted(first=True)
+    assert "no density weights, and that of the first readouts had some" in said(problems.damage)
+
+
+def test_a_trajectory_that_ends_or_is_announced_only():
+    scan, items = scan_of()
+    spokes = itertools.count()
+    ends = changed(one_by_one(items), lambda path: path if next(spokes) < 50 else None)
+    _, problems = made(scan, ends)
+    assert "there is no trajectory, and the readouts before had one" in said(problems.damage)
+    announced = changed(items, lambda _: None)
+    for item in announced:
+        if isinstance(item, Readouts):
+            item.headers["trajectory_dimensions"] = 2
+    with pytest.raises(DataError, match="2 dimensions is announced, and there is none of that length"):
+        made(scan, announced)
+    assert len(made(scan, announced, trajectory="golden")[0]) == 6
+
+
+def test_golden_angles_are_said_to_be_a_guess():
+    scan, items = scan_of(writes_trajectory="none")
+    images, problems = made(scan, items)
+    assert "the golden angle is taken" in said(problems)
+    assert "the golden angle is taken" in images[0].attributes
+
+
+def test_a_trajectory_across_lines_under_a_cartesian_header_is_said():
+    scan, items = scan_of()
+    scan = SimpleNamespace(header=re.sub("<trajectory>.*?<", "<trajectory>cartesian<", scan.header))
+    _, problems = made(scan, items)
+    assert "has to say radial" in said(problems)
+    along = changed(items, lambda path: path * np.array([1.0, 0.0], np.float32))
+    assert "has to say radial" not in said(made(scan, along)[1])
+
+
+@pytest.mark.parametrize("without_limits", [False, True])
+def test_spokes_at_one_angle_are_refused(without_limits):
+    scan, items = scan_of(trajectory="uniform", writes_trajectory="none")
+    settings = {"trajectory": "uniform"} if without_limits else {"trajectory": "golden", "angle_increment": -180.0}
+    limits = "<kspace_encoding_step_1>.*?</kspace_encoding_step_1>"
+    header = re.sub(limits, "", scan.header, flags=re.DOTALL) if without_limits else scan.header
+    with pytest.raises(HeaderError, match="all lie at one angle"):
+        made(SimpleNamespace(header=header), items, **settings)
+    assert len(made(SimpleNamespace(header=header), items, trajectory="uniform", lines_per_frame=13)[0]) == 6
+
+
+def test_reversed_spokes_run_from_their_other_end():
+    scan, items = scan_of(writes_trajectory="none")
+    turned = []
+    for item in items:
+        if isinstance(item, Readouts) and item.data.shape[2] == 96:
+            headers, data, every = item.headers.copy(), item.data.copy(), slice(0, None, 2)
+            headers["flags"][every] |= AcquisitionFlag.REVERSE.bit
+            headers["center_sample"][every] = 95 - headers["center_sample"][every]
+            data[every] = data[every, :, ::-1]
+            item = Readouts(headers, data)
+        turned.append(item)
+    np.testing.assert_allclose(pixels(made(scan, turned)[0]), pixels(made(scan, items)[0]), rtol=1e-3, atol=1e-3)
+
+
+def test_a_slice_of_few_spokes_is_not_to_be_trusted():
+    scan, items = scan_of()
+    spokes = [item for item in one_by_one(items) if isinstance(item, Readouts) and item.trajectory is not None]
+    for few, warned in ((spokes[:1], True), (spokes[::13], True), (spokes[::3], False)):
+        images, problems = made(scan, few)
+        assert ("not to be trusted" in said(problems)) == warned
+        assert ("not to be trusted" in images[0].attributes) == warned
 
 
 def test_a_third_column_without_meaning_is_ignored():

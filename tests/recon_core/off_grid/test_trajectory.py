@@ -7,6 +7,7 @@ from recon_core.off_grid.trajectory import (
     angle_law,
     cell_areas,
     check_positions,
+    leave_kspace,
     spoke_positions,
     tiny_golden_angle,
     to_cycles_per_pixel,
@@ -108,6 +109,15 @@ def test_units_with_metres_are_seen_where_the_field_of_view_is_known(unit, facto
         to_cycles_per_pixel(short, (64, 64), "auto", (240.0, 300.0))
     with pytest.raises(DataError, match="need the field of view"):
         to_cycles_per_pixel(values, (64, 64), unit)
+
+
+@pytest.mark.parametrize("factor", [1.0, 48.0])
+def test_few_broken_readouts_do_not_hide_the_unit(factor):
+    positions = spoke_positions(np.deg2rad(GOLDEN_ANGLE) * np.arange(9), 96, 48, (48, 48)) * np.float32(factor)
+    positions[[2, 5]] *= 1000
+    found, _ = to_cycles_per_pixel(positions, (48, 48))
+    np.testing.assert_array_equal(leave_kspace(found), np.isin(np.arange(9), [2, 5]))
+    np.testing.assert_allclose(np.abs(found[0]).max(), 0.5, rtol=0.03)
 
 
 def test_refusals():
