@@ -19,6 +19,7 @@ from gadgets.gating.spokes import centre_of_spokes, gate_spokes
 from gadgets.problems import Kind
 from gadgets.slices.complete import CompleteSlice, describe
 from gadgets.slices.shared import time_span
+from gadgets.slices.windows import FEWEST_FRAMES
 from gadgets.wire.messages import join_headers
 from recon_core.data import CineSlice, Trajectory
 from recon_core.errors import DataError, ResourceError
@@ -219,27 +220,33 @@ class SpokeSlices:
             return ()
 
     def _windows(self, key: SliceKey, buffer: _Buffer, *, over: bool = False) -> Iterator[CompleteSlice]:
-        """The windows that are complete; the first one and, fixed, every one has as many new frames as a window."""
+        """The windows that are complete."""
         if not buffer.parts:
             return
         latest = buffer.count // self._spokes if self._spokes else int(buffer.frame[-1][-1])
-        wanted = 1 if self._sliding and buffer.next else self._window
+        wanted, size = self._next_window(buffer)
         if latest - buffer.next < wanted and not over:  # as most readouts find it
             return
         frame = np.concatenate(buffer.frame)
         complete = np.unique(frame)
         complete = complete[(complete >= buffer.next) & (over | (complete < latest))]
         while len(complete):
-            wanted = 1 if self._sliding and buffer.next else self._window
             if len(complete) < wanted and not over:
                 return
             new, complete = complete[:wanted], complete[wanted:]
             frame = np.concatenate(buffer.frame)
-            known = np.unique(frame[frame <= new[-1]])[-self._window :]
+            known = np.unique(frame[frame <= new[-1]])[-size:]
             inside = np.where(np.isin(frame, known), frame, -1)
             yield from self._assembled(key, buffer, inside, int(np.count_nonzero(known < new[0])))
             buffer.next = int(new[-1]) + 1
             buffer.forget(int(known[-self._window + 1 :][0]) if self._window > 1 else buffer.next)
+            wanted, size = self._next_window(buffer)
+
+    def _next_window(self, buffer: _Buffer) -> tuple[int, int]:
+        """New frames and all frames of the next window: the first one gives the coil maps that all others have."""
+        if not self._sliding:
+            return self._window, self._window
+        return (1, self._window) if buffer.next else (max(self._window, FEWEST_FRAMES),) * 2
 
     def _assembled(
         self, key: SliceKey, buffer: _Buffer, frame: NDArray[np.intp], context: int, gated: GatedSpokes | None = None

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from gadgets.wire.messages import Readouts, Waveform
 
 _COUNTERS = 1 << 16  # values of a counter; that of an endless scan wraps around
-FEWEST_FRAMES = 8  # of a window without a size of its own
+FEWEST_FRAMES = 8  # of a window without a size of its own, and of a first one that gives the coil maps of all
 _RECENT = 16  # counters of frames that have left, by which late readouts are known
 #: How often a line of the reference is kept at most.
 REFERENCE_REPEATS = 4

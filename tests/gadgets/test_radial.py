@@ -376,6 +376,14 @@ def test_a_sliding_window_goes_on_from_the_frames_before(beating):
     assert error(sliding[8:], truth[8:]) < 0.97 * error(fixed[8:], truth[8:])
 
 
+def test_coil_maps_of_short_windows_come_from_eight_frames(beating):
+    scan, items = beating
+    settings = {"realtime": "sliding", "lines_per_frame": 13, "iterations": 5}
+    short, usual = (made(scan, items, "cg_sense", realtime_window=window, **settings)[0] for window in (4, 8))
+    np.testing.assert_array_equal(pixels(short[:8]), pixels(usual[:8]))
+    assert error(short[8:], scan.truth.image[0][8:]) < 1.1 * error(usual[8:], scan.truth.image[0][8:])
+
+
 def test_a_preview_changes_nothing_of_a_series(beating):
     scan, items = beating
     settings = {"realtime": "sliding", "realtime_window": 4, "lines_per_frame": 13}
