@@ -254,7 +254,7 @@ def _readouts(headers: NDArray[np.void], data: NDArray[Any], trajectory: NDArray
     with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite, which the chain reports
         values = data.astype(np.complex64 if parts == 1 else np.float32, copy=False).view(np.complex64)
     path = None
-    if not dimensions and len(trajectory) in (2 * count * samples, 3 * count * samples):  # some writers leave it at 0
+    if not dimensions and 0 < len(trajectory) in (2 * count * samples, 3 * count * samples):  # some leave it at 0
         dimensions = len(trajectory) // (count * samples)
     if dimensions and len(trajectory) == count * samples * dimensions:
         path = trajectory.astype(np.float32, copy=False).reshape(count, samples, dimensions)

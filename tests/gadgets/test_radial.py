@@ -6,6 +6,7 @@ import itertools
 import re
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 
@@ -69,6 +70,29 @@ def test_positions_come_through_a_file(form, tmp_path):
     assert any(item.trajectory is not None for item in stored if isinstance(item, Readouts))
     (ours, _), (theirs, _) = made(scan, stored), made(scan, items)
     np.testing.assert_array_equal(pixels(ours), pixels(theirs))
+
+
+@pytest.mark.parametrize("length", [0, -2, 2, None])
+def test_a_file_with_a_trajectory_of_another_length(length, tmp_path):
+    """None leaves it as it is; its dimensions are said to be none."""
+    scan, items = scan_of()
+    write_scan(tmp_path / "scan.h5", scan.header, items)
+    with h5py.File(tmp_path / "scan.h5", "r+") as file:
+        rows = file["dataset/data"][:]
+        for row in rows:
+            if length is None:
+                row["head"]["trajectory_dimensions"] = 0
+            elif row["traj"].size:
+                row["traj"] = np.resize(row["traj"], len(row["traj"]) + length if length else 0)
+        file["dataset/data"][:] = rows
+    with open_scan(tmp_path / "scan.h5") as file:
+        stored = [*file.items]
+    if length is None:
+        np.testing.assert_array_equal(pixels(made(scan, stored)[0]), pixels(made(scan, items)[0]))
+        return
+    with pytest.raises(DataError, match="set trajectory to uniform, golden or tiny_golden"):
+        made(scan, stored)
+    assert len(made(scan, stored, trajectory="golden")[0]) == 6
 
 
 def changed(items, change):
