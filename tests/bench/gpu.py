@@ -33,6 +33,7 @@ from recon_core.engine import Engine
 from recon_core.errors import ModelError
 from recon_core.inference import method as inference
 from recon_core.inference.method import precision_of_convolutions
+from recon_core.inference.start import with_start
 from recon_core.options import MapOptions, NetworkOptions, ReconOptions
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.fourier import fft
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     Measurement = tuple[str, Callable[[], Figures]]
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
+#: The image that networks start from, as the packaged ones do.
+START = "kt_sense"
 #: In their order: what most depends on comes first.
 ORDER = (
     "crunet_mr",
@@ -240,14 +243,14 @@ def consistency(bench: Bench) -> Iterator[Measurement]:
 
 
 def network_method(name: str, bench: Bench, precision: str) -> inference.NetworkMethod:
-    """An untrained network of published width, as the engine runs it: windows and memory plan included."""
+    """An untrained network of published width, as the engine runs it: started, windows and memory plan included."""
     torch.manual_seed(0)
     config = (
         {key: str(value) for key, value in TINY[name].items() if not isinstance(value, tuple)} if bench.tiny else {}
     )
     network = build_network(name, config if bench.tiny or name != "atlf_net" else {"ct_dropout": "true"})
     network = network.eval().requires_grad_(False)
-    entry = WeightsEntry(method=name, name="untrained", file=Path("none"), sha256="0" * 64)
+    entry = WeightsEntry(method=name, name="untrained", file=Path("none"), sha256="0" * 64, start=START)
     own = ReconOptions.of(**({"sampler_steps": 2} if bench.tiny else {})).of_method(name)
     with (
         patch.object(inference, "find_weights", return_value=entry),
@@ -262,7 +265,7 @@ def network_slices(bench: Bench) -> Iterator[Measurement]:
 
     @torch.inference_mode()
     def measure(name: str, precision: str) -> Figures:
-        data = bench.slice()
+        data = with_start(bench.slice(), START)
         if precision != "float32" and name not in exact:
             exact[name] = network_method(name, bench, "float32")(data).cpu()
         method = network_method(name, bench, precision)
