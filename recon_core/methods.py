@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+#: The loss of a diffusion model as published: how badly it tells noise of all levels.
+DENOISING = "denoising"
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingInfo:
     """How the network of a method is trained, where that is not as for the others."""
@@ -25,11 +29,7 @@ class TrainingInfo:
     """``module:function`` that gives what a step minimises; signature of
     `recon_core.training.objectives.image_objective`."""
     loss: str = ""
-    """Name of the only loss that the objective has; empty where it takes any of `recon_core.training.losses.LOSSES`."""
-    started: bool = True
-    """Whether a step needs the image that the network starts from."""
-    validated: bool = True
-    """Whether held-out scans are reconstructed during training; not so where that takes too long."""
+    """Name of a loss of its own that the objective has besides `recon_core.training.losses.LOSSES`; empty without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,13 +227,12 @@ METHODS: dict[str, MethodInfo] = {
         "Diffusion model",
         "diffusion model on planes of time and space, which improves a first image, or is sampled from noise",
         "https://doi.org/10.1109/TCI.2025.3598421",
+        off_grid=True,
         seconds=31,
         samples=4,
         training=TrainingInfo(
             objective="recon_core.training.objectives:denoising_objective",
-            loss="denoising",
-            started=False,
-            validated=False,  # sampling takes too long
+            loss=DENOISING,
         ),
     ),
 }

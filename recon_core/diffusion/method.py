@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -184,15 +183,56 @@ class DSTDM(Network):
             data.notes.append(note)
         n_frames, n_y, n_x = empty.shape
 
-        def sample(noise: Noise) -> torch.Tensor:
-            start = from_slices(noise((n_x, 2, n_frames, n_y)).mul_(plan.level), "y").add_(plan.first)
-            return reverse_diffusion(
-                start, self.score.evaluate, plan.consistent, plan.schedule, noise, directions=plan.directions
-            )
+        def sample(noise: Noise | None) -> torch.Tensor:
+            start = plan.first
+            if noise is not None:
+                start = from_slices(noise((n_x, 2, n_frames, n_y)).mul_(plan.level), "y").add_(start)
+            return self._walk(start, plan, noise)
 
-        image = sample(partial(torch.zeros, device=empty.device)) if plan.quiet else None
+        image = sample(None) if plan.quiet else None
         drawn = _mean_and_deviation(sample(random) for _ in range(draws))
         return drawn if image is None else Samples(image, drawn.deviation)
+
+    def step(self, data: HybridSlice, place: float) -> torch.Tensor:
+        """Take one of the steps from a start with a known error, for training: without what follows.
+
+        Parameters
+        ----------
+        data
+            The slice, with `HybridSlice.start_deviation`.
+        place
+            Which step: from 0, the first, to below 1.
+
+        Returns
+        -------
+        torch.Tensor
+            ``(frame, y, x)`` complex64, consistent with the data; gradients are those of this step alone.
+
+        Raises
+        ------
+        ModelError
+            If the error of the start is not known, or the sampler is ``paper``.
+        """
+        with torch.no_grad():
+            plan = self._plan(data, data.consistency(), self.sampling)
+            if not plan.quiet:
+                raise ModelError(
+                    "expected a start whose error is known, got none; train with start kt_sense, or with loss denoising"
+                )
+            number = int(place * len(plan.schedule.gains))
+            before = self._walk(plan.first, plan, None, range(number))
+        return self._walk(before, plan, None, range(number, number + 1))
+
+    def _walk(self, image: torch.Tensor, plan: _Plan, noise: Noise | None, steps: range | None = None) -> torch.Tensor:
+        return reverse_diffusion(
+            image,
+            self.score.evaluate,
+            plan.consistent,
+            plan.schedule,
+            noise,
+            directions=plan.directions,
+            steps=steps,
+        )
 
     def _plan(self, data: HybridSlice, consistency: DataConsistency, sampling: DSTDMOptions) -> _Plan:
         """Where to start from, which steps to take, and how to agree with the data after each."""

@@ -24,10 +24,11 @@ def reverse_diffusion(
     score: Score,
     consistency: Callable[[torch.Tensor], torch.Tensor],
     schedule: Schedule,
-    noise: Noise,
+    noise: Noise | None,
     *,
     directions: Directions = "both",
     denoise: bool = True,
+    steps: range | None = None,
 ) -> torch.Tensor:
     """Reverse the diffusion of an image, kept consistent with its measurement.
 
@@ -42,13 +43,15 @@ def reverse_diffusion(
     schedule
         The steps.
     noise
-        Called for every orientation of every step with the shape of its slices.
+        Called for every orientation of every step with the shape of its slices; None adds none.
     directions
         ``both``: both orientations from the same image, each with its own noise, and their mean, as published.
         ``alternating``: one orientation per step, in turn, time and y last; half the work. Its noise has half the
         variance, as the mean of two has. ``sequential``: first y, then x from its result. ``y``: only time and y.
     denoise
         The result is without the noise that the last step adds.
+    steps
+        Which steps of the schedule are taken, one after the other; None takes all.
 
     Returns
     -------
@@ -64,7 +67,8 @@ def reverse_diffusion(
     n_steps = len(schedule.gains)
     labels = schedule.labels.to(image.device)
     mean = image
-    for step, gain in enumerate(schedule.gains.tolist()):
+    for step in range(n_steps) if steps is None else steps:
+        gain = float(schedule.gains[step])
         label = labels[step : step + 1]
         if directions == "both":
             first = _step(image, "y", score, label, gain, gain, noise)
@@ -78,16 +82,24 @@ def reverse_diffusion(
             if directions == "sequential":
                 mean, image = _step(image, "x", score, label, gain, gain, noise)
         image = consistency(image)
-    return consistency(mean) if denoise else image
+    return image if noise is None or not denoise else consistency(mean)
 
 
 def _step(
-    image: torch.Tensor, axis: Axis, score: Score, label: torch.Tensor, gain: float, noise_gain: float, noise: Noise
+    image: torch.Tensor,
+    axis: Axis,
+    score: Score,
+    label: torch.Tensor,
+    gain: float,
+    noise_gain: float,
+    noise: Noise | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One step in one orientation: the mean of what it leads to, and a draw."""
     slices = to_slices(image, axis)
-    slices = slices.add_(score(slices, label), alpha=gain**2)
+    slices = slices.add(score(slices, label), alpha=gain**2)  # training needs those before
     mean = from_slices(slices, axis)
+    if noise is None:
+        return mean, mean
     draw = noise(tuple(slices.shape))
     return mean, from_slices(slices.add_(draw, alpha=noise_gain), axis)
 

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from recon_core.data import HybridSlice
     from recon_core.options import NetworkOptions, Options
 
-#: Samples that tell how well the start of a network is known, and what its image is compared with: their squares are
-#: averaged over frames and neighbours.
-SAMPLES = 1
 # Processors and GPUs (compute capability) with units for bfloat16.
 _BFLOAT16_QUERIES = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
 _BFLOAT16_GPU = (8, 0)
@@ -93,7 +90,7 @@ class NetworkMethod:
                 return data.hybrid.new_zeros((len(data.mask), *data.maps.shape[-2:]))
             scale = self._entry.input_peak / peak
         if data.start is None and self.start_method:
-            data = with_start(data, self.start_method, SAMPLES)
+            data = with_start(data, self.start_method)
         begun = data if self._entry.start == self.start_method else with_start(data, self._entry.start)
         scaled = dataclasses.replace(
             data,

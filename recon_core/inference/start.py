@@ -28,10 +28,13 @@ if TYPE_CHECKING:
     #: Image ``(frame, y, x)`` and the deviation that it is left with, where there are any.
     Start = tuple[torch.Tensor | None, torch.Tensor | None]
 
+#: Samples that tell how well the start of a network is known, and what its image is compared with: their squares are
+#: averaged over frames and neighbours.
+SAMPLES = 1
 _ITERATIONS = 10  # more amplify the noise (measured on training scans: 5, 10, 30 give 28.3, 28.3, 27.9 dB)
 
 
-def with_start(data: HybridSlice, start: str, samples: int = 0) -> HybridSlice:
+def with_start(data: HybridSlice, start: str) -> HybridSlice:
     """Add the initial image of the network to a slice.
 
     Parameters
@@ -40,9 +43,7 @@ def with_start(data: HybridSlice, start: str, samples: int = 0) -> HybridSlice:
         The slice.
     start
         One of `recon_core.weights.manifest.STARTS`. Frames without data start from the mean of the others, or, with
-        ``kt_sense``, from what it predicts.
-    samples
-        Of what the data leave open, for ``kt_sense``; from one on `HybridSlice.start_deviation` is added too.
+        ``kt_sense``, from what it predicts; it gives `HybridSlice.start_deviation`, too.
 
     Returns
     -------
@@ -56,18 +57,17 @@ def with_start(data: HybridSlice, start: str, samples: int = 0) -> HybridSlice:
     """
     if start not in _MAKERS:
         raise SettingsError(f"a network cannot start from {start!r}; {choose_from(start, STARTS)}")
-    image, deviation = _MAKERS[start](data, samples)
+    image, deviation = _MAKERS[start](data)
     return dataclasses.replace(data, start=image, start_deviation=deviation)
 
 
-def _zero_filled(data: HybridSlice, samples: int) -> Start:
+def _zero_filled(data: HybridSlice) -> Start:
     """What a network takes without a start."""
-    del data, samples
+    del data
     return None, None
 
 
-def _cg_sense(data: HybridSlice, samples: int) -> Start:
-    del samples
+def _cg_sense(data: HybridSlice) -> Start:
     image = CGSense(CGSenseOptions(iterations=_ITERATIONS))(data)
     filled = data.mask.any(-1)
     if not bool(filled.all()) and bool(filled.any()):
@@ -75,14 +75,14 @@ def _cg_sense(data: HybridSlice, samples: int) -> Start:
     return image, None
 
 
-def _kt_sense(data: HybridSlice, samples: int) -> Start:
+def _kt_sense(data: HybridSlice) -> Start:
     own = dataclasses.replace(data, notes=[], doubts=[], extra={})
     with torch.autocast(data.hybrid.device.type, enabled=False):  # training has it on, for the convolutions
-        image = KtSense(KtSenseOptions(samples=samples))(own)
+        image = KtSense(KtSenseOptions(samples=SAMPLES))(own)
     return image, own.extra.get("uncertainty")
 
 
-_MAKERS: dict[str, Callable[[HybridSlice, int], Start]] = dict(
+_MAKERS: dict[str, Callable[[HybridSlice], Start]] = dict(
     zip(STARTS, (_zero_filled, _cg_sense, _kt_sense), strict=True)
 )
 #: Those that are the images of the method of the same name, which may have been made already.

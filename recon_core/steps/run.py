@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError
-from recon_core.inference.method import SAMPLES, NetworkMethod
+from recon_core.inference.method import NetworkMethod
+from recon_core.inference.start import SAMPLES
 from recon_core.physics.memory import MORE_GPU_MEMORY
 from recon_core.steps.work import Outcome, Outcomes, check_finite
 

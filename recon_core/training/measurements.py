@@ -66,15 +66,15 @@ class Measurement:
     start_deviation: torch.Tensor | None = None
     """``(frame, y, x)`` float32, see `HybridSlice.start_deviation`."""
 
-    def started(self, start: str, samples: int = 0) -> Measurement:
+    def started(self, start: str) -> Measurement:
         """Make the image that a network starts from; of the whole scan, as of an image without columns it is worse.
 
         Parameters
         ----------
-        start, samples
+        start
             As for `recon_core.inference.start.with_start`.
         """
-        data = with_start(self.slice(), start, samples)
+        data = with_start(self.slice(), start)
         return replace(self, start=data.start, start_deviation=data.start_deviation)
 
     def width_of_crop(self, width: int) -> int:

@@ -8,15 +8,17 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from recon_core.diffusion.loss import denoising_loss, draw_low_times
+from recon_core.diffusion.loss import denoising_loss, draw_low_times, draw_times
+from recon_core.diffusion.samplers import to_slices
 from recon_core.diffusion.sde import VarianceExploding
-from recon_core.methods import find_method, load_target
+from recon_core.methods import DENOISING, find_method, load_target
 from recon_core.training.losses import LOSSES, structural_similarity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from recon_core.diffusion.method import DSTDM
+    from recon_core.diffusion.samplers import Axis
     from recon_core.networks.atlf_net import ATLFNet
     from recon_core.networks.base import Network
     from recon_core.training.measurements import Measurement
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     Objective = Callable[[Network, Measurement, str, np.random.Generator], torch.Tensor]
 
 _SYMMETRY, _SIMILARITY, _FUSION = 0.01, 0.1, 0.2  # weights of the terms of ATLF-Net's loss
-_PLANES_OF_Y = 0.5  # probability
+_PURE_NOISE = 0.12  # probability of a step on noise, for dSTDM: so that it can be sampled from, too
 _WITHOUT_CT = 0.4  # probability of a sample without CT, for ATLF-Net
 
 
@@ -55,7 +57,7 @@ def image_objective(network: Network, scan: Measurement, loss: str, rng: np.rand
     scan
         The scan, or columns of it.
     loss
-        One of `recon_core.training.losses.LOSSES`.
+        One of `recon_core.training.losses.LOSSES`, or the network's own.
     rng
         Of what is drawn: here the frames for a network that takes a fixed number of them.
 
@@ -73,18 +75,27 @@ def image_objective(network: Network, scan: Measurement, loss: str, rng: np.rand
 
 
 def denoising_objective(network: DSTDM, scan: Measurement, loss: str, rng: np.random.Generator) -> torch.Tensor:
-    """Loss of the score network on the planes of time and y, or of time and x; it has no other, and no start."""
-    del loss
+    """Loss of the score network: of the images that it expects on the way from a start, or of noise.
+
+    With the loss ``denoising`` it learns from noise of all levels, as published. With one for images it mostly learns
+    what stands in the place of noise where the sampling goes out from a start: the errors that are left before each of
+    its steps, as far as the data do not put them right.
+    """
+    if loss == DENOISING or rng.random() < _PURE_NOISE:
+        return _loss_of_noise(network, scan.target, rng, low=loss != DENOISING)
+    return LOSSES[loss](network.step(scan.slice(), rng.random()), scan.target)
+
+
+def _loss_of_noise(network: DSTDM, target: torch.Tensor, rng: np.random.Generator, *, low: bool) -> torch.Tensor:
+    """Loss of denoising planes of time and y, or of time and x."""
     multiple = network.score.multiple
-    n_frames, n_y, n_x = (n // multiple * multiple for n in scan.target.shape)
-    parts = torch.view_as_real(scan.target[:n_frames])  # (frame, y, x, 2)
-    if rng.random() < _PLANES_OF_Y or not n_x:
-        clean = parts[:, :n_y].permute(2, 3, 0, 1).contiguous()
-    else:
-        clean = parts[:, :, :n_x].permute(1, 3, 0, 2).contiguous()
-    config = network.score.config
+    axis: Axis = "y" if target.shape[-1] < multiple or rng.random() < 1 / 2 else "x"
+    planes = to_slices(target, axis)
+    n_frames, n_positions = (n // multiple * multiple for n in planes.shape[-2:])
+    clean = planes[:, :, :n_frames, :n_positions].contiguous()
     uniform, rarely = torch.from_numpy(rng.random((2, len(clean)), np.float32))
-    times = draw_low_times(uniform, rarely, VarianceExploding(config.sigma_min, config.sigma_max))
+    process = VarianceExploding(network.config.sigma_min, network.config.sigma_max)
+    times = draw_low_times(uniform, rarely, process) if low else draw_times(uniform)
     noise = torch.from_numpy(rng.standard_normal(tuple(clean.shape), np.float32))
     return denoising_loss(network.score, clean, times, noise)
 

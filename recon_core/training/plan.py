@@ -51,7 +51,7 @@ class TrainingPlan:
     steps: int = 4000
     """Updates of the weights, one crop each."""
     loss: str = "decibel"
-    """One of `recon_core.training.losses.LOSSES`; ``denoising`` for the diffusion model, which has no other."""
+    """One of `recon_core.training.losses.LOSSES`, or ``denoising`` for the diffusion model, as it is published."""
     rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
@@ -169,7 +169,7 @@ def _choices(method: str) -> dict[str, tuple[str, ...]]:
 
     own_loss = find_method(method).training.loss
     return {
-        "loss": (own_loss,) if own_loss else tuple(LOSSES),
+        "loss": (*LOSSES, *filter(None, (own_loss,))),
         "start": STARTS,
         "schedule": get_args(Schedule),
         "precision": get_args(Precision),

@@ -14,7 +14,6 @@ import torch
 
 from recon_core.errors import ModelError
 from recon_core.inference.fusion import decades, gather, with_phase
-from recon_core.inference.method import SAMPLES
 from recon_core.metrics.measures import dynamic_region
 from recon_core.training.trainer import draw_scan, place_of_crop, reconstruct_series
 from recon_core.trust.weighing import LEAST_SHARE, Beyond, Weighing
@@ -97,7 +96,7 @@ def survey(network: Network, plan: TrainingPlan, library: Library, first: int = 
         begin = place_of_crop(whole.target, width, np.random.default_rng(seed))
         columns = slice(begin, begin + width)
         with torch.inference_mode():
-            reference = whole.started(REFERENCE, SAMPLES)
+            reference = whole.started(REFERENCE)
             begun = reference if plan.start == REFERENCE else whole.started(plan.start)
             image = reconstruct_series(network, begun.crop(begin, width))
             finding = compare(

@@ -18,7 +18,6 @@ from recon_core.engine import create_method
 from recon_core.errors import DataError, ResourceError, SettingsError
 from recon_core.inference.method import precision_of_convolutions
 from recon_core.inference.windows import over_windows
-from recon_core.methods import find_method
 from recon_core.metrics.measures import best_scale, dynamic_region, psnr
 from recon_core.options import ReconOptions
 from recon_core.simulate.sampling import uniform_mask
@@ -244,16 +243,13 @@ class Trainer:
         if self._scan is None or self._scan[0] != number:
             seed = (self.plan.seed, number)
             scan = draw_scan(seed, self.plan, self.library, self.network.minimum_frames)
-            started = find_method(self.plan.method).training.started
-            self._scan = number, scan.started(self.plan.start) if started else scan
+            self._scan = number, scan.started(self.plan.start)
         return self._scan[1]
 
     # --- held-out scans -----------------------------------------------------------------------------------------------
 
     def validate(self) -> dict[str, tuple[float, float]]:
         """Reconstruct the held-out scans with the running average; PSNR in dB by kind: all, and dynamic region."""
-        if not find_method(self.plan.method).training.validated:
-            return {}
         with self.averaged() as network, torch.inference_mode():
             return {
                 scan.family: scores(

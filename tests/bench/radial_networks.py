@@ -82,7 +82,7 @@ def look(options, library: Library, networks, number: int, findings: dict[str, l
                 if started is None:
                     data, target = DRAWS[options.kind](number, library)
                     begin = time.process_time()
-                    started = with_start(data, REFERENCE, 1)
+                    started = with_start(data, REFERENCE)
                     print(number, tuple(data.hybrid.shape), f"kt_sense {time.process_time() - begin:.1f} s", flush=True)
                 begin = time.process_time()
                 image = reconstruct(network, started)

@@ -370,3 +370,18 @@ def test_the_published_code_gives_the_same_image():
     ours = network.sample(data, DSTDMOptions(sampler="paper", steps=3, seed=3)).image
     theirs = torch.complex(theirs[:, 0], theirs[:, 1]).permute(1, 2, 0)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
+
+
+def test_steps_one_by_one_are_the_whole_way():
+    data, _ = begun()
+    network = tiny(parametrisation="edm", sigma_min=0.004)
+    torch.testing.assert_close(network.step(data, 0.99), network.sample(data).image)
+    deviation = data.start_deviation
+    assert not torch.equal(network.step(data, 0.5), network.step(data, 0.74 - 0.5))
+    assert torch.equal(network.step(data, 0.5), network.step(data, 0.74))
+    assert data.start_deviation is deviation
+
+
+def test_a_step_needs_a_start_that_is_known():
+    with pytest.raises(ModelError, match="expected a start whose error is known"):
+        tiny().step(scan(moving_lines(4, 8, 2), n_x=6), 0.0)

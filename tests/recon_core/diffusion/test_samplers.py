@@ -87,3 +87,25 @@ def test_the_result_is_consistent_and_without_the_noise_of_the_last_step():
     state = 2 * (series + schedule.gains[0] * (from_slices(first, "y") + from_slices(second, "x")) / 2)
     torch.testing.assert_close(clean, 2 * state)
     assert not torch.allclose(noisy, clean)
+
+
+def test_some_of_the_steps():
+    """What comes before a step, made in two ways."""
+
+    def score(slices, _):
+        return 0.1 * slices
+
+    series = image(3, 4, 5)
+    schedule = Schedule.of_levels(VarianceExploding(0.1, 1.0), 3)
+    found = [
+        reverse_diffusion(series, score, lambda given: 2 * given, schedule, None, directions="alternating", steps=steps)
+        for steps in (range(0), range(1), range(2), range(3), None)
+    ]
+    assert torch.equal(found[0], series)
+    for before, after, gain in zip(found, found[1:4], schedule.gains.square().tolist(), strict=False):
+        torch.testing.assert_close(after, 2 * before * (1 + 0.1 * gain))
+    assert torch.equal(found[3], found[4])
+    last = reverse_diffusion(
+        found[1], score, lambda given: 2 * given, schedule, None, directions="alternating", steps=range(1, 3)
+    )
+    assert torch.equal(last, found[3])

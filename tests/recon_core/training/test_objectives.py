@@ -1,11 +1,15 @@
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 import torch
 
 from recon_core.simulate.sampling import interleaved_mask
+from recon_core.training import objectives
 from recon_core.training.library import Library
 from recon_core.training.losses import LOSSES
 from recon_core.training.measurements import measure
-from recon_core.training.objectives import assisted_objective, image_objective, misplaced
+from recon_core.training.objectives import assisted_objective, denoising_objective, image_objective, misplaced
 from recon_core.training.series import draw_series
 from tests.helpers.networks import tiny
 
@@ -49,3 +53,51 @@ def test_a_ct_is_there_now_and_then(monkeypatch):
         loss = assisted_objective(network, one.started("cg_sense"), "decibel", np.random.default_rng(seed))
         assert bool(loss.isfinite())
     assert set(seen) == {False, True}
+
+
+def started():
+    return scan().started("kt_sense")
+
+
+def test_a_prior_learns_to_better_the_image_before_each_of_its_steps(monkeypatch):
+    monkeypatch.setattr(objectives, "_PURE_NOISE", 0.0)
+    one, network, places = started(), tiny("dstdm").train(), []
+    step = network.step
+
+    def watched(data, place):
+        places.append(int(4 * place))
+        return step(data, place)
+
+    monkeypatch.setattr(network, "step", watched)
+    losses = [denoising_objective(network, one, "decibel", np.random.default_rng(seed)) for seed in range(8)]
+    assert set(places) == {0, 1, 2, 3}
+    for place, loss in zip(places, losses, strict=True):
+        assert torch.equal(loss, LOSSES["decibel"](step(one.slice(), place / 4), one.target))
+    losses[0].backward()
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in network.score.parameters())
+    assert any(bool(parameter.grad.any()) for parameter in network.score.parameters())
+
+
+@pytest.mark.parametrize(("loss", "share", "least"), [("denoising", 0.0, 0.4), ("decibel", 1.0, 0.0)])
+def test_noise_of_all_levels_as_published_or_of_low_ones(monkeypatch, loss, share, least):
+    monkeypatch.setattr(objectives, "_PURE_NOISE", share)
+    levels = []
+
+    def watched(network, clean, times, noise):
+        process = SimpleNamespace(
+            low=network.config.sigma_min, ratio=network.config.sigma_max / network.config.sigma_min
+        )
+        levels.extend((process.low * process.ratio**times).tolist())
+        return (clean + noise).mean()
+
+    monkeypatch.setattr(objectives, "denoising_loss", watched)
+    one, network = started(), tiny("dstdm")
+    for seed in range(20):
+        assert bool(denoising_objective(network, one, loss, np.random.default_rng(seed)).isfinite())
+    assert least <= np.mean(np.array(levels) > 0.5) <= least + 0.35
+
+
+def test_an_image_too_narrow_for_planes_of_x_has_those_of_y():
+    one = scan().crop(4, 3)
+    for seed in range(4):
+        assert bool(denoising_objective(tiny("dstdm"), one, "denoising", np.random.default_rng(seed)).isfinite())
