@@ -29,6 +29,7 @@ START_SECONDS = 600.0
 ROOM_SECONDS = 60.0
 
 _REACH_SECONDS = 5.0
+_GUESSES = "Some common causes include:"  # with what follows 500 characters, of any process that died
 _STORE_BYTES = 512 << 20  # for objects of a Ray of our own: slices that others help with
 
 
@@ -181,6 +182,7 @@ def check_same(theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """Say in a line why Ray failed."""
+    """Say in a line why Ray failed, without the causes that it thinks of."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if type(error).__name__ == "ActorDiedError" and lines else (lines or [type(error).__name__])[0]
+    line = lines[-1] if type(error).__name__ == "ActorDiedError" and lines else (lines or [type(error).__name__])[0]
+    return line.partition(_GUESSES)[0].strip()

@@ -1,4 +1,4 @@
-"""Measure many scans and many connections: ``python -m tests.bench.scale [batch] [slices] [kills] [front] [plan]``.
+"""Measure many scans and connections: ``python -m tests.bench.scale [batch] [slices] [kills] [ray_kills] [front] ...``.
 
 Prints the figures of docs/scale.md. Ratios are of one run; not a test: a loaded machine would fail it without a fault
 of the code.
@@ -6,6 +6,7 @@ of the code.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import math
@@ -21,6 +22,7 @@ import threading
 import time
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,6 +34,7 @@ from gadgets.connection.worker import WorkerOptions, _messages
 from gadgets.replay import replay
 from gadgets.replay.batch import Batch, BatchProgress
 from gadgets.replay.plan import make_plan
+from gadgets.replay.ray_workers import RayWorkers
 from gadgets.replay.table import TABLE, Table
 from gadgets.replay.workers import ProcessWorkers
 from gadgets.settings.settings import Settings
@@ -41,7 +44,13 @@ from gadgets.wire.reader import Reader
 from gadgets.wire.writer import Writer, encode
 from recon_core.api import shared_engine
 from recon_core.children import Child
+from recon_core.cluster import LOCAL
 from tests.helpers.image_files import contents
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gadgets.replay.workers import Workers
 
 SCANS, KILLS, LARGE = 40, 20, 10
 PLAN = {"matrix_x": 128, "matrix_y": 112, "frames": 16, "coils": 8, "slices": 3}
@@ -50,11 +59,11 @@ COILS, SAMPLES, READOUTS, REPETITION_MS = 32, 512, 6000, 2.5
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or ["batch", "slices", "kills", "front", "plan"]
+    wanted = sys.argv[1:] or ["batch", "slices", "kills", "ray_kills", "front", "plan"]
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if {"batch", "kills"} & {*wanted}:
+        if {"batch", "kills", "ray_kills"} & {*wanted}:
             (folder / "raw").mkdir()
             for number in range(SCANS):
                 write_simulation(ScanPlan(**PLAN, seed=number), folder / "raw" / f"{number:02d}.h5")
@@ -65,7 +74,10 @@ def main() -> None:
         if "slices" in wanted:
             slices(folder)
         if "kills" in wanted:
-            kills(folder)
+            workers = ProcessWorkers(2, 1, 50)
+            kills(folder, workers, lambda: workers.pids, "workers")
+        if "ray_kills" in wanted:
+            kills(folder, RayWorkers(LOCAL, 2, 1, 50), actors_at_work, "Ray workers")
         if "front" in wanted:
             front()
         if "plan" in wanted:
@@ -132,20 +144,20 @@ def _cpu_of_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def kills(folder: Path) -> None:
-    """Kill a random worker now and then, and compare with replay."""
+def kills(folder: Path, workers: Workers, at_work: Callable[[], list[int]], what: str) -> None:
+    """Kill a random one of the workers that are at work now and then, and compare with replay."""
     settings = Settings.of(method=METHOD)
-    output = folder / "killed"
+    output = folder / f"killed_{what.replace(' ', '_')}"
     output.mkdir()
     entries = make_plan(
         [(path, output / path.name) for path in sorted((folder / "raw").iterdir())], settings, "dataset"
     )
-    workers, chance, killed = ProcessWorkers(2, 1, 50), random.Random(0), []
+    chance, killed = random.Random(0), []
     wait, due = workers.wait, [time.monotonic() + 2]
 
     def killing(seconds):
-        if len(killed) < KILLS and time.monotonic() > due[0] and workers.pids:
-            killed.append(chance.choice(workers.pids))
+        if len(killed) < KILLS and time.monotonic() > due[0] and (numbers := at_work()):
+            killed.append(chance.choice(numbers))
             os.kill(killed[-1], signal.SIGKILL)
             due[0] = time.monotonic() + chance.uniform(0.2, 3)
         return wait(0.05)
@@ -162,9 +174,25 @@ def kills(folder: Path) -> None:
     tries = sum(row.tries for row in run.rows)
     parts = [path.name for path in output.iterdir() if path.suffix == ".part"]
     row(
-        f"{len(killed)} random kills of 2 workers",
+        f"{len(killed)} random kills of 2 {what}",
         f"{equal} of {SCANS} equal to replay, {tries} tries, parts left: {len(parts)}",
     )
+
+
+def actors_at_work() -> list[int]:
+    """Processes of the Ray of this process that do a job: Ray names them, and they are children of its daemon."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (folder / "cmdline").read_bytes().startswith(b"ray::RayRunner.run") and _parent(
+                _parent(int(folder.name))
+            ) == os.getpid():
+                found.append(int(folder.name))
+    return found
+
+
+def _parent(process: int) -> int:
+    return int(Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
 
 
 # --- the front --------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from recon_core.cluster import Cluster
+from recon_core.cluster import Cluster, first_line
 from recon_core.errors import ResourceError, SettingsError
 from tests.helpers.stand_in_ray import ADDRESS, StandIn
 
@@ -86,3 +86,13 @@ def test_an_address_where_nobody_answers_is_said_at_once(named, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address if named else "")
     with pytest.raises(ResourceError, match=f"no Ray cluster answers at {address}"):
         Cluster("auto" if named else address, 1, 1)
+
+
+def test_a_death_is_told_without_the_causes_that_ray_thinks_of():
+    class ActorDiedError(Exception):
+        pass
+
+    death = "The actor is dead because its worker process has died. Worker exit detail: End of file."
+    text = f"The actor died unexpectedly.\n\tclass_name: RayRunner\n{death} Some common causes include: memory."
+    assert first_line(ActorDiedError(text)) == death
+    assert first_line(ValueError("")) == "ValueError"
