@@ -1,7 +1,8 @@
 """Measure what the monitor page costs a server: CPU time, and how much later images come.
 
-Three sides take turns with the same scan: a server without the page, one with it that nobody looks at, and the same
-with an open page, which is played by a process that takes all news and fetches every loop as the page does.
+Sides take turns with the same scan: a server without the page, another one, which shows how far two of a kind are
+apart, one with the page that nobody looks at, and the same with an open page, which is played by a process that takes
+all news and fetches every loop as the page does.
 
     python -m tests.bench.monitor [rounds] [method]
 
@@ -47,7 +48,7 @@ from tests.bench.sharing import Paced, encoded, latencies
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SIDES = ("without the page", "nobody looks", "page open")
+SIDES = ("without the page", "another one without", "nobody looks", "page open")
 SETTLE = 0.5  # s, until the page has seen the end of the scan
 FRAMES = 125  # in real time
 
@@ -120,14 +121,15 @@ def show(found: dict[str, list[tuple[float, float]]]) -> None:
 def measure(scan: Callable[[int], float], rounds: int) -> dict[str, list[tuple[float, float]]]:
     """CPU time of the server in s, and what a scan that is sent to a port gives, of every side and round."""
     found: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
-    with served() as plain, served("--web", "0") as shown:
-        servers = dict(zip(SIDES, (plain, shown, shown), strict=True))
-        for one in (plain, shown):
+    with served() as plain, served() as other, served("--web", "0") as shown:
+        servers = dict(zip(SIDES, (plain, other, shown, shown), strict=True))
+        for one in (plain, other, shown):
             scan(one.port)
         for number in range(rounds):
-            for side in (*SIDES[number % 3 :], *SIDES[: number % 3]):
+            first = number % len(SIDES)
+            for side in (*SIDES[first:], *SIDES[:first]):
                 server = servers[side]
-                with looking(server.page) if side == SIDES[2] else contextlib.nullcontext():
+                with looking(server.page) if side == SIDES[-1] else contextlib.nullcontext():
                     before = server.cpu()
                     delay = scan(server.port)
                     time.sleep(SETTLE)
