@@ -187,9 +187,12 @@ def play(port: int, scan: Paced) -> float:
 @contextlib.contextmanager
 def looking(page: str):
     """An open page, in a process of its own."""
-    process = multiprocessing.get_context("spawn").Process(target=look, args=(page,), daemon=True)
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=look, args=(page, ready), daemon=True)
     process.start()
-    time.sleep(1.5)
+    ready.wait()  # its start takes a core that the server would miss
+    time.sleep(SETTLE)
     try:
         yield
     finally:
@@ -197,10 +200,11 @@ def looking(page: str):
         process.join()
 
 
-def look(page: str) -> None:
+def look(page: str, ready) -> None:
     """Take all news, and fetch loops when they are new."""
     known: dict[tuple[str, int], int] = {}
     with urllib.request.urlopen(f"{page}events") as news:
+        ready.set()
         for kind, data in pairwise(news):
             if kind.strip() != b"event: state":
                 continue
