@@ -35,7 +35,7 @@ from recon_core.training.library import Library, read_library
 from recon_core.training.measurements import SNR, draw_points, measure
 from recon_core.training.series import draw_series
 from recon_core.training.survey import REFERENCE, Finding, Gain, compare, gains, judge
-from recon_core.trust.weighing import LEAST_SHARE
+from recon_core.trust.weighing import LEAST_SHARE, Beyond
 from recon_core.weights.loading import load_network
 from recon_core.weights.manifest import list_weights
 from tests.bench.findings import keep, read
@@ -87,7 +87,8 @@ def look(options, library: Library, networks, number: int, findings: dict[str, l
                 begin = time.process_time()
                 image = reconstruct(network, started)
                 finding = compare(started.start, started.start_deviation, image, target)
-            keep(finding, path)
+                beyond = Beyond.of(started.sampling(started.noise_variance**-0.5))  # the peak is one
+            keep(dataclasses.replace(finding, beyond=beyond), path)
             print("  ", name, f"{time.process_time() - begin:.1f} s", *alone(finding), flush=True)
         findings[name].append(read(path))
 
