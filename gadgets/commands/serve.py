@@ -242,13 +242,15 @@ def _serve(server: Server, grace: float, page: str) -> None:
     ended: list[bool] = []
     thread = threading.Thread(target=lambda: ended.append(server.serve()), name="cinestream-accept")
     thread.start()
-    say(f"cinestream {__version__} listens on {server.address[0]} port {server.address[1]}")
-    if page:
-        say(f"monitor page: {page}")
-    while thread.is_alive() and not stop.wait(0.2):
-        pass
-    server.stop(grace)
-    thread.join()
+    try:
+        say(f"cinestream {__version__} listens on {server.address[0]} port {server.address[1]}")
+        if page:
+            say(f"monitor page: {page}")
+        while thread.is_alive() and not stop.wait(0.2):
+            pass
+    finally:  # also where nobody reads what is said any more: else it would serve on, deaf to signals
+        server.stop(grace)
+        thread.join()
     if ended == [False]:
         _end()
 

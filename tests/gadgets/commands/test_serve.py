@@ -135,3 +135,16 @@ def test_serve_and_send_as_processes(scan, tmp_path, run):
     assert main(["replay", str(saved), "-o", str(tmp_path / "again.h5"), "-p", "zero_filled", "--set", "series=4"]) == 0
     again = read_images(tmp_path / "again.h5")[4]
     assert [image.data.tobytes() for image in again] == [image.data.tobytes() for image in images[4]]
+
+
+def test_a_server_whose_output_nobody_reads_ends():
+    """Whoever started it has died; it would be left behind, and not end on a signal."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "gadgets", "serve", "--port", "0", "--noise-store", "off"]
+    with subprocess.Popen(command, stdout=writing) as process:
+        os.close(writing)
+        try:
+            assert process.wait(60) == 1
+        finally:
+            process.kill()
