@@ -220,6 +220,7 @@ def test_spokes_give_the_images_of_the_cpu(gpu, method, library, monkeypatch):
         monkeypatch.setitem(sys.modules, "cufinufft", None)
     elif gpu is not None:
         pytest.skip("cufinufft needs a GPU")
+    monkeypatch.setattr("recon_core.api.shared_engine", lambda: Engine("cpu"))  # the shared one would keep the device
     transforms._cufinufft.cache_clear()
     scan = simulate_radial(frames=4, size=24, coils=4, spokes=9)
     given = {"trajectory": scan.trajectory, "matrix": (24, 24), "noise_covariance": scan.noise_covariance, **SHORT}

@@ -85,16 +85,15 @@ def write_curves(path: Path, trainer: Trainer) -> None:
     if points:
         minutes = [point.seconds / 60 for point in points]
         plots.append(_plot("Loss, mean since the last point", minutes, {"loss": [point.loss for point in points]}))
-        if points[-1].psnr:
-            references = {method: trainer.compare(method) for method in _BASELINES}
-            for index, title in (
-                (1, "PSNR of the held-out scans where they move, in dB"),
-                (0, "PSNR of all of them, in dB"),
-            ):
-                lines = {str(kind): [point.psnr[kind][index] for point in points] for kind in KINDS}
-                for method, values in references.items():
-                    lines |= {f"{method}, {kind}": [values[kind][index]] * len(points) for kind in KINDS}
-                plots.append(_plot(title, minutes, lines))
+        references = {method: trainer.compare(method) for method in _BASELINES}
+        for index, title in (
+            (1, "PSNR of the held-out scans where they move, in dB"),
+            (0, "PSNR of all of them, in dB"),
+        ):
+            lines = {str(kind): [point.psnr[kind][index] for point in points] for kind in KINDS}
+            for method, values in references.items():
+                lines |= {f"{method}, {kind}": [values[kind][index]] * len(points) for kind in KINDS}
+            plots.append(_plot(title, minutes, lines))
     write_file(path, render("training.html", plan=plan, summary=find_method(plan.method).summary, plots=plots))
 
 

@@ -47,7 +47,7 @@ def export(trainer: Trainer, findings: list[Finding], folder: Path, *, source: s
     """
     plan, curve = trainer.plan, trainer.curve()
     metrics: dict[str, float | dict[str, float]] = {"survey": summarise(judge(findings))}
-    if curve and curve[-1].psnr:
+    if curve:
         metrics["validation"] = {kind: values[0] for kind, values in curve[-1].psnr.items()}
     facts = WeightsFacts(
         method=plan.method,

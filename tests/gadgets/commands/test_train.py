@@ -99,10 +99,6 @@ def test_curves_without_points_and_of_one_point(tmp_path):
     trainer.run()
     write_curves(tmp_path / "one.html", trainer)
     assert (tmp_path / "one.html").read_text().count("<svg") == 3
-    diffusion = Trainer(tiny_plan("dstdm", steps=1), Library(), Library(), tmp_path / "d")
-    diffusion.run()
-    write_curves(tmp_path / "loss.html", diffusion)
-    assert (tmp_path / "loss.html").read_text().count("<svg") == 1
 
 
 def test_names_of_curves_do_not_cover_each_other(trained):
