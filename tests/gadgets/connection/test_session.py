@@ -150,7 +150,7 @@ def test_overrides_of_the_operator_hold():
 def test_a_scan_in_real_time_is_urgent(real_time):
     seen = []
     engine = StubEngine(lambda _: seen.append(turns._share.get().urgent))
-    engine.coil_maps = lambda source, _: (np.ones(source.shape, np.complex64), [])
+    engine.coil_maps = lambda source, **_: (np.ones(source.shape, np.complex64), [])
     header, items = scan()
     parameters = Text(json.dumps({"parameters": {"realtime": "fixed" if real_time else "off", "realtime_window": 2}}))
     with serving(engine) as server:
