@@ -240,10 +240,9 @@ class Engine:
                 ) from error
 
     def _threads_for(self, cine_slice: CineSlice, options: ReconOptions) -> int:
-        frames = len(cine_slice.kspace)
         info = METHODS.get(options.method)
-        new = frames - cine_slice.context if info is not None and info.framewise else frames
-        return threads_for(cine_slice.kspace.size // frames * new, self._threads)
+        known = cine_slice.context if info is not None and info.framewise else 0
+        return threads_for(cine_slice.kspace[known:].size, self._threads)
 
     def _device_for(self, options: ReconOptions) -> torch.device:
         return self.device if options.compute.device == "auto" else resolve_device(options.compute.device)

@@ -209,6 +209,12 @@ def test_one_thread_works_on_few_samples(make_slice, monkeypatch, few, context, 
     assert len({name for _, name in seen}) > 1
 
 
+def test_a_slice_without_frames_is_an_error_of_its_method(engine):
+    nothing = CineSlice(np.zeros((0, 4, 16, 16), np.complex64), np.zeros((0, 16), bool))
+    with pytest.raises(ModelError, match="failed on a slice of 0 x 4 x 16 x 16"):
+        engine.reconstruct(nothing, ReconOptions.of(method="cg_sense"))
+
+
 def test_coil_maps_go_on_from_earlier_ones(engine, make_slice, monkeypatch):
     cine_slice, _ = make_slice(step=1)
     first, _ = engine.coil_maps(cine_slice.kspace[0], ReconOptions())
