@@ -436,15 +436,17 @@ class Preparation:
             if imaging[which].any():
                 self._covered[space].add(begin - center_at, end - center_at, int(np.count_nonzero(imaging[which])))
         if readouts.trajectory is not None and _across(readouts.trajectory):
-            text = "readouts carry a trajectory across the lines of the grid, but the header says cartesian: it is not "
-            text += "used; the header of a radial scan has to say radial, goldenangle, spiral or other"
+            text = (
+                "readouts carry a trajectory across the lines of the grid, but the header says cartesian: it is not "
+                "used; the header of a radial scan has to say radial, goldenangle, spiral or other"
+            )
             self._problems.add(Kind.TRAJECTORY, text, damage=False, pixels=True)
         if grid.kept < grid.encoded:
             if are_gapped(data):
                 text = (
                     "readouts have gaps, which are not measured as zero: removing the oversampling mixes them with the "
+                    "samples around; oversampling=kept leaves it until the image"
                 )
-                text += "samples around; oversampling=kept leaves it until the image"
                 self._problems.add(Kind.OVERSAMPLING, text, damage=False, pixels=True)
             out = _remove_oversampling(out, grid.kept)
         return Readouts(headers.copy(), np.fft.fftshift(out, axes=2))

@@ -80,8 +80,8 @@ class SpokePositions:
             source = "golden"
             text = (
                 "the header says goldenangle, and the readouts carry no trajectory: the golden angle is taken, in the "
+                "order of arrival; trajectory, angle_increment and angle_counter say otherwise"
             )
-            text += "order of arrival; trajectory, angle_increment and angle_counter say otherwise"
             self._problems.add(Kind.TRAJECTORY, text, damage=False, pixels=True)
         if source in ("auto", "traj"):
             if written is not None:

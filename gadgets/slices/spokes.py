@@ -343,8 +343,10 @@ class SpokeSlices:
         share = 4 / np.pi * len(np.unique(cells, axis=0)) / (columns * rows)
         if share > _ENOUGH:
             return []
-        text = f"{describe(key)} has {len(paths)} readouts, which reach {100 * share:.2g} % of k-space in all frames "
-        text += "together: its images are not to be trusted"
+        text = (
+            f"{describe(key)} has {len(paths)} readouts, which reach {100 * share:.2g} % of k-space in all frames "
+            "together: its images are not to be trusted"
+        )
         self._problems.add(Kind.MISSING_LINES, text, damage=False)
         return [text]
 

@@ -30,9 +30,10 @@ class _Library(NamedTuple):
         """What it has made, as a tensor of the device."""
         return result if self.on_gpu else torch.from_numpy(result).to(device)
 
-    def points(self, positions: torch.Tensor) -> tuple[Any, Any]:
-        """Positions ``(sample, 2)`` (x, y) in cycles per pixel as y and x in radians."""
-        x, y = (positions.detach().float() * (2 * torch.pi)).T
+    def points(self, positions: torch.Tensor, device: torch.device) -> tuple[Any, Any]:
+        """Positions ``(sample, 2)`` (x, y) in cycles per pixel as y and x in radians, where it works."""
+        positions = positions.detach().to(device if self.on_gpu else "cpu", torch.float32)
+        x, y = (positions * (2 * torch.pi)).T
         return self.given(y), self.given(x)
 
     def options(self, device: torch.device, finer: float = 0.0) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def _cufinufft(device: torch.device) -> Any:  # noqa: ANN401 - a module without 
         module = importlib.import_module("cufinufft")
         library = _Library(module, on_gpu=True)
         image = torch.ones(1, 2, 2, dtype=torch.complex64, device=device)
-        points = library.points(torch.zeros(1, 2, device=device))
+        points = library.points(torch.zeros(1, 2), device)
         module.nufft2d2(*points, image, eps=TOLERANCE, isign=-1, **library.options(device)).cpu()
     except Exception as error:  # noqa: BLE001 - of many kinds: imports, libraries, driver
         return f"{type(error).__name__}: {error}".partition("\n")[0]
@@ -116,9 +117,8 @@ def sample_image(images: torch.Tensor, positions: torch.Tensor, tolerance: float
     check()
     device = images.device
     library = choose_transforms(device)
-    points = library.points(positions.to(device) if library.on_gpu else positions)
     samples = library.module.nufft2d2(
-        *points, library.given(images), eps=tolerance, isign=-1, **library.options(device)
+        *library.points(positions, device), library.given(images), eps=tolerance, isign=-1, **library.options(device)
     )
     scale = (images.shape[-2] * images.shape[-1]) ** -0.5
     return library.taken(samples.reshape(len(images), -1) * scale, device)
@@ -159,9 +159,7 @@ def grid_samples(
     check()
     device = samples.device
     library = choose_transforms(device)
-    points = library.points(positions.to(device) if library.on_gpu else positions)
-    images = library.module.nufft2d1(
-        *points, library.given(samples), tuple(matrix), eps=tolerance, isign=1, **library.options(device, finer)
-    )
+    points, options = library.points(positions, device), library.options(device, finer)
+    images = library.module.nufft2d1(*points, library.given(samples), tuple(matrix), eps=tolerance, isign=1, **options)
     scale = (matrix[0] * matrix[1]) ** -0.5
     return library.taken(images.reshape(len(samples), *matrix) * scale, device)
