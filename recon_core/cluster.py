@@ -17,7 +17,7 @@ from recon_core.children import usable_cores
 from recon_core.errors import ResourceError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 #: Starts a Ray on this machine that ends with this process.
 LOCAL = "local"
@@ -87,9 +87,47 @@ class Cluster:
             "runtime_env": {"env_vars": environment},
         }
 
+    def connect_again(self) -> None:
+        """Connect once more where the connection broke, as that to a port for Ray's clients may; its actors are gone.
+
+        Raises
+        ------
+        ResourceError
+            If the cluster is not reachable.
+        """
+        if not self.ray.is_initialized():
+            self.ray.shutdown()
+            _connect(self._address)
+
     def actors(self, kind: type) -> Any:  # noqa: ANN401
         """Make actors of a class, by calls of ``remote``; each has its share of cores and GPUs."""
         return self.ray.remote(kind).options(**self._share)
+
+    @contextlib.contextmanager
+    def calls(self) -> Iterator[None]:
+        """Say in a line if Ray itself fails, and not what it runs: the errors of a connection that broke are many.
+
+        Raises
+        ------
+        ResourceError
+            For all others.
+        """
+        try:
+            yield
+        except ResourceError:
+            raise
+        except Exception as error:
+            text = f"the connection to the Ray cluster at {self._address} broke: {first_line(error)}"
+            raise ResourceError(text) from error
+
+    def fetch(self, answer: Any) -> Any:  # noqa: ANN401
+        """Give what an actor answers; what it raises, or its death, is raised as Ray has it."""
+        with self.calls():
+            try:
+                return self.ray.get(answer)
+            except self.ray.exceptions.RayError as error:
+                raised = error
+        raise raised
 
     def end(self, actor: Any) -> None:  # noqa: ANN401
         """End an actor at once, whatever it does."""
@@ -144,6 +182,8 @@ def _connect(address: str) -> Any:  # noqa: ANN401
             "ray start --head starts one, and local as address one for this process alone; where it wants a token, set "
             "RAY_AUTH_MODE=token"
         )
+        if "ray[client]" in str(error):
+            raise ResourceError(f'no Ray cluster at {address}: its client needs pip install "ray[client]"') from error
         if "ersion" in str(error):
             remedy = "install the same versions of Ray and Python on all machines of the cluster"
         raise ResourceError(f"no Ray cluster at {address}: {first_line(error)}; {remedy}") from error
@@ -183,6 +223,8 @@ def check_same(theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
 
 def first_line(error: BaseException) -> str:
     """Say in a line why Ray failed, without the causes that it thinks of."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    details = getattr(error, "details", None)  # of gRPC's, which have it in no line of their own
+    text = str(details() if callable(details) else error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     line = lines[-1] if type(error).__name__ == "ActorDiedError" and lines else (lines or [type(error).__name__])[0]
     return line.partition(_GUESSES)[0].strip()

@@ -111,14 +111,16 @@ class RayWorkers:
     def submit(self, job: Job, helpers: int = 0) -> None:
         """Begin a job; the actors that are to help are taken from the idle ones now."""
         actor, *others = actors = [self._idle.pop() for _ in range(1 + helpers)]
-        self._running[actor.run.remote(asdict(job), others)] = _Running(job, actors)
+        with self._cluster.calls():
+            self._running[actor.run.remote(asdict(job), others)] = _Running(job, actors)
 
     def wait(self, seconds: float) -> list[Event]:
         """Wait for jobs to end, for so long at most."""
         answers = [*self._running, *self._starting, *self._returning]
-        ready, _ = self._ray.wait(answers, num_returns=1, timeout=seconds)
-        if ready:  # whatever else is
-            ready, _ = self._ray.wait(answers, num_returns=len(answers), timeout=0)
+        with self._cluster.calls():
+            ready, _ = self._ray.wait(answers, num_returns=1, timeout=seconds)
+            if ready:  # whatever else is
+                ready, _ = self._ray.wait(answers, num_returns=len(answers), timeout=0)
         events = [self._take(answer) for answer in ready]
         return [event for event in events if event is not None]
 
@@ -131,8 +133,9 @@ class RayWorkers:
         self._cluster.close()
 
     def _start(self) -> None:
-        actor = self._actors.remote(self._level)
-        self._starting[actor.versions.remote()] = actor
+        with self._cluster.calls():
+            actor = self._actors.remote(self._level)
+            self._starting[actor.versions.remote()] = actor
 
     def _wait_until_started(self) -> None:
         """Wait for one, and for the others that there is room for: a scan has its helpers from its begin."""
@@ -150,9 +153,10 @@ class RayWorkers:
         running, beginner = self._running.pop(answer, None), self._starting.pop(answer, None)
         helper = self._returning.pop(answer, None)
         for one in running.actors[1:] if running else ():  # it may be at a slice yet, or have died
-            self._returning[one.versions.remote()] = one
+            with self._cluster.calls():
+                self._returning[one.versions.remote()] = one
         try:
-            found = self._ray.get(answer)
+            found = self._cluster.fetch(answer)
         except self._ray.exceptions.RayError as error:
             self._start()
             why = first_line(error)

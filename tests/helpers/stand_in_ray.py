@@ -57,6 +57,7 @@ class StandIn(types.ModuleType):
         self.most, self._resources = most, {"CPU": cpus, "GPU": gpus}
         self._make, self._refuse = make, refuse
         self.options, self.actors, self.killed, self.shut = {}, [], 0, 0
+        self.is_connected = False
 
     @property
     def started(self):
@@ -65,6 +66,14 @@ class StandIn(types.ModuleType):
     def init(self, **options):
         if self._refuse is not None:
             raise self._refuse
+        self.is_connected = True
+
+    def is_initialized(self):
+        return self.is_connected
+
+    def lose(self, refuse=None):
+        """Break the connection, with all actors; `refuse` is raised by who wants to reach it."""
+        self.is_connected, self._refuse = False, refuse
 
     def cluster_resources(self):
         return self._resources
@@ -82,6 +91,8 @@ class StandIn(types.ModuleType):
         return types.SimpleNamespace(options=options)
 
     def _start(self, kind, arguments):
+        if not self.is_connected:
+            raise RayError("Ray has not been started yet")
         self.actors.append(Actor(len(self.actors) + 1, self._make(kind, *arguments)))
         return self.actors[-1]
 
@@ -90,6 +101,8 @@ class StandIn(types.ModuleType):
         return [one for one in answers if one.actor.number <= self.most][:num_returns], []
 
     def get(self, answer, timeout=None):
+        if not self.is_connected:
+            raise ConnectionError("Failed during this or a previous request")
         while answer.actor.number > self.most and not answer.actor.dead:
             time.sleep(0.005)
         if not answer.actor.dead:

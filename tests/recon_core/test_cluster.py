@@ -56,6 +56,7 @@ def test_where_there_is_room_actors_are_waited_for_longer(cpus, threads, room, s
             ["Version mismatch", "same versions"],
         ),
         (ConnectionError("Could not find any running Ray instance."), ["no Ray cluster at", "ray start --head"]),
+        (ValueError("Ray Client requires pip package `ray[client]`. If you"), ['needs pip install "ray[client]"']),
     ],
 )
 def test_a_cluster_that_refuses_is_said(refuse, texts, stand_in):
@@ -96,3 +97,11 @@ def test_a_death_is_told_without_the_causes_that_ray_thinks_of():
     text = f"The actor died unexpectedly.\n\tclass_name: RayRunner\n{death} Some common causes include: memory."
     assert first_line(ActorDiedError(text)) == death
     assert first_line(ValueError("")) == "ValueError"
+
+
+def test_what_a_client_of_ray_says_is_told():
+    class RpcError(Exception):
+        def details(self):
+            return "the session is gone"
+
+    assert first_line(RpcError("<_InactiveRpcError of RPC that terminated with:\n ...>")) == "the session is gone"

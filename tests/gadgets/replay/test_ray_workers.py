@@ -101,6 +101,31 @@ def test_an_actor_that_dies_is_replaced_and_its_job_done_again(runners, tmp_path
     assert "Worker exit type: SYSTEM_ERROR; the scan is begun again" in caplog.text
 
 
+def lost_at(call):
+    """Let a call of the stand-in find the connection broken, and all after it."""
+
+    def set_up(ray, monkeypatch):
+        def broken(*_, **__):
+            ray.lose()
+            raise RuntimeError("<a class of errors of its own>\nwith more")
+
+        monkeypatch.setattr(ray, call, broken)
+
+    return set_up
+
+
+@pytest.mark.parametrize("call", ["get", "wait"])
+def test_a_cluster_that_is_lost_is_said_and_the_table_written(call, runners, tmp_path, monkeypatch):
+    """As when the port for Ray's clients breaks."""
+    ray, workers = runners()
+    lost_at(call)(ray, monkeypatch)
+    text = f"^the connection to the Ray cluster at {re.escape(ADDRESS)} broke: <a class of errors of its own>$"
+    with pytest.raises(ResourceError, match=text):
+        run_batch(workers, tmp_path)
+    assert (tmp_path / "out" / TABLE).is_file()
+    assert ray.shut == 1
+
+
 def test_actors_without_a_job_help_with_those_of_others(runners, tmp_path):
     ray, workers = runners(count=5, cpus=8)
     batch = run_batch(workers, tmp_path, 2)
