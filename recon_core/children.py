@@ -78,26 +78,18 @@ class Child:
     @property
     def has_ended(self) -> bool:
         """Whether it is gone, or about to be: its sockets are closed before it can be waited for."""
-        return self._process.poll() is not None or self._is_deaf()
+        return self._process.poll() is not None or is_closed(self.socket)
 
     def end(self) -> int | None:
         """End it at once, whatever it does; gives the status it had ended with by itself, or None."""
         status = self._process.returncode
         with contextlib.suppress(subprocess.TimeoutExpired):
             # one that has just broken its connection needs a moment to be gone
-            status = self._process.wait(_GONE_SECONDS if self._is_deaf() else 0)
+            status = self._process.wait(_GONE_SECONDS if is_closed(self.socket) else 0)
         self._process.kill()
         self._process.wait()
         self.socket.close()
         return status
-
-    def _is_deaf(self) -> bool:
-        """Whether the process closed its end."""
-        if self.socket.fileno() < 0:
-            return True
-        poll = select.poll()
-        poll.register(self.socket, _HUNG_UP)
-        return bool(poll.poll(0))
 
 
 def _begin(target: str, number: int) -> None:
@@ -114,6 +106,16 @@ def end_with(connection: socket.socket) -> None:
     poll.register(connection, _HUNG_UP)  # and POLLHUP, which needs no asking
     poll.poll()
     os._exit(0)
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Whether a connection is closed, at the other end or here."""
+    number = connection.fileno()
+    if number < 0:
+        return True
+    poll = select.poll()
+    poll.register(number, _HUNG_UP)  # one that another thread closes just now counts as closed, too
+    return bool(poll.poll(0))
 
 
 def death_in_words(status: int | None) -> str:

@@ -50,6 +50,7 @@ TRIES = 3
 
 _PAUSE_SECONDS = 1.0  # from the death of a worker to the next, if no connection asks for it before
 _LOOK_SECONDS = 10.0  # that a worker may take for a part of a picture
+_OPENING_SECONDS = 5.0  # that a peer has to say what it is, who is to be told in its way that there is no worker
 _BLOCK_BYTES = 1 << 22  # of a picture at a time
 _HUNG_UP = getattr(select, "POLLRDHUP", 0)  # of Linux
 
@@ -63,17 +64,24 @@ class _Place:
         self.scans = 0
         self.room = Room()
         self.fault = ""
+        self.misread = ""  # why what it tells could not be taken
+        self.death_is_said = False
 
     def listen(self, record: ServerRecord, shown: Elsewhere, look: Look, changed: Callable[[], None]) -> None:
         """Note what it tells, until it is gone: the scans that it had are begun again elsewhere, or fail."""
-        for news in self.worker.news():
-            shown.note(self.number, news.images, look)
-            shown.log.add(news.log)
-            for one in news.ended:
-                record.end(one)
-            record.run_elsewhere(self.number, news.running)
-            self.room, self.fault = news.room, news.fault
-            changed()
+        try:
+            for news in self.worker.news():
+                shown.note(self.number, news.images, look)
+                shown.log.add(news.log)
+                for one in news.ended:
+                    record.end(one)
+                record.run_elsewhere(self.number, news.running)
+                self.room, self.fault = news.room, news.fault
+                changed()
+        except Exception as error:  # a worker that cannot be understood is replaced as one that died
+            logger.exception("unexpected error")
+            self.misread = f"what it tells cannot be read: {error!r}"
+            self.worker.end()
         record.run_elsewhere(self.number, [])
         shown.forget(self.number)
         self.room, self.fault = Room(), ""
@@ -124,8 +132,7 @@ class Front:
 
     def load(self, load: Load) -> Load:
         """Put what all workers have to do in place of that of the server, which has nothing."""
-        with self._lock:
-            rooms = [place.room for place in self._places]
+        rooms = [place.room for place in [*self._places]]  # without the lock: a cluster may take long to give a worker
         return load._replace(**{name: sum(getattr(room, name) for room in rooms) for name in Room._fields})
 
     def _start(self, start: Callable[[], Worker]) -> _Place:
@@ -137,9 +144,12 @@ class Front:
         """Note what a worker tells; when it is gone, another one follows a moment later."""
         place.listen(self.scans, self.shown, partial(self._look, place.worker), self._note_faults)
         self._note_faults()
-        if not self._closing.wait(_PAUSE_SECONDS):  # one that dies as it begins must not be begun without end
-            with self._lock, contextlib.suppress(ResourceError):  # the next connection is told
+        is_replaced = False
+        while not (is_replaced or self._closing.wait(_PAUSE_SECONDS)):  # not without a pause: it may die as it begins
+            with self._lock:
                 self._replace_dead()
+                is_replaced = place not in self._places
+            self._note_faults()
 
     @staticmethod
     def _look(worker: Worker, name: str, scan: str, number: int) -> bytes:
@@ -153,10 +163,12 @@ class Front:
         return b""
 
     def _note_faults(self) -> None:
-        """No scan can be reconstructed if no worker can."""
+        """No scan can be reconstructed if no worker can; that only some can is to be looked at."""
         with self._lock:
-            faults = [place.fault for place in self._places]
-        self.scans.fault = faults[0] if all(faults) else ""
+            faults, places = [place.fault for place in self._places if place.fault], len(self._places)
+        some, none = faults and len(faults) < places, len(faults) == places
+        self.scans.fault = faults[0] if none else ""
+        self.scans.doubt = f"{len(faults)} of {places} workers cannot reconstruct: {faults[0]}" if some else ""
 
     def passage(self, connection: socket.socket) -> Passage:
         """Make what serves a connection."""
@@ -168,20 +180,32 @@ class Front:
         Raises
         ------
         ResourceError
-            If none can be started.
+            If there is none, and none can be started.
         """
         with self._lock:
             self._replace_dead()
-            place = min(self._places, key=lambda one: (not one.worker.is_ready, one.scans))
+            alive = [place for place in self._places if not place.worker.has_ended]
+            if not alive:
+                raise ResourceError(self._places[0].fault or "the process that reconstructs died; send the scan again")
+            place = min(alive, key=lambda one: (not one.worker.is_ready, one.scans))
             place.scans += 1
             return place
 
     def _replace_dead(self) -> None:
-        """Start others for the workers that have died; with the lock held."""
+        """Start others for the workers that have died, as far as this is possible; with the lock held."""
         for at, place in enumerate(self._places):
-            if place.worker.has_ended and not self._closing.is_set():
-                logger.error("worker %s died: %s", place.worker.name, place.worker.end())
+            if not place.worker.has_ended or self._closing.is_set():
+                continue
+            why, is_new = place.worker.end(), not place.death_is_said
+            place.death_is_said = True
+            if is_new:
+                logger.error("worker %s died: %s", place.worker.name, place.misread or why)
+            try:
                 self._places[at] = self._start(self._starts[at])
+            except ResourceError as error:
+                place.fault = str(error)
+                if is_new:
+                    logger.error("no other one can be started, which is tried again: %s", error)
 
     def give_back(self, place: _Place) -> None:
         """A scan is over, or has left a worker that died."""
@@ -291,7 +315,8 @@ class Passage:
             try:
                 place = self._front.take_place()
             except ResourceError as error:
-                return self._fail(str(error))
+                self._kept.wait_for_opening(lambda opening: _dialect_of(opening) is not None, _OPENING_SECONDS)
+                return (self.silent and self._kept.ended) or self._fail(str(error))
             try:
                 if self._through(place):
                     return self._sent.good
@@ -376,7 +401,10 @@ class Passage:
     def _fail(self, why: str, *, recorded: bool = False) -> bool:
         """Tell the peer that the scan cannot be done, in its way."""
         logger.error("%s", why)
-        dialect, problem = _dialect_of(self._kept.opening), Problem(Kind.FAILURE, why, damage=True)
+        dialect, problem = (
+            _dialect_of(self._kept.opening) or Handshake().dialect,
+            Problem(Kind.FAILURE, why, damage=True),
+        )
         problems = Problems(kinds={Kind.FAILURE.value: problem})
         if not (recorded or self.silent):
             self._front.scans.end(ScanRecord(self._peer, door=dialect.name.lower(), problems=problems))
@@ -438,8 +466,8 @@ def _digest(frame: Frame) -> bytes:
     return hashlib.blake2b(frame.data, digest_size=16).digest()
 
 
-def _dialect_of(opening: bytes) -> Dialect:
-    """What a peer understands, of the begin of what it sent."""
+def _dialect_of(opening: bytes) -> Dialect | None:
+    """What a peer understands, of the begin of what it sent; None before it has named a configuration."""
     handshake, left = Handshake(), memoryview(opening)
 
     def readinto(buffer: memoryview) -> int:
@@ -452,5 +480,5 @@ def _dialect_of(opening: bytes) -> Dialect:
         for message in Reader(readinto):
             if isinstance(message, ConfigFile | ConfigText):
                 handshake.receive(message)
-                break
-    return handshake.dialect
+                return handshake.dialect
+    return None

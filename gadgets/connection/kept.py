@@ -66,6 +66,11 @@ class Kept:
             self.ended = True
             self._changed.notify_all()
 
+    def wait_for_opening(self, enough: Callable[[bytes], bool], seconds: float) -> None:
+        """Wait until the first bytes are enough, or no more will come, for so long at most."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.ended or enough(self.opening), seconds)
+
     def blocks(self, wanted: Callable[[], bool]) -> Iterator[bytes]:
         """All bytes from the first one on, up to the end, or until they are not wanted; `wake` has that looked at.
 

@@ -26,7 +26,7 @@ from gadgets import __version__
 from gadgets.connection.news import news_of
 from gadgets.connection.worker import serve
 from recon_core.budget import Budget
-from recon_core.children import end_with
+from recon_core.children import end_with, is_closed
 from recon_core.cluster import check_same, first_line, versions
 from recon_core.errors import ResourceError
 
@@ -186,14 +186,20 @@ class RayWorker:
 
     def __init__(self, cluster: Cluster, secret: str, actor: Any) -> None:  # noqa: ANN401 - Ray has no types here
         self.name = "of the cluster"
-        self.is_ready = self.has_ended = self._closed = False
+        self.is_ready = self._has_ended = self._closed = False
         self.answer = actor.place.remote()  # comes when it is there
         self._cluster, self._actor = cluster, actor
         self._secret = secret
         self._why = "its connection broke"
         self._address = ("", 0)
         self._there = threading.Event()  # or ended
+        self._news: socket.socket | None = None
         self._connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    @property
+    def has_ended(self) -> bool:
+        """It is gone; its connection shows this before all that it told is read."""
+        return self._has_ended or (self._news is not None and is_closed(self._news))
 
     def news(self) -> Iterator[News]:
         """Wait until it is there, and give what it tells of its scans until it is gone."""
@@ -202,21 +208,19 @@ class RayWorker:
             place = ray.get(self.answer)
             check_same(place["versions"], versions(__version__))
             self._address, self.name = tuple(place["address"]), place["name"]
-            with self._open({"open": "log"}) as log, self._open({"open": "news"}) as news:
+            with self._open({"open": "log"}) as log, self._open({"open": "news"}) as self._news:
                 threading.Thread(target=_pass_on, args=(log,), name="cinestream-log", daemon=True).start()
                 late = time.monotonic() - ray.get(self._actor.clock.remote())
                 self.is_ready = True
                 self._there.set()
-                yield from news_of(news, late)
-        except ray.exceptions.RayError as error:
+                yield from news_of(self._news, late)
+        except Exception as error:
             self._why = first_line(error)
-        except (OSError, ResourceError) as error:
-            self._why = str(error)
-        except Exception:
-            if not self._closed:  # else Ray is, too
+            usual = isinstance(error, ray.exceptions.RayError | OSError | ResourceError)
+            if not usual and not self._closed:  # else Ray is, too
                 raise
         finally:
-            self.is_ready, self.has_ended = False, True
+            self.is_ready, self._has_ended = False, True
             self._there.set()
         if not self._closed:
             self._ask_why()
@@ -226,8 +230,8 @@ class RayWorker:
         ray = self._cluster.ray
         try:
             ray.get(self._actor.clock.remote(), timeout=_ASK_SECONDS)
-        except ray.exceptions.RayError as error:
-            if not isinstance(error, TimeoutError):
+        except Exception as error:  # noqa: BLE001 - of other kinds where Ray is gone itself
+            if isinstance(error, ray.exceptions.RayError) and not isinstance(error, TimeoutError):
                 self._why = first_line(error)
 
     def connect(self, message: Mapping[str, Any]) -> socket.socket:
@@ -250,7 +254,7 @@ class RayWorker:
 
     def end(self) -> str:
         """End it, and connections that may not show it: those to a machine that lost power."""
-        self._closed = self.has_ended = True
+        self._closed = self._has_ended = True
         self._cluster.end(self._actor)
         for connection in list(self._connections):
             with contextlib.suppress(OSError):
@@ -263,7 +267,7 @@ class RayWorker:
         try:
             connection = socket.create_connection(self._address, _OPENING_SECONDS)
         except OSError:
-            self.has_ended = True
+            self._has_ended = True
             raise
         self._connections.add(connection)
         try:
@@ -308,18 +312,30 @@ class RayCrew:
     def __init__(self, cluster: Cluster, options: WorkerOptions) -> None:
         self._cluster = cluster
         self._secret = secrets.token_hex(32)
-        self._actors = cluster.actors(WorkerActor)
         self._options = options
-        self._begun = [self._begin() for _ in range(cluster.count)]
+        self._begun: list[RayWorker] = []
         try:
+            with cluster.calls():
+                for _ in range(cluster.count):
+                    self._begun.append(self._begin())
             self._check_first()
         except BaseException:
             self.close()
             raise
 
     def start(self) -> RayWorker:
-        """Give a worker, which the cluster may have ready later."""
-        return self._begun.pop() if self._begun else self._begin()
+        """Give a worker, which the cluster may have ready later.
+
+        Raises
+        ------
+        ResourceError
+            If the cluster is gone.
+        """
+        if self._begun:
+            return self._begun.pop()
+        with self._cluster.calls():
+            self._cluster.connect_again()
+            return self._begin()
 
     def close(self) -> None:
         """End the workers that nobody took, and leave the cluster."""
@@ -328,7 +344,8 @@ class RayCrew:
         self._cluster.close()
 
     def _begin(self) -> RayWorker:
-        actor = self._actors.remote(self._options, self._secret, self._cluster.most_on_one)
+        actors = self._cluster.actors(WorkerActor)
+        actor = actors.remote(self._options, self._secret, self._cluster.most_on_one)
         return RayWorker(self._cluster, self._secret, actor)
 
     def _check_first(self) -> None:

@@ -187,12 +187,14 @@ class ServerRecord:
         Looks at the slices of all scans that begin.
     fault : str
         What keeps all scans from being reconstructed; empty while nothing does.
+    doubt : str
+        What keeps some of the workers from reconstructing.
     """
 
     def __init__(self, *, names: bool = False) -> None:
         self.began_at = time.time()
         self.viewer: Viewer | None = None
-        self.fault = ""
+        self.fault = self.doubt = ""
         self._names = names
         self._lock = threading.Lock()
         self._running: dict[str, ScanRecord] = {}

@@ -33,7 +33,7 @@ class Health:
 
 def examine(record: ServerRecord, load: Load, memory: Memory) -> Health:
     """Look at the facts of a server."""
-    doubts = []
+    doubts = [record.doubt] if record.doubt else []
     if load.queue_bytes > _FULL * load.queue_limit:
         doubts.append("the queue is nearly full: senders are held up until slices are reconstructed")
     if load.memory_bytes > _FULL * load.memory_limit:

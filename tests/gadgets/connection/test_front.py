@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 import types
 import urllib.request
 from functools import partial
@@ -364,6 +365,63 @@ def test_a_worker_that_dies_is_replaced_though_no_scan_comes(fronted, monkeypatc
         assert_whole_scan(server)
 
 
+@pytest.mark.parametrize("told", [b"no JSON\n", b"[]\n", b'{"running": [{}], "ended": []}\n'])
+def test_a_worker_that_cannot_be_understood_is_replaced(told, fronted, caplog, monkeypatch):
+    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.01)
+    with fronted() as server:
+        broken = server.workers[0]
+        broken._control.sendall(told)
+        wait_until(lambda: len(server.workers) == 3)
+        assert f"worker {broken.pid} died: what it tells cannot be read: " in caplog.text
+        assert_whole_scan(server)
+        wait_until(lambda: server.front.scans.over)
+
+
+def test_that_a_worker_cannot_be_replaced_is_said_until_it_can(fronted, caplog, monkeypatch):
+    """Scans go to the others meanwhile."""
+    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.01)
+    with fronted() as server:
+        wait_until(lambda: len(server.workers) == 2)
+        starts, tries = server.front._starts, []
+
+        def fail():
+            tries.append(1)
+            raise ResourceError("no further process can be started")
+
+        monkeypatch.setattr(server.front, "_starts", [fail, fail])
+        server.workers[0].die()
+        wait_until(lambda: len(tries) > 2)
+        assert_whole_scan(server)
+        scans = server.front.scans
+        assert (scans.fault, scans.doubt) == (
+            "",
+            "1 of 2 workers cannot reconstruct: no further process can be started",
+        )
+        server.workers[1].die()
+        wait_until(lambda: scans.fault == "no further process can be started")
+        assert caplog.text.count(" died: ") == 2, "said once, however often it is tried"
+        monkeypatch.setattr(server.front, "_starts", starts)
+        wait_until(lambda: not (scans.fault or scans.doubt))
+        assert len(server.workers) == 4
+        assert_whole_scan(server)
+
+
+def test_the_page_is_not_held_up_by_a_worker_that_is_slow_to_start(fronted, monkeypatch):
+    """As where a cluster is reached again."""
+    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.01)
+    with fronted(count=1) as server:
+        begun, gate, (start,) = threading.Event(), threading.Event(), server.front._starts
+        monkeypatch.setattr(server.front, "_starts", [lambda: begun.set() or (gate.wait(PATIENCE) and start())])
+        server.workers[0].die()
+        assert begun.wait(PATIENCE)
+        looked = threading.Thread(target=server.front.load, args=(server.load(),))
+        looked.start()
+        looked.join(PATIENCE / 10)
+        assert not looked.is_alive()
+        gate.set()
+        wait_until(lambda: len(server.workers) == 2)
+
+
 @pytest.mark.parametrize("door", DOORS)
 def test_a_scan_that_kills_every_worker_ends_in_an_error(door, fronted):
     with fronted(deadly(1, deaths := [TRIES])) as server:
@@ -436,7 +494,8 @@ def test_a_server_that_is_stopped_says_so(door, fronted):
         assert answer.closed
 
 
-def test_that_no_worker_can_be_started_is_said(fronted, monkeypatch):
+@pytest.mark.parametrize("door", DOORS)
+def test_that_no_worker_can_be_started_is_said(door, fronted, monkeypatch, caplog):
     with fronted(count=1) as server:
         assert_whole_scan(server)
         server.workers[0].die()
@@ -445,8 +504,16 @@ def test_that_no_worker_can_be_started_is_said(fronted, monkeypatch):
             raise ResourceError("no further process can be started")
 
         monkeypatch.setattr(server.front, "_starts", [fail])
-        answer = talk_scan(server)
-        assert answer.complaints("client") == ["no further process can be started"]
+        with Peer(server.address):  # as health checks do
+            pass
+        wait_until(lambda: not server._sessions)
+        assert caplog.text.count("no further process can be started") == 1, "of the worker, not of each check"
+        with Peer(server.address) as peer:
+            wait_until(lambda: server._sessions)
+            time.sleep(0.1)  # it is known that there is no worker before it is known who asks
+            peer.send(CONFIGURATIONS[door], Header(HEADER), *ITEMS, Close())
+            answer = peer.collect()
+        assert answer.complaints(door) == ["no further process can be started"]
         assert answer.closed
         monkeypatch.undo()
         assert_whole_scan(server)

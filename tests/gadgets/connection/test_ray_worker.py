@@ -10,6 +10,7 @@ import time
 import pytest
 
 from gadgets import __version__
+from gadgets.connection import front as front_module
 from gadgets.connection.front import Front
 from gadgets.connection.ray_worker import Door, RayCrew
 from gadgets.connection.server import Server
@@ -189,7 +190,7 @@ def test_a_worker_that_loses_power_is_missed_and_its_connections_closed(clustere
         def before(number):
             if number == 2 and not lost:
                 lost.append(worker)
-                server.front._places[0].worker.has_ended = True  # as when its news end
+                server.front._places[0].worker._has_ended = True  # as when its news end
                 with server.front._lock:
                     server.front._replace_dead()
                 over.wait(PATIENCE)
@@ -203,6 +204,66 @@ def test_a_worker_that_loses_power_is_missed_and_its_connections_closed(clustere
             over.set()
         assert [wire(image) for image in answer.images] == expected_images()
         assert server.ray.started == 2
+
+
+def test_the_death_of_a_worker_shows_before_its_news_are_read(clustered, monkeypatch):
+    """Else a scan is begun again with the dead one first, which costs it one of its tries."""
+    gate = threading.Event()
+    with clustered(count=1) as server:
+        (worker,), (place,) = workers(server), server.front._places
+        wait_until(lambda: place.worker.is_ready)
+        monkeypatch.setattr(server.front.shown, "note", lambda *_: gate.wait(PATIENCE))
+        worker.scans._tell([])
+        worker.die()
+        wait_until(lambda: place.worker.has_ended)
+        gate.set()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_worker_of_a_cluster_that_cannot_be_understood_is_replaced(count, clustered, caplog, monkeypatch):
+    monkeypatch.setattr(front_module, "_PAUSE_SECONDS", 0.01)
+    with clustered(count=count) as server:
+        wait_until(lambda: all(place.worker.is_ready for place in server.front._places))
+        workers(server)[0].scans._control.sendall(b'{"running": 1}\n')
+        wait_until(lambda: server.ray.started == count + 1)
+        assert " on a machine died: what it tells cannot be read: TypeError" in caplog.text
+        assert_whole_scan(server)
+
+
+def test_a_place_that_cannot_be_understood_is_replaced(clustered, caplog, monkeypatch):
+    """An answer that nobody thought of."""
+    monkeypatch.setattr(front_module, "_PAUSE_SECONDS", 0.01)
+    place = ActorWorker.place
+    with clustered(count=1) as server:
+        wait_until(lambda: server.front._places[0].worker.is_ready)
+        answers = [{"versions": versions(__version__)}]
+        monkeypatch.setattr(ActorWorker, "place", lambda self: answers.pop() if answers else place(self))
+        workers(server)[0].die()
+        wait_until(lambda: server.ray.started == 3)
+        assert "died: what it tells cannot be read: KeyError('address')" in caplog.text
+        assert_whole_scan(server)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_cluster_that_is_lost_is_said_and_reached_again(door, clustered, caplog, monkeypatch):
+    """As when the port for Ray's clients breaks: Ray ends the actors, and knows nobody any more."""
+    monkeypatch.setattr(front_module, "_PAUSE_SECONDS", 0.01)
+    with clustered() as server:
+        assert_whole_scan(server, door)
+        server.ray.lose(ConnectionError("nobody answers"))
+        for worker in workers(server):
+            worker.die()
+        wait_until(lambda: "nobody answers" in server.front.scans.fault)
+        answer = talk_scan(server, door)
+        (complaint,) = answer.complaints(door)
+        assert "no Ray cluster at 127.0.0.1:1: nobody answers" in complaint
+        assert answer.closed
+        server.ray.lose()
+        wait_until(lambda: server.ray.started == 4)
+        wait_until(lambda: not server.front.scans.fault)
+        assert_whole_scan(server, door)
+    assert caplog.text.count(" died: ") == 2, "said once, however often it is tried"
+    assert "Traceback" not in caplog.text
 
 
 def test_scans_go_to_workers_that_are_there(clustered):
@@ -266,6 +327,13 @@ def test_workers_that_cannot_be_used_are_said_at_the_begin(theirs, text, stand_i
     with pytest.raises(ResourceError, match=text):
         RayCrew(Cluster(ADDRESS, 2, 1), WorkerOptions(SessionOptions()))
     assert (ray.killed, ray.shut) == (2, 1)
+
+
+def test_a_cluster_that_breaks_as_workers_are_started_is_left(stand_in):
+    ray = stand_in(make=lambda *_: ray.lose())
+    with pytest.raises(ResourceError, match=r"to the Ray cluster at .* broke: Ray has not been started yet"):
+        RayCrew(Cluster(ADDRESS, 2, 1), WorkerOptions(SessionOptions()))
+    assert (ray.started, ray.killed, ray.shut) == (1, 1, 1)
 
 
 def test_that_a_cluster_gives_no_worker_is_said(stand_in):
