@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import uuid
@@ -108,6 +109,8 @@ def damage_of(path: object, what: str = "it") -> Iterator[None]:
     except MemoryError as error:
         raise ResourceError(f"{path} claims more than the memory can hold: {error}") from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:  # of the system, in the middle of a read
+            raise ResourceError(f"{path} cannot be read further: there is not enough memory") from error
         text = str(error).strip("'\"") or type(error).__name__
         raise DataError(f"{path} is damaged or laid out otherwise: {what} cannot be read further ({text})") from error
 

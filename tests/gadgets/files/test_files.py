@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import itertools
 import re
 import shutil
@@ -12,6 +13,7 @@ import ismrmrd
 import numpy as np
 import pytest
 
+from gadgets.files.hdf5 import damage_of
 from gadgets.files.images import ImageFile, read_header, read_images, read_incomplete
 from gadgets.files.raw import open_scan, write_scan
 from gadgets.wire.framing import EndOfStreamError
@@ -923,3 +925,9 @@ def test_file_is_shared_with_other_readers(tmp_path):
     write_scan(path, HEADER, [readouts(2)])
     with h5py.File(path, "r", locking=False), open_scan(path) as first, open_scan(path) as second:
         assert wire(*first.items) == wire(*second.items)
+
+
+@pytest.mark.parametrize("error", [MemoryError("of 3 GB"), OSError(errno.ENOMEM, "Cannot allocate memory")])
+def test_a_file_is_not_called_damaged_for_want_of_memory(error):
+    with pytest.raises(ResourceError, match="memory"), damage_of("scan.h5"):
+        raise error
