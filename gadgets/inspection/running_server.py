@@ -6,6 +6,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -43,8 +44,12 @@ def ask_monitor(url: str, token: str) -> Iterator[Check]:
     SettingsError
         If this is no address of a page.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, or half of an IPv6 address
+        is_one = False
+    if not is_one:
         raise SettingsError(f"expected an address such as http://127.0.0.1:8080, got {url!r}")
     token = token or parse_qs(parts.query).get("token", [""])[0]
     root = f"{parts.scheme}://{parts.netloc}"
@@ -63,7 +68,7 @@ def ask_monitor(url: str, token: str) -> Iterator[Check]:
     except OSError as error:
         reason = getattr(error, "reason", error)
         yield Check(name, f"no answer ({reason})", "start one with: cinestream serve --web 8080")
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (HTTPException, ValueError, KeyError, TypeError, AttributeError):
         yield Check(name, "something answers, but it is no monitor page of this cinestream", "check host and port")
 
 

@@ -100,7 +100,17 @@ def test_another_page_is_told_from_a_monitor(body, capsys):
     assert "no monitor page" in text
 
 
-@pytest.mark.parametrize("url", ["ftp://host/", "http://", "file:///etc/passwd"])
+def test_the_port_for_scans_is_told_from_that_of_the_page(capsys):
+    with watched() as one:
+        status, text = doctor(capsys, "http://{}:{}".format(*one.server.address))
+    assert status == 1
+    assert "no monitor page" in text
+
+
+NO_ADDRESS = ["ftp://host/", "http://", "file:///etc/passwd", "http://[::1", "http://host:99999", "http://host:x"]
+
+
+@pytest.mark.parametrize("url", NO_ADDRESS)
 def test_what_is_no_address_is_refused(url, capsys):
     assert main(["doctor", "--server", url]) == 2
     assert "http://127.0.0.1:8080" in capsys.readouterr().err
