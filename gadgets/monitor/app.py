@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ _STATIC = {
     "viewer.css": ("gadgets.reports", "templates", "text/css"),
     "style.css": ("gadgets.reports", "templates", "text/css"),
 }
+_NUMBER = re.compile(r"[0-9]{1,6}")  # of a loop; int takes no number of thousands of digits
 _NEWS_SECONDS = 1.0  # from one look at the facts to the next
 _CLOSE_SECONDS = 0.2  # until it is noticed that the server ends
 _MOST_WATCHERS = 16  # pages that are kept up to date at a time
@@ -59,8 +61,8 @@ class Pages:
             Route("/static/{name}", self.static),
             Route("/events", self.events),
             Route("/scans.json", self.scans),
-            Route("/loops/{scan}/{number:int}", self.loop),
-            Route("/maps/{scan}/{number:int}", self.maps),
+            Route("/loops/{scan}/{number}", self.loop),
+            Route("/maps/{scan}/{number}", self.maps),
             Route("/metrics", self.metrics),
             Route("/healthz", self.health),
         ]
@@ -132,7 +134,8 @@ def make_app(pages: Pages) -> Starlette:
 
 
 def _found(request: Request, look: Callable[[str, int], bytes], kind: str) -> Response:
-    content = look(request.path_params["scan"], request.path_params["number"])
+    number = request.path_params["number"]
+    content = look(request.path_params["scan"], int(number)) if _NUMBER.fullmatch(number) else b""
     if not content:
         raise HTTPException(404, "the images of this scan are not kept any more")
     return Response(content, media_type=kind)

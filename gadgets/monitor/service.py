@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gadgets.monitor.access import Access
 from gadgets.monitor.app import Pages, make_app
@@ -18,6 +19,8 @@ from recon_core.errors import ResourceError
 from recon_core.printable import make_log_printable
 
 if TYPE_CHECKING:
+    import asyncio
+
     from gadgets.monitor.state import Sources
 
 logger = logging.getLogger("cinestream")
@@ -25,6 +28,20 @@ make_log_printable("uvicorn.error")
 
 _STOP_SECONDS = 3.0
 _MOST_REQUESTS = 64  # at a time
+_REQUEST_SECONDS = 10.0  # for a connection to ask for something
+
+
+class _Connection(H11Protocol):
+    """One that is closed where nothing is asked for: many such would keep health checks from being answered."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin, and wait for so long."""
+        super().connection_made(transport)
+        self.loop.call_later(_REQUEST_SECONDS, self._close_silent)
+
+    def _close_silent(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 class Monitor:
@@ -56,6 +73,8 @@ class Monitor:
         app = Access(make_app(pages), token, host, port)
         config = uvicorn.Config(
             app,
+            http=_Connection,
+            ws="none",
             log_config=None,
             log_level="warning",
             access_log=False,

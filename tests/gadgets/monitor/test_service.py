@@ -1,6 +1,8 @@
 """The monitor page over HTTP: what it shows, who may see it, and what happens where it cannot be had."""
 
 import base64
+import contextlib
+import http.client
 import io
 import json
 import socket
@@ -14,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gadgets import __version__
 from gadgets.connection.records import ScanRecord
+from gadgets.monitor import service
 from gadgets.monitor.opening import check_monitor
 from gadgets.problems import Kind
 from gadgets.wire.messages import Close, ConfigFile, Header, Readouts
@@ -55,6 +58,39 @@ def test_the_page_is_whole_and_loads_nothing_from_elsewhere(site):
         assert b"://" not in content.replace(b"http://www.w3.org/2000/svg", b"")
     assert site.site.ask("static/../app.py")[0] == 404
     assert site.site.ask("static/monitor.html")[0] == 404
+
+
+@pytest.mark.parametrize("number", ["-1", "x", "1.0", "", "%00", "\u0663", "9" * 5000])
+def test_what_is_no_number_of_a_loop_is_not_found(number, site, caplog):
+    scanned(site)
+    scan = site.record.over[0].scan
+    for kind in ("loops", "maps"):
+        assert site.site.ask(f"{kind}/{scan}/{urllib.parse.quote(number, safe='%')}")[0] == 404
+    assert site.site.ask(f"loops/{scan}/0")[0] == 200
+    assert "Traceback" not in caplog.text
+
+
+def test_connections_that_ask_for_nothing_give_way(monkeypatch):
+    """As those of a scan for open ports; health checks that get no answer end a server that is well."""
+    monkeypatch.setattr(service, "_REQUEST_SECONDS", 0.2)
+    with watched() as one, contextlib.ExitStack() as stack:
+        address = urllib.parse.urlsplit(one.site.url)
+        silent = [
+            stack.enter_context(socket.create_connection((address.hostname, address.port)))
+            for _ in range(service._MOST_REQUESTS + 1)
+        ]
+        silent[0].sendall(b"GET / HTTP/1.1\r\nHost: ")
+        wait_until(lambda: one.site.ask("healthz")[0] == 200)
+        assert silent[0].recv(1) == b""
+
+
+def test_a_websocket_is_no_error_of_the_server(site, caplog):
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Key": "x", "Sec-WebSocket-Version": "13"}
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(site.site.url).netloc)
+    with contextlib.closing(connection):
+        connection.request("GET", "/healthz", headers=upgrade)
+        assert connection.getresponse().status == 200
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def test_scans_are_shown_with_their_images(site):
