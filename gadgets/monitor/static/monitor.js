@@ -32,7 +32,13 @@
     return minutes < 2880 ? `${Math.floor(minutes / 60)} h` : `${Math.floor(minutes / 1440)} days`;
   }
 
-  const clock = (seconds) => new Date(1000 * seconds).toLocaleTimeString([], { hour12: false });
+  /** The time of day, with the day where it is not today. */
+  function clock(seconds) {
+    const then = new Date(1000 * seconds), hours = then.toLocaleTimeString([], { hour12: false });
+    if (then.toDateString() === new Date().toDateString()) return hours;
+    return `${then.toLocaleDateString([], { day: "numeric", month: "short" })} ${hours}`;
+  }
+
   const nameOf = (scan) => [scan.protocol || "no protocol", scan.patient, scan.pipeline].filter(Boolean).join(" · ");
 
   /** The methods that made the slices, and how many each. */
@@ -205,7 +211,9 @@
     }
     select.value = chosen ? picked : "";
     const snr = scan.snr === null ? "" : `SNR ${Math.round(scan.snr)}`;
-    at("shown").textContent = [nameOf(scan), methodsOf(scan), many(scan.loops.length, "loop"), snr].filter(Boolean).join(" · ");
+    const made = methodsOf(scan), by = made === scan.pipeline ? "" : made; // often the pipeline has its name
+    const when = scan.verdict === "running" ? "running" : running.length ? `earlier scan of ${clock(scan.began)}` : clock(scan.began);
+    at("shown").textContent = [nameOf(scan), by, when, many(scan.loops.length, "loop"), snr].filter(Boolean).join(" · ");
     load(scan);
   }
 
