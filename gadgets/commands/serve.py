@@ -32,6 +32,7 @@ from gadgets.connection.resident import DEFAULT_HOST, DEFAULT_PORT
 from gadgets.connection.scan_log import FORMATS, log_as_server
 from gadgets.connection.server import CONNECTIONS, Server
 from gadgets.connection.session import SessionOptions
+from gadgets.connection.spool import make_folder
 from gadgets.monitor.opening import TOKEN_VARIABLE, check_monitor, open_monitor
 from gadgets.settings.pipelines import find_pipeline
 from gadgets.settings.settings import Settings, apply, parse_assignments
@@ -163,6 +164,8 @@ def run(options: argparse.Namespace) -> int:
     for name in session.aliases.values():
         find_pipeline(name, session.pipelines)
     apply(Settings(), session.overrides)
+    if session.save_raw is not None and not options.workers.address:  # else it is a folder of other machines
+        make_folder(session.save_raw)
     if options.web:
         check_monitor(options.web_token)
     record = ServerRecord(names=options.web_names)

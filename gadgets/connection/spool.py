@@ -6,16 +6,19 @@ A plain file of messages needs no closing record: whatever kills the process, wh
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import logging
 import os
 import queue
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gadgets.wire.writer import Writer
+from recon_core.errors import ResourceError
 from recon_core.storage import open_private
 
 if TYPE_CHECKING:
@@ -29,6 +32,24 @@ logger = logging.getLogger("cinestream")
 
 _QUEUE_BYTES = 1 << 30
 _numbers = itertools.count(1)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder for raw streams, for the owner alone.
+
+    Raises
+    ------
+    ResourceError
+        If it cannot be made, or nothing can be written there; a full disk is left to the scans, which go on without.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return
+        raise ResourceError(f"raw streams cannot be saved in {folder}: {error.strerror}; choose another one") from error
 
 
 class Spool:

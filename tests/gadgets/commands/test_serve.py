@@ -78,6 +78,14 @@ def test_serve_says_when_the_address_is_not_to_be_had(run):
     assert "cannot listen on .." in err
 
 
+@pytest.mark.parametrize("folder", ["a_file", "a_file/below", "/proc/nowhere"])
+def test_serve_says_at_once_that_raw_streams_cannot_be_saved(folder, tmp_path, run):
+    (tmp_path / "a_file").touch()
+    status, _, err = run("serve", "--port", "0", "--save-raw", tmp_path / folder)
+    assert status == 1
+    assert f"raw streams cannot be saved in {tmp_path / folder}: " in err
+
+
 def test_serve_and_send_as_processes(scan, tmp_path, run):
     raw, store = tmp_path / "raw", tmp_path / "store"
     command = ["serve", "--port", "0", "--save-raw", str(raw), "--alias", "openrecon=zero_filled", "--set", "series=4"]

@@ -1,9 +1,12 @@
+import contextlib
+import errno
 import logging
 import os
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 from pathlib import Path
 
@@ -11,11 +14,12 @@ import numpy as np
 import pytest
 
 import gadgets.connection.spool
-from gadgets.connection.spool import Spool
+from gadgets.connection.spool import Spool, make_folder
 from gadgets.files.raw import open_scan
 from gadgets.wire.framing import EndOfStreamError
 from gadgets.wire.messages import Close, ConfigText, Header
 from gadgets.wire.writer import encode
+from recon_core.errors import ResourceError
 from tests.helpers.builders import header_xml, readouts, waveform
 from tests.helpers.paths import REPOSITORY
 
@@ -213,3 +217,13 @@ def test_raw_data_are_for_the_owner_alone(tmp_path):
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "new" / "raw").stat().st_mode) == 0o700
     assert stat.S_IMODE(spool.path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(("number", "is_refused"), [(errno.ENOSPC, False), (errno.EDQUOT, False), (errno.EROFS, True)])
+def test_a_disk_that_is_full_now_keeps_no_server_from_beginning(number, is_refused, tmp_path, monkeypatch):
+    def fail(**_):
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
+    with pytest.raises(ResourceError) if is_refused else contextlib.nullcontext():
+        make_folder(tmp_path / "raw")
