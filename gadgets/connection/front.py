@@ -48,7 +48,9 @@ logger = logging.getLogger("cinestream")
 #: How often a scan is begun of which the worker dies.
 TRIES = 3
 
-_PAUSE_SECONDS = 1.0  # from the death of a worker to the next, if no connection asks for it before
+_PAUSE_SECONDS = 1.0  # from the death of a worker to the next, if no connection asks for it before; twice as long
+_LONGEST_PAUSE_SECONDS = 60.0  # after each that ended before it told anything
+_FALSE_STARTS = 2  # from so many on it is said that no worker can be had
 _LOOK_SECONDS = 10.0  # that a worker may take for a part of a picture
 _OPENING_SECONDS = 5.0  # that a peer has to say what it is, who is to be told in its way that there is no worker
 _BLOCK_BYTES = 1 << 22  # of a picture at a time
@@ -56,14 +58,20 @@ _HUNG_UP = getattr(select, "POLLRDHUP", 0)  # of Linux
 
 
 class _Place:
-    """A worker, how many scans it has, and what it told last."""
+    """A worker, how many scans it has, and what it told last.
 
-    def __init__(self, worker: Worker, number: int) -> None:
+    Of the workers before it in its place, `false_starts` in a row ended before they told anything, the last of them as
+    `why` says.
+    """
+
+    def __init__(self, worker: Worker, number: int, false_starts: int = 0, why: str = "") -> None:
         self.worker = worker
         self.number = number
+        self.has_told = False
+        self.false_starts = false_starts
         self.scans = 0
         self.room = Room()
-        self.fault = ""
+        self.fault = f"workers end as they begin: {why}" if false_starts >= _FALSE_STARTS else ""
         self.misread = ""  # why what it tells could not be taken
         self.death_is_said = False
 
@@ -77,6 +85,7 @@ class _Place:
                     record.end(one)
                 record.run_elsewhere(self.number, news.running)
                 self.room, self.fault = news.room, news.fault
+                self.has_told, self.false_starts = True, 0
                 changed()
         except Exception as error:  # a worker that cannot be understood is replaced as one that died
             logger.exception("unexpected error")
@@ -84,7 +93,9 @@ class _Place:
             self.worker.end()
         record.run_elsewhere(self.number, [])
         shown.forget(self.number)
-        self.room, self.fault = Room(), ""
+        self.room = Room()
+        if self.has_told:
+            self.fault = ""
 
 
 class Front:
@@ -135,8 +146,8 @@ class Front:
         rooms = [place.room for place in [*self._places]]  # without the lock: a cluster may take long to give a worker
         return load._replace(**{name: sum(getattr(room, name) for room in rooms) for name in Room._fields})
 
-    def _start(self, start: Callable[[], Worker]) -> _Place:
-        place = _Place(start(), next(self._numbers))
+    def _start(self, start: Callable[[], Worker], false_starts: int = 0, why: str = "") -> _Place:
+        place = _Place(start(), next(self._numbers), false_starts, why)
         threading.Thread(target=self._listen, args=(place,), name="cinestream-news", daemon=True).start()
         return place
 
@@ -145,7 +156,8 @@ class Front:
         place.listen(self.scans, self.shown, partial(self._look, place.worker), self._note_faults)
         self._note_faults()
         is_replaced = False
-        while not (is_replaced or self._closing.wait(_PAUSE_SECONDS)):  # not without a pause: it may die as it begins
+        pause = min(_LONGEST_PAUSE_SECONDS, _PAUSE_SECONDS * 2 ** min(place.false_starts, 10))
+        while not (is_replaced or self._closing.wait(pause)):
             with self._lock:
                 self._replace_dead()
                 is_replaced = place not in self._places
@@ -197,11 +209,12 @@ class Front:
             if not place.worker.has_ended or self._closing.is_set():
                 continue
             why, is_new = place.worker.end(), not place.death_is_said
-            place.death_is_said = True
+            why, place.death_is_said = place.misread or why, True
             if is_new:
-                logger.error("worker %s died: %s", place.worker.name, place.misread or why)
+                logger.error("worker %s died: %s", place.worker.name, why)
+            false_starts = 0 if place.has_told else place.false_starts + 1
             try:
-                self._places[at] = self._start(self._starts[at])
+                self._places[at] = self._start(self._starts[at], false_starts, why)
             except ResourceError as error:
                 place.fault = str(error)
                 if is_new:

@@ -406,6 +406,35 @@ def test_that_a_worker_cannot_be_replaced_is_said_until_it_can(fronted, caplog, 
         assert_whole_scan(server)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_that_no_worker_lives_long_enough_to_tell_anything_is_a_fault(count, fronted, monkeypatch, caplog):
+    """As where a library cannot be loaded; they are begun ever more rarely."""
+    monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.01)
+    healthy = threading.Event()
+
+    def engine(worker):
+        if not healthy.is_set():
+            worker.die()
+        return StubEngine()
+
+    with fronted(engine, count) as server:
+        scans = server.front.scans
+        wait_until(lambda: scans.fault)
+        assert (
+            scans.fault == "workers end as they begin: it was killed (SIGKILL), as the system does when memory runs out"
+        )
+        wait_until(lambda: len(server.workers) >= 5 * count)
+        assert scans.fault, "also while none is begun"
+        assert server.front._places[0].false_starts >= 3
+        healthy.set()
+        wait_until(lambda: not any(place.worker.has_ended for place in server.front._places))
+        for worker in server.workers[-count:]:
+            worker.scans._tell([])
+        wait_until(lambda: not scans.fault)
+        assert_whole_scan(server)
+        assert all(place.false_starts == 0 for place in server.front._places)
+
+
 def test_the_page_is_not_held_up_by_a_worker_that_is_slow_to_start(fronted, monkeypatch):
     """As where a cluster is reached again."""
     monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.01)
