@@ -58,10 +58,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=within(int, 1, 1024), default=0, metavar="N", help=text)
     text = (
-        "use a Ray cluster: its HOST:PORT, auto for the one that this machine is a part of, local to start one here; "
-        "all its machines must see the files under the same paths (needs the extra [cluster])"
+        "use a Ray cluster: its HOST:PORT, or ray://HOST:PORT by the port for Ray's clients, auto for the one that "
+        "this machine is a part of, local to start one here; this and all its machines must see the files under the "
+        "same paths (needs the extra [cluster])"
     )
-    parser.add_argument("--ray", default="", metavar="auto|local|HOST:PORT", help=text)
+    parser.add_argument("--ray", default="", metavar="auto|local|[ray://]HOST:PORT", help=text)
     text = "name of the table of outcomes; one that ends in .parquet needs the extra [parquet] (default: %(default)s)"
     parser.add_argument("--table", type=_table_name, default=TABLE, metavar="NAME", help=text)
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
