@@ -131,6 +131,12 @@ class ScanRecord:
         """Whether all slices so far are of the method that was asked for."""
         return all(is_asked_for(self.method, method) for method in list(self.methods))
 
+    @property
+    def is_late(self) -> bool:
+        """Whether a slice took longer than the deadline allows, or the one that is being made already does."""
+        summary = self.summary
+        return 0 < self.deadline < max(self.latency, summary.seconds_running if summary.running else 0.0)
+
     def outcome(self) -> dict[str, Any]:
         """What the line of the log has of it."""
         summary = self.summary
@@ -166,6 +172,7 @@ class ScanRecord:
             "as_asked": self.as_asked,
             "notes": dict(self.notes),
             "deadline": self.deadline,
+            "late": self.is_late,
             "promised": self.promised,
             "began": self.began_at,
             "running": running,

@@ -88,10 +88,10 @@ def _scans(facts: dict[str, Any]) -> Iterator[Check]:
     total = f"{many(done.get('done', 0) + lost, 'scan')} in {hours:.1f} h, {lost} with losses"
     yield Check("scans", f"{total}; {len(running)} running")
     for scan in running:
-        late = scan["deadline"] and scan["latency"] > scan["deadline"]
-        text = f"{scan['slices']} of {many(scan['promised'], 'slice')}, latency {scan['latency']:.1f} s"
+        now = f", {scan['running']} for {scan['seconds_running']:.1f} s" if scan["running"] else ""
+        text = f"{scan['slices']} of {many(scan['promised'], 'slice')}, latency {scan['latency']:.1f} s{now}"
         limit = f"{text}, the deadline is {scan['deadline']:g} s"
-        yield Check(f"running {scan['scan']}", limit if late else text)
+        yield Check(f"running {scan['scan']}", limit if scan["late"] else text)
     bad = [scan for scan in over if scan["verdict"] != "done"]
     if bad:
         damage = [problem["text"] for problem in bad[0]["problems"] if problem["damage"]]

@@ -91,7 +91,8 @@ class Access:
             return self._let_in() if path == "/" else None
         if self._is_right(headers.get("authorization", "").removeprefix("Bearer ")) or self._has_cookie(headers):
             return None
-        return self._refuse(headers, "The token is wrong." if asked is not None else "A token is needed.")
+        is_given = asked is not None or "authorization" in headers
+        return self._refuse(headers, "The token is wrong." if is_given else "A token is needed.")
 
     async def _log_in(self, request: Request) -> Response:
         body = b""

@@ -45,7 +45,7 @@ def examine(record: ServerRecord, load: Load, memory: Memory) -> Health:
     bad = [scan for scan in record.over[:_LAST] if scan.verdict != "done"]
     if len(bad) == _LAST:
         doubts.append(f"the last {_LAST} scans all lost data or images, or their peer left")
-    late = [scan for scan in record.running if scan.deadline and scan.latency > scan.deadline]
+    late = [scan for scan in record.running if scan.is_late]
     if late:
-        doubts.append(f"{many(len(late), 'running scan')} took longer for a slice than the deadline allows")
+        doubts.append(f"{many(len(late), 'running scan')} took or takes longer for a slice than the deadline allows")
     return Health(record.fault, tuple(doubts))

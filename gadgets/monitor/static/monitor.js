@@ -118,7 +118,7 @@
 
   function card(scan) {
     const known = scan.promised && scan.slices <= scan.promised;
-    const late = scan.deadline && scan.latency > scan.deadline;
+    const late = scan.deadline && scan.latency > scan.deadline, waits = scan.late && !late;
     const latency = `latency ${time(scan.latency)}${scan.deadline ? ` of ${time(scan.deadline)}` : ""}`;
     const numbers = [
       known ? `${scan.slices} of ${many(scan.promised, "slice")}` : many(scan.slices, "slice"), many(scan.images, "image"),
@@ -131,7 +131,7 @@
     const now = scan.running ? `Now ${scan.running}, for ${time(scan.seconds_running)}.` : "Waiting for readouts.";
     const made = el("div", { className: "scan" },
       el("p", { className: "name" }, text("b", scan.protocol || "no protocol"), text("span", peer, "muted")),
-      ...(known ? [meter(scan.slices / scan.promised)] : []), line, text("p", now, "muted"));
+      ...(known ? [meter(scan.slices / scan.promised)] : []), line, text("p", now, waits ? "late" : "muted"));
     const why = reason(scan);
     if (why) made.append(text("p", why, tone({ ...scan, verdict: "done" }) === "good" ? "muted" : "late"));
     return made;

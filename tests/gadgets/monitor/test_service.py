@@ -7,6 +7,7 @@ import io
 import json
 import socket
 import sys
+import time
 import urllib.parse
 import urllib.request
 
@@ -15,6 +16,7 @@ from PIL import Image as Picture
 from prometheus_client.parser import text_string_to_metric_families
 
 from gadgets import __version__
+from gadgets.commands.main import main
 from gadgets.connection.records import ScanRecord
 from gadgets.monitor import service
 from gadgets.monitor.opening import check_monitor
@@ -156,6 +158,23 @@ def test_losses_in_a_row_are_doubtful(site):
     assert site.site.json("healthz")["health"] == "well"
 
 
+@pytest.mark.parametrize(("running", "latency", "is_late"), [("", 0.0, False), ("slice 0", 0.0, True), ("", 3.0, True)])
+def test_a_deadline_that_is_not_kept_is_doubtful(running, latency, is_late, site, capsys):
+    """Also while the slice that takes too long is being made: it may be the only one of its scan."""
+    record = ScanRecord("a peer", deadline=2.0, latency=latency)
+    record.summary.running = running
+    record.summary._began = time.monotonic() - 5.0
+    site.record.begin(record)
+    health = site.site.json("healthz")
+    assert ("longer for a slice than the deadline" in str(health["doubts"])) is is_late
+    assert site.site.json("scans.json")["running"][0]["late"] is is_late
+    main(["doctor", "--server", site.site.url])
+    text = capsys.readouterr().out
+    assert ("the deadline is 2 s" in text) is is_late
+    assert ("slice 0 for 5." in text) is bool(running)
+    site.record.end(record)
+
+
 def test_news_come_as_events(site):
     with urllib.request.urlopen(site.site.url + "events", timeout=30) as stream:
         kinds = {}
@@ -197,6 +216,8 @@ def test_a_token_is_asked_for():
             status, headers, body = site.ask(path)
             assert (status, headers["www-authenticate"]) == (401, "Bearer")
             assert b"token is needed" in body
+            status, _, body = site.ask(path, "another-token")
+            assert (status, b"token is wrong" in body) == (401, True)
         assert site.ask("healthz")[0] == 200, "health checks have none"
         for wrong in ("wrong", TOKEN[:-1], TOKEN + "x", "\u00e9"):
             assert site.ask("scans.json?token=" + urllib.parse.quote(wrong))[0] == 401
