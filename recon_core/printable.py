@@ -7,6 +7,7 @@ import re
 import traceback
 
 _MOST = 4000  # characters of a message
+_MOST_OF_NAME = 200
 # Control characters, separators of lines and directions of writing: what forges lines, colours or their order.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _KEPT = "\n\t"
@@ -32,6 +33,12 @@ def printable(text: str, *, lines: bool = False) -> str:
 def shortened(text: str) -> str:
     """Cut what is too long to be read."""
     return text if len(text) <= _MOST else f"{text[:_MOST]} ... (cut from {len(text)} characters)"
+
+
+def label(name: str) -> str:
+    """Write a name that others gave so that it fits into a line of a table."""
+    name = printable(name)
+    return name if len(name) <= _MOST_OF_NAME else f"{name[:_MOST_OF_NAME]}..."
 
 
 class _PrintableRecords(logging.Filter):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gadgets.chain import ScanSummary
 from gadgets.problems import Problems
 from recon_core.methods import is_asked_for
+from recon_core.printable import label
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -241,7 +242,7 @@ class ServerRecord:
             for encoding in header.encodings
             if not encoding.refusal
         )
-        record.patient = header.patient_name if self._names else ""
+        record.patient = label(header.patient_name) if self._names else ""
         look = None if self.viewer is None else self.viewer.begin(record.scan, header)
 
         def take(complete: CompleteSlice, reconstruction: Reconstruction) -> None:

@@ -50,6 +50,7 @@ from gadgets.wire.reader import Reader
 from gadgets.wire.writer import Writer
 from recon_core.budget import Budget
 from recon_core.errors import CinestreamError, ProtocolError, ResourceError, ScanStoppedError, SettingsError
+from recon_core.printable import label
 from recon_core.stopping import stoppable
 from recon_core.turns import Share, sharing
 from recon_core.words import choose_from
@@ -340,7 +341,7 @@ class Session:
                 settings = self._options.configure(action)
             elif isinstance(action, Scan):
                 header = parse_header(action.header)
-                self._record.protocol = header.protocol_name
+                self._record.protocol = label(header.protocol_name)
                 self._warm_up(settings)
             elif isinstance(action, Adjust):
                 settings = self._options.adjust(settings, action.parameters, problems)

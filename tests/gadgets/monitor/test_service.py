@@ -197,6 +197,20 @@ def test_names_of_patients_are_shown_only_where_they_are_asked_for():
             assert (b"Doe" in one.site.ask("scans.json")[2]) is names
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("x" * 100_000, "x" * 200 + "..."), ("a&#10;b", "a\\nb"), ("to the \u202eleft", "to the \\u202eleft")],
+)
+def test_names_of_others_are_short_and_in_order(name, shown):
+    """A page as long as a name of 100,000 characters shows nothing else, and turned text reads as another."""
+    text = f"<subjectInformation><patientName>{name}</patientName></subjectInformation></ismrmrdHeader>"
+    header = HEADER.replace("cine_simulation", name).replace("</ismrmrdHeader>", text)
+    with watched(names=True) as one:
+        scanned(one, ConfigFile("zero_filled"), Header(header), *ITEMS, Close())
+        (over,) = one.site.json("scans.json")["over"]
+    assert (over["protocol"], over["patient"]) == (shown, shown)
+
+
 def test_without_a_token_only_this_machine_by_its_own_name_is_answered(site):
     for host, wanted in (
         ("localhost", 200),
