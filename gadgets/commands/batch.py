@@ -15,7 +15,7 @@ from gadgets.replay.table import FORMS, TABLE, Table
 from recon_core.children import threads_wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from gadgets.replay.plan import Entry
     from gadgets.replay.workers import Workers
@@ -103,8 +103,8 @@ def run(options: argparse.Namespace) -> int:
         entries = make_plan(sources, settings, options.group, overwrite=options.overwrite)
         say(summary_of(entries))
         batch = Batch(entries, table, _workers(options, settings))
-        with _terminated_as_interrupted(), BatchProgress(entries, say) as progress:
-            batch.run(progress)
+        with _interruptible() as check, BatchProgress(entries, say) as progress:
+            batch.run(progress, check)
     count = {word: sum(1 for row in batch.rows if row.outcome and row.outcome.word == word) for word in _WORDS}
     say(f"{', '.join(f'{number} {word}' for word, number in count.items())}; table in {path}")
     return 1 if count["damaged"] or count["failed"] or not batch.table_is_written else 0
@@ -114,13 +114,31 @@ _WORDS = ("done", "damaged", "failed")
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """End as after Ctrl-C when Slurm, Kubernetes or a shell ends the batch."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """End as after Ctrl-C when Slurm, Kubernetes or a shell ends the batch, too.
+
+    Yields
+    ------
+    callable
+        Raises it once more, to be called now and then: Python drops what is raised where an object is just deleted.
+    """
+    asked: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    heard = [number for number in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heard}
     try:
-        yield
+        yield check
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say_plan(entries: list[Entry]) -> None:

@@ -95,8 +95,15 @@ class Batch:
             if row.outcome is not None and row.outcome.failed:
                 logger.error("%s: %s", row.entry.source, row.outcome.problems[0])
 
-    def run(self, progress: BatchProgress) -> None:
+    def run(self, progress: BatchProgress, check: Callable[[], None] = lambda: None) -> None:
         """Do it; the table is written now and then, and at the end whatever happens.
+
+        Parameters
+        ----------
+        progress
+            Is told what is done.
+        check
+            Called now and then; what it raises ends the batch.
 
         Raises
         ------
@@ -106,6 +113,7 @@ class Batch:
         self._remove_parts()
         try:
             while self._queue or self._running:
+                check()
                 self._submit()
                 for event in self._workers.wait(_WAIT_SECONDS):
                     self._take(event, progress)

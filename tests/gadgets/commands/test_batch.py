@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from gadgets.commands.batch import _interruptible
 from gadgets.commands.main import INTERRUPTED
 from tests.helpers.image_files import contents
 from tests.helpers.peers import wait_until
@@ -109,6 +110,34 @@ def test_a_wrong_call_is_said_at_once(arguments, status, text, archive, scan, tm
     shutil.copy(scan, tmp_path / "scan.h5")
     found, _, err = run("batch", "-o", "out", *arguments)
     assert (found, text in err) == (status, True), err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_end_is_not_lost_where_python_drops_what_is_raised(number):
+    class Deleted:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    with _interruptible() as check:
+        check()
+        one = Deleted()
+        del one
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    assert signal.getsignal(number) == before
+
+
+def test_an_end_that_is_ignored_stays_ignored():
+    """As that of Ctrl-C in what a shell runs behind."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with _interruptible() as check:
+            signal.raise_signal(signal.SIGINT)
+            check()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.slow

@@ -192,6 +192,17 @@ def test_an_end_in_between_leaves_no_part_and_a_table(end, entries, tmp_path):
     assert [row["outcome"] for row in rows_of(tmp_path / "out")] == ["done", "", "", "", "", "failed"]
 
 
+def test_a_batch_asks_now_and_then_whether_it_is_to_end(entries, tmp_path):
+    def check():
+        if len(workers.begun) >= 2:
+            raise KeyboardInterrupt
+
+    workers = Scripted(lambda *_: Outcome(images=2))
+    with BatchProgress(entries, print) as progress, pytest.raises(KeyboardInterrupt):
+        Batch(entries, Table(tmp_path / "out" / TABLE), workers).run(progress, check)
+    assert (len(workers.begun), workers.closed) == (2, 1)
+
+
 def test_a_table_that_cannot_be_written_stops_nothing(entries, tmp_path, monkeypatch, caplog):
     def write(path, content):
         raise ResourceError(f"cannot write {path}: No space left on device")
