@@ -74,6 +74,11 @@ def first_prior(average: torch.Tensor, frames: int) -> KtPrior:
     return KtPrior(_cosines(frames).to(average.device), power.clamp(min=_FLOOR))
 
 
+def settled_prior(frames: int, pixels: int, device: torch.device) -> KtPrior:
+    """Expect hardly anything of any component: that of a series of which the data leave nothing open."""
+    return KtPrior(_cosines(frames).to(device), torch.full((frames, pixels), _FLOOR, device=device))
+
+
 def next_prior(before: KtPrior, series: torch.Tensor, plane: tuple[int, int], sampled: float) -> KtPrior:
     """Read the power of each component off the present estimate of the series, and off how uncertain that is.
 

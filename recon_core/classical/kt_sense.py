@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from recon_core.classical.cg_sense import CGSense
-from recon_core.classical.kt_prior import KtPrior, first_prior, next_prior
+from recon_core.classical.kt_prior import KtPrior, first_prior, next_prior, settled_prior
 from recon_core.options import CGSenseOptions
 from recon_core.physics.hybrid_noise import believed_noise
+from recon_core.physics.neighbourhood import box_mean
 from recon_core.physics.solvers import ratio
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ _LOST = 3e-4  # share of the energy of the coil maps that need not be modelled
 # Deviation of the noise, relative to the largest pixel of a coil, that is reckoned with at least: with less the steps
 # go so slowly that the image is worse.
 _LEAST_NOISE = 5e-3
+_SMALL = 1e-6  # variance of a given image, over that of the noise
 _AVERAGE = CGSenseOptions(warm_start=False)
+# Side of the squares, in pixels, over which the error of a given image is averaged: one sample knows it roughly.
+_NEIGHBOURHOOD = 9
 
 
 class KtSense:
@@ -93,6 +97,42 @@ class KtSense:
         return CGSense(_AVERAGE, self._implementation)(data.average())
 
 
+def settle(
+    data: HybridSlice, image: torch.Tensor, deviation: torch.Tensor, implementation: str = "auto"
+) -> torch.Tensor:
+    """Bring an image of another method, the data, and the prior that is read off that image together.
+
+    What changes from frame to frame without a pattern in time is less likely than the image says.
+
+    Parameters
+    ----------
+    data
+        The slice.
+    image
+        ``(frame, y, x)`` complex64.
+    deviation
+        ``(frame, y, x)`` float32: standard deviation of its real part from the truth.
+    implementation
+        As for `KtSense`.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(frame, y, x)`` complex64: the minimum of |A x - y|^2 / s^2 + sum |x - image|^2 / e^2 + sum |c|^2 / P, with
+        the noise s, the error e and the power P of the components of the image.
+    """
+    data, noise = _with_noise(replace(data, notes=[]))
+    problem = _Problem.of(data, implementation)
+    variance = box_mean(2 * (deviation / noise).square().mean(0).mT[None], _NEIGHBOURHOOD)
+    problem = replace(problem, held=1 / variance.flatten().clamp(min=_SMALL))
+    series = problem.flat(image / noise)
+    remaining = problem.adjoint(data, noise) - problem.explained(series)
+    before = settled_prior(len(series), series.shape[-1], series.device)
+    prior = next_prior(before, series, problem.plane, problem.sampled)
+    components = prior.express(before.analyse(series), before)
+    return noise * problem.image(prior.synthesise(problem.improve(prior, components, remaining)))
+
+
 def _with_noise(data: HybridSlice) -> tuple[HybridSlice, float]:
     """The slice with the noise that is reckoned with, and its deviation in a complex sample.
 
@@ -126,6 +166,8 @@ class _Problem:
     """Samples of a frame along the further axes of the data."""
     sampled: float
     """Share of the lines that were measured."""
+    held: torch.Tensor | float = 0.0
+    """``(pixel,)``: weight of a given series beside the data, one over its variance."""
 
     @classmethod
     def of(cls, data: HybridSlice, implementation: str) -> _Problem:
@@ -150,9 +192,14 @@ class _Problem:
         """Apply A^H to the data."""
         return self.flat(self.whole.adjoint(data.hybrid)) / deviation
 
-    def normal(self, series: torch.Tensor) -> torch.Tensor:
+    def explained(self, series: torch.Tensor) -> torch.Tensor:
         """Apply A^H A."""
         return self.flat(self.operator.normal(self.image(series)))
+
+    def normal(self, series: torch.Tensor) -> torch.Tensor:
+        """Apply A^H A and the weight of the given series."""
+        explained = self.explained(series)
+        return explained.addcmul_(series, self.held) if isinstance(self.held, torch.Tensor) else explained
 
     def improve(
         self, prior: KtPrior, components: torch.Tensor | None, remaining: torch.Tensor, iterations: int = _ITERATIONS
@@ -168,11 +215,12 @@ class _Problem:
         components
             Where to start; None is zero.
         remaining
-            ``(frame, part, pixel)``: A^H of what the series does not explain of the data; kept up to date.
+            ``(frame, part, pixel)``: A^H of what the series does not explain of the data, and its distance to the
+            given one times the weight of that; kept up to date.
         iterations
             Steps.
         """
-        scale = (self.sampled + 1 / prior.power).rsqrt()[:, None]
+        scale = (self.sampled + self.held + 1 / prior.power).rsqrt()[:, None]
         rest = scale.square() / prior.power[:, None]
         residual = prior.analyse(remaining).mul_(scale)
         solution = torch.zeros_like(residual)

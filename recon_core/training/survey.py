@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from recon_core.classical.kt_sense import settle
 from recon_core.errors import ModelError
 from recon_core.inference.fusion import decades, gather, with_phase
 from recon_core.metrics.measures import dynamic_region
@@ -21,6 +22,7 @@ from recon_core.trust.weighing import LEAST_SHARE, Beyond, Weighing
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from recon_core.data import HybridSlice
     from recon_core.inference.fusion import Evidence
     from recon_core.networks.base import Network
     from recon_core.training.library import Library
@@ -94,41 +96,37 @@ def survey(network: Network, plan: TrainingPlan, library: Library, first: int = 
         whole = draw_scan(seed, plan, library, network.minimum_frames)
         width = whole.width_of_crop(_WIDTH)
         begin = place_of_crop(whole.target, width, np.random.default_rng(seed))
-        columns = slice(begin, begin + width)
         with torch.inference_mode():
             reference = whole.started(REFERENCE)
             begun = reference if plan.start == REFERENCE else whole.started(plan.start)
             image = reconstruct_series(network, begun.crop(begin, width))
-            finding = compare(
-                _known(reference.start)[..., columns],
-                _known(reference.start_deviation)[..., columns],
-                image,
-                whole.target[..., columns],
-            )
+            part = reference.crop(begin, width)
+            finding = compare(part.slice(), image, part.target)
             sampling = whole.slice().sampling(whole.noise_variance**-0.5)  # the peak is one
             yield dataclasses.replace(finding, beyond=Beyond.of(sampling))
 
 
-def _known(image: torch.Tensor | None) -> torch.Tensor:
-    """What the reference always makes."""
-    if image is None:
-        raise TypeError(f"{REFERENCE} gives an image and its deviation")
-    return image
-
-
-def compare(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, target: torch.Tensor) -> Finding:
+def compare(data: HybridSlice, image: torch.Tensor, target: torch.Tensor) -> Finding:
     """Find what a network changes for the better and for the worse.
 
     Parameters
     ----------
-    start, deviation
-        Image ``(frame, y, x)`` complex64 of the reference and its deviation, float32.
+    data
+        The slice, with image and deviation of the reference as its start.
     image
-        That of the network.
+        ``(frame, y, x)`` complex64, that of the network by itself.
     target
         The truth. All are scaled so that the peak of the time average is one.
+
+    Raises
+    ------
+    TypeError
+        If the slice has no start whose error is known.
     """
-    image = with_phase(image, start)
+    start, deviation = data.start, data.start_deviation
+    if start is None or deviation is None:
+        raise TypeError(f"expected the image of {REFERENCE} and its deviation as start of the slice")
+    image = settle(data, with_phase(image, start), deviation)
     missing = target.abs() - start.abs()
     change = image.abs() - start.abs()
     moving = torch.from_numpy(dynamic_region(target.numpy()))

@@ -86,7 +86,7 @@ def look(options, library: Library, networks, number: int, findings: dict[str, l
                     print(number, tuple(data.hybrid.shape), f"kt_sense {time.process_time() - begin:.1f} s", flush=True)
                 begin = time.process_time()
                 image = reconstruct(network, started)
-                finding = compare(started.start, started.start_deviation, image, target)
+                finding = compare(started, image, target)
                 beyond = Beyond.of(started.sampling(started.noise_variance**-0.5))  # the peak is one
             keep(dataclasses.replace(finding, beyond=beyond), path)
             print("  ", name, f"{time.process_time() - begin:.1f} s", *alone(finding), flush=True)

@@ -5,6 +5,11 @@ from recon_core.data import HybridSlice
 
 
 def run(method, hybrid, maps, mask, reference=None, **more):
-    """Run a method on a slice; its reference is the average of its frames, or (lines, where they are measured)."""
+    """Run a method on a slice; parameters as of `slice_of`."""
+    return method(slice_of(hybrid, maps, mask, reference, **more))
+
+
+def slice_of(hybrid, maps, mask, reference=None, **more):
+    """A slice; its reference is the average of its frames, or (lines, where they are measured)."""
     lines, measured = reference or time_average(hybrid, mask)
-    return method(HybridSlice(hybrid, mask, maps, lines, measured, **more))
+    return HybridSlice(hybrid, mask, maps, lines, measured, **more)

@@ -4,13 +4,13 @@ import torch
 
 from recon_core.classical import kt_sense as module
 from recon_core.classical.cg_sense import CGSense
-from recon_core.classical.kt_sense import KtSense
+from recon_core.classical.kt_sense import KtSense, settle
 from recon_core.options import CGSenseOptions, KtSenseOptions
 from recon_core.physics.fourier import ifft
 from recon_core.physics.sense import SenseOperator
 from recon_core.simulate.kspace import simulate_cine
 from recon_core.simulate.sampling import sampling_mask
-from tests.recon_core.support import run
+from tests.recon_core.support import run, slice_of
 
 NOISE = 2.0  # variance of a complex sample
 
@@ -190,3 +190,50 @@ def test_semi_real(semi_real):
         ours, truth = image.abs().numpy() * shading, np.abs(case.reference)
         ours *= (ours * truth).sum() / (ours**2).sum()
         assert np.linalg.norm(ours - truth) < limit * np.linalg.norm(truth), name
+
+
+# --- the image of another method --------------------------------------------------------------------------------------
+
+
+def given_image(smooth_maps, disc, *, wrong=8.0):
+    """A slice, an image of it with white errors, their deviation, and the truth."""
+    data, maps, mask, truth = scan(smooth_maps, disc, "variable_density", 6, 4)
+    errors = torch.randn(truth.shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(5))
+    image, deviation = truth + wrong * 2**0.5 * errors, torch.full(truth.shape, wrong)
+    return slice_of(data, maps, mask, noise_variance=NOISE), image, deviation, truth
+
+
+def test_an_image_with_errors_is_settled_with_data_and_prior(smooth_maps, disc):
+    data, image, deviation, truth = given_image(smooth_maps, disc)
+    settled = settle(data, image, deviation)
+    assert error(settled, truth) < 0.85 * error(image, truth)
+    moving = truth.abs().std(0) > 10
+    assert error(settled[:, moving], truth[:, moving]) < 0.9 * error(image[:, moving], truth[:, moving])
+    assert not data.notes
+    assert not data.extra
+
+
+def test_an_image_without_errors_is_left_alone(smooth_maps, disc):
+    data, _, deviation, truth = given_image(smooth_maps, disc)
+    assert error(settle(data, truth, torch.zeros_like(deviation)), truth) < 1e-3
+
+
+def test_steps_lead_to_the_minimum(smooth_maps, disc, monkeypatch):
+    data, image, deviation, _ = given_image(smooth_maps, disc)
+    monkeypatch.setattr(module, "_ITERATIONS", 60)
+    kept = []
+    improve = module._Problem.improve
+
+    def keeping(problem, prior, components, remaining, iterations=60):
+        kept[:] = problem, prior, improve(problem, prior, components, remaining, iterations), remaining
+        return kept[2]
+
+    monkeypatch.setattr(module._Problem, "improve", keeping)
+    settle(data, image, deviation)
+    problem, prior, components, remaining = kept
+    series = prior.synthesise(components)
+    given = problem.flat(image / NOISE**0.5)
+    left = problem.adjoint(data, NOISE**0.5) - problem.explained(series) + problem.held * (given - series)
+    torch.testing.assert_close(remaining, left, rtol=1e-3, atol=1e-3 * float(left.abs().max()))
+    gradient = prior.analyse(left) - components / prior.power[:, None]
+    assert gradient.norm() < 0.1 * prior.analyse(left).norm()

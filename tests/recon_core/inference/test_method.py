@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from recon_core.classical.kt_sense import settle
 from recon_core.coils.calibration import time_average
 from recon_core.data import HybridSlice
 from recon_core.engine import create_method
@@ -305,6 +306,19 @@ def test_the_image_is_weighed_against_its_start(weights, monkeypatch, window):
         assert not slice_.doubts
     assert distances[0] > distances[1] > distances[2] > 0
     assert distances[2] < 0.3 * distances[0]
+
+
+def test_an_image_is_settled_before_it_is_weighed(weights, monkeypatch):
+    weights("crunet_mr")
+    entry, whole = find_weights("crunet_mr", ""), with_start(data(8), "kt_sense")
+    made = []
+    for weighing in (None, Weighing(level=40.0)):  # the second leaves nothing of the start
+        ours = dataclasses.replace(entry, start="kt_sense", weighing=weighing)
+        monkeypatch.setattr(method_module, "find_weights", lambda *_, ours=ours: ours)
+        made.append(NetworkMethod("crunet_mr", NetworkOptions())(whole))
+    alone, sent = made
+    torch.testing.assert_close(sent, settle(whole, alone, whole.start_deviation), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(sent, alone, rtol=1e-2)
 
 
 def test_what_hardly_counts_is_doubted(weights, monkeypatch):
