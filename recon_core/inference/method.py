@@ -169,7 +169,8 @@ class NetworkMethod:
         """Settle an image, weigh it against the start of a slice, and note how far it counts."""
         if data.start is None or data.start_deviation is None or self._entry.weighing is None:
             return image
-        image = settle(data, with_phase(image, data.start), data.start_deviation, self._implementation)
+        if bool(image.isfinite().all()):  # else it will not be sent
+            image = settle(data, with_phase(image, data.start), data.start_deviation, self._implementation)
         weighing = self._entry.weighing.of_scan(Beyond.of(data.sampling(signal_to_noise(data, peak))))
         fused = fuse(data.start, data.start_deviation, image, peak, weighing)
         data.notes.append(f"weighed against {WEIGHED_AGAINST}: {self._method} counts {100 * fused.share:.0f} %")

@@ -218,6 +218,21 @@ def test_an_image_without_errors_is_left_alone(smooth_maps, disc):
     assert error(settle(data, truth, torch.zeros_like(deviation)), truth) < 1e-3
 
 
+@pytest.mark.parametrize("frames", [1, 2])
+def test_few_frames_are_settled(smooth_maps, disc, frames):
+    data, maps, mask, truth = scan(smooth_maps, disc, "uniform", 2, 12, frames=frames)
+    deviation = torch.full(truth.shape, 8.0)
+    settled = settle(slice_of(data, maps, mask, noise_variance=NOISE), truth, deviation)
+    assert error(settled, truth) < 0.1
+
+
+def test_of_nothing_comes_nothing(smooth_maps):
+    mask = torch.ones(4, 16, dtype=torch.bool)
+    data = slice_of(torch.zeros(4, 3, 16, 12, dtype=torch.complex64), torch.tensor(smooth_maps(3, 16, 12)), mask)
+    nothing = torch.zeros(4, 16, 12, dtype=torch.complex64)
+    assert not settle(data, nothing, nothing.real).any()
+
+
 def test_steps_lead_to_the_minimum(smooth_maps, disc, monkeypatch):
     data, image, deviation, _ = given_image(smooth_maps, disc)
     monkeypatch.setattr(module, "_ITERATIONS", 60)

@@ -321,6 +321,15 @@ def test_an_image_is_settled_before_it_is_weighed(weights, monkeypatch):
     assert not torch.allclose(sent, alone, rtol=1e-2)
 
 
+def test_an_image_that_is_not_finite_is_left_to_who_refuses_it(weights, monkeypatch):
+    weights("crunet_mr")
+    entry = dataclasses.replace(find_weights("crunet_mr", ""), start="kt_sense", weighing=Weighing(level=0.0))
+    monkeypatch.setattr(method_module, "find_weights", lambda *_: entry)
+    broken = torch.full((8, 16, 12), complex("nan"), dtype=torch.complex64)
+    monkeypatch.setattr(type(tiny("crunet_mr")), "reconstruct", lambda _, part, **__: broken[: len(part.mask)])
+    assert not NetworkMethod("crunet_mr", NetworkOptions())(data(8)).isfinite().any()
+
+
 def test_what_hardly_counts_is_doubted(weights, monkeypatch):
     weights("crunet_mr")
     entry = dataclasses.replace(find_weights("crunet_mr", ""), weighing=Weighing(level=-8.0))
