@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from recon_core.classical.kt_sense import settle
 from recon_core.physics.neighbourhood import box_mean
 from recon_core.trust.weighing import USUAL_VARIANCE
 
 if TYPE_CHECKING:
+    from recon_core.data import HybridSlice
     from recon_core.trust.weighing import Weighing
 
 # Sides of squares, in pixels: over the first the error of the start is averaged, as a few samples know it roughly; over
@@ -35,6 +37,35 @@ class Fused(NamedTuple):
     """``(frame, y, x)`` complex64."""
     share: float
     """Of the network, of what the data leave open."""
+
+
+def settled(data: HybridSlice, image: torch.Tensor, implementation: str = "auto") -> torch.Tensor:
+    """Settle the image of a network by one more round of the method that it starts from, before it is weighed.
+
+    Parameters
+    ----------
+    data
+        The slice, with a start whose error is known.
+    image
+        ``(frame, y, x)`` complex64, complex or magnitudes; one that is not finite, which nobody sends, stays as it is.
+    implementation
+        Kernels of the data consistency: ``torch``, ``cupy`` or ``auto``.
+
+    Returns
+    -------
+    torch.Tensor
+        ``(frame, y, x)`` complex64, see `recon_core.classical.kt_sense.settle`.
+
+    Raises
+    ------
+    TypeError
+        If the slice has no such start.
+    """
+    if data.start is None or data.start_deviation is None:
+        raise TypeError("expected a slice with the image that the network starts from and its deviation, got none")
+    if not bool(image.isfinite().all()):
+        return image
+    return settle(data, with_phase(image, data.start), data.start_deviation, implementation)
 
 
 def fuse(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, peak: float, weighing: Weighing) -> Fused:

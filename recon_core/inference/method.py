@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from recon_core.classical.kt_sense import settle
 from recon_core.errors import ResourceError
-from recon_core.inference.fusion import fuse, with_phase
+from recon_core.inference.fusion import fuse, settled
 from recon_core.inference.start import start_method, with_start
 from recon_core.inference.windows import over_windows
 from recon_core.physics.memory import MORE_GPU_MEMORY, available_bytes
@@ -169,8 +168,7 @@ class NetworkMethod:
         """Settle an image, weigh it against the start of a slice, and note how far it counts."""
         if data.start is None or data.start_deviation is None or self._entry.weighing is None:
             return image
-        if bool(image.isfinite().all()):  # else it will not be sent
-            image = settle(data, with_phase(image, data.start), data.start_deviation, self._implementation)
+        image = settled(data, image, self._implementation)
         weighing = self._entry.weighing.of_scan(Beyond.of(data.sampling(signal_to_noise(data, peak))))
         fused = fuse(data.start, data.start_deviation, image, peak, weighing)
         data.notes.append(f"weighed against {WEIGHED_AGAINST}: {self._method} counts {100 * fused.share:.0f} %")

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from recon_core.classical.kt_sense import settle
 from recon_core.errors import ModelError
-from recon_core.inference.fusion import decades, gather, with_phase
+from recon_core.inference.fusion import decades, gather, settled
 from recon_core.metrics.measures import dynamic_region
 from recon_core.training.trainer import draw_scan, place_of_crop, reconstruct_series
 from recon_core.trust.weighing import LEAST_SHARE, Beyond, Weighing
@@ -107,7 +106,7 @@ def survey(network: Network, plan: TrainingPlan, library: Library, first: int = 
 
 
 def compare(data: HybridSlice, image: torch.Tensor, target: torch.Tensor) -> Finding:
-    """Find what a network changes for the better and for the worse.
+    """Find what a network changes for the better and for the worse, settled as what is sent.
 
     Parameters
     ----------
@@ -123,10 +122,10 @@ def compare(data: HybridSlice, image: torch.Tensor, target: torch.Tensor) -> Fin
     TypeError
         If the slice has no start whose error is known.
     """
+    image = settled(data, image)
     start, deviation = data.start, data.start_deviation
-    if start is None or deviation is None:
-        raise TypeError(f"expected the image of {REFERENCE} and its deviation as start of the slice")
-    image = settle(data, with_phase(image, start), deviation)
+    assert start is not None  # noqa: S101 - for the type checker; it could not be settled without
+    assert deviation is not None  # noqa: S101
     missing = target.abs() - start.abs()
     change = image.abs() - start.abs()
     moving = torch.from_numpy(dynamic_region(target.numpy()))
