@@ -535,6 +535,7 @@ def test_that_no_worker_can_be_started_is_said(door, fronted, monkeypatch, caplo
         monkeypatch.setattr(server.front, "_starts", [fail])
         with Peer(server.address):  # as health checks do
             pass
+        wait_until(lambda: "no further process can be started" in caplog.text)
         wait_until(lambda: not server._sessions)
         assert caplog.text.count("no further process can be started") == 1, "of the worker, not of each check"
         with Peer(server.address) as peer:
