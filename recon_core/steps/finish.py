@@ -56,7 +56,8 @@ def _completed(work: Work, outcome: Outcome) -> Outcome:
     mask = to_device(work.cine.mask, device)
     columns = None if work.cine.receiver.columns is None else to_device(work.cine.receiver.columns, device)
     if options.partial_fourier != "off":
-        extents = partial_extents(mask, columns)
+        frames = slice(len(mask) - len(image), None)  # those of the context have no image any more
+        extents = {axis: extent.part(frames) for axis, extent in partial_extents(mask, columns).items()}
         if not find_method(outcome.method).network:
             image, notes = complete(image, extents, options.partial_fourier)
             outcome.notes.extend(notes)

@@ -233,6 +233,18 @@ def test_the_context_only_helps(engine, make_slice, smooth_maps, method):
     np.testing.assert_allclose(part.image, whole.image[4:], atol=2e-5)
 
 
+@pytest.mark.parametrize("method", ["zero_filled", "kt_sense"])  # from frame to frame, and all frames together
+def test_what_is_completed_and_filtered_are_the_frames_after_the_context(engine, make_slice, smooth_maps, method):
+    cine_slice, _ = make_slice(n_frames=7, n_y=48, pulse=0.3, maps=smooth_maps(5, 48, 18))
+    mask = cine_slice.mask & (np.arange(48) < 34)
+    cine_slice = dataclasses.replace(cine_slice, kspace=cine_slice.kspace * mask[:, None, :, None], mask=mask)
+    options = ReconOptions.of(method=method, partial_fourier="pocs", kspace_filter=0.5)
+    whole = engine.reconstruct(cine_slice, options)
+    part = engine.reconstruct(dataclasses.replace(cine_slice, context=4), options)
+    assert any("pocs completes" in note for note in part.notes)
+    np.testing.assert_allclose(part.image, whole.image[4:], atol=2e-5)
+
+
 def test_methods_that_go_from_frame_to_frame_are_spared_the_context(engine, make_slice, monkeypatch):
     seen = []
     original = CGSense.__call__
