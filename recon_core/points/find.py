@@ -29,7 +29,7 @@ def find_points(kspace: NDArray[np.complex64], mask: NDArray[np.bool_]) -> NDArr
     ndarray or None
         ``(frame, ky, kx)`` bool; None where the lines are whole.
     """
-    if not _has_gaps(kspace[:, 0] != 0, mask):
+    if not _has_gaps(kspace[:, _with_signal(kspace)] != 0, mask):
         return None
     samples = np.asarray((kspace != 0).any(axis=1) & mask[..., None])
     return samples if _has_gaps(samples, mask) else None
@@ -37,7 +37,12 @@ def find_points(kspace: NDArray[np.complex64], mask: NDArray[np.bool_]) -> NDArr
 
 def are_gapped(readouts: NDArray[np.complex64]) -> bool:
     """Whether readouts ``(readout, coil, sample)`` hold zeros between their first and their last sample."""
-    return _gapped(readouts[:, 0] != 0) and _gapped((readouts != 0).any(axis=1))
+    return _gapped(readouts[:, _with_signal(readouts)] != 0) and _gapped((readouts != 0).any(axis=1))
+
+
+def _with_signal(array: NDArray[np.complex64]) -> int:
+    """The first coil on axis 1 that is not dead: as a rule one look at it shows that lines are whole."""
+    return next((coil for coil in range(array.shape[1]) if array[:, coil].any()), 0)
 
 
 def _gapped(samples: NDArray[np.bool_]) -> bool:

@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from recon_core.points.find import find_points
+from recon_core.points.find import are_gapped, find_points
 from recon_core.simulate.sampling import pseudo_radial_mask
 
 
@@ -37,6 +38,16 @@ def test_one_coil_without_signal_makes_no_points():
     data = kspace()
     data[:, 0] = 0
     assert find_points(data, np.ones((3, 16), bool)) is None
+
+
+@pytest.mark.parametrize("dead", [(0,), (0, 1), (2,)])
+def test_dead_coils_hide_no_points(dead):
+    points = pseudo_radial_mask(3, 16, 20, 4)
+    data = kspace(coils=3) * points[:, None]
+    data[:, dead] = 0
+    np.testing.assert_array_equal(find_points(data, points.any(2)), points)
+    readouts = data[points.any(2).nonzero()[0], :, points.any(2).nonzero()[1]]
+    assert are_gapped(readouts)
 
 
 def test_nothing_at_all():
