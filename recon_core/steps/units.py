@@ -10,6 +10,7 @@ import torch
 
 from recon_core.classical.g_factor import replica_g_factor
 from recon_core.methods import find_method, method_names
+from recon_core.options import GrappaOptions
 from recon_core.steps.device import to_device
 
 if TYPE_CHECKING:
@@ -118,10 +119,16 @@ def _g_factor(work: Work, main: Outcome) -> NDArray[np.float32] | None:
     if not bool(data.mask.any()):
         main.notes.append("no g-factor: no line was measured")
         return None
+    frame = int(data.mask.any(-1).int().argmax())
+    pattern = data.mask[frame]
     # linear in the noise only from a zero start
     cold = dataclasses.replace(work.options.cg_sense, warm_start=False)
-    method = work.build(main.method, dataclasses.replace(work.options, cg_sense=cold))
-    pattern = data.mask[int(data.mask.any(-1).int().argmax())]
+    options = dataclasses.replace(work.options, cg_sense=cold)
+    own = options.of_method(main.method)
+    if isinstance(own, GrappaOptions) and own.calibration == "frame":  # its weights are those of the frame, not of noise
+        options = dataclasses.replace(options, grappa=dataclasses.replace(own, calibration="average"))
+        data = dataclasses.replace(data, reference=data.hybrid[frame], measured=pattern)
+    method = work.build(main.method, options)
 
     def reconstruct(noise: torch.Tensor, maps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return method(dataclasses.replace(data, hybrid=noise, maps=maps, mask=mask, notes=[]))

@@ -890,6 +890,16 @@ def test_g_factor_is_of_the_lines_and_not_of_the_start(engine, make_slice):
     np.testing.assert_array_equal(warm, cold)
 
 
+def test_g_factor_of_weights_from_each_frame(engine, make_slice):
+    cine_slice, image = make_slice(n_coils=6, n_y=48, n_x=40, step=3, moves=False, acs_lines=24)
+    of_frame, of_average = (
+        engine.reconstruct(cine_slice, ReconOptions.of(method="grappa", g_factor=True, grappa_calibration=where)).g_factor
+        for where in ("frame", "average")
+    )
+    body = image[0] != 0  # the disc stands still: the frame says what the average says
+    np.testing.assert_allclose(of_frame[body], of_average[body], rtol=1e-3)
+
+
 def test_g_factor_of_the_fallback(engine, irregular):
     result, expected = (
         engine.reconstruct(irregular, ReconOptions.of(method=method, g_factor=True, fallback="cg_sense"))
