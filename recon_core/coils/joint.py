@@ -61,7 +61,7 @@ def joint_maps(
     Raises
     ------
     DataError
-        If there is no signal, or values are not finite.
+        If there is no signal, or none in the columns that are looked at, or values are not finite.
     """
     lines = torch.where(measured[:, None], hybrid, 0)
     peak = lines.abs().amax()
@@ -73,7 +73,9 @@ def joint_maps(
     lines = lines / peak
     columns = _columns(lines.shape[2])
     some = few = lines[:, :, columns]
-    start = None if near is None else near[:, :, columns]
+    if float(some.abs().amax()) < torch.finfo(lines.real.dtype).eps:
+        raise DataError("the joint estimate of coil maps needs a signal in more than a few columns along the readout")
+    start = None if near is None or not bool(near[:, :, columns].any()) else near[:, :, columns]
     if len(some) > _MOST_COILS:
         combine = virtual_coils(some, _MOST_COILS).conj()
         few = torch.einsum("cv,cyx->vyx", combine, some)

@@ -4,10 +4,12 @@ import torch
 
 from recon_core.coils import joint as module
 from recon_core.coils.calibration import time_average
+from recon_core.coils.estimate import estimate_maps
 from recon_core.coils.joint import joint_maps
 from recon_core.coils.vectors import virtual_body_coil
 from recon_core.coils.walsh import walsh_maps
 from recon_core.errors import DataError
+from recon_core.options import MapOptions
 from recon_core.physics.fourier import fft, ifft
 from recon_core.simulate.coils import coil_maps
 
@@ -248,6 +250,25 @@ def test_same_data_same_maps_and_the_data_stay(scan):
     first, second = (joint_maps(lines, measured)[0] for _ in range(2))
     assert torch.equal(first, second)
     assert torch.equal(lines, before)
+
+
+def test_signal_between_the_columns_that_are_looked_at():
+    images = torch.zeros(3, 32, 128, dtype=torch.complex64)
+    images[:, 10:20, 64] = torch.arange(1.0, 4)[:, None]
+    measured = torch.ones(32, dtype=torch.bool)
+    with pytest.raises(DataError, match="a signal in more than a few columns"):
+        joint_maps(fft(images, (1,)), measured)
+    maps, (note, *_) = estimate_maps(fft(images, (1,)), measured, MapOptions())
+    assert note.startswith("walsh coil maps instead of auto: ")
+    torch.testing.assert_close(maps[:, 15, 64].abs(), torch.arange(1.0, 4) / 14**0.5)
+
+
+def test_near_maps_that_are_zero_where_it_is_looked_are_none(scan):
+    _, _, measured, lines = scan(n_x=128)
+    near = torch.zeros(6, 48, 128, dtype=torch.complex64)
+    near[:, :, 0] = 1
+    expected, _ = joint_maps(lines, measured)
+    torch.testing.assert_close(joint_maps(lines, measured, near)[0], expected)
 
 
 @pytest.mark.parametrize(
