@@ -34,6 +34,8 @@ from recon_core.turns import Turns
 from recon_core.weights.manifest import find_weights
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from recon_core.data import Reconstruction
@@ -185,10 +187,17 @@ class Engine:
         Raises
         ------
         ModelError
-            If the device is missing.
+            If the device is missing, or the computation fails.
+        ResourceError
+            If it does not fit into the memory of a GPU.
         """
-        few = threads_for(calibration.size, self._threads)
-        with self._turns.turn(), threads(few), torch.inference_mode():
+        what = f"a calibration of {_sizes(calibration)} (coil x ky x kx)"
+        with (
+            self._turns.turn(),
+            threads(threads_for(calibration.size, self._threads)),
+            torch.inference_mode(),
+            _explained("the estimate of coil maps", what, None, calibration),
+        ):
             device = self._device_for(options)
             reference = ifft(to_device(calibration, device), (-1,))
             before = None if near is None else to_device(near, device)
@@ -221,23 +230,15 @@ class Engine:
         """
         deadline = options.compute.deadline
         until = time.monotonic() + deadline if deadline else math.inf
-        with self._turns.turn(until), threads(self._threads_for(cine_slice, options)):
-            try:
-                with torch.inference_mode(), checked_networks():
-                    return self._reconstruct(cine_slice, options, until)
-            except CinestreamError:
-                raise
-            except Exception as error:
-                shape = " x ".join(str(size) for size in cine_slice.kspace.shape)
-                if isinstance(error, torch.cuda.OutOfMemoryError):
-                    raise ResourceError(
-                        f"a slice of {shape} (frame x coil x ky x kx) does not fit into the memory of the GPU; "
-                        f"{MORE_GPU_MEMORY}"
-                    ) from error
-                raise ModelError(
-                    f"{options.method} failed on a slice of {shape} (frame x coil x ky x kx): "
-                    f"{type(error).__name__}: {error}; {finiteness(cine_slice)}"
-                ) from error
+        what = f"a slice of {_sizes(cine_slice.kspace)} (frame x coil x ky x kx)"
+        with (
+            self._turns.turn(until),
+            threads(self._threads_for(cine_slice, options)),
+            torch.inference_mode(),
+            _explained(options.method, what, cine_slice.kspace, cine_slice.calibration),
+            checked_networks(),
+        ):
+            return self._reconstruct(cine_slice, options, until)
 
     def _threads_for(self, cine_slice: CineSlice, options: ReconOptions) -> int:
         info = METHODS.get(options.method)
@@ -271,3 +272,23 @@ class Engine:
         info = find_method(name)
         weights = repr(find_weights(name, options.network.weights)) if info.network else ""
         return self._method(info, _arguments(name, options), weights)
+
+
+@contextlib.contextmanager
+def _explained(
+    doing: str, what: str, kspace: NDArray[np.complex64] | None, calibration: NDArray[np.complex64] | None
+) -> Iterator[None]:
+    """Make of whatever goes wrong an error that says what failed, on what, and whether the input is the reason."""
+    try:
+        yield
+    except CinestreamError:
+        raise
+    except torch.cuda.OutOfMemoryError as error:
+        raise ResourceError(f"{what} does not fit into the memory of the GPU; {MORE_GPU_MEMORY}") from error
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}; {finiteness(kspace, calibration)}"
+        raise ModelError(f"{doing} failed on {what}: {why}") from error
+
+
+def _sizes(array: NDArray[np.complex64]) -> str:
+    return " x ".join(str(size) for size in array.shape)

@@ -125,7 +125,7 @@ def _g_factor(work: Work, main: Outcome) -> NDArray[np.float32] | None:
     cold = dataclasses.replace(work.options.cg_sense, warm_start=False)
     options = dataclasses.replace(work.options, cg_sense=cold)
     own = options.of_method(main.method)
-    if isinstance(own, GrappaOptions) and own.calibration == "frame":  # its weights are those of the frame, not of noise
+    if isinstance(own, GrappaOptions) and own.calibration == "frame":  # the weights are of its lines, not of noise
         options = dataclasses.replace(options, grappa=dataclasses.replace(own, calibration="average"))
         data = dataclasses.replace(data, reference=data.hybrid[frame], measured=pattern)
     method = work.build(main.method, options)

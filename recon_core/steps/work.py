@@ -16,6 +16,8 @@ from recon_core.steps.pace import Job, Pace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from recon_core.data import CineSlice, HybridSlice
     from recon_core.options import ReconOptions
 
@@ -86,13 +88,15 @@ def check_finite(method: str, image: torch.Tensor, cine: CineSlice) -> torch.Ten
     good = image.isfinite().all(-1).all(-1)
     if not bool(good.all()):
         frames = torch.nonzero(~good).flatten().tolist()
-        raise ModelError(f"{method} gave values that are not finite in frames {frames}; {finiteness(cine)}")
+        why = finiteness(cine.kspace, cine.calibration)
+        raise ModelError(f"{method} gave values that are not finite in frames {frames}; {why}")
     return image
 
 
-def finiteness(cine: CineSlice) -> str:
+def finiteness(kspace: NDArray[np.complex64] | None, calibration: NDArray[np.complex64] | None) -> str:
     """Say whether the input is the reason for what failed."""
-    for name, array in (("k-space", cine.kspace), ("calibration", cine.calibration)):
+    given = {"k-space": kspace, "calibration": calibration}
+    for name, array in given.items():
         if array is not None and not np.isfinite(array).all():
             return f"the {name} is not finite itself"
-    return "the k-space is finite"
+    return f"the {next(name for name, array in given.items() if array is not None)} is finite"

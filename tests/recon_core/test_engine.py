@@ -224,6 +224,14 @@ def test_coil_maps_go_on_from_earlier_ones(engine, make_slice, monkeypatch):
     np.testing.assert_array_equal(given[0].numpy(), first)
 
 
+@pytest.mark.parametrize("maps", ["auto", "walsh", "espirit", "inati"])
+def test_coil_maps_that_cannot_be_made_say_why(engine, make_slice, maps):
+    calibration = make_slice(step=1)[0].kspace[0].copy()
+    calibration[2, 12, 3] = np.nan
+    with pytest.raises(ModelError, match=r"coil maps failed on a calibration of 5 x 24 x 18 .* is not finite itself"):
+        engine.coil_maps(calibration, ReconOptions.of(maps=maps))
+
+
 @pytest.mark.parametrize("method", ["cg_sense", "zero_filled", "grappa", "low_rank_sparse", "kt_sense"])
 def test_the_context_only_helps(engine, make_slice, smooth_maps, method):
     cine_slice, _ = make_slice(n_frames=7, pulse=0.3, acs_lines=8, maps=smooth_maps(5, 24, 18))
@@ -892,8 +900,9 @@ def test_g_factor_is_of_the_lines_and_not_of_the_start(engine, make_slice):
 
 def test_g_factor_of_weights_from_each_frame(engine, make_slice):
     cine_slice, image = make_slice(n_coils=6, n_y=48, n_x=40, step=3, moves=False, acs_lines=24)
+    options = ReconOptions.of(method="grappa", g_factor=True)
     of_frame, of_average = (
-        engine.reconstruct(cine_slice, ReconOptions.of(method="grappa", g_factor=True, grappa_calibration=where)).g_factor
+        engine.reconstruct(cine_slice, apply(options, {"grappa_calibration": where})).g_factor
         for where in ("frame", "average")
     )
     body = image[0] != 0  # the disc stands still: the frame says what the average says
