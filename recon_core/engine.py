@@ -17,6 +17,7 @@ from recon_core.coils.estimate import estimate_maps
 from recon_core.data import CineSlice
 from recon_core.errors import CinestreamError, ModelError, ResourceError
 from recon_core.methods import METHODS, find_method, load_target
+from recon_core.own_methods import guarded
 from recon_core.physics.fourier import ifft
 from recon_core.physics.memory import MORE_GPU_MEMORY
 from recon_core.physics.threads import threads, threads_for
@@ -271,7 +272,8 @@ class Engine:
     def _build(self, name: str, options: ReconOptions) -> Method:
         info = find_method(name)
         weights = repr(find_weights(name, options.network.weights)) if info.network else ""
-        return self._method(info, _arguments(name, options), weights)
+        with guarded(name):
+            return self._method(info, _arguments(name, options), weights)
 
 
 @contextlib.contextmanager

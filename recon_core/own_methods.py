@@ -6,6 +6,7 @@ comes from the other end of a connection is looked up among these, and nothing e
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -24,7 +25,7 @@ from recon_core.methods import METHODS, OWN_METHODS, MethodInfo, find_method, lo
 from recon_core.words import choose_from
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     import torch
 
@@ -245,7 +246,7 @@ def _has_base(kind: type, module: str, name: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _Builder:
-    """Builds a method that is no network; whatever goes wrong in it is an error that the fallback takes over from."""
+    """Builds a method that is no network."""
 
     name: str
     """Of the method."""
@@ -255,24 +256,46 @@ class _Builder:
 
     def __call__(self, options: ReconOptions) -> Callable[[HybridSlice], torch.Tensor]:
         takes_options = isinstance(self.method, type | str)
-        built = self._guarded(load_target(self.method), options) if takes_options else self.method
-        return functools.partial(self._run, built)
+        built: Callable[[HybridSlice], torch.Tensor]
+        built = load_target(self.method)(options) if takes_options else self.method
+        return built
 
-    def _run(self, method: Any, data: HybridSlice) -> torch.Tensor:  # noqa: ANN401 - what the user gave
-        image: torch.Tensor = self._guarded(method, data)
-        wanted = (len(data.hybrid), *data.hybrid.shape[2:])
-        if getattr(image, "dtype", None) != data.hybrid.dtype or image.shape != wanted:
-            found = f"{tuple(image.shape)} {image.dtype}" if hasattr(image, "dtype") else type(image).__name__
-            raise ModelError(
-                f"{self.name} must give a tensor (frame, y, x) = {wanted} {data.hybrid.dtype}, got {found}"
-            )
-        return image.to(data.hybrid.device)
 
-    def _guarded(self, call: Any, argument: object) -> Any:  # noqa: ANN401 - what the user gave
-        try:
-            return call(argument)
-        except CinestreamError:
+@contextlib.contextmanager
+def guarded(name: str, *others: type[Exception]) -> Iterator[None]:
+    """Make whatever goes wrong in a method of one's own an error that the fallback takes over from.
+
+    Parameters
+    ----------
+    name
+        Of the method. Of one of cinestream everything passes: what nobody foresaw is not to be hidden.
+    others
+        Errors that somebody else sees to.
+
+    Raises
+    ------
+    ModelError
+        For every error that is neither of cinestream nor one of these.
+    """
+    try:
+        yield
+    except Exception as error:
+        if name in METHODS or isinstance(error, (CinestreamError, *others)):
             raise
-        except Exception as error:
-            logger.debug("%s failed", self.name, exc_info=True)
-            raise ModelError(f"{self.name} failed: {type(error).__name__}: {error}") from error
+        logger.debug("%s failed", name, exc_info=True)
+        raise ModelError(f"{name} failed: {type(error).__name__}: {error}") from error
+
+
+def checked_image(name: str, image: torch.Tensor, data: HybridSlice) -> torch.Tensor:
+    """Hand on what a method made of a slice, on the device of the slice.
+
+    Raises
+    ------
+    ModelError
+        If a method of one's own made anything else than an image of the slice.
+    """
+    wanted = (len(data.hybrid), *data.maps.shape[-2:])
+    if name not in METHODS and (getattr(image, "dtype", None) != data.hybrid.dtype or image.shape != wanted):
+        found = f"{tuple(image.shape)} {image.dtype}" if hasattr(image, "dtype") else type(image).__name__
+        raise ModelError(f"{name} must give a tensor (frame, y, x) = {wanted} {data.hybrid.dtype}, got {found}")
+    return image.to(data.hybrid.device)

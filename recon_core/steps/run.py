@@ -11,6 +11,7 @@ import torch
 from recon_core.errors import CinestreamError, DataError, ModelError, ResourceError
 from recon_core.inference.method import NetworkMethod
 from recon_core.inference.start import SAMPLES
+from recon_core.own_methods import checked_image, guarded
 from recon_core.physics.memory import MORE_GPU_MEMORY
 from recon_core.steps.work import Outcome, Outcomes, check_finite
 
@@ -173,10 +174,13 @@ def _fitting(name: str, method: Method, data: HybridSlice) -> torch.Tensor:
     ------
     ResourceError
         If a GPU runs out of memory; all that the method took is free then, for another method.
+    ModelError
+        If a method of one's own fails.
     """
+    full = torch.cuda.OutOfMemoryError
     # The error keeps what was computed; it is gone where the next method begins.
-    with contextlib.suppress(torch.cuda.OutOfMemoryError):
-        return method(data)
+    with contextlib.suppress(full), guarded(name, full):
+        return checked_image(name, method(data), data)
     torch.cuda.empty_cache()
     raise ResourceError(f"{name} does not fit into the memory of the GPU; {MORE_GPU_MEMORY}")
 

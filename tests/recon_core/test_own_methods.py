@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from recon_core import reconstruct, register_method
-from recon_core.errors import ModelError, SettingsError
+from recon_core.errors import CinestreamError, ModelError, SettingsError
 from recon_core.methods import METHODS, OWN_METHODS, MethodInfo, find_method, method_names, network_names
 from recon_core.networks.base import ImageNetwork
 from recon_core.networks.golden import fill, fill_value
 from recon_core.options import Options, ReconOptions, apply, option
 from recon_core.own_methods import allow_methods, allowed_by_operator, load_method
 from recon_core.simulate.kspace import simulate_cine
+from recon_core.simulate.radial import simulate_radial
 from recon_core.weights.loading import import_weights, write_weights
 from recon_core.weights.manifest import WeightsFacts, find_weights
 from tests.helpers.networks import tiny
@@ -157,6 +158,10 @@ class Unbuilt(Half):
         raise KeyError("window")
 
 
+def full(data):
+    raise torch.cuda.OutOfMemoryError
+
+
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
@@ -171,14 +176,25 @@ class Unbuilt(Half):
         (lambda data: half(data) / 0, "not finite"),
         (Unbuilt, "mine failed: KeyError: 'window'"),
         (MethodInfo(target=Unbuilt, label="", summary="", reference=""), "mine failed: KeyError: 'window'"),
+        (MethodInfo(target="no.such:thing", label="", summary="", reference=""), "mine failed: ModuleNotFoundError"),
+        (full, "mine does not fit into the memory of the GPU; compress the coils"),
     ],
 )
 def test_a_failing_method_goes_to_the_fallback(scan, method, reason):
     register_method("mine", method)
     with pytest.warns(UserWarning, match=f"not of mine: kt_sense instead of mine: .*{reason}"):
         assert reconstruct(scan.kspace, "mine").method == "kt_sense"
-    with pytest.raises(ModelError, match=reason):
+    with pytest.raises(CinestreamError, match=reason):
         reconstruct(scan.kspace, "mine", fallback="none")
+
+
+def test_a_method_of_samples_off_the_grid():
+    pytest.importorskip("finufft", reason="finufft is not installed")
+    radial = simulate_radial(frames=3, size=32, coils=3, spokes=12)
+    register_method("mine", lambda data: data.zero_filled(), off_grid=True)
+    given = {"trajectory": radial.trajectory, "matrix": (32, 32)}
+    result = reconstruct(radial.kspace, "mine", fallback="none", **given)
+    np.testing.assert_array_equal(result.image, reconstruct(radial.kspace, "zero_filled", **given).image)
 
 
 def test_a_name_of_what_builds_it(scan):
@@ -380,6 +396,19 @@ def test_looking_for_methods_is_light(examples):
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_that_fails_goes_to_the_fallback(examples, scan, tmp_path, monkeypatch):
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    allow_methods(["small_unrolled"])
+    kind = load_method("small_unrolled")
+    network = kind(kind.Config(cascades=1, channels=1))
+    write_weights(network, WeightsFacts(method="small_unrolled"), "small_unrolled", tmp_path)
+    monkeypatch.setattr(kind, "forward", lambda self, image, consistency: image @ image.new_zeros(3, 3))
+    with pytest.warns(UserWarning, match="kt_sense instead of small_unrolled: small_unrolled failed: RuntimeError"):
+        assert reconstruct(scan.kspace, "small_unrolled").method == "kt_sense"
+    with pytest.raises(ModelError, match="small_unrolled failed: RuntimeError"):
+        reconstruct(scan.kspace, "small_unrolled", fallback="none")
 
 
 def test_a_network_has_weights_and_a_range(examples, scan, tmp_path, monkeypatch):
