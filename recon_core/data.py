@@ -167,8 +167,8 @@ class CineSlice:
                 f"k-space must be (frame, coil, ky, kx) complex64, got {self.kspace.shape} {self.kspace.dtype}"
             )
         frames, coils, ny, nx = self.kspace.shape
-        if self.mask.shape != (frames, ny):
-            raise DataError(f"mask must be (frame, ky) = {(frames, ny)}, got {self.mask.shape}")
+        if self.mask.shape != (frames, ny) or self.mask.dtype != np.bool_:
+            raise DataError(f"mask must be (frame, ky) = {(frames, ny)} bool, got {self.mask.shape} {self.mask.dtype}")
         for name, axes, array in (
             ("calibration", "(coil, ky, kx)", self.calibration),
             ("maps", "(coil, y, x)", self.maps),
@@ -177,8 +177,10 @@ class CineSlice:
                 raise DataError(f"{name} must be {axes} = {(coils, *self.plane)}, got {array.shape}")
         if self.trajectory is not None:
             self.trajectory.check((frames, ny, nx), self.mask)
-        if self.points is not None and self.points.shape != (frames, ny, nx):
-            raise DataError(f"points must be (frame, ky, kx) = {(frames, ny, nx)}, got {self.points.shape}")
+        points = self.points
+        if points is not None and (points.shape != (frames, ny, nx) or points.dtype != np.bool_):
+            expected = f"(frame, ky, kx) = {(frames, ny, nx)} bool"
+            raise DataError(f"points must be {expected}, got {points.shape} {points.dtype}")
         if not 0 <= self.context < max(1, frames):
             raise DataError(f"context must leave frames to reconstruct, got {self.context} of {frames} frames")
         self.receiver.check(coils, nx)

@@ -21,6 +21,8 @@ def test_what_belongs_together_is_accepted():
         ({"kspace": KSPACE[0]}, "k-space must be"),
         ({"kspace": KSPACE.astype(np.complex128)}, "k-space must be"),
         ({"mask": MASK[:1]}, "mask must be"),
+        ({"mask": MASK.astype(np.uint8)}, "mask must be .* bool, got .* uint8"),  # of indices, where it chooses lines
+        ({"points": np.ones((2, 8, 6), np.uint8)}, "points must be .* bool, got .* uint8"),
         ({"calibration": np.zeros((3, 8, 7), np.complex64)}, "calibration must be"),
         ({"receiver": Receiver(np.zeros((3, 4), np.complex64))}, "colouring must be"),
         ({"receiver": Receiver(np.zeros(3, np.complex64))}, "colouring must be"),
