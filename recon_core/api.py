@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -222,9 +223,10 @@ def _trajectory(values: ArrayLike, kspace: ArrayLike, matrix: tuple[int, int] | 
     """The places of samples, in cycles per pixel."""
     if matrix is None:
         raise SettingsError("a trajectory needs the matrix (y, x) of the image")
-    size = int(matrix[0]), int(matrix[1])
-    if min(size) < 1:
+    sizes = np.asarray(matrix) if isinstance(matrix, Sequence | np.ndarray) else np.zeros(0)
+    if sizes.shape != (2,) or not np.issubdtype(sizes.dtype, np.integer) or sizes.min() < 1:
         raise SettingsError(f"matrix must be (y, x) pixels, got {matrix}")
+    size = int(sizes[0]), int(sizes[1])
     array, shape = _array(values, "trajectory"), _array(kspace, "kspace").shape
     wanted = (*shape[:1], *shape[2:])
     if array.ndim != 4 or array.shape[:3] != wanted or array.shape[3] not in (2, 3):

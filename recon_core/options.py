@@ -493,7 +493,7 @@ class FinishOptions(Options):
     @property
     def extras(self) -> frozenset[str]:
         """The further series that `extra_series` asks for."""
-        return frozenset(self.extra_series.split(",")) - {"none"}
+        return frozenset(name.strip() for name in self.extra_series.split(",")) - {"none"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from recon_core import ReconstructionWarning, reconstruct
 from recon_core.data import CineSlice, Receiver
 from recon_core.engine import Engine
 from recon_core.errors import DataError, ModelError, SettingsError
-from recon_core.options import ReconOptions
+from recon_core.options import FinishOptions, ReconOptions
 from recon_core.simulate.kspace import simulate_cine
 
 FRAMES, COILS, ROWS, COLUMNS = 6, 4, 48, 40
@@ -273,6 +273,17 @@ def test_wrong_mask(scan, mask, message):
 def test_wrong_arrays(scan, arrays, message):
     with pytest.raises(DataError, match=message):
         reconstruct(scan.kspace, **arrays)
+
+
+@pytest.mark.parametrize("matrix", [32, (32,), (32, 32, 32), ("32", 32), (32.5, 32), (0, 32), {32, 48}])
+def test_wrong_matrix(scan, matrix):
+    trajectory = np.zeros((FRAMES, ROWS, COLUMNS, 2))
+    with pytest.raises(SettingsError, match=r"matrix must be \(y, x\) pixels, got"):
+        reconstruct(scan.kspace, trajectory=trajectory, matrix=matrix)
+
+
+def test_further_series_with_blanks_between():
+    assert FinishOptions(extra_series="zero_filled, fallback").extras == {"zero_filled", "fallback"}
 
 
 def test_whitened_twice(scan):
