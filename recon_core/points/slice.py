@@ -121,11 +121,9 @@ class PointSlice(HybridSlice):
         return PointSenseOperator(self.maps if maps is None else maps, self.sampling_mask)
 
     def consistency(self, implementation: str = "auto", maps: torch.Tensor | None = None) -> DataConsistency:
-        """The data as networks take them, in the whole plane of k-space."""
-        kspace = fft(self.hybrid, (-1,))
-        return DataConsistency(
-            self.maps if maps is None else maps, self.sampling_mask, kspace, implementation=implementation
-        )
+        """The data as networks take them, frame by frame."""
+        maps = self.maps if maps is None else maps
+        return DataConsistency.through(self.operator(implementation, maps), maps, self.hybrid)
 
     def select(self, frames: slice | torch.Tensor) -> PointSlice:
         """The data of some frames, without their start."""

@@ -1,16 +1,14 @@
-import gc
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from torch.autograd.profiler import profile
 
 from recon_core.classical.cg_sense import CGSense
 from recon_core.options import CGSenseOptions
 from recon_core.physics.consistency import DataConsistency
 from recon_core.physics.memory import available_bytes, predicted_bytes
-from tests.recon_core.support import run
+from tests.recon_core.support import peak_bytes, run
 
 SHAPES = [
     # (frame, coil, ky, x), maps per frame, regular undersampling
@@ -38,22 +36,6 @@ def work(stage, measured, maps, mask):
     image = torch.zeros_like(measured[:, 0])
     consistency = DataConsistency(maps, mask, measured)
     return consistency.hard(image) if stage == "consistency" else consistency.solve(image, 0.1, 3)
-
-
-def peak_bytes(function):
-    """The highest sum of what torch allocated and not yet freed while `function` ran."""
-    gc.disable()  # what others left is not to be freed meanwhile
-    try:
-        with profile(profile_memory=True) as recorder:
-            function()
-    finally:
-        gc.enable()
-    events = recorder.kineto_results.events()
-    now = peak = 0
-    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,13 @@ from recon_core.api import ReconstructionWarning
 from recon_core.data import HybridSlice
 from recon_core.errors import DataError
 from recon_core.physics.fourier import fft, ifft
+from recon_core.physics.memory import predicted_bytes
 from recon_core.physics.sense import PlaneSenseOperator, SenseOperator
 from recon_core.points.slice import PointSenseOperator, average_of_points, reference_of_points, with_points
 from recon_core.simulate.kspace import simulate_cine
 from recon_core.simulate.sampling import pseudo_radial_mask
 from recon_core.trust.ranges import Sampling, TrainingRange
+from tests.recon_core.support import peak_bytes
 
 FRAMES, COILS, LINES, SAMPLES = 3, 2, 12, 10
 
@@ -160,3 +162,14 @@ def test_consistency_of_networks_is_that_of_lines_where_the_lines_are_whole():
         torch.testing.assert_close(ours.zero_filled, theirs.zero_filled)
         torch.testing.assert_close(ours.hard(some), theirs.hard(some))
         torch.testing.assert_close(ours.solve(some, 0.1, 3), theirs.solve(some, 0.1, 3))
+
+
+def test_consistency_of_networks_takes_the_memory_that_they_reckon_with():
+    shape = (24, 10, 64, 96)
+    mask = torch.ones(24, 64, dtype=torch.bool)
+    lines = HybridSlice(random(*shape), mask, random(*shape[1:]), random(*shape[1:]), mask[0])
+    points = with_points(lines, torch.from_numpy(pseudo_radial_mask(24, 64, 96, 12)))
+    image = random(24, 64, 96)
+    with torch.inference_mode():
+        taken = peak_bytes(lambda: points.consistency().hard(image))
+    assert taken < 1.1 * predicted_bytes("consistency", shape)
