@@ -16,6 +16,7 @@ from recon_core.coils.calibration import measured_lines
 from recon_core.coils.estimate import estimate_maps
 from recon_core.data import CineSlice
 from recon_core.errors import CinestreamError, ModelError, ResourceError
+from recon_core.inference.method import precision_of_convolutions
 from recon_core.methods import METHODS, find_method, load_target
 from recon_core.own_methods import guarded
 from recon_core.physics.fourier import ifft
@@ -81,9 +82,13 @@ def _arguments(name: str, options: ReconOptions) -> tuple[object, ...]:
     return (implementation,) if own is None else (own, implementation)
 
 
-def _create(info: MethodInfo, arguments: tuple[object, ...], weights: str = "") -> Method:
-    """Build a method; `weights` is what the manifest has of them, so that a change of it makes another method."""
-    del weights
+def _create(info: MethodInfo, arguments: tuple[object, ...], weights: str = "", place: str = "") -> Method:
+    """Build a method.
+
+    A change of what the manifest has of its `weights` makes another one. So does another device, its `place`: a slice
+    that gives way in the middle of a network must find it where it was.
+    """
+    del weights, place
     if info.chooses:
         raise ModelError(f"{info.label!r} is no method to build: it chooses one for every slice")
     return cast("Method", load_target(info.target)(*arguments))
@@ -196,6 +201,7 @@ class Engine:
         with (
             self._turns.turn(),
             threads(threads_for(calibration.size, self._threads)),
+            precision_of_convolutions("float32", self.device),  # whatever who gave way is in the middle of
             torch.inference_mode(),
             _explained("the estimate of coil maps", what, None, calibration),
         ):
@@ -235,6 +241,7 @@ class Engine:
         with (
             self._turns.turn(until),
             threads(self._threads_for(cine_slice, options)),
+            precision_of_convolutions("float32", self.device),  # whatever who gave way is in the middle of
             torch.inference_mode(),
             _explained(options.method, what, cine_slice.kspace, cine_slice.calibration),
             checked_networks(),
@@ -272,8 +279,9 @@ class Engine:
     def _build(self, name: str, options: ReconOptions) -> Method:
         info = find_method(name)
         weights = repr(find_weights(name, options.network.weights)) if info.network else ""
+        place = self.device.type if options.compute.device == "auto" else options.compute.device
         with guarded(name):
-            return self._method(info, _arguments(name, options), weights)
+            return self._method(info, _arguments(name, options), weights, place)
 
 
 @contextlib.contextmanager

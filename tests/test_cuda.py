@@ -7,6 +7,7 @@ weights. ``pytest -m cuda tests/test_cuda.py`` is for the GPU.
 
 import contextlib
 import dataclasses
+import math
 import sys
 import weakref
 
@@ -335,6 +336,24 @@ def test_a_slice_that_does_not_fit_is_refused_before(gpu):
     needed = predicted_bytes("sense", cine_slice.kspace.shape, device="cuda")
     with limited(gpu, needed // 2), pytest.raises(ResourceError, match="are free on cuda"):
         Engine("cuda").reconstruct(cine_slice, ReconOptions.of(**SHORT))
+
+
+@pytest.mark.parametrize("method", ["crunet_mr"])
+def test_a_slice_that_gave_way_finds_its_network_where_it_was(gpu, method, monkeypatch):
+    """In the middle of its network on the GPU, another slice is reconstructed with the same weights on the CPU."""
+    engine, whole = Engine("cuda"), crunet_mr.CRUNetMR.reconstruct
+    places = []
+
+    def giving_way(self, data, **more):
+        if data.hybrid.device.type == "cuda":
+            other = ReconOptions.of(method=method, device="cpu", **SHORT)
+            engine._reconstruct(cine(), other, math.inf)
+        places.append((data.hybrid.device.type, next(self.parameters()).device.type))
+        return whole(self, data, **more)
+
+    monkeypatch.setattr(crunet_mr.CRUNetMR, "reconstruct", giving_way)
+    assert np.isfinite(engine.reconstruct(cine(), ReconOptions.of(method=method, **SHORT)).image).all()
+    assert places == [("cpu", "cpu"), ("cuda", "cuda")]
 
 
 class Held:

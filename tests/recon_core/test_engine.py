@@ -19,6 +19,7 @@ from recon_core.coils.joint import joint_maps
 from recon_core.data import CineSlice, HybridSlice, Receiver
 from recon_core.engine import Engine, create_method
 from recon_core.errors import DataError, ModelError, ResourceError, SettingsError
+from recon_core.inference.method import precision_of_convolutions
 from recon_core.methods import METHODS
 from recon_core.metrics.measures import best_scale, nrmse
 from recon_core.networks.crunet_mr import CRUNetMR
@@ -222,6 +223,21 @@ def test_coil_maps_go_on_from_earlier_ones(engine, make_slice, monkeypatch):
     monkeypatch.setattr("recon_core.coils.estimate.joint_maps", lambda *a: (given.append(a[2]), joint_maps(*a))[1])
     engine.coil_maps(cine_slice.kspace[1], ReconOptions(), near=first)
     np.testing.assert_array_equal(given[0].numpy(), first)
+
+
+def test_the_precision_of_who_gave_way_is_not_that_of_others(engine, make_slice, monkeypatch):
+    def flags():
+        return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+    seen = []
+    original = CGSense.__call__
+    monkeypatch.setattr(CGSense, "__call__", lambda self, data: (seen.append(flags()), original(self, data))[1])
+    before = flags()
+    with precision_of_convolutions("tf32", torch.device("cpu")):  # in the middle of its network
+        engine.reconstruct(make_slice()[0], ReconOptions())
+        assert flags() == (True, True)
+    assert seen == [(False, False)]
+    assert flags() == before
 
 
 @pytest.mark.parametrize("maps", ["auto", "walsh", "espirit", "inati"])
