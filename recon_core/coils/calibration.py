@@ -6,8 +6,8 @@ import torch
 
 from recon_core.physics.fourier import ifft
 
-# Fewer adjacent lines than this tell nothing about where a coil sees.
-_MINIMUM_LINES = 4
+#: Fewer adjacent lines than this tell nothing about where a coil sees.
+MINIMUM_LINES = 4
 
 
 def time_average(kspace: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,10 +84,10 @@ def central_lines(measured: torch.Tensor) -> tuple[slice, tuple[str, ...]]:
     """
     n_lines = measured.numel()
     lines = calibration_lines(measured)
-    if lines.stop - lines.start >= min(_MINIMUM_LINES, n_lines):
+    if lines.stop - lines.start >= min(MINIMUM_LINES, n_lines):
         return lines, ()
     note = (
-        f"coil maps: fewer than {_MINIMUM_LINES} adjacent lines around the centre were measured, all "
+        f"coil maps: fewer than {MINIMUM_LINES} adjacent lines around the centre were measured, all "
         f"{int(measured.sum())} of {n_lines} lines are used and the maps may be aliased"
     )
     return slice(0, n_lines), (note,)

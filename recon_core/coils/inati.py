@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from recon_core.coils.calibration import calibration_lines, coil_images
+from recon_core.coils.calibration import MINIMUM_LINES, calibration_lines, coil_images
 from recon_core.coils.vectors import normalise
 from recon_core.errors import DataError
 from recon_core.physics.neighbourhood import box_average
-
-# Fewer adjacent lines than this tell nothing about where a coil sees.
-_MINIMUM_LINES = 4
 
 
 def inati(
@@ -104,9 +101,9 @@ def inati_maps(
     n_lines = measured.numel()
     lines = calibration_lines(measured)
     n_block = lines.stop - lines.start
-    if n_block < min(_MINIMUM_LINES, n_lines):
+    if n_block < min(MINIMUM_LINES, n_lines):
         raise DataError(
-            f"Inati maps need at least {_MINIMUM_LINES} adjacent measured lines around the centre of k-space, found "
+            f"Inati maps need at least {MINIMUM_LINES} adjacent measured lines around the centre of k-space, found "
             f"{n_block}; choose Walsh maps, or average a pattern that moves"
         )
     # Two resolution cells of the centre are the least that can tell a coil from the object.
