@@ -27,6 +27,7 @@ from gadgets.commands.arguments import (
     within,
 )
 from gadgets.commands.console import say
+from gadgets.connection.passage import Passage
 from gadgets.connection.records import ServerRecord
 from gadgets.connection.resident import DEFAULT_HOST, DEFAULT_PORT
 from gadgets.connection.scan_log import FORMATS, log_as_server
@@ -170,7 +171,7 @@ def run(options: argparse.Namespace) -> int:
         check_monitor(options.web_token)
     record = ServerRecord(names=options.web_names)
     with _front(options, session, methods, record) as front:
-        passage = None if front is None else front.passage
+        passage = None if front is None else partial(Passage, front=front)
         server = Server(options.host, options.port, session, options.connections, passage, record)
         with _monitor(options, server, front, record) as page:
             _serve(server, options.grace, page)

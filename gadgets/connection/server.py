@@ -55,7 +55,7 @@ class SharedEngine:
 
 
 class Served(Protocol):
-    """What serves a connection: a `Session` here, or a `gadgets.connection.front.Passage` to another process."""
+    """What serves a connection: a `Session` here, or a `gadgets.connection.passage.Passage` to another process."""
 
     @property
     def silent(self) -> bool:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 
 from gadgets.connection.front import Front, local_starts
+from gadgets.connection.passage import Passage
 from gadgets.connection.server import Server
 from gadgets.connection.session import SessionOptions
 from gadgets.connection.worker import WorkerOptions, _messages
@@ -215,7 +217,7 @@ class Sinks(WorkerOptions):
 
 def front() -> None:
     workers = Front(local_starts(1, Sinks(SessionOptions())), 4 << 30, 600.0)
-    server = Server("127.0.0.1", 0, sessions=workers.passage)
+    server = Server("127.0.0.1", 0, sessions=partial(Passage, front=workers))
     thread = threading.Thread(target=server.serve)
     thread.start()
     found = []

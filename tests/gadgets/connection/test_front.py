@@ -1,15 +1,10 @@
 """The front of a server with workers: whoever of them dies, a peer gets all images once, or is told why not."""
 
-import contextlib
 import json
-import logging
 import os
-import re
 import signal
-import socket
 import subprocess
 import threading
-import time
 import types
 import urllib.request
 from functools import partial
@@ -17,19 +12,13 @@ from functools import partial
 import pytest
 
 from gadgets.connection import front as module
-from gadgets.connection.front import TRIES, Front, local_starts
-from gadgets.connection.news import Room, ToldRecord
-from gadgets.connection.server import Server
-from gadgets.connection.session import Resources, Session, SessionOptions
-from gadgets.connection.worker import WorkerOptions, _messages, show
+from gadgets.connection.front import local_starts
 from gadgets.reports.gallery import Gallery
-from gadgets.wire.messages import Close, ConfigFile, Header, Query
+from gadgets.wire.messages import Close
 from recon_core.errors import ResourceError
-from tests.gadgets.connection.test_server import OPENING, LongEngine, Process, stub
-from tests.helpers.builders import readouts
+from tests.gadgets.connection.test_server import OPENING, Process, stub
+from tests.helpers.fronts import fronted
 from tests.helpers.peers import (
-    CONFIGURATIONS,
-    DOORS,
     FRAMES,
     PATIENCE,
     SLICES,
@@ -37,10 +26,7 @@ from tests.helpers.peers import (
     StubEngine,
     assert_whole_scan,
     expected_images,
-    nothing_left,
-    one_by_one,
     scan,
-    talk,
     talk_scan,
     wait_until,
     wire,
@@ -50,117 +36,7 @@ from tests.recon_core.test_children import is_running
 HEADER, ITEMS = scan()
 
 
-class Worker:
-    """A worker as a thread of this process; to die it cuts all its connections."""
-
-    numbers = iter(range(10**6, 10**9))
-
-    def __init__(self, options, engine):
-        self.socket, self._control = socket.socketpair()
-        self.pid, self.has_ended, self.engine = next(self.numbers), False, engine
-        self._sessions, self._connections = {}, []
-        self.scans = ToldRecord(self._control, lambda: Room(1, 2, 3, 4), names=False)
-        self._resources = Resources(options, self.scans)
-        self._options = options
-        self._thread = threading.Thread(target=self._work, name="cinestream-worker")
-        self._thread.start()
-
-    def _messages(self):
-        return _messages(self._control)
-
-    def _work(self):
-        for message, connection in self._messages():
-            if "look" in message:
-                show(self.scans.viewer, message["look"], connection)
-                continue
-            number = message["number"]
-            if connection is None:
-                self._sessions[number].stop(message["stop"])
-                continue
-            self._connections.append(connection)
-            session = Session(connection, lambda: self.engine, self._options, None, self._resources, message["peer"])
-            self._sessions[number] = session
-            threading.Thread(target=self._run, args=(session, connection), name="cinestream-session").start()
-
-    def _run(self, session, connection):
-        with connection:
-            session.run()
-
-    def die(self):
-        self.has_ended = True
-        for one in (self._control, *self._connections):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-
-    def end(self):
-        self.die()
-        self._thread.join(PATIENCE)
-        self.socket.close()
-        self._control.close()
-        return -9
-
-
-@pytest.fixture
-def fronted(monkeypatch):
-    """Make a server with workers as threads; `engines` gives that of each that is started."""
-
-    @contextlib.contextmanager
-    def make(engines=lambda _: StubEngine(), count=2, kept=1 << 30, options=None, connections=32):
-        workers = []
-
-        class Options(WorkerOptions):
-            def start(self, environment):
-                worker = Worker(self.session, None)
-                worker.engine = engines(worker)
-                workers.append(worker)
-                return worker
-
-        with nothing_left():
-            options = options or SessionOptions()
-            starts = local_starts(count, Options(options))
-            front = Front(starts, kept, options.idle_seconds)
-            server = Server("127.0.0.1", 0, options, connections, front.passage)
-            server.front, server.workers = front, workers
-            thread = threading.Thread(target=server.serve, name="cinestream-accept")
-            thread.start()
-            try:
-                yield server
-            finally:
-                server.stop(5.0)
-                thread.join(PATIENCE)
-                front.close()
-            assert not thread.is_alive()
-            assert not server._sessions
-            assert front.space.used == 0
-
-    return make
-
-
-@pytest.mark.parametrize("door", DOORS)
-def test_a_scan_through_the_front_is_that_of_a_server(door, fronted):
-    with fronted() as server:
-        assert_whole_scan(server, door)
-        assert_whole_scan(server, door)
-        assert sum(worker.engine.slices for worker in server.workers) == 2 * SLICES
-
-
-def test_questions_and_health_checks_pass(fronted, caplog):
-    with fronted() as server:
-        answer = talk(server, Query(7, "cinestream::version"), Close())
-        assert re.fullmatch(r"\d+\.\d+\.\d+.*", answer.answers[7])
-        with caplog.at_level(logging.WARNING):
-            with Peer(server.address):
-                pass
-            with Peer(server.address) as peer:
-                peer.reset()
-            wait_until(lambda: not server._sessions)
-        assert not caplog.records
-        bad = talk(server, ConfigFile("magic"), Header(HEADER), Close())
-        assert any("magic" in text for text in bad.complaints("client"))
-        assert bad.closed
-
-
-def test_scans_at_a_time_are_spread_over_the_workers(fronted):
+def test_scans_at_a_time_are_spread_over_the_workers():
     gate = threading.Event()
     with fronted(lambda _: StubEngine(lambda _: gate.wait(PATIENCE))) as server:
         peers = [Peer(server.address) for _ in range(4)]
@@ -174,7 +50,7 @@ def test_scans_at_a_time_are_spread_over_the_workers(fronted):
             peer.socket.close()
 
 
-def test_the_front_knows_the_scans_of_all_workers(fronted):
+def test_the_front_knows_the_scans_of_all_workers():
     gate = threading.Event()
     with fronted(lambda _: StubEngine(lambda number: number < SLICES or gate.wait(PATIENCE))) as server:
         scans, peers = server.front.scans, [Peer(server.address) for _ in range(2)]
@@ -203,7 +79,7 @@ def test_the_front_knows_the_scans_of_all_workers(fronted):
     assert sum(totals.seconds["latency"][0]) == 2 * SLICES
 
 
-def test_a_scan_that_is_begun_again_counts_once(fronted):
+def test_a_scan_that_is_begun_again_counts_once():
     known = []
 
     def engine(worker):
@@ -226,7 +102,7 @@ def test_a_scan_that_is_begun_again_counts_once(fronted):
         assert totals.slices == {"zero_filled": SLICES}
 
 
-def test_a_worker_that_dies_takes_its_scans_from_the_list(fronted):
+def test_a_worker_that_dies_takes_its_scans_from_the_list():
     gate = threading.Event()
     with fronted(lambda _: StubEngine(lambda _: gate.wait(PATIENCE)), count=1, kept=0) as server:
         scans = server.front.scans
@@ -244,7 +120,7 @@ def test_a_worker_that_dies_takes_its_scans_from_the_list(fronted):
         assert "died" in str(next(iter(over.problems)))
 
 
-def test_images_and_log_of_workers_can_be_looked_at(fronted):
+def test_images_and_log_of_workers_can_be_looked_at():
     with fronted() as server:
         shown = server.front.shown
         for worker in server.workers:
@@ -274,7 +150,7 @@ def test_images_and_log_of_workers_can_be_looked_at(fronted):
         assert shown.loop(scan, 0) == b""
 
 
-def test_a_worker_that_does_not_answer_holds_no_page_up(fronted, monkeypatch):
+def test_a_worker_that_does_not_answer_holds_no_page_up(monkeypatch):
     monkeypatch.setattr(module, "_LOOK_SECONDS", 0.01)
     with fronted(count=1) as server:
         gate = threading.Event()
@@ -285,7 +161,7 @@ def test_a_worker_that_does_not_answer_holds_no_page_up(fronted, monkeypatch):
         gate.set()
 
 
-def test_no_worker_that_can_reconstruct_is_a_fault(fronted):
+def test_no_worker_that_can_reconstruct_is_a_fault():
     with fronted() as server:
         for number, worker in enumerate(server.workers):
             assert server.front.scans.fault == ""
@@ -295,69 +171,7 @@ def test_no_worker_that_can_reconstruct_is_a_fault(fronted):
         wait_until(lambda: server.front.scans.fault == "no torch")
 
 
-def deadly(at, deaths):
-    """Engines of workers that die before a slice, so often."""
-
-    def make(worker):
-        def before(number):
-            if number == at and deaths[0] > 0:
-                deaths[0] -= 1
-                worker.die()
-
-        return StubEngine(before)
-
-    return make
-
-
-@pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("at", [1, 2])
-@pytest.mark.parametrize("door", DOORS)
-def test_a_worker_that_dies_is_replaced_and_nothing_is_sent_twice(door, at, count, fronted, caplog):
-    with fronted(deadly(at, [1]), count) as server:
-        answer = talk_scan(server, door)
-        assert answer.complaints(door) == []
-        assert answer.closed
-        assert [wire(image) for image in answer.images] == expected_images()
-        assert [type(message).__name__ for message in answer.messages].count("Waveform") == sum(
-            type(item).__name__ == "Waveform" for item in ITEMS
-        ) * (door == "gadgetron")
-        assert "another one begins it again" in caplog.text
-        assert_whole_scan(server, door)
-        assert len(server.workers) == count + 1
-        assert "died: it was killed" in caplog.text
-
-
-def test_a_worker_may_die_while_the_peer_still_sends(fronted):
-    with fronted(deadly(1, [1])) as server, Peer(server.address) as peer:
-        items = [*one_by_one(ITEMS)]
-        peer.send(*OPENING, *items[:-1])
-        wait_until(lambda: len([one for one in server.workers if one.has_ended]) == 1)
-        peer.send(*items[-1:], Close())
-        assert [wire(image) for image in peer.collect().images] == expected_images()
-
-
-def test_a_worker_may_die_before_the_peer_says_anything(fronted):
-    with fronted(count=1) as server, Peer(server.address) as peer:
-        wait_until(lambda: server.workers[0]._sessions)
-        server.workers[0].die()
-        wait_until(lambda: len(server.workers) == 2)
-        peer.send(*OPENING, *ITEMS, Close())
-        assert [wire(image) for image in peer.collect().images] == expected_images()
-
-
-def test_texts_are_not_sent_twice(fronted):
-    """Readouts of other coils give one before the first image."""
-    items = [*ITEMS[:-1], readouts(2, coils=7, samples=128), ITEMS[-1]]
-    with fronted() as server:
-        usual = talk(server, *OPENING, *items, Close())
-    assert usual.texts
-    with fronted(deadly(2, [1])) as server:
-        again = talk(server, *OPENING, *items, Close())
-    assert again.texts == usual.texts
-    assert [wire(image) for image in again.images] == [wire(image) for image in usual.images]
-
-
-def test_a_worker_that_dies_is_replaced_though_no_scan_comes(fronted, monkeypatch):
+def test_a_worker_that_dies_is_replaced_though_no_scan_comes(monkeypatch):
     monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.01)
     with fronted() as server:
         server.workers[0].die()
@@ -366,7 +180,7 @@ def test_a_worker_that_dies_is_replaced_though_no_scan_comes(fronted, monkeypatc
 
 
 @pytest.mark.parametrize("told", [b"no JSON\n", b"[]\n", b'{"running": [{}], "ended": []}\n'])
-def test_a_worker_that_cannot_be_understood_is_replaced(told, fronted, caplog, monkeypatch):
+def test_a_worker_that_cannot_be_understood_is_replaced(told, caplog, monkeypatch):
     monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.01)
     with fronted() as server:
         broken = server.workers[0]
@@ -377,7 +191,7 @@ def test_a_worker_that_cannot_be_understood_is_replaced(told, fronted, caplog, m
         wait_until(lambda: server.front.scans.over)
 
 
-def test_that_a_worker_cannot_be_replaced_is_said_until_it_can(fronted, caplog, monkeypatch):
+def test_that_a_worker_cannot_be_replaced_is_said_until_it_can(caplog, monkeypatch):
     """Scans go to the others meanwhile."""
     monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.01)
     with fronted() as server:
@@ -407,7 +221,7 @@ def test_that_a_worker_cannot_be_replaced_is_said_until_it_can(fronted, caplog, 
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_that_no_worker_lives_long_enough_to_tell_anything_is_a_fault(count, fronted, monkeypatch, caplog):
+def test_that_no_worker_lives_long_enough_to_tell_anything_is_a_fault(count, monkeypatch, caplog):
     """As where a library cannot be loaded; they are begun ever more rarely."""
     monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.01)
     healthy = threading.Event()
@@ -435,7 +249,7 @@ def test_that_no_worker_lives_long_enough_to_tell_anything_is_a_fault(count, fro
         assert all(place.false_starts == 0 for place in server.front._places)
 
 
-def test_the_page_is_not_held_up_by_a_worker_that_is_slow_to_start(fronted, monkeypatch):
+def test_the_page_is_not_held_up_by_a_worker_that_is_slow_to_start(monkeypatch):
     """As where a cluster is reached again."""
     monkeypatch.setattr(module, "_PAUSE_SECONDS", 0.01)
     with fronted(count=1) as server:
@@ -449,118 +263,6 @@ def test_the_page_is_not_held_up_by_a_worker_that_is_slow_to_start(fronted, monk
         assert not looked.is_alive()
         gate.set()
         wait_until(lambda: len(server.workers) == 2)
-
-
-@pytest.mark.parametrize("door", DOORS)
-def test_a_scan_that_kills_every_worker_ends_in_an_error(door, fronted):
-    with fronted(deadly(1, deaths := [TRIES])) as server:
-        answer = talk_scan(server, door)
-        assert deaths == [0]
-        (complaint,) = answer.complaints(door)
-        assert f"died {TRIES} times" in complaint
-        assert answer.closed
-        assert answer.images == []
-        assert_whole_scan(server, door)
-
-
-@pytest.mark.parametrize("door", DOORS)
-def test_without_the_memory_to_keep_a_scan_its_loss_is_said(door, fronted):
-    with fronted(deadly(2, [1]), kept=1000) as server:
-        answer = talk_scan(server, door)
-        (complaint,) = answer.complaints(door)
-        assert "not all of the scan was kept (--keep-gib); send it again" in complaint
-        assert len(answer.images) == FRAMES
-        assert_whole_scan(server, door)
-
-
-def test_other_images_are_not_mixed_with_those_that_were_sent(fronted):
-    """As of a method that depends on the time it has."""
-    deaths = [1]
-
-    def make(worker):
-        engine = deadly(2, deaths)(worker)
-        if deaths[0] == 0:
-            reconstruct = engine.reconstruct
-
-            def other(cine, options):
-                made = reconstruct(cine, options)
-                made.image[...] *= 2
-                return made
-
-            engine.reconstruct = other
-        return engine
-
-    with fronted(make, count=1) as server:
-        answer = talk_scan(server)
-    (complaint,) = answer.complaints("client")
-    assert "gave other images" in complaint
-    assert len(answer.images) == FRAMES
-    assert answer.closed
-
-
-@pytest.mark.parametrize("how", ["reset", "close"])
-def test_a_scan_of_a_peer_that_is_gone_is_stopped(how, fronted):
-    engine = LongEngine()
-    with fronted(lambda _: engine) as server:
-        peer = Peer(server.address)
-        peer.send(*OPENING, *ITEMS, Close())
-        assert engine.began.wait(PATIENCE)
-        peer.reset() if how == "reset" else peer.socket.close()
-        assert engine.stopped.wait(PATIENCE)
-        wait_until(lambda: not server._sessions)
-        assert engine.slices == 1
-
-
-@pytest.mark.parametrize("door", DOORS)
-def test_a_server_that_is_stopped_says_so(door, fronted):
-    engine = LongEngine()
-    with fronted(lambda _: engine) as server, Peer(server.address) as peer:
-        peer.send(CONFIGURATIONS[door], Header(HEADER), *ITEMS, Close())
-        assert engine.began.wait(PATIENCE)
-        server.stop(0.0)
-        answer = peer.collect()
-        assert any("is being stopped before the scan was done" in text for text in answer.complaints(door))
-        assert answer.closed
-
-
-@pytest.mark.parametrize("door", DOORS)
-def test_that_no_worker_can_be_started_is_said(door, fronted, monkeypatch, caplog):
-    with fronted(count=1) as server:
-        assert_whole_scan(server)
-        server.workers[0].die()
-
-        def fail():
-            raise ResourceError("no further process can be started")
-
-        monkeypatch.setattr(server.front, "_starts", [fail])
-        with Peer(server.address):  # as health checks do
-            pass
-        wait_until(lambda: "no further process can be started" in caplog.text)
-        wait_until(lambda: not server._sessions)
-        assert caplog.text.count("no further process can be started") == 1, "of the worker, not of each check"
-        with Peer(server.address) as peer:
-            wait_until(lambda: server._sessions)
-            time.sleep(0.1)  # it is known that there is no worker before it is known who asks
-            peer.send(CONFIGURATIONS[door], Header(HEADER), *ITEMS, Close())
-            answer = peer.collect()
-        assert answer.complaints(door) == ["no further process can be started"]
-        assert answer.closed
-        monkeypatch.undo()
-        assert_whole_scan(server)
-
-
-def test_silent_connections_give_way(fronted):
-    with fronted(connections=1) as server, Peer(server.address) as silent:
-        wait_until(lambda: server._sessions)
-        assert_whole_scan(server)
-        assert any("need the place" in text for text in silent.collect().texts)
-
-
-def test_the_log_names_the_peer(fronted, caplog):
-    with caplog.at_level(logging.INFO), fronted() as server:
-        assert_whole_scan(server)
-    (line,) = [record.getMessage() for record in caplog.records if record.name == "cinestream.scans"]
-    assert line.startswith("client 127.0.0.1 port ")
 
 
 def test_workers_share_cores_and_gpus(monkeypatch):

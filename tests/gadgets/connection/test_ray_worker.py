@@ -6,12 +6,14 @@ import signal
 import socket
 import threading
 import time
+from functools import partial
 
 import pytest
 
 from gadgets import __version__
 from gadgets.connection import front as front_module
 from gadgets.connection.front import Front
+from gadgets.connection.passage import Passage
 from gadgets.connection.ray_worker import Door, RayCrew
 from gadgets.connection.server import Server
 from gadgets.connection.session import SessionOptions
@@ -20,8 +22,9 @@ from gadgets.reports.gallery import Gallery
 from gadgets.wire.messages import Close
 from recon_core.cluster import Cluster, versions
 from recon_core.errors import ResourceError
-from tests.gadgets.connection.test_front import Worker, asked, deadly
+from tests.gadgets.connection.test_front import asked
 from tests.gadgets.connection.test_server import OPENING, LongEngine, Process, stub
+from tests.helpers.fronts import Worker, deadly
 from tests.helpers.peers import (
     DOORS,
     FRAMES,
@@ -101,7 +104,7 @@ def clustered(stand_in, monkeypatch):
             cluster = Cluster(ADDRESS, count, 1)
             crew = RayCrew(cluster, WorkerOptions(SessionOptions()))
             front = Front([crew.start] * count, 1 << 30, 600.0)
-            server = Server("127.0.0.1", 0, sessions=front.passage)
+            server = Server("127.0.0.1", 0, sessions=partial(Passage, front=front))
             server.front, server.ray = front, ray
             thread = threading.Thread(target=server.serve, name="cinestream-accept")
             thread.start()
