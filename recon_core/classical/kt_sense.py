@@ -80,11 +80,11 @@ class KtSense:
         prior = first_prior(average[0].mT / deviation, len(data.mask))
         components = prior.analyse(problem.flat((average / deviation).expand(len(data.mask), -1, -1)))
         remaining = problem.adjoint(data, deviation) - problem.normal(prior.synthesise(components))
-        components = problem.improve(prior, components, remaining, _FIRST_ITERATIONS)
+        components, remaining = problem.improve(prior, components, remaining, _FIRST_ITERATIONS)
         for _ in range(1, self._options.rounds):
             before, series = prior, prior.synthesise(components)
             prior = next_prior(before, series, problem.plane, problem.sampled)
-            components = problem.improve(prior, prior.express(components, before), remaining)
+            components, remaining = problem.improve(prior, prior.express(components, before), remaining)
         empty = (~data.mask.any(-1)).nonzero().flatten().tolist()
         if empty:
             data.notes.append(f"frames without a line are predicted from the others: {', '.join(map(str, empty))}")
@@ -128,9 +128,10 @@ def settle(
     series = problem.flat(image / noise)
     remaining = problem.adjoint(data, noise) - problem.explained(series)
     before = settled_prior(len(series), series.shape[-1], series.device)
-    prior = next_prior(before, series, problem.plane, problem.sampled)
+    prior = next_prior(before, series.detach(), problem.plane, problem.sampled)
     components = prior.express(before.analyse(series), before)
-    return noise * problem.image(prior.synthesise(problem.improve(prior, components, remaining)))
+    components, _ = problem.improve(prior, components, remaining)
+    return noise * problem.image(prior.synthesise(components))
 
 
 def _with_noise(data: HybridSlice) -> tuple[HybridSlice, float]:
@@ -199,11 +200,11 @@ class _Problem:
     def normal(self, series: torch.Tensor) -> torch.Tensor:
         """Apply A^H A and the weight of the given series."""
         explained = self.explained(series)
-        return explained.addcmul_(series, self.held) if isinstance(self.held, torch.Tensor) else explained
+        return explained.addcmul(series, self.held) if isinstance(self.held, torch.Tensor) else explained
 
     def improve(
         self, prior: KtPrior, components: torch.Tensor | None, remaining: torch.Tensor, iterations: int = _ITERATIONS
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Go some steps from components, or zero, towards those whose series explains the data best.
 
         The unknowns are scaled so that the diagonal of the system is one: that saves three quarters of the steps.
@@ -216,28 +217,33 @@ class _Problem:
             Where to start; None is zero.
         remaining
             ``(frame, part, pixel)``: A^H of what the series does not explain of the data, and its distance to the
-            given one times the weight of that; kept up to date.
+            given one times the weight of that.
         iterations
             Steps.
+
+        Returns
+        -------
+        tuple
+            The components, and what remains with them. Nothing is done in place, so both can be differentiated.
         """
         scale = (self.sampled + self.held + 1 / prior.power).rsqrt()[:, None]
         rest = scale.square() / prior.power[:, None]
-        residual = prior.analyse(remaining).mul_(scale)
+        residual = prior.analyse(remaining) * scale
         solution = torch.zeros_like(residual)
         if components is not None:
             solution = components / scale
-            residual.addcmul_(rest, solution, value=-1)
-        direction, power = residual.clone(), _inner(residual, residual)
+            residual = residual.addcmul(rest, solution, value=-1)
+        direction, power = residual, _inner(residual, residual)
         for _ in range(iterations):
             explained = self.normal(prior.synthesise(scale * direction))
-            image = prior.analyse(explained).mul_(scale).addcmul_(rest, direction)
+            image = (prior.analyse(explained) * scale).addcmul(rest, direction)
             step = ratio(power, _inner(direction, image))
-            solution.addcmul_(direction, step)
-            remaining.addcmul_(explained, step, value=-1)
-            residual.addcmul_(image, step, value=-1)
+            solution = solution.addcmul(direction, step)
+            remaining = remaining.addcmul(explained, step, value=-1)
+            residual = residual.addcmul(image, step, value=-1)
             previous, power = power, _inner(residual, residual)
-            direction.mul_(ratio(power, previous)).add_(residual)
-        return solution.mul_(scale)
+            direction = residual.addcmul(direction, ratio(power, previous))
+        return solution * scale, remaining
 
     def uncertainty(self, prior: KtPrior, samples: int) -> torch.Tensor:
         """Find the standard deviation ``(frame, y, x)`` of the real part of what the data leave open.
@@ -258,7 +264,7 @@ class _Problem:
             drawn = torch.view_as_real(normal_noise(*prior.power.shape)).movedim(-1, 1)
             truth = prior.synthesise(prior.power.sqrt()[:, None] * drawn)
             noise = self.operator.adjoint(normal_noise(len(truth), self.coils, *self.samples))
-            estimate = self.improve(prior, None, self.normal(truth) + self.flat(noise), _SAMPLE_ITERATIONS)
+            estimate, _ = self.improve(prior, None, self.normal(truth) + self.flat(noise), _SAMPLE_ITERATIONS)
             error = (truth - prior.synthesise(estimate)).square().mean(1)
             total = total.to(error) + error
         return (total / samples).sqrt().view(-1, *self.plane).mT

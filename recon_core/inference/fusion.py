@@ -65,7 +65,9 @@ def settled(data: HybridSlice, image: torch.Tensor, implementation: str = "auto"
         raise TypeError("expected a slice with the image that the network starts from and its deviation, got none")
     if not bool(image.isfinite().all()):
         return image
-    return settle(data, with_phase(image, data.start), data.start_deviation, implementation)
+    # magnitudes alone get the phase of the start
+    image = image if bool(image.imag.any()) else torch.polar(image.abs(), data.start.angle())
+    return settle(data, image, data.start_deviation, implementation)
 
 
 def fuse(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, peak: float, weighing: Weighing) -> Fused:
@@ -80,7 +82,7 @@ def fuse(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, peak
     deviation
         ``(frame, y, x)`` float32: standard deviation that the real part of `start` is left with.
     image
-        ``(frame, y, x)`` complex64: what the network made. Magnitudes alone get the phase of the start.
+        ``(frame, y, x)`` complex64: what the network made, settled.
     peak
         Of the image of the time average, in the units of the images.
     weighing
@@ -91,16 +93,10 @@ def fuse(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, peak
     Fused
         The weighed image.
     """
-    image = with_phase(image, start)
     evidence = gather(start, deviation, image, peak)
     weight = weights(evidence, weighing)
     share = float((weight * evidence.variance).sum() / evidence.variance.sum().clamp(min=_SMALL))
     return Fused(start + weight * (image - start), share)
-
-
-def with_phase(image: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-    """Give magnitudes the phase of the start; a complex image keeps its own."""
-    return image if bool(image.imag.any()) else torch.polar(image.abs(), start.angle())
 
 
 def gather(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, peak: float) -> Evidence:

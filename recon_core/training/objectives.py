@@ -12,6 +12,7 @@ from recon_core.diffusion.loss import denoising_loss, draw_low_times, draw_times
 from recon_core.diffusion.samplers import to_slices
 from recon_core.diffusion.sde import VarianceExploding
 from recon_core.methods import DENOISING, find_method, load_target
+from recon_core.training.images import reconstruct_series, settle_series
 from recon_core.training.losses import LOSSES, structural_similarity
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def find_objective(method: str) -> Objective:
 def image_objective(network: Network, scan: Measurement, loss: str, rng: np.random.Generator) -> torch.Tensor:
     """What to minimise for one scan: the loss of the image against the target.
 
+    Of a start whose error is known it is the image of all frames, settled as what is sent: the network learns what is
+    left to it.
+
     Parameters
     ----------
     network
@@ -59,13 +63,15 @@ def image_objective(network: Network, scan: Measurement, loss: str, rng: np.rand
     loss
         One of `recon_core.training.losses.LOSSES`, or the network's own.
     rng
-        Of what is drawn: here the frames for a network that takes a fixed number of them.
+        Of what is drawn: here the frames for a network that takes a fixed number of them, if nothing is settled.
 
     Returns
     -------
     torch.Tensor
         ``()``.
     """
+    if scan.start_deviation is not None:
+        return LOSSES[loss](settle_series(scan, reconstruct_series(network, scan)), scan.target)
     data, target = scan.slice(), scan.target
     if network.maximum_frames is not None:
         frames = (int(rng.integers(len(target))) + torch.arange(network.maximum_frames)) % len(target)
@@ -105,9 +111,10 @@ def assisted_objective(network: ATLFNet, scan: Measurement, loss: str, rng: np.r
     consistency = scan.slice().consistency()
     ct = None if rng.random() < _WITHOUT_CT else misplaced(scan.anatomy, rng)
     output = network.run(consistency.zero_filled if scan.start is None else scan.start, consistency, ct)
+    image = settle_series(scan, output.image)
     magnitude = scan.target.abs()
-    similarity = structural_similarity(output.image.abs(), magnitude, magnitude.max().expand(len(magnitude))).mean()
-    total = LOSSES[loss](output.image, scan.target) + _SIMILARITY * (1 - similarity)
+    similarity = structural_similarity(image.abs(), magnitude, magnitude.max().expand(len(magnitude))).mean()
+    total = LOSSES[loss](image, scan.target) + _SIMILARITY * (1 - similarity)
     if output.symmetry is not None:
         total = total + _SYMMETRY * output.symmetry
     if output.fused is not None and ct is not None:

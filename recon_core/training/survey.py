@@ -15,7 +15,8 @@ import torch
 from recon_core.errors import ModelError
 from recon_core.inference.fusion import decades, gather, settled
 from recon_core.metrics.measures import dynamic_region
-from recon_core.training.trainer import draw_scan, place_of_crop, reconstruct_series
+from recon_core.training.images import reconstruct_series
+from recon_core.training.trainer import draw_scan, place_of_crop
 from recon_core.trust.weighing import LEAST_SHARE, Beyond, Weighing
 
 if TYPE_CHECKING:

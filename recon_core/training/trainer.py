@@ -17,12 +17,12 @@ from recon_core.diffusion.loss import ExponentialAverage
 from recon_core.engine import create_method
 from recon_core.errors import DataError, ResourceError, SettingsError
 from recon_core.inference.method import precision_of_convolutions
-from recon_core.inference.windows import over_windows
 from recon_core.metrics.measures import best_scale, dynamic_region, psnr
 from recon_core.options import ReconOptions
 from recon_core.simulate.sampling import uniform_mask
 from recon_core.storage import replacing
 from recon_core.training.checkpoint import read_checkpoint, write_checkpoint
+from recon_core.training.images import reconstruct_series, settle_series
 from recon_core.training.measurements import Measurement, draw_points, measure
 from recon_core.training.objectives import find_objective
 from recon_core.training.series import KINDS, draw_series
@@ -251,11 +251,11 @@ class Trainer:
     def validate(self) -> dict[str, tuple[float, float]]:
         """Reconstruct the held-out scans with the running average; PSNR in dB by kind: all, and dynamic region."""
         with self.averaged() as network, torch.inference_mode():
+            scans = [scan.started(self.plan.start) for scan in self._validation()]
+            images = [settle_series(scan, reconstruct_series(network, scan)) for scan in scans]
             return {
-                scan.family: scores(
-                    reconstruct_series(network, scan.started(self.plan.start)).numpy(), scan.target.numpy()
-                )
-                for scan in self._validation()
+                scan.family: scores(image.numpy(), scan.target.numpy())
+                for scan, image in zip(scans, images, strict=True)
             }
 
     def compare(self, method: str) -> dict[str, tuple[float, float]]:
@@ -368,17 +368,6 @@ def place_of_crop(target: torch.Tensor, width: int, rng: np.random.Generator) ->
     energy = functional.avg_pool1d(columns[None, None], width, 1)[0, 0]
     good = torch.nonzero(energy >= _LEAST_SIGNAL * columns.mean()).flatten()
     return int(good[int(rng.integers(len(good)))])
-
-
-def reconstruct_series(network: Network, scan: Measurement) -> torch.Tensor:
-    """Reconstruct a whole scan from its start, in windows where the network takes a fixed number of frames."""
-    data, n_frames = scan.slice(), len(scan.mask)
-    window = min(max(n_frames, network.minimum_frames), network.maximum_frames or n_frames)
-
-    def reconstruct(frames: torch.Tensor) -> torch.Tensor:
-        return network.reconstruct(data.select_started(frames))
-
-    return over_windows(reconstruct, n_frames, window, scan.hybrid.device)
 
 
 def scores(image: NDArray[np.complex64], target: NDArray[np.complex64]) -> tuple[float, float]:

@@ -240,8 +240,8 @@ def test_steps_lead_to_the_minimum(smooth_maps, disc, monkeypatch):
     improve = module._Problem.improve
 
     def keeping(problem, prior, components, remaining, iterations=60):
-        kept[:] = problem, prior, improve(problem, prior, components, remaining, iterations), remaining
-        return kept[2]
+        kept[:] = problem, prior, *(result := improve(problem, prior, components, remaining, iterations))
+        return result
 
     monkeypatch.setattr(module._Problem, "improve", keeping)
     settle(data, image, deviation)

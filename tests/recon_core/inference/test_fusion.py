@@ -77,13 +77,6 @@ def test_the_scale_of_the_images_does_not_matter():
     torch.testing.assert_close(scaled.image / 1e6, fused.image, rtol=1e-4, atol=1e-4)
 
 
-def test_magnitudes_get_the_phase_of_the_start():
-    truth, start, deviation, image = scene(0.5, 0.5)
-    turned = torch.polar(torch.ones(1), torch.tensor(2.0))
-    fused = fuse(turned * start, deviation, image.abs().to(torch.complex64), 10.0, Weighing(level=0.0))
-    assert error(fused.image, turned * truth) < error(start, truth)
-
-
 def test_images_of_nothing_stay_finite():
     nothing = torch.zeros(3, 8, 8, dtype=torch.complex64)
     fused = fuse(nothing, torch.zeros(3, 8, 8), nothing, 0.0, PLAIN)

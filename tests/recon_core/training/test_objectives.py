@@ -6,6 +6,7 @@ import torch
 
 from recon_core.simulate.sampling import interleaved_mask
 from recon_core.training import objectives
+from recon_core.training.images import reconstruct_series, settle_series
 from recon_core.training.library import Library
 from recon_core.training.losses import LOSSES
 from recon_core.training.measurements import measure
@@ -14,9 +15,13 @@ from recon_core.training.series import draw_series
 from tests.helpers.networks import tiny
 
 
-def scan():
-    series = draw_series((3,), Library(), kind="cine", frames=4, matrix=(32, 32))
-    return measure((3,), series, mask=interleaved_mask(4, 32, 2), n_coils=4, snr=50)
+def scan(frames=4):
+    series = draw_series((3,), Library(), kind="cine", frames=frames, matrix=(32, 32))
+    return measure((3,), series, mask=interleaved_mask(frames, 32, 2), n_coils=4, snr=50)
+
+
+def started(frames=4):
+    return scan(frames).started("kt_sense")
 
 
 def test_an_image_is_compared_with_its_target():
@@ -24,6 +29,31 @@ def test_an_image_is_compared_with_its_target():
     expected = LOSSES["squared"](network.reconstruct(one.slice()), one.target)
     assert torch.equal(image_objective(network, one, "squared", np.random.default_rng(0)), expected)
     assert image_objective(network, one.started("cg_sense"), "squared", np.random.default_rng(0)) != expected
+
+
+@pytest.mark.parametrize("method", ["crunet_mr", "unrolled_resnet3d"])
+def test_of_a_start_of_known_error_the_settled_image_is_compared(method):
+    one, network = started(6), tiny(method).train()
+    loss = image_objective(network, one, "squared", np.random.default_rng(0))
+    loss.backward()
+    with torch.no_grad():
+        image = reconstruct_series(network, one)
+        torch.testing.assert_close(loss, LOSSES["squared"](settle_series(one, image), one.target), rtol=1e-4, atol=0)
+        assert loss < 0.9 * LOSSES["squared"](image, one.target)
+    gradients = [parameter.grad for parameter in network.parameters()]
+    assert sum(gradient is not None and bool(gradient.any()) for gradient in gradients) > len(gradients) / 2
+
+
+def test_steps_down_the_gradient_better_the_settled_image():
+    one = started(6)
+    image = torch.view_as_real(one.start).clone().requires_grad_()
+    losses = []
+    for _ in range(4):
+        loss = LOSSES["squared"](settle_series(one, torch.view_as_complex(image)), one.target)
+        (gradient,) = torch.autograd.grad(loss, image)
+        losses.append(loss.item())
+        image = (image.detach() - losses[-1] / 2 * gradient / gradient.square().sum()).requires_grad_()
+    assert losses[0] > losses[1] > losses[2] > losses[3]
 
 
 def test_a_ct_is_moved_a_little():
@@ -53,10 +83,6 @@ def test_a_ct_is_there_now_and_then(monkeypatch):
         loss = assisted_objective(network, one.started("cg_sense"), "decibel", np.random.default_rng(seed))
         assert bool(loss.isfinite())
     assert set(seen) == {False, True}
-
-
-def started():
-    return scan().started("kt_sense")
 
 
 def test_a_prior_learns_to_better_the_image_before_each_of_its_steps(monkeypatch):

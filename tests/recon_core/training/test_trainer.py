@@ -14,13 +14,14 @@ from recon_core.networks.cst_net import normalise
 from recon_core.physics.consistency import DataConsistency
 from recon_core.simulate.sampling import interleaved_mask
 from recon_core.training import trainer as module
+from recon_core.training.images import reconstruct_series
 from recon_core.training.library import Library
 from recon_core.training.losses import LOSSES
 from recon_core.training.measurements import measure
 from recon_core.training.objectives import image_objective
 from recon_core.training.plan import TrainingPlan, presets
 from recon_core.training.series import KINDS, draw_series
-from recon_core.training.trainer import Trainer, draw_scan, reconstruct_series, scores
+from recon_core.training.trainer import Trainer, draw_scan, scores
 from recon_core.weights.config import build_network
 from recon_core.weights.loading import load_network
 from recon_core.weights.manifest import find_weights
@@ -360,21 +361,6 @@ def test_scores_ignore_the_scale():
     assert scores(image, target) == scores(3 * image, target)
     assert scores(image, target)[0] > 20
     assert scores(np.complex64(target + 0.2), target)[0] < scores(image, target)[0] + 20
-
-
-@pytest.mark.parametrize("n_frames", [3, 4, 7])
-def test_a_series_is_reconstructed_in_windows(n_frames):
-    network = build_network("unrolled_resnet3d", TINY["unrolled_resnet3d"]).eval()
-    series = draw_series((5,), Library(), frames=n_frames, matrix=(24, 24))
-    scan = measure((5,), series, mask=interleaved_mask(n_frames, 24, 3), n_coils=4)
-    for start in ("zero_filled", "cg_sense"):
-        with torch.inference_mode():
-            image = reconstruct_series(network, scan.started(start))
-        assert image.shape == (n_frames, 24, 24)
-        assert image.isfinite().all()
-        if n_frames == 4:
-            with torch.inference_mode():
-                assert torch.equal(image, network.reconstruct(with_start(scan.slice(), start)))
 
 
 # --- crops and CT -----------------------------------------------------------------------------------------------------
