@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from recon_core.training.coverage import covered
-from recon_core.training.survey import REFERENCE, judge, summarise, weigh
+from recon_core.training.survey import REFERENCE, summarise, weigh
 from recon_core.weights.loading import write_weights
 from recon_core.weights.manifest import WeightsFacts
 
@@ -46,7 +46,8 @@ def export(trainer: Trainer, findings: list[Finding], folder: Path, *, source: s
         As of `recon_core.weights.loading.write_weights`.
     """
     plan, curve = trainer.plan, trainer.curve()
-    metrics: dict[str, float | dict[str, float]] = {"survey": summarise(judge(findings))}
+    found = weigh(findings)
+    metrics: dict[str, float | dict[str, float]] = {"survey": summarise(found.judged)}
     if curve:
         metrics["validation"] = {kind: values[0] for kind, values in curve[-1].psnr.items()}
     facts = WeightsFacts(
@@ -56,7 +57,7 @@ def export(trainer: Trainer, findings: list[Finding], folder: Path, *, source: s
         start=plan.start,
         range=covered(plan, trainer.network.minimum_frames),
         reference=REFERENCE,
-        weighing=weigh(findings),
+        weighing=found.weighing,
         weighed_on=("points",) if plan.points else (),
         source=source,
         licence="Apache-2.0",

@@ -34,7 +34,7 @@ from recon_core.steps.load import load
 from recon_core.training.library import Library, read_library
 from recon_core.training.measurements import SNR, draw_points, measure
 from recon_core.training.series import draw_series
-from recon_core.training.survey import REFERENCE, Finding, Gain, compare, gains, judge
+from recon_core.training.survey import REFERENCE, Finding, Gain, compare, gains, weigh
 from recon_core.trust.weighing import LEAST_SHARE, Beyond
 from recon_core.weights.loading import load_network
 from recon_core.weights.manifest import list_weights
@@ -69,7 +69,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for name, of_scans in findings.items():
         print(row(name, "given", gains(of_scans, entries[name].weighing)))
-        print(row(name, "found", judge(of_scans)), flush=True)
+        print(row(name, "found", weigh(of_scans).judged), flush=True)
 
 
 def look(options, library: Library, networks, number: int, findings: dict[str, list[Finding]]) -> None:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from recon_core.training.library import Library, read_library
 from recon_core.training.plan import preset_plan
-from recon_core.training.survey import Finding, Gain, gains, judge, summarise, survey, weigh
+from recon_core.training.survey import Finding, Gain, gains, summarise, survey, weigh
 from recon_core.trust.weighing import LEAST_SHARE
 from recon_core.weights.loading import load_network
 from recon_core.weights.manifest import WeightsEntry, list_weights
@@ -51,11 +51,13 @@ def main() -> None:
         surveyed = int(entry.metrics["survey"]["scans"])
         first = options.first if options.first is not None else 0 if options.weigh else surveyed
         findings = look(entry, library, range(first, first + options.scans), options.folder / name)
-        judged = judge(findings) if options.weigh else gains(findings, entry.weighing)
-        print(row(name, judged, findings), flush=True)
-        if options.weigh:
-            found = {"weighing": weigh(findings).mapping(), "survey": summarise(judged)}
-            print(yaml.safe_dump({name: found}, sort_keys=False), flush=True)
+        if not options.weigh:
+            print(row(name, gains(findings, entry.weighing), findings), flush=True)
+            continue
+        found = weigh(findings)
+        print(row(name, found.judged, findings), flush=True)
+        facts = {"weighing": found.weighing.mapping(), "survey": summarise(found.judged)}
+        print(yaml.safe_dump({name: facts}, sort_keys=False), flush=True)
 
 
 def look(entry: WeightsEntry, library: Library, numbers: range, folder: Path) -> list[Finding]:

@@ -49,7 +49,7 @@ def test_exported_weights_say_what_they_are(trained, tmp_path):
     assert (entry.name, entry.method, entry.start) == ("tiny", "crunet_mr", "cg_sense")
     assert (entry.input_peak, entry.window) == (1, 4)
     assert entry.range == covered(trained.plan)
-    assert entry.weighing == weigh(USEFUL)
+    assert entry.weighing == weigh(USEFUL).weighing
     assert entry.weighed_on == ()
     assert entry.reference == REFERENCE
     assert entry.metrics["survey"]["scans"] == entry.metrics["survey"]["served"] == 3

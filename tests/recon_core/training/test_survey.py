@@ -9,8 +9,9 @@ from recon_core.errors import ModelError
 from recon_core.inference.fusion import Evidence, weights
 from recon_core.networks.base import ImageNetwork
 from recon_core.options import ReconOptions
+from recon_core.training import survey as module
 from recon_core.training.library import Library
-from recon_core.training.survey import Finding, Gain, gains, judge, summarise, survey, weigh
+from recon_core.training.survey import Finding, Gain, gains, summarise, survey, weigh
 from recon_core.training.trainer import draw_scan
 from recon_core.trust.weighing import Beyond, Weighing
 from tests.recon_core.training.test_trainer import tiny_plan
@@ -81,7 +82,7 @@ def test_the_gain_is_that_of_the_weighed_image():
 def test_the_weights_are_those_of_the_smaller_error():
     """With independent errors the best weight is v / (v + e), whatever the scan."""
     scans = [finding(v, 1e-4, seed) for seed, v in enumerate((1e-5, 1e-4, 1e-3, 1e-2) * 200)]
-    weighing = weigh(scans)
+    weighing = weigh(scans).weighing
     found = [float(weights(scan.evidence, weighing).mean()) for scan in scans[:4]]
     best = [v / (v + 1e-4) for v in (1e-5, 1e-4, 1e-3, 1e-2)]
     assert found == sorted(found)
@@ -91,7 +92,7 @@ def test_the_weights_are_those_of_the_smaller_error():
 def test_a_network_that_claims_too_much_is_not_believed():
     """Where it goes much further than the data leave open it was wrong, and right where it does not."""
     scans = [finding(1e-4, e, seed) for seed, e in enumerate((1e-5, 2e-5, 3e-3, 5e-3) * 50)]
-    gained = gains(scans, weigh(scans))[:4]
+    gained = gains(scans, weigh(scans).weighing)[:4]
     assert min(each.share for each in gained[:2]) > 0.5
     assert max(each.share for each in gained[2:]) < 0.1
     assert all(each.whole > -0.2 for each in gained)
@@ -102,23 +103,40 @@ def test_a_network_that_fails_on_scans_of_little_noise_is_not_believed_there():
     quiet = Beyond(snr=1.0)
     scans = [finding(1e-4, 1e-3 if n % 2 else 1e-5, n, quiet if n % 2 else Beyond()) for n in range(100)]
     alike = [dataclasses.replace(scan, evidence=scans[0].evidence) for scan in scans]
-    good, bad = (each.share for each in gains(alike[:2], weigh(alike)))
+    good, bad = (each.share for each in gains(alike[:2], weigh(alike).weighing))
     assert good > 0.5
     assert bad < 0.2
 
 
 def test_few_scans_change_little_of_what_is_usual():
     usual = Weighing(level=-1.0, variance=0.5, change=-1.0, snr=-2.0, acceleration=-2.0)
-    few, many = (weigh([finding(1e-3, 1e-4, seed) for seed in range(n)]) for n in (1, 100))
+    few, many = (weigh([finding(1e-3, 1e-4, seed) for seed in range(n)]).weighing for n in (1, 100))
     assert abs(few.level - usual.level) < abs(many.level - usual.level)
 
 
 def test_each_scan_is_judged_by_the_others():
     scans = [finding(1e-4, 1e-1 if seed == 2 else 1e-5, seed) for seed in range(8)]
-    judged = judge(scans)
+    judged = weigh(scans).judged
     assert len(judged) == 8
     alone = judged.pop(2)  # nothing like it was among those of the other quarters
     assert alone.whole < min(each.whole for each in judged)
+
+
+def test_it_is_dared_as_far_as_little_becomes_worse(monkeypatch):
+    """A network that fails on some scans which nothing tells from the others."""
+    scans = [finding(1e-4, 4e-4 if seed % 25 == 24 else 1e-5, seed) for seed in range(100)]
+    scans = [dataclasses.replace(scan, evidence=scans[0].evidence) for scan in scans]
+
+    def worse(found):
+        return sum(min(each[:2]) < -0.2 for each in found.judged)
+
+    found = weigh(scans)
+    monkeypatch.setattr(module, "_DREADS", (20.0,))
+    daring = weigh(scans)
+    monkeypatch.setattr(module, "_DREADS", (500.0,))
+    shy = weigh(scans)
+    assert worse(daring) > 1 >= worse(found)
+    assert daring.judged[0].share > found.judged[0].share >= shy.judged[0].share
 
 
 def test_the_summary_counts_what_is_sent():
