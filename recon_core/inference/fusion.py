@@ -67,7 +67,8 @@ def settled(data: HybridSlice, image: torch.Tensor, implementation: str = "auto"
         return image
     # magnitudes alone get the phase of the start
     image = image if bool(image.imag.any()) else torch.polar(image.abs(), data.start.angle())
-    return settle(data, image, data.start_deviation, implementation)
+    with torch.autocast(image.device.type, enabled=False):  # training has it on, for the convolutions
+        return settle(data, image, data.start_deviation, implementation)
 
 
 def fuse(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, peak: float, weighing: Weighing) -> Fused:
