@@ -85,6 +85,8 @@ VARIANTS = {
     "atlf_net/ct": Variant(ct_off=0.0, all_scans=True),
     "atlf_net/ct_shifted": Variant(ct_off=8.0, all_scans=True),
 }
+#: What the manifest says of weights that decides what becomes of a scan.
+_USE = ("config", "input_peak", "window", "start", "range", "limits", "reference", "weighing", "weighed_on")
 VARIED = "uniform_8"  # the one condition under which they are measured
 YARDSTICK = "kt_sense"  # what networks are to add to
 DIFFERENCE_FORMS = {"dynamic_psnr": "{:+.2f}", "psnr": "{:+.2f}", "ssim": "{:+.4f}"}  # in tables; all are in the file
@@ -111,7 +113,7 @@ class Cell:
     method: str
     """`part`, `scan`, `condition`, `method`: Which one; a variant stands where a method does."""
     weights: str = ""
-    """Their name and digest; empty for a method that needs none."""
+    """Their name, digest, and that of how they are used; empty for a method that needs none."""
     source: str = ""
     """Digest of the file that the scan was made of; empty for a simulated one."""
     net_acceleration: float = 1.0
@@ -440,7 +442,11 @@ def _with_ct(slices: Sequence[CineSlice], loaded: LoadedScan, off: float) -> tup
 
 
 def _named(entry: WeightsEntry | None) -> str:
-    return f"{entry.name}, sha256 {entry.sha256}" if entry else ""
+    """The weights, and how they are used."""
+    if entry is None:
+        return ""
+    use = [getattr(entry, name) for name in _USE]
+    return f"{entry.name}, sha256 {entry.sha256}, used as {hashlib.sha256(repr(use).encode()).hexdigest()[:16]}"
 
 
 def _write_cells(path: Path, facts: Facts, cells: Iterable[Cell]) -> None:
