@@ -90,6 +90,7 @@ _POSITIONS = {head + turn for head in ("HF", "FF") for turn in ("S", "P", "DR", 
 # SNOMED codes of body parts
 _REGIONS = {"HEART": ("80891009", "Heart"), "CHEST": ("51185008", "Chest")}
 _ANY_REGION = ("38266002", "Entire body")
+_NAME_FORMS = 3  # of a person's name: alphabetic, ideographic, phonetic
 _LENGTHS = {"CS": 16, "SH": 16, "LO": 64, "PN": 64, "LT": 10240}
 
 
@@ -277,6 +278,8 @@ def _put(dataset: Dataset, keyword: str, value: float | str | Sequence[float] | 
     kind = dictionary_VR(keyword)
     if isinstance(value, str):
         text = re.sub(r"[\x00-\x1f\x7f]+", " ", value).replace("\\", "/").strip()
+        if kind == "PN":
+            text = "=".join(text.split("=")[:_NAME_FORMS])
         if kind == "CS":
             text = re.sub(r"[^A-Z0-9 _]", "_", text.upper())
         setattr(dataset, keyword, text[: _LENGTHS.get(kind)].strip())
@@ -317,11 +320,8 @@ def _comment(loop: Loop, frame: int) -> str:
 
 
 def _echo_time(facts: ScanFacts, contrast: int) -> float | None:
-    times = facts.texts("sequenceParameters/TE")
-    try:
-        return float(times[min(contrast, len(times) - 1)]) if times else None
-    except ValueError:
-        return None
+    times = facts.numbers("sequenceParameters/TE")
+    return times[min(contrast, len(times) - 1)] if times else None
 
 
 def _set_place(dataset: Dataset, plane: Plane) -> None:
@@ -496,7 +496,7 @@ def _shared_groups(series: Series, facts: ScanFacts, values: _Values, plane: Pla
     groups.PixelValueTransformationSequence = [transform]
     groups.FrameAnatomySequence = [_anatomy(part)]
     echo = Dataset()
-    _put(echo, "EffectiveEchoTime", _echo_time(facts, 0))
+    _put(echo, "EffectiveEchoTime", _echo_time(facts, series.loops[0].key.contrast))
     if echo:
         groups.MREchoSequence = [echo]
     return groups

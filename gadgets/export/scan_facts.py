@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+from datetime import date
 from typing import TYPE_CHECKING
 
 from gadgets.wire.header import read_xml
@@ -44,18 +46,30 @@ class ScanFacts:
 
     def number(self, path: str) -> float | None:
         """The first value at a path where it is a finite number above zero."""
-        try:
-            value = float(self.text(path))
-        except ValueError:
-            return None
-        return value if math.isfinite(value) and value > 0 else None
+        return next(iter(self.numbers(path)), None)
+
+    def numbers(self, path: str) -> list[float | None]:
+        """Every value at a path; None where it is no finite number above zero."""
+        return [_positive(text) for text in self.texts(path)]
 
     def date(self, path: str) -> str:
-        """A date as DICOM writes it (YYYYMMDD), or nothing."""
+        """A date as DICOM writes it (YYYYMMDD), or nothing where there is no such day, as some anonymisers leave it."""
         match = re.match(r"(\d{4})-?(\d\d)-?(\d\d)", self.text(path))
-        return "".join(match.groups()) if match else ""
+        if match:
+            with contextlib.suppress(ValueError):
+                date(*map(int, match.groups()))
+                return "".join(match.groups())
+        return ""
 
     def time(self, path: str) -> str:
         """A time of day as DICOM writes it (HHMMSS), or nothing."""
         match = re.match(r"([01]\d|2[0-3]):?([0-5]\d):?([0-5]\d)", self.text(path))
         return "".join(match.groups()) if match else ""
+
+
+def _positive(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None

@@ -130,6 +130,42 @@ def test_what_the_scan_header_says(tmp_path):
     assert (each.ScanningSequence, each.MRAcquisitionType) == ("GR", "2D")
 
 
+@pytest.mark.parametrize("kind", ["classic", "enhanced"])
+@pytest.mark.parametrize("contrast", [0, 1, 2])
+def test_the_echo_time_is_that_of_the_contrast(contrast, kind, tmp_path):
+    """In an enhanced file too, which holds one contrast."""
+    images = [image(contrast=number) for number in range(contrast + 1)]
+    each = export(tmp_path, images, HEADER, kind)[-1]
+    if kind == "enhanced":
+        found = each.SharedFunctionalGroupsSequence[0].MREchoSequence[0].EffectiveEchoTime
+    else:
+        found = each.EchoTime
+    assert found == (1.3, 2.6, 2.6)[contrast]
+
+
+@pytest.mark.parametrize("kind", ["classic", "enhanced"])
+@pytest.mark.parametrize("text", ["nan", "inf", "1e400", "-1", "short"])
+def test_an_echo_time_that_is_none_is_left_out(text, kind, tmp_path):
+    (each,) = export(tmp_path, [image()], HEADER.replace("<TE>1.3<", f"<TE>{text}<"), kind)
+    assert "MREchoSequence" not in each.get("SharedFunctionalGroupsSequence", [[]])[0]
+    assert not each.get("EchoTime")
+
+
+@pytest.mark.parametrize("text", ["0000-00-00", "1900-00-00", "2024-13-01", "2023-02-29", "12345678901"])
+def test_a_day_that_is_none_is_left_out(text, tmp_path):
+    """Anonymisers leave such; a PACS may refuse the file, and pydicom warns."""
+    header = HEADER.replace("2024-05-06", text).replace("1960-02-29", text)
+    (each,) = export(tmp_path, [image(acquisition_time_stamp=1)], header)
+    assert not each.PatientBirthDate
+    assert not each.StudyDate
+    assert "AcquisitionDate" not in each
+
+
+def test_a_name_in_more_forms_than_there_are(tmp_path):
+    (each,) = export(tmp_path, [image()], HEADER.replace("Doe^Zoë", "Doe^Zoë=b=c=d=e"))
+    assert str(each.PatientName) == "Doe^Zoë=b=c"
+
+
 def test_every_attribute_of_the_table_has_its_value(tmp_path):
     texts = {"DA": "2020-01-02", "TM": "03:04:05", "DS": "12.5", "PatientSex": "O", "UI": "1.2.3"}
     tree = {}
