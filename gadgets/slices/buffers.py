@@ -216,7 +216,10 @@ class SliceBuffers:
         plan = self._plans.get(encoding)
         if plan is None:
             space = self._header.encodings[encoding]
-            center = center_line(self._header, space, readouts.headers[0], self._problems, self._center)
+            if space.off_grid:  # no line lies at the centre, whatever is said of one
+                center = space.encoded.matrix[1] // 2
+            else:
+                center = center_line(self._header, space, readouts.headers[0], self._problems, self._center)
             self._plans[encoding] = plan = SlicePlan(
                 space,
                 self._time_axis[encoding],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -40,10 +40,12 @@ BELIEVED_SHARE = 0.25
 class SliceStrategy(Protocol):
     """When readouts that belong to one slice leave, and as what."""
 
-    most_frames: ClassVar[int]
-    """Values of the counter of the frames that are believed."""
     cut_short: bool
     """A slice ended amid a frame, or before the others did."""
+
+    @property
+    def most_frames(self) -> int:
+        """Values of the counter of the frames that are believed."""
 
     @property
     def sent(self) -> Mapping[SliceKey, int]:

@@ -9,7 +9,7 @@ stamps, an ECG or the spokes themselves, a slice leaves when the next one has be
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -52,9 +52,16 @@ class _Buffer:
     frame: list[NDArray[np.intp]] = field(default_factory=list)
     count: int = 0
     next: int = 0
-    """Real time: the frames from here on have not left."""
+    """Real time: the frames from here on have not left; counted on where the counter wraps around."""
     series: RunningSeries = field(default_factory=RunningSeries)
     """Real time: what the windows leave to those that follow."""
+
+    def numbers(self, counter: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Real time: numbers of frames of their counters ``(readout,)``; those below `next` have left."""
+        if not self.count and counter[0] >= _COUNTERS // 2:  # else it would lie before frame 0
+            self.next = int(counter[0])
+        ahead = (counter - self.next) % _COUNTERS
+        return np.asarray(self.next + np.where(ahead < _COUNTERS // 2, ahead, ahead - _COUNTERS))
 
     def forget(self, first: int) -> None:
         """Drop the frames before the first one of the windows to come."""
@@ -92,8 +99,6 @@ class SpokeSlices:
         Makes the frames, all together; None takes the counter or `spokes`.
     """
 
-    most_frames: ClassVar[int] = MOST_FRAMES
-
     def __init__(
         self,
         context: SortingContext,
@@ -109,6 +114,8 @@ class SpokeSlices:
         self._window = window
         self._sliding = sliding
         self._gate = gate
+        # frames that leave, or that no counter numbers, may be any number
+        self.most_frames = _COUNTERS if window or spokes else MOST_FRAMES
         self._open: dict[SliceKey, _Buffer] = {}
         self._waiting: dict[SliceKey, _Buffer] = {}  # over, but for the ECG
         self._latest: SliceKey | None = None
@@ -134,6 +141,15 @@ class SpokeSlices:
         buffer = self._open[key]
         if self._spokes:
             time = (buffer.count + np.arange(len(readouts))) // self._spokes
+        elif self._window:
+            time = buffer.numbers(time)
+            late = time < buffer.next
+            if late.any():
+                what = f"frame {int(time[late][0]) % _COUNTERS} of {describe(key)}"
+                self._context.report_late(what, readouts[late])
+                readouts, time = readouts[~late], time[~late]
+            if not len(readouts):
+                return
         buffer.parts.append(readouts)
         buffer.frame.append(time)
         buffer.count += len(readouts)
@@ -303,7 +319,7 @@ class SpokeSlices:
             ),
             of_frames,
             find_heartbeat(of_frames, readouts, self._context.tick, real_time=not periodic),
-            frames[context:],
+            frames[context:] if self._spokes else frames[context:] % _COUNTERS,
             lines[context:],
             tuple(notes),
             compression,

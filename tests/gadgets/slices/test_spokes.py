@@ -118,6 +118,52 @@ def test_fixed_windows_have_no_context():
     assert [one.cine.context for one in windows] == [0, 0, 2]
 
 
+@pytest.mark.parametrize("realtime", ["sliding", "fixed"])
+def test_late_readouts_in_real_time_are_reported(realtime):
+    """Phases that begin anew without another repetition: the windows with them have left."""
+    problems = Problems()
+    part = spokes(40, phase=np.repeat(np.tile(np.arange(10), 2), 2))
+    left = slices([part[at : at + 2] for at in range(0, 40, 2)], problems, realtime=realtime, realtime_window=4)
+    shown = sum(int(one.lines.sum()) for some in left for one in some)
+    assert shown < 40
+    assert shown + problems.kinds[Kind.LATE_READOUT.value].count == 40
+
+
+def test_the_counter_of_a_long_scan_in_real_time_wraps_around():
+    problems = Problems()
+    counters = (np.arange(20) + 65526) % 65536
+    part = spokes(40, repetition=np.repeat(counters, 2))
+    scan = header(phase=(0, 0, 0), repetition=(0, 65535, 0))
+    left = slices([part[at : at + 2] for at in range(0, 40, 2)], problems, scan, realtime="sliding", realtime_window=4)
+    windows = [one for some in left for one in some]
+    assert np.concatenate([one.frames for one in windows]).tolist() == counters.tolist()
+    assert np.concatenate([one.lines for one in windows]).tolist() == [2] * 20
+    assert not list(problems)
+
+
+@pytest.mark.parametrize("realtime", ["off", "fixed"])
+def test_no_counter_is_too_large_where_consecutive_spokes_make_the_frames(realtime):
+    problems = Problems()
+    part = spokes(8, repetition=np.arange(5000, 5008))
+    scan = header(phase=(0, 0, 0), repetition=(0, 9999, 0))
+    left = slices([part], problems, scan, lines_per_frame=2, realtime=realtime)
+    assert sum(int(one.lines.sum()) for some in left for one in some) == 8
+    assert not problems.damage
+
+
+@pytest.mark.parametrize("vendor", ["SIEMENS", "pulseq"])
+def test_a_centre_line_is_not_asked_for(vendor):
+    """No spoke lies at the centre more than another; a guess would stand in the comment of every image."""
+    problems = Problems()
+    limits = {"kspace_encoding_step_1": (0, 12, 0), "phase": (0, 2, 0)}
+    named = f"<acquisitionSystemInformation><systemVendor>{vendor}</systemVendor></acquisitionSystemInformation>"
+    text = header_xml(encoded=(SAMPLES, 8, 1), recon=(8, 8, 1), trajectory="radial", limits=limits, before=named)
+    part = spokes(6)
+    part.headers["idx"]["user"][:, 5] = 6
+    slices([part], problems, parse_header(text))
+    assert problems.guesses == ()
+
+
 def beating(beats, number=0):
     """Spokes of beats of 100 readouts in 1000 ms each."""
     part = spokes(100 * beats, slice=number)
