@@ -121,6 +121,7 @@ class Preparation:
         self._marked: list[Readouts] | None = []  # until image data without a mark come
         self._nowhere: list[Readouts] | None = []  # of no encoding of the header, until one of its only one comes
         self._waiting: dict[int, list[Readouts]] = {}  # that may be strays in front of others, by encoding
+        self._reference: list[Readouts] = []  # with other coils than the header says, until image lines come
         self._covered: dict[int, _Coverage] = {}  # by encoding
         self.noise_readouts = 0
         self.dropped = 0
@@ -212,7 +213,8 @@ class Preparation:
             run.headers["encoding_space_ref"] = 0
             prepared += self._prepared(run)
         waiting, self._waiting = self._waiting, {}
-        return prepared + self._ready(run for runs in waiting.values() for run in runs)
+        held, self._reference = self._reference, []
+        return prepared + self._ready([*(run for runs in waiting.values() for run in runs), *held])
 
     def _flush_marked(self, marked: list[Readouts]) -> list[Readouts]:
         counts: dict[int, int] = {}
@@ -243,7 +245,8 @@ class Preparation:
     def _in_turn(self, part: Readouts) -> Iterator[Readouts]:
         """Runs of one encoding in order; in front of all others some wait that may be strays without a mark.
 
-        The first readout fixes the coils and the length of all, so that one which fits the header has to be it.
+        The first readout fixes the coils and the length of all, so that one which fits the header has to be it. Of
+        reference lines it fixes the coils only.
         """
         space = int(part.headers["encoding_space_ref"][0])
         if space >= len(self._header.encodings) == 1 and self._nowhere is not None:
@@ -252,7 +255,12 @@ class Preparation:
             return
         nowhere, self._nowhere = self._nowhere or [], None
         yield from nowhere
-        if space in self._shapes or is_reference(part.headers["flags"]).all():
+        reference = bool(is_reference(part.headers["flags"]).all())
+        if reference and not self._coils and not self._gathered and self._has_other_coils(part):
+            self._budget.keep(part.data, "the reference lines that wait for image lines")
+            self._reference.append(part[np.ones(len(part), np.bool_)])
+            return
+        if space in self._shapes or reference:
             yield part
             return
         waiting = self._waiting.pop(space, [])
@@ -263,6 +271,13 @@ class Preparation:
                 return
             part = waiting.pop()
         yield from [*waiting, part] if self._may_be_stray(part) else [part, *waiting]
+        held, self._reference = self._reference, []
+        yield from held
+
+    def _has_other_coils(self, part: Readouts) -> bool:
+        """Whether readouts have other coils than the header says, where it does."""
+        coils = part.data.shape[1]
+        return bool(coils != (self._header.receiver_channels or coils))
 
     def _may_be_stray(self, part: Readouts) -> bool:
         """Whether readouts have other coils than the header says, or neither its length nor a centre of their own."""
@@ -272,7 +287,7 @@ class Preparation:
         encoding = self._header.encodings[space]
         if encoding.off_grid or encoding.refusal:
             return False
-        if coils != (self._header.receiver_channels or coils):
+        if self._has_other_coils(part):
             return True
         center = part.headers["center_sample"]
         kept = ReadoutGrid.of(encoding, samples, 0).kept

@@ -677,3 +677,32 @@ def test_readouts_of_an_encoding_that_the_header_lacks_are_left_out_where_there_
     images, problems = through_file(header, joined(mixed), tmp_path)
     assert sum(problem.count for problem in problems.damage) == 5
     assert_same(images, expected)
+
+
+@pytest.mark.parametrize("begin", [0, 5])
+def test_reference_lines_of_other_coils_lose_no_image(begin, tmp_path):
+    """Of the body coil, in front: they fix the coils of no image line."""
+    header, readouts = plain()
+    body = [junk(one, 20, coils=2) for one in readouts[:40]]
+    images, problems = through_file(header, joined([*readouts[:begin], *body, *readouts[begin:]]), tmp_path)
+    (lost,) = problems.damage
+    assert lost.count == 40
+    assert_same(images, images_of(header, joined(readouts)))
+
+
+def test_reference_lines_count_though_the_header_says_other_coils():
+    header, readouts = plain()
+    reference = [with_flags(one, 20, data=2 * one.data) for one in readouts if counter(one, "phase") == 0]
+    wrong = replaced(header, (r"(<receiverChannels>)3", r"\g<1>32"))
+    made = {}
+    for name, text in (("right", header), ("wrong", wrong)):
+        seen = made[name] = []
+
+        class Watching(StubEngine):
+            def reconstruct(self, cine, options, seen=seen):
+                seen.append(cine.calibration)
+                return super().reconstruct(cine, options)
+
+        images_of(text, joined([*reference, *readouts]), Watching())
+    assert len(made["right"]) == 2
+    np.testing.assert_array_equal(made["wrong"], made["right"])
