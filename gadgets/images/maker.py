@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gadgets.gating.gate import Gating
     from gadgets.gating.heartbeat import Heartbeat
     from gadgets.settings.settings import Settings
-    from gadgets.slices.complete import CompleteSlice
+    from gadgets.slices.complete import CompleteSlice, SliceKey
     from gadgets.wire.header import Encoding, ScanHeader
     from recon_core.data import Reconstruction
 
@@ -40,6 +40,8 @@ G_FACTOR_SERIES, UNCERTAINTY_SERIES, FUSED_SERIES, DIFFERENCE_SERIES = 19, 21, 2
 SECOND_SERIES = {"preview": 23, "beside": 24, "zero_filled": 26}
 #: From the series of a slice to those of the next, where every slice has its own.
 SLICE_SERIES = 100
+#: From the series of an encoding to those of the next one that gives images, and of how many there is room.
+ENCODING_SERIES, MOST_ENCODINGS = 30, 3
 #: What a series holds, by what is added to its index; nothing to name for the images that were asked for.
 SERIES_KINDS = {
     0: "",
@@ -117,12 +119,28 @@ class _Level(NamedTuple):
     bright: float
 
 
-def series_index(settings: Settings, offset: int, slice_number: int) -> int:
-    """The image_series_index of some images of a slice; slices beyond what 16 bits hold share the last ones."""
-    index = settings.series.index + offset
+def series_index(settings: Settings, offset: int, slice_number: int, encoding: int = 0) -> int:
+    """The image_series_index of some images of a slice; what is beyond 16 bits shares the last ones.
+
+    Parameters
+    ----------
+    settings
+        Those of the series.
+    offset
+        By what the images are, one of `SERIES_KINDS`.
+    slice_number
+        Counter of the slice.
+    encoding
+        How many other encodings gave images before this one.
+    """
+    index = settings.series.index
     if settings.series.by == "slice":
         index += SLICE_SERIES * min(slice_number, _slices_of_their_own(settings) - 1)
-    return index
+    return index + offset + ENCODING_SERIES * min(encoding, _encodings_of_their_own(index) - 1)
+
+
+def _encodings_of_their_own(index: int) -> int:
+    return min(MOST_ENCODINGS, (_MOST_INDICES - _LAST_SERIES - index) // ENCODING_SERIES + 1)
 
 
 def _slices_of_their_own(settings: Settings) -> int:
@@ -159,6 +177,7 @@ class ImageMaker:
         self._scales: dict[tuple[str, str], float] = {}
         self._levels: dict[tuple[str, str], _Level] = {}
         self._used: dict[int, set[int]] = {}
+        self._encodings: dict[int, int] = {}  # those that gave images, in order: their images differ in size as a rule
 
     def make(self, complete: CompleteSlice, reconstruction: Reconstruction, *, second: str = "") -> Iterator[CineImage]:
         """Turn the frames of a slice into images.
@@ -190,6 +209,7 @@ class ImageMaker:
             made, wanted = len(reconstruction.image), len(complete.headers)
             raise DataError(f"{reconstruction.method} made {made} images of {wanted} frames, expected one of each")
         encoding = self._header.encodings[complete.key.encoding]
+        self._encodings.setdefault(complete.key.encoding, len(self._encodings))
         if not second:
             self._report_doubts(complete)
         frames = self._in_view(reconstruction.image, encoding)
@@ -321,6 +341,14 @@ class ImageMaker:
         if self._settings.series.by == "slice" and complete.key.slice >= _slices_of_their_own(self._settings):
             text = f"{describe(complete.key)} has no series of its own, as image_series_index ends at {_MOST_INDICES}"
             self._problems.add(Kind.SERIES_NUMBER, f"{text}; set series_by to scan, or series to 1", damage=False)
+        indices = [self._series(complete.key, 0, encoding) for encoding in self._encodings]
+        if len(set(indices)) < len(indices):
+            text = f"encoding {complete.key.encoding} has no series of its own: there is room for those of"
+            text += f" {MOST_ENCODINGS} encodings, and image_series_index ends at {_MOST_INDICES}"
+            self._problems.add(Kind.SERIES_NUMBER, f"{text}; send others by themselves", damage=False, of="encoding")
+
+    def _series(self, key: SliceKey, offset: int, encoding: int) -> int:
+        return series_index(self._settings, offset, key.slice, self._encodings[encoding])
 
     def _headers(self, complete: CompleteSlice, shape: tuple[int, ...], offset: int) -> NDArray[np.void]:
         """Headers for images of that shape ``(image, y, x)``, one for each of them."""
@@ -341,7 +369,7 @@ class ImageMaker:
         headers["field_of_view"] = recon if self._for_gadgets else shown_field_of_view(encoding, rows, columns)
         if self._flipped:
             _flip(headers)
-        series = series_index(self._settings, offset, complete.key.slice)
+        series = self._series(complete.key, offset, complete.key.encoding)
         headers["image_series_index"] = series
         used = self._used.setdefault(series, set())
         counters = ["repetition", "set", "phase", "contrast"]
@@ -357,6 +385,8 @@ class ImageMaker:
         name = settings.series.description or reconstruction.method
         if second and second != name:
             name += f"_{second}"
+        if self._encodings[complete.key.encoding]:
+            name += f"_encoding{complete.key.encoding}"
         if settings.series.by == "slice":
             name += f"_slice{complete.key.slice}"
         units = ["SNR units"] if reconstruction.units == "snr" else []

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from gadgets.chain import Chain
+from gadgets.files.images import read_images
 from gadgets.files.raw import open_scan, write_scan
 from gadgets.inspection.raw_file import inspect
+from gadgets.replay import replay
 from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
 from gadgets.wire.header import parse_header
@@ -460,6 +462,24 @@ def test_image_lines_of_an_encoding_that_cannot_be_used_are_damage_and_the_other
     (lost,) = problems.damage
     assert lost.count == 5
     assert "radial" in lost.text
+
+
+@pytest.mark.parametrize("rows", [24, 20])
+def test_images_of_two_encodings_are_series_of_their_own(rows, tmp_path):
+    """Of one size they would be taken for one loop, of two no file could hold them."""
+    header, readouts = plain()
+    both = with_encoding(header, "behind", y=("<y>24</y>", f"<y>{rows}</y>"))
+    others = [one for one in readouts if abs(counter(one, "kspace_encode_step_1") - 11.5) < rows / 2]
+    items = [*readouts, *(with_flags(one, encoding_space_ref=1) for one in others)]
+    write_scan(tmp_path / "scan.h5", both, joined(items))
+    _, summary = replay(tmp_path / "scan.h5", tmp_path / "images.h5", Settings.of(method="zero_filled"), StubEngine)
+    assert not summary.problems.damage
+    found = read_images(tmp_path / "images.h5")
+    assert {number: {image.data.shape[2] for image in images} for number, images in found.items()} == {
+        1: {24},
+        31: {rows},
+    }
+    assert_same(found[1], images_of(header, joined(readouts)))
 
 
 @pytest.mark.parametrize("partitions", [1, 2])

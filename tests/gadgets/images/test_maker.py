@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from gadgets.gating.heartbeat import find_heartbeat
 from gadgets.images.maker import (
+    MOST_ENCODINGS,
     SECOND_SERIES,
     SLICE_SERIES,
     ImageMaker,
@@ -600,17 +601,38 @@ def test_every_slice_can_have_a_series_of_its_own():
 @given(
     first=st.integers(1, 65509),
     slices=st.tuples(st.integers(0, 65535), st.integers(0, 65535)),
+    encodings=st.tuples(st.integers(0, 5), st.integers(0, 5)),
     by=st.sampled_from(["scan", "slice"]),
 )
-def test_series_never_leave_sixteen_bits_nor_collide(first, slices, by):
+def test_series_never_leave_sixteen_bits_nor_collide(first, slices, encodings, by):
     settings = Settings.of(series=first, series_by=by)
     kinds = (0, 19, 21, 22, 25, *SECOND_SERIES.values())
-    indices = {(number, kind): series_index(settings, kind, number) for number in slices for kind in kinds}
+    places = [*itertools.product(set(slices), set(encodings))]
+    indices = {(*place, kind): series_index(settings, kind, *place) for place in places for kind in kinds}
     assert all(first <= index <= 65535 for index in indices.values())
-    for (_, kind), index in indices.items():
-        assert all(other == kind for (_, other), same in indices.items() if same == index)
-    if by == "slice" and len(set(slices)) == 2 and first + 26 + SLICE_SERIES * max(slices) <= 65535:
-        assert len(set(indices.values())) == 2 * len(kinds)
+    for (*_, kind), index in indices.items():
+        assert all(other == kind for (*_, other), same in indices.items() if same == index)
+    apart = set(slices) if by == "slice" else {0}
+    if max(encodings) < MOST_ENCODINGS and first + 26 + 60 + SLICE_SERIES * max(apart) <= 65535:
+        assert len(set(indices.values())) == len(apart) * len(set(encodings)) * len(kinds)
+
+
+@pytest.mark.parametrize("by", ["scan", "slice"])
+def test_every_encoding_has_a_series_of_its_own_in_the_order_of_the_images(by):
+    problems = Problems()
+    header = parse_header(header_xml(*[encoding_xml(**SQUARE)] * 5))
+    make = ImageMaker(header, Settings.of(series_by=by), problems).make
+    found = {}
+    for number in (2, 0, 3):
+        images = [*make(complete_slice(key=SliceKey(number, 0, 0, 0, 0)), with_g_factor())]
+        found[number] = {int(image.header["image_series_index"]) for image in images}
+        named = "" if number == 2 else f"_encoding{number}"
+        assert meta_of(images[0])["SequenceDescriptionAdditional"].removesuffix("_slice0") == f"cg_sense{named}"
+    assert found == {2: {1, 20}, 0: {31, 50}, 3: {61, 80}}
+    assert not list(problems)
+    images = [*make(complete_slice(key=SliceKey(4, 0, 0, 0, 0)), reconstruction())]
+    assert {int(image.header["image_series_index"]) for image in images} == {61}
+    assert "encoding 4 has no series of its own" in str(next(iter(problems)))
 
 
 def test_slices_without_a_series_of_their_own_share_the_last_and_are_named():
