@@ -221,7 +221,7 @@ class Gallery:
     def _add(self, scan: str, header: ScanHeader, complete: CompleteSlice, reconstruction: Reconstruction) -> None:
         with self._lock:
             before = self._scans.get(scan, {}).get(complete.key)
-        going_on = before if complete.running is not None else None
+        going_on = before if complete.is_window else None
         made = _loop(header, complete, reconstruction, None if going_on is None else going_on.maps)
         with self._lock:
             known = self._scans.setdefault(scan, {})

@@ -60,7 +60,9 @@ class SliceRecord:
 
     def add_window(self, window: SliceRecord) -> None:
         """Take what is known of the next frames of a slice that comes in windows; the latest coil maps are kept."""
-        self.mask = np.concatenate([self.mask, window.mask])
+        rows = max(self.mask.shape[1], window.mask.shape[1])  # off the grid those of the frame with most readouts
+        masks = (self.mask, window.mask)
+        self.mask = np.concatenate([np.pad(one, ((0, 0), (0, rows - one.shape[1]))) for one in masks])
         self.maps = window.maps
         self.heartbeat = self.heartbeat.joined(window.heartbeat)
         self.seconds += window.seconds
@@ -118,7 +120,7 @@ class ReportCollector:
             noise=None if colouring is None else colouring @ colouring.conj().T,
             beats=complete.gating.beats if complete.gating else (),
         )
-        same = [known for known in self._slices if complete.running is not None and known.key == complete.key]
+        same = [known for known in self._slices if complete.is_window and known.key == complete.key]
         if same:
             self._watched = same[0]
             same[0].add_window(record)

@@ -56,7 +56,12 @@ class CompleteSlice:
     """How the frames were made from readouts of many beats; None where they are those of a counter."""
     running: RunningMaps | None = None
     """Coil maps of a series in windows of frames: `headers`, `frames` and `lines` are then of the frames after
-    the context of the k-space. None for a slice that comes as a whole."""
+    the context of the k-space. None for a whole slice, and off the grid, where `cine.series` has them."""
+
+    @property
+    def is_window(self) -> bool:
+        """Whether it is a window of a series in real time, on the grid or off it."""
+        return self.running is not None or self.cine.series is not None
 
 
 def describe(key: SliceKey) -> str:

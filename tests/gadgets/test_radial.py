@@ -12,6 +12,8 @@ import pytest
 
 from gadgets.chain import Chain
 from gadgets.files.raw import open_scan, write_scan
+from gadgets.reports.gallery import Gallery
+from gadgets.reports.record import ReportCollector
 from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
 from gadgets.wire.header import parse_header
@@ -473,3 +475,26 @@ def test_radial_plans_refuse_what_is_cartesian():
         ScanPlan(**{**PLAN, "segments": 4})
     with pytest.raises(SettingsError, match="square pixels"):
         ScanPlan(**{**PLAN, "field_of_view_y": 200.0})
+
+
+@pytest.mark.parametrize("realtime", ["sliding", "fixed"])
+def test_windows_in_real_time_are_one_slice_of_a_report_and_one_loop(realtime):
+    """Also where a frame has a readout more than the others."""
+    scan, items = scan_of(frames=12)
+    runs = [item for item in items if isinstance(item, Readouts)]
+    sent = [part for run in runs for part in (run, run[run.headers["idx"]["phase"] == 10][:1]) if len(part)]
+    gallery, collector = Gallery(), ReportCollector()
+    header, settings = parse_header(scan.header), Settings.of(realtime=realtime, realtime_window=4)
+    look = gallery.begin("a", header)
+
+    def watch(complete, reconstruction):
+        collector.watch(complete, reconstruction)
+        look(complete, reconstruction)
+
+    for item in Chain(header, settings, engine, watch=watch)(iter(sent)):
+        if isinstance(item, Image):
+            collector.add_image(item)
+    (record,) = collector.slices
+    assert (len(record.images), record.mask.shape, int(record.mask.sum())) == (12, (12, 14), 12 * 13 + 1)
+    (loop,) = gallery.loops("a")
+    assert len(loop.series) == 12
