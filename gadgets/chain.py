@@ -33,7 +33,7 @@ from gadgets.slices.countdown import Countdown
 from gadgets.wire.containers import Bucket, ImageArray, ReconData
 from gadgets.wire.messages import Image, Readouts, Text, Waveform
 from recon_core.budget import Budget
-from recon_core.errors import CinestreamError, DataError, ProtocolError, ResourceError, ScanStoppedError
+from recon_core.errors import CinestreamError, DataError, ResourceError, ScanStoppedError
 from recon_core.methods import find_method, is_asked_for
 from recon_core.physics.noise_level import is_unit_noise, noise_deviation
 from recon_core.words import many
@@ -235,8 +235,8 @@ class Chain:
     def groups(self, items: Iterable[Message]) -> Iterator[Sequence[Message]]:
         """Reconstruct.
 
-        A stream that breaks is noted and what came before is reconstructed; a slice that fails is noted and the others
-        go on. Waveforms are handed through, and to a Gadgetron what `forward` names.
+        A stream that breaks, as a damaged file does, is noted and what came before is reconstructed; a slice that fails
+        is noted and the others go on. Waveforms are handed through, and to a Gadgetron what `forward` names.
 
         Parameters
         ----------
@@ -313,7 +313,9 @@ class Chain:
     def _next(self, source: Iterator[Message]) -> Message | None:
         try:
             return next(source, None)
-        except ProtocolError as error:
+        except ScanStoppedError:
+            raise
+        except CinestreamError as error:  # of a stream, or of a damaged file
             self.summary.problems.add(Kind.STREAM, f"{error}. What came before is reconstructed", damage=True)
             return None
 

@@ -122,7 +122,7 @@ def _open_stream(path: Path) -> Iterator[RawScan]:
 
 def _stream_items(path: Path, reader: Reader) -> Iterator[Message]:
     """The messages of the first scan; that others follow is an error behind its last one."""
-    yield from reader
+    yield from each_of(path, reader)
     try:
         while isinstance(reader.read(), Close):
             pass

@@ -1,15 +1,20 @@
 """Replay as a function: what it gives back, and that images are on disk as soon as they are made."""
 
+import errno
 import io
 import logging
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from gadgets.connection.server import SharedEngine
@@ -66,6 +71,64 @@ def test_header_and_summary(raw, tmp_path):
     assert [len(frames) for _, frames in collector.series()] == [3, 3]
     images = read_images(tmp_path / "images.h5")[1]
     assert [image.header["image_index"] for image in images] == [1, 3, 5, 2, 4, 6]
+
+
+def damaged_heap(raw):
+    """The last rows claim more than the file has."""
+    content = bytearray(raw.read_bytes())
+    place = content.rindex(b"GCOL") + 24  # the size of its first object
+    content[place : place + 8] = struct.pack("<Q", 1 << 40)
+    raw.write_bytes(content)
+
+
+def never_finished(raw):
+    with h5py.File(raw, "a") as file:
+        file["dataset/data"].resize(len(file["dataset/data"]) + 640, axis=0)
+
+
+def damaged_waveforms(raw):
+    with h5py.File(raw, "a") as file:
+        del file["dataset/waveforms"]
+        file["dataset/waveforms"] = np.zeros(3)
+
+
+def a_second_scan(raw):
+    with open_scan(raw) as scan:
+        messages = [Header(scan.header), *scan.items, Close()]
+    stream_file(raw, *messages, *messages)
+
+
+@pytest.mark.parametrize("change", [damaged_heap, never_finished, damaged_waveforms, a_second_scan])
+def test_a_damaged_file_gives_what_lies_before_the_damage(change, raw, tmp_path):
+    replay(raw, tmp_path / "whole.h5", FAST, SharedEngine())
+    change(raw)
+    _, summary = replay(raw, tmp_path / "images.h5", FAST, SharedEngine())
+    assert any("What came before is reconstructed" in str(problem) for problem in summary.problems.damage)
+    whole, found = pixels(tmp_path / "whole.h5"), pixels(tmp_path / "images.h5")
+    known = 3 if change is damaged_heap else 6  # a slice has three, and the damage lies in the second one
+    assert found[:known] == whole[:known]
+
+
+def test_a_disk_that_fails_in_a_stream_is_damage(raw, tmp_path, monkeypatch):
+    with open_scan(raw) as scan:
+        stream_file(raw, Header(scan.header), *scan.items)
+    read, left = io.FileIO.readinto, [16]
+
+    class Failing(io.FileIO):
+        def readinto(self, buffer):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.EIO, "Input/output error")
+            return read(self, memoryview(buffer)[:30_000])
+
+    def opened(path, mode="r", *given, **more):
+        return Failing(path) if more.get("buffering") == 0 else real(path, mode, *given, **more)
+
+    real = Path.open
+    monkeypatch.setattr(Path, "open", opened)
+    _, summary = replay(raw, tmp_path / "images.h5", FAST, SharedEngine())
+    assert "Input/output error" in str(summary.problems.damage[0])
+    assert pixels(tmp_path / "images.h5")
 
 
 @pytest.mark.parametrize("by", ["scan", "slice"])
