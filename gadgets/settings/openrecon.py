@@ -25,6 +25,7 @@ NAME = VENDOR = "Cinestream"
 PORT = 9002
 MOST_PARAMETERS = 14
 
+_LARGEST = 1e300  # that any arithmetic holds; neither infinity nor NaN, which JSON of Python may have
 _PLAIN = re.compile(r"[A-Za-z0-9]+")
 _SEMVER = re.compile(
     r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)"
@@ -310,7 +311,7 @@ def _check_choice(parameter: dict[str, Any]) -> list[str]:
 def _check_number(parameter: dict[str, Any]) -> list[str]:
     found = []
     least, usual, most = (parameter[name] for name in ("minimum", "default", "maximum"))
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (least, usual, most)):
+    if not all(map(_number, (least, usual, most))):
         return [f"minimum, default and maximum must be numbers, got {least!r}, {usual!r}, {most!r}"]
     if not least <= usual <= most:
         found.append(f"the default {usual} does not lie within {least} and {most}")
@@ -320,6 +321,10 @@ def _check_number(parameter: dict[str, Any]) -> list[str]:
         elif parameter["type"] == "double" and value / 0.1 != int(value / 0.1):
             found.append(f"{value} is no multiple of 0.1 to a validator that computes in floating point; use an int")
     return found
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def _whole(value: object) -> bool:
