@@ -17,7 +17,7 @@ from gadgets.wire.header import without_version
 from gadgets.wire.messages import AcquisitionFlag, Close, Header, Image, Readouts, Text, Waveform
 from gadgets.wire.reader import Reader
 from gadgets.wire.writer import Writer
-from recon_core.errors import CinestreamError, ProtocolError, ResourceError
+from recon_core.errors import CinestreamError, DataError, ProtocolError, ResourceError
 from recon_core.storage import refuse_same_file
 
 if TYPE_CHECKING:
@@ -121,8 +121,7 @@ def send(
                 for message in Reader.of_socket(connection):
                     answered.set()
                     if isinstance(message, Image):
-                        images.append(message)
-                        result.images += 1
+                        _keep(message, images, result)
                     elif isinstance(message, Text):
                         _log(message.text)
                         result.texts.append(message.text)
@@ -144,6 +143,16 @@ def send(
                 images.discard()
                 result.kept = False
     return result
+
+
+def _keep(image: Image, images: ImageFile, result: SendResult) -> None:
+    """Add an image to the file; one that it cannot hold costs none of the others."""
+    try:
+        images.append(image)
+    except DataError as error:
+        result.fail(f"an image could not be kept: {error}")
+    else:
+        result.images += 1
 
 
 def _while_wanted(items: Iterable[Message], answered: threading.Event, ended: threading.Event) -> Iterator[Message]:

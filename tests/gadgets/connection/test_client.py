@@ -9,9 +9,9 @@ import pytest
 import gadgets.connection.client
 from gadgets.connection.client import SendResult, send
 from gadgets.connection.session import SessionOptions
-from gadgets.files.images import read_images
+from gadgets.files.images import read_images, read_incomplete
 from gadgets.files.raw import write_scan
-from gadgets.wire.messages import Close, ConfigFile, ConfigText, Error, Readouts, Text, Waveform
+from gadgets.wire.messages import Close, ConfigFile, ConfigText, Error, Image, Readouts, Text, Waveform
 from gadgets.wire.reader import Reader
 from gadgets.wire.writer import Writer
 from recon_core.errors import CinestreamError, DataError, ResourceError
@@ -240,6 +240,26 @@ def test_server_that_breaks_off(raw, output, behave, n_images, caplog):
         assert not result.closed
     assert caplog.text
     assert len(stored(output) if n_images else []) == n_images
+
+
+def test_an_image_of_another_size_costs_none_of_the_others(raw, output, caplog):
+    def behave(reader, writer, over):
+        for _ in reader:
+            pass
+        first, second, third = images_of(*scan())[:3]
+        writer.send(first)
+        header = second.header.copy()
+        header["matrix_size"] = (7, 5, 1)
+        writer.send(Image(header, second.data[:, :, :5, :7].copy(), second.attributes))
+        writer.send(third)
+        writer.send(Close())
+
+    with nothing_left(), scripted(behave) as address:
+        result = send(raw, output, NAME, address)
+    assert (result.images, result.closed, result.good) == (2, True, False)
+    assert "must have one size" in caplog.text
+    assert "must have one size" in read_incomplete(output)
+    assert stored(output) == [wire(image) for image in (images_of(*scan())[0], images_of(*scan())[2])]
 
 
 def large_scan(path):
