@@ -137,3 +137,16 @@ def refuse_same_file(source: Path, output: Path) -> None:
     """
     if source.exists() and output.exists() and output.samefile(source):
         raise SettingsError(f"{output} is the raw data itself; choose another output")
+
+
+def refuse_missing_folder(path: Path) -> None:
+    """Refuse a file to write where there is no folder for it, before a long computation rather than after.
+
+    Raises
+    ------
+    ResourceError
+        If there is none.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise ResourceError(f"cannot write {path}: there is no folder {folder}")

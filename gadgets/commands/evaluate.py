@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from gadgets.commands.arguments import folder
 from gadgets.commands.console import say
-from recon_core.errors import ResourceError, SettingsError
+from recon_core.errors import SettingsError
+from recon_core.storage import refuse_missing_folder
 
 if TYPE_CHECKING:
     import argparse
@@ -82,8 +83,7 @@ def _evaluate_suite(options: argparse.Namespace) -> int:
     from gadgets.reports.suite import write_picture, write_suite_page
 
     for path in filter(None, (options.report, options.picture, options.json)):
-        if not path.absolute().parent.is_dir():  # better known now than in an hour
-            raise ResourceError(f"cannot write {path}: there is no folder {path.absolute().parent}")
+        refuse_missing_folder(path)  # better known now than in an hour
     if options.fresh and not options.json:
         raise SettingsError("--fresh starts the file of --json again; give that too")
     outcome = run_suite(
@@ -112,6 +112,7 @@ def _evaluate_files(options: argparse.Namespace) -> int:
 
     sources = [path for path in (*options.outputs, options.truth) if path.exists()]
     for path in filter(None, (options.report, options.gif, options.csv)):
+        refuse_missing_folder(path)
         if path.exists() and any(map(path.samefile, sources)):
             raise SettingsError(f"{path} is one of the files to read; choose another one to write")
     dists = None

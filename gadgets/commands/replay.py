@@ -53,12 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Reconstruct the file, then write what else was asked for."""
     from gadgets.replay import replay
-    from recon_core.storage import refuse_same_file
+    from recon_core.storage import refuse_missing_folder, refuse_same_file
 
     settings = chosen_settings(options)
     targets = export_targets(options, options.input)
     for path in filter(None, (options.gif, options.report)):
         refuse_same_file(options.input, path)
+        refuse_missing_folder(path)
     collector, truth = _collector_and_truth(options)
     header, summary = replay(
         options.input,

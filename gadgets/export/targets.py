@@ -14,7 +14,8 @@ from gadgets.export.series import exportable_series
 from gadgets.files.images import read_header, read_images, read_incomplete
 from gadgets.images.collection import tick_of_images
 from gadgets.problems import Kind
-from recon_core.errors import DataError, HeaderError, ResourceError
+from recon_core.errors import DataError, HeaderError
+from recon_core.storage import refuse_missing_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,8 +55,7 @@ class ExportTargets:
         files = [path for path in (self.nifti, self.mp4) if path and (path is self.mp4 or names_file(path))]
         for path in files:
             check_file(path, overwrite=self.overwrite)
-            if not path.absolute().parent.is_dir():
-                raise ResourceError(f"cannot write {path}: there is no folder {path.absolute().parent}")
+            refuse_missing_folder(path)
         for folder in (self.dicom, self.nifti):
             if folder and folder not in files:
                 check_folder(folder, overwrite=self.overwrite)

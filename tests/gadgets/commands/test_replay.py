@@ -40,6 +40,16 @@ def test_what_is_made_in_addition_to_the_images(scan, tmp_path, run):
     assert 0.0 < float(re.search(r"(?i)against the truth:.*?nrmse ([\d.e+-]+)", out).group(1)) < 0.2
 
 
+@pytest.mark.parametrize("option", ["--gif", "--report"])
+def test_a_folder_that_is_not_there_is_known_before_the_reconstruction(option, scan, tmp_path, run):
+    """Not after it, when what else was asked for would be lost."""
+    others = ["--dicom", tmp_path / "dicom", option, tmp_path / "none" / "cine"]
+    status, _, err = run("replay", scan, "-o", tmp_path / "images.h5", *others)
+    assert status == 1
+    assert f"there is no folder {tmp_path / 'none'}" in err
+    assert not (tmp_path / "images.h5").exists()
+
+
 def test_the_truth_alone_is_enough_to_measure(scan, tmp_path, run):
     truth = scan.with_name("scan_truth.npz")
     status, out, _ = run("replay", scan, "-o", tmp_path / "images.h5", "--truth", truth)
