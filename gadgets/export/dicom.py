@@ -10,7 +10,7 @@ import copy
 import hashlib
 import io
 import re
-from datetime import datetime, timedelta
+from datetime import MAXYEAR, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -34,9 +34,10 @@ from gadgets.images.collection import number_of
 from gadgets.problems import Kind
 from gadgets.wire.attributes import is_derived
 from gadgets.wire.header import split_measurement_id
+from gadgets.wire.vendor import DAY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -358,7 +359,7 @@ _COMPONENT = {1: "M", 2: "P", 3: "R", 4: "I"}
 def _classic(series: Series, facts: ScanFacts, exam: _Exam, made: datetime) -> Iterator[Dataset]:
     values, window, spacing = _values(series), _window(series), series.slice_spacing
     rr, step = series.rr, series.frame_time
-    date = facts.date("measurementInformation/seriesDate") or facts.date("studyInformation/studyDate")
+    acquired = _acquired(series, facts)
     common = _common(series, facts, exam, made, "classic")
     for number, (loop, frame) in enumerate(_slices_first(series), 1):
         frames = len(loop.values)
@@ -378,8 +379,8 @@ def _classic(series: Series, facts: ScanFacts, exam: _Exam, made: datetime) -> I
         if "RepetitionTime" not in dataset:
             dataset.RepetitionTime = None
         if loop.clock is not None:
+            date, dataset.AcquisitionTime = acquired(float(loop.clock[frame]))
             _put(dataset, "AcquisitionDate", date)
-            dataset.AcquisitionTime = _time_of_day(float(loop.clock[frame]))
         _set_place(dataset, plane)
         _set_turn(dataset, plane)
         _set_pixels(dataset, plane, spacing)
@@ -418,9 +419,21 @@ def _scanning_sequence(facts: ScanFacts) -> str:
     return "GR" if any(word in name for word in ("SSFP", "FISP", "FFE", "FIESTA", "FLASH", "GRE", "SPGR")) else "RM"
 
 
-def _time_of_day(milliseconds: float) -> str:
-    moment = datetime.min + timedelta(milliseconds=milliseconds)
-    return moment.strftime("%H%M%S.%f")
+def _acquired(series: Series, facts: ScanFacts) -> Callable[[float], tuple[str, str]]:
+    """Gives date, empty where the header has none, and time of day of a time on the scanner's clock in ms.
+
+    A series that began before midnight goes on into the next day.
+    """
+    text = facts.date("measurementInformation/seriesDate") or facts.date("studyInformation/studyDate")
+    day = datetime.strptime(text or "20000101", "%Y%m%d")
+    clocks = np.concatenate([np.empty(0), *(loop.clock for loop in series.loops if loop.clock is not None)])
+    wraps = len(clocks) > 0 and float(np.ptp(clocks)) > DAY / 2 and day.year < MAXYEAR
+
+    def moment(clock: float) -> tuple[str, str]:
+        then = day + timedelta(days=int(wraps and clock < DAY / 2), milliseconds=clock)
+        return then.date().isoformat().replace("-", "") if text else "", f"{then:%H%M%S.%f}"
+
+    return moment
 
 
 # --- enhanced ---------------------------------------------------------------------------------------------------------
@@ -442,10 +455,10 @@ def _enhanced(series: Series, facts: ScanFacts, exam: _Exam, made: datetime) -> 
     dataset.PresentationLUTShape = "IDENTITY"
     dataset.AcquisitionContextSequence = []
     _put(dataset, "ImageComments", _comment(series.loops[0], 0))
-    clocks = [float(loop.clock.min()) for loop in series.loops if loop.clock is not None]
-    date = facts.date("measurementInformation/seriesDate") or facts.date("studyInformation/studyDate")
-    if clocks and date:
-        dataset.AcquisitionDateTime = date + _time_of_day(min(clocks))
+    acquired = _acquired(series, facts)
+    moments = [acquired(clock) for loop in series.loops if loop.clock is not None for clock in loop.clock.tolist()]
+    if moments and moments[0][0]:
+        dataset.AcquisitionDateTime = "".join(min(moments))
 
     values = _values(series)
     first = series.loops[0].planes[0]

@@ -161,6 +161,21 @@ def test_a_day_that_is_none_is_left_out(text, tmp_path):
     assert "AcquisitionDate" not in each
 
 
+@pytest.mark.parametrize("kind", ["classic", "enhanced"])
+def test_a_series_that_goes_on_after_midnight(kind, tmp_path):
+    """Its date is that of its begin; by the time of day alone it would end a day before it begins."""
+    images = cine(slices=2, frames=2, rr=900, start=86_399_000.0)
+    for each in images:
+        each.header["acquisition_time_stamp"] %= 34_560_000  # ticks of a day
+    found = export(tmp_path, images, HEADER.replace("2024-05-06", "2024-12-31"), kind)
+    if kind == "enhanced":
+        assert found[0].AcquisitionDateTime == "20241231235959.225000"
+        return
+    moments = sorted(each.AcquisitionDate + each.AcquisitionTime for each in found)
+    days = ["20241231235959.225000", "20241231235959.675000", "20250101000000.125000", "20250101000000.575000"]
+    assert moments == days
+
+
 def test_a_name_in_more_forms_than_there_are(tmp_path):
     (each,) = export(tmp_path, [image()], HEADER.replace("Doe^Zoë", "Doe^Zoë=b=c=d=e"))
     assert str(each.PatientName) == "Doe^Zoë=b=c"
