@@ -101,6 +101,8 @@ class Kind(str, Enum):
     STACK = "stack"
 
 
+# Damage that leaves images out; of other damage the comments of those that lack something speak.
+_LOSE_IMAGES = (Kind.STREAM, Kind.MEMORY, Kind.RECONSTRUCTION, Kind.ABSENT_SLICES, Kind.ABSENT_FRAMES)
 _SLICE = ("set", "contrast", "slice")
 _FRAME = ("phase", "repetition")
 _MOST_FRAMES = 1 << 16  # that are told apart: counters of broken readouts may be anything
@@ -236,3 +238,8 @@ class Problems:
     def damage(self) -> list[Problem]:
         """Those that lost data or images."""
         return [problem for problem in self if problem.damage]
+
+    @property
+    def lost_images(self) -> tuple[str, ...]:
+        """Why images are missing, or may be."""
+        return tuple(str(problem) for problem in self.damage if problem.kind in _LOSE_IMAGES)

@@ -110,6 +110,8 @@ def replay(
                     images.append(item)
                 if collector is not None and isinstance(item, CineImage):
                     collector.add_image(item)
+            if lost := chain.summary.problems.lost_images:
+                images.mark_incomplete("; ".join(lost))
             if record is not None:
                 images.keep_record(record(chain.summary))
     return header, chain.summary

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from gadgets.connection.server import SharedEngine
-from gadgets.files.images import read_images
+from gadgets.files.images import read_images, read_incomplete
 from gadgets.files.progress import with_progress
 from gadgets.files.raw import open_scan, write_scan
 from gadgets.replay import replay
@@ -104,6 +104,8 @@ def test_a_damaged_file_gives_what_lies_before_the_damage(change, raw, tmp_path)
     change(raw)
     _, summary = replay(raw, tmp_path / "images.h5", FAST, SharedEngine())
     assert any("What came before is reconstructed" in str(problem) for problem in summary.problems.damage)
+    assert "What came before is reconstructed" in read_incomplete(tmp_path / "images.h5"), "for who exports it later"
+    assert not read_incomplete(tmp_path / "whole.h5")
     whole, found = pixels(tmp_path / "whole.h5"), pixels(tmp_path / "images.h5")
     known = 3 if change is damaged_heap else 6  # a slice has three, and the damage lies in the second one
     assert found[:known] == whole[:known]
