@@ -7,6 +7,7 @@ oversampling, but for readouts with gaps. Everything works on runs of readouts a
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -295,8 +296,10 @@ class Preparation:
 
     def _ready(self, parts: Iterable[Readouts]) -> list[Readouts]:
         prepared = []
-        for run in parts:
+        for run in (piece for part in parts for piece in self._around_lost_spokes(part)):
             part, grid = self._checked(run)
+            if not run.data.size or not _finite(run).any():  # others that are left out are none of the scan
+                self._places.lost(run)
             if grid is not None:
                 size = f"{part.data.shape[1]} coils x {grid.encoded} columns"
                 with self._budget.lent(3 * len(part) * part.data.shape[1] * grid.encoded * _SAMPLE_BYTES, size):
@@ -305,6 +308,16 @@ class Preparation:
                     else:
                         prepared.append(self._on_grid(part, grid))
         return prepared
+
+    def _around_lost_spokes(self, part: Readouts) -> Iterator[Readouts]:
+        """Runs off the grid cut where readouts are broken: those behind them are still of the angles that they are."""
+        space = int(part.headers["encoding_space_ref"][0])
+        if space >= len(self._header.encodings) or not self._header.encodings[space].off_grid:
+            yield part
+            return
+        edges = np.flatnonzero(np.diff(_finite(part))) + 1
+        for begin, end in itertools.pairwise([0, *edges.tolist(), len(part)]):
+            yield part[begin:end]
 
     def _checked(self, readouts: Readouts) -> tuple[Readouts, ReadoutGrid | None]:
         """Drop readouts that do not fit the scan; what remains has finite values, its grid says where they go."""

@@ -99,6 +99,16 @@ class SpokePositions:
             )
         return self._spokes_at(readouts, encoding, source)
 
+    def lost(self, readouts: Readouts) -> None:
+        """Count readouts of one encoding that were measured and cannot be used, so that later ones keep their angles.
+
+        One without samples that is the last of the scan is no more than its mark.
+        """
+        space, empty = int(readouts.headers["encoding_space_ref"][0]), not readouts.data.size
+        mark = empty and bool(readouts.flagged(AcquisitionFlag.LAST_IN_MEASUREMENT).all())
+        if space < len(self._header.encodings) and self._header.encodings[space].off_grid and not mark:
+            self._arrivals(readouts)
+
     def _written(self, values: NDArray[np.float32], encoding: Encoding, space: int) -> NDArray[np.float32]:
         """The trajectory as the sender wrote it."""
         values = np.asarray(values, np.float32)

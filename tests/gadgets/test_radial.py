@@ -498,3 +498,18 @@ def test_windows_in_real_time_are_one_slice_of_a_report_and_one_loop(realtime):
     assert (len(record.images), record.mask.shape, int(record.mask.sum())) == (12, (12, 14), 12 * 13 + 1)
     (loop,) = gallery.loops("a")
     assert len(loop.series) == 12
+
+
+@pytest.mark.parametrize("at", [2, 40])
+@pytest.mark.parametrize("broken", ["values", "empty"])
+def test_spokes_behind_a_broken_one_keep_their_angles(broken, at):
+    """The golden angle goes by the order of arrival, in which the one that is left out counts."""
+    scan, items = scan_of(writes_trajectory="none")
+    single = [item[i : i + 1] for item in items if isinstance(item, Readouts) for i in range(len(item))]
+    spokes = [number for number, one in enumerate(single) if not one.flagged(AcquisitionFlag.NOISE).any()]
+    one = single[spokes[at]]
+    data = np.full_like(one.data, np.nan) if broken == "values" else one.data[:, :, :0]
+    single[spokes[at]] = Readouts(one.headers, data)
+    images, problems = made(scan, single, "cg_sense", trajectory="golden")
+    assert [problem.count for problem in problems.damage] == [1]
+    assert error(images, scan.truth.image[0]) < 0.15, "0.9 and 0.7 where all others are turned by one angle"
