@@ -33,7 +33,7 @@ from gadgets.slices.countdown import Countdown
 from gadgets.wire.containers import Bucket, ImageArray, ReconData
 from gadgets.wire.messages import Image, Readouts, Text, Waveform
 from recon_core.budget import Budget
-from recon_core.errors import CinestreamError, DataError, ResourceError, ScanStoppedError
+from recon_core.errors import CinestreamError, DataError, HeaderError, ResourceError, ScanStoppedError, SettingsError
 from recon_core.methods import find_method, is_asked_for
 from recon_core.physics.noise_level import is_unit_noise, noise_deviation
 from recon_core.words import many
@@ -224,6 +224,7 @@ class Chain:
         independent = settings.realtime.mode == "off" and not settings.compute.deadline
         self._spread = spread if independent else None
         self._begun: deque[_Begun] = deque()  # in order; of all but as many as are done at a time the images are made
+        self._sorted: set[int] = set()  # encodings of which readouts lie in the buffers, or did
         self._methods: dict[SliceKey, str] = {}  # by which the slices were made last
         self._ct = load_ct(header, settings, self.summary.problems)
 
@@ -299,16 +300,29 @@ class Chain:
             self._countdown.came(len(readouts), at)
             for part in self._preparation.portions(readouts):
                 prepare = partial(self._preparation, part, gathered=not isinstance(item, Readouts))
-                yield from self._sort(prepare, f"readout {part.headers['scan_counter'][0]}", len(part))
+                number, encoding = (int(part.headers[name][0]) for name in ("scan_counter", "encoding_space_ref"))
+                yield from self._sort(prepare, f"readout {number}", len(part), encoding)
 
-    def _sort(self, prepare: Callable[[], Iterable[Readouts]], first: str, count: int) -> Iterator[CompleteSlice]:
-        """Slices that are complete with readouts, which are left out where there is no memory for them."""
+    def _sort(
+        self, prepare: Callable[[], Iterable[Readouts]], first: str, count: int, encoding: int | None = None
+    ) -> Iterator[CompleteSlice]:
+        """Slices that are complete with readouts, which are left out where there is no memory for them.
+
+        So are those that header or settings do not fit, as may be with one encoding of several; but where there are no
+        others the scan need not go on.
+        """
+        done = 0
         try:
             for prepared in prepare():
                 yield from self._buffers.add(prepared)
-        except ResourceError as error:
+                self._sorted.add(int(prepared.headers["encoding_space_ref"][0]))
+                done += len(prepared)
+        except (ResourceError, HeaderError, SettingsError) as error:
+            is_unfit = not isinstance(error, ResourceError)
+            if is_unfit and not self._sorted - {encoding}:
+                raise
             text = f"{first} and others are left out: {error}"
-            self.summary.problems.add(Kind.MEMORY, text, damage=True, count=count)
+            self.summary.problems.add(Kind.UNFIT if is_unfit else Kind.MEMORY, text, damage=True, count=count - done)
 
     def _next(self, source: Iterator[Message]) -> Message | None:
         try:

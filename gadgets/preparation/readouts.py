@@ -154,11 +154,13 @@ class Preparation:
         return None if columns.all() or not columns.any() else columns
 
     def portions(self, readouts: Readouts) -> Iterator[Readouts]:
-        """Cut a run into parts that stay small on their grid: few samples may be encoded as many columns."""
+        """Cut a run into parts of one encoding that stay small on their grid: few samples may be many columns."""
         widest = max(encoding.encoded.matrix[0] for encoding in self._header.encodings)
         size = max(1, _PORTION_BYTES // (_SAMPLE_BYTES * widest * max(1, readouts.data.shape[1])))
-        for begin in range(0, len(readouts), size):
-            yield readouts[begin : begin + size]
+        turns = np.flatnonzero(np.diff(readouts.headers["encoding_space_ref"])) + 1
+        for first, last in itertools.pairwise([0, *turns.tolist(), len(readouts)]):
+            for begin in range(first, last, size):
+                yield readouts[begin : min(begin + size, last)]
 
     def __call__(self, readouts: Readouts, *, gathered: bool = False) -> list[Readouts]:
         """Prepare a run of equally shaped readouts.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gadgets.chain import Chain
-from gadgets.files.images import read_images
+from gadgets.files.images import read_images, read_incomplete
 from gadgets.files.raw import open_scan, write_scan
 from gadgets.inspection.raw_file import inspect
 from gadgets.replay import replay
@@ -15,7 +15,7 @@ from gadgets.settings.settings import Settings
 from gadgets.simulation import ScanPlan, simulate
 from gadgets.wire.header import parse_header
 from gadgets.wire.messages import Close, ConfigFile, Header, Image, Readouts
-from recon_core.errors import HeaderError
+from recon_core.errors import HeaderError, SettingsError
 from tests.helpers.pages import PAGES
 from tests.helpers.peers import StubEngine, images_of, serving, talk
 
@@ -480,6 +480,23 @@ def test_images_of_two_encodings_are_series_of_their_own(rows, tmp_path):
         31: {rows},
     }
     assert_same(found[1], images_of(header, joined(readouts)))
+
+
+def test_an_encoding_that_the_settings_do_not_fit_costs_none_of_the_others(tmp_path):
+    header, readouts = plain()
+    both = with_encoding(header, "behind", y=("<y>24</y>", "<y>8</y>"))
+    others = [with_flags(one, encoding_space_ref=1) for one in readouts if counter(one, "kspace_encode_step_1") < 8]
+    settings = Settings.of(method="zero_filled", center_line=12)
+    for name, items in (("both", [*readouts, *others]), ("second", others)):
+        write_scan(tmp_path / f"{name}.h5", both, joined(items))
+    _, summary = replay(tmp_path / "both.h5", tmp_path / "images.h5", settings, StubEngine)
+    (lost,) = summary.problems.damage
+    assert "center_line" in lost.text
+    assert lost.count == len(others)
+    assert_same(read_images(tmp_path / "images.h5")[1], images_of(header, joined(readouts)))
+    assert "center_line" in read_incomplete(tmp_path / "images.h5")
+    with pytest.raises(SettingsError, match="center_line"):  # as nothing else is there
+        replay(tmp_path / "second.h5", tmp_path / "none.h5", settings, StubEngine)
 
 
 @pytest.mark.parametrize("partitions", [1, 2])
