@@ -58,7 +58,7 @@ def export(trainer: Trainer, findings: list[Finding], folder: Path, *, source: s
         range=covered(plan, trainer.network.minimum_frames),
         reference=REFERENCE,
         weighing=found.weighing,
-        weighed_on=("points",) if plan.points else (),
+        weighed_on=("points",) if found.helps_on_points else (),
         source=source,
         licence="Apache-2.0",
         training={

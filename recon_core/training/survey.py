@@ -14,6 +14,7 @@ import torch
 
 from recon_core.errors import ModelError
 from recon_core.inference.fusion import decades, gather, settled
+from recon_core.methods import why_not_points
 from recon_core.metrics.measures import dynamic_region
 from recon_core.training.images import reconstruct_series
 from recon_core.training.trainer import draw_scan, place_of_crop
@@ -34,10 +35,13 @@ _SEED = 800_000  # far from the seeds of any training
 _WIDTH = 64  # columns, for speed
 _WORSE = 0.2  # dB that an image may be worse than that of the reference
 _FOLDS = 4
+_POINTS = 0.2  # share of the scans that have points next to spokes instead of lines
 # A dB lost beyond what nobody sees counts as one of these many won, the first that keeps what is clearly worse rare
 # among what is sent. More than some dB won on a scan count no more.
-_DREADS = (20.0, 50.0, 100.0, 200.0, 500.0)
-_TOLERATED, _ENOUGH, _TOLERATED_SHARE = 0.1, 6.0, 0.01
+_DREADS = (20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+_TOLERATED, _ENOUGH = 0.1, 6.0
+# Shares of what is sent that may be clearly worse: of all, and of scans of points alone, of which there are few.
+_OF_ALL, _OF_POINTS = 0.01, 0.05
 # What few scans cannot tell is taken from here, as found for several networks together.
 _USUAL = (-1.0, 0.5, -1.0, -2.0, -2.0)
 _DOUBT = 5.0  # how much it takes to differ from it, in scans
@@ -61,6 +65,8 @@ class Finding:
     """bool, True where the truth moves most."""
     beyond: Beyond = dataclasses.field(default=Beyond())
     """How far the scan is beyond usual ones."""
+    points: bool = False
+    """Whether it has points instead of whole lines."""
 
 
 class Gain(NamedTuple):
@@ -75,6 +81,8 @@ class Gain(NamedTuple):
 
 def survey(network: Network, plan: TrainingPlan, library: Library, first: int = 0) -> Iterator[Finding]:
     """Compare a network with `REFERENCE` on `TrainingPlan.survey` scans, one after the other.
+
+    Some have points instead of lines, if the network takes them, whatever it learned from.
 
     Parameters
     ----------
@@ -92,6 +100,8 @@ def survey(network: Network, plan: TrainingPlan, library: Library, first: int = 
     Finding
         Of scan after scan.
     """
+    if not why_not_points(plan.method):
+        plan = dataclasses.replace(plan, points=max(plan.points, _POINTS))
     for number in range(first, first + plan.survey):
         seed = (_SEED, plan.seed, number)
         whole = draw_scan(seed, plan, library, network.minimum_frames)
@@ -104,7 +114,7 @@ def survey(network: Network, plan: TrainingPlan, library: Library, first: int = 
             part = reference.crop(begin, width)
             finding = compare(part.slice(), image, part.target)
             sampling = whole.slice().sampling(whole.noise_variance**-0.5)  # the peak is one
-            yield dataclasses.replace(finding, beyond=Beyond.of(sampling))
+            yield dataclasses.replace(finding, beyond=Beyond.of(sampling), points=whole.mask.ndim > 2)
 
 
 def compare(data: HybridSlice, image: torch.Tensor, target: torch.Tensor) -> Finding:
@@ -209,25 +219,40 @@ class Found(NamedTuple):
     """How far they are believed, rounded as a manifest has it."""
     judged: list[Gain]
     """Gain on each scan by a weighing that was not found on it: each quarter is judged by that of the other three."""
+    helps_on_points: bool
+    """Whether scans of points gain, and at most 5 % of their images that are sent are clearly worse."""
 
 
 def weigh(findings: Sequence[Finding]) -> Found:
     """Find the weighing that gains most on surveyed scans, as daring as it may be.
 
     A decibel lost beyond what nobody sees counts as many won. How many is tried from few on, until no more than
-    1 % of the images that are sent are clearly worse, as `Found.judged`.
+    1 % of the images that are sent are clearly worse, as `Found.judged`, and 5 % of those of points. Where there is no
+    such number for both, the scans of points are not minded.
 
     Parameters
     ----------
     findings
         Of scans of all kinds. With a single one nothing is known of others.
     """
+    judged: dict[float, list[Gain]] = {}
     for dread in _DREADS:
-        judged = _judge(findings, dread)
-        sent = [min(each.whole, each.moving) for each in judged if each.share >= LEAST_SHARE]
-        if sum(least < -_WORSE for least in sent) <= _TOLERATED_SHARE * len(sent):
+        judged[dread] = _judge(findings, dread)
+        of_points = [gain for gain, finding in zip(judged[dread], findings, strict=True) if finding.points]
+        if _keeps(judged[dread], _OF_ALL) and _keeps(of_points, _OF_POINTS):
             break
-    return Found(_weigh(findings, dread), judged)
+    else:
+        dread = next((each for each, gains in judged.items() if _keeps(gains, _OF_ALL)), dread)
+        of_points = []
+    sent = [gain[:2] for gain in of_points if gain.share >= LEAST_SHARE]
+    helps = bool(sent) and bool(min(np.median(sent, axis=0)) > 0)
+    return Found(_weigh(findings, dread), judged[dread], helps)
+
+
+def _keeps(judged: Sequence[Gain], share: float) -> bool:
+    """Whether few enough of the images that are sent are clearly worse than that of the reference."""
+    sent = [min(each.whole, each.moving) for each in judged if each.share >= LEAST_SHARE]
+    return sum(least < -_WORSE for least in sent) <= share * len(sent)
 
 
 def _judge(findings: Sequence[Finding], dread: float) -> list[Gain]:

@@ -8,7 +8,7 @@ survey, and the packaged weighing is judged. With ``--weigh`` they are those of 
 judged by the weighing that is found on the other three, and what is found on all is printed as the manifest has it.
 What is found of every scan goes to FOLDER/NETWORK at once, and a run goes on where another was stopped. An image is
 sent where the network counts enough; a scan would gain where the network by itself is better by more than 0.2 dB,
-whole and where it moves.
+whole and where it moves. A fifth of the scans have points instead of lines, if the network takes them.
 """
 
 from __future__ import annotations
@@ -51,12 +51,20 @@ def main() -> None:
         surveyed = int(entry.metrics["survey"]["scans"])
         first = options.first if options.first is not None else 0 if options.weigh else surveyed
         findings = look(entry, library, range(first, first + options.scans), options.folder / name)
-        if not options.weigh:
-            print(row(name, gains(findings, entry.weighing), findings), flush=True)
+        found = weigh(findings) if options.weigh else None
+        judged = found.judged if found else gains(findings, entry.weighing)
+        print(row(f"`{name}`", judged, findings), flush=True)
+        of_points = [number for number, finding in enumerate(findings) if finding.points]
+        if of_points:
+            chosen = [judged[number] for number in of_points], [findings[number] for number in of_points]
+            print(row(f"`{name}`, of these with points", *chosen), flush=True)
+        if found is None:
             continue
-        found = weigh(findings)
-        print(row(name, found.judged, findings), flush=True)
-        facts = {"weighing": found.weighing.mapping(), "survey": summarise(found.judged)}
+        facts = {
+            "weighing": found.weighing.mapping(),
+            "helps_on_points": found.helps_on_points,
+            "survey": summarise(found.judged),
+        }
         print(yaml.safe_dump({name: facts}, sort_keys=False), flush=True)
 
 
@@ -88,7 +96,7 @@ def row(name: str, judged: list[Gain], findings: list[Finding]) -> str:
     worse = f"{100 * np.mean(least < -WORSE):.1f} %"
     served = f"{np.count_nonzero(sent & gaining)} of {np.count_nonzero(gaining)}"
     return (
-        f"| `{name}` | {len(findings)} | {np.count_nonzero(sent)} | {medians} dB | {least.min():+.2f} dB | {worse} "
+        f"| {name} | {len(findings)} | {np.count_nonzero(sent)} | {medians} dB | {least.min():+.2f} dB | {worse} "
         f"| {np.count_nonzero(gaining)} | {served} |"
     )
 

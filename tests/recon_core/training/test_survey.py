@@ -41,7 +41,7 @@ class Start(ImageNetwork):
 
 
 def test_a_survey_compares_with_kt_sense_on_the_same_data():
-    plan = tiny_plan(survey=2)
+    plan = tiny_plan(survey=2, method="promptmr")  # of lines alone
     found = list(survey(Start().eval(), plan, Library()))
     assert len(found) == 2
     whole = draw_scan((800_000, plan.seed, 0), plan, Library())  # narrower than a crop
@@ -55,7 +55,7 @@ def test_a_survey_compares_with_kt_sense_on_the_same_data():
 
 
 def test_a_network_that_starts_from_the_reference_and_leaves_it_gains_nothing():
-    found = list(survey(Start().eval(), tiny_plan(survey=1, start="kt_sense"), Library()))
+    found = list(survey(Start().eval(), tiny_plan(survey=1, start="kt_sense", method="promptmr"), Library()))
     (gained,) = gains(found, Weighing(level=3.0))
     assert gained.whole == pytest.approx(0, abs=0.05)  # but for one more round of it
 
@@ -81,7 +81,7 @@ def test_the_gain_is_that_of_the_weighed_image():
 
 def test_the_weights_are_those_of_the_smaller_error():
     """With independent errors the best weight is v / (v + e), whatever the scan."""
-    scans = [finding(v, 1e-4, seed) for seed, v in enumerate((1e-5, 1e-4, 1e-3, 1e-2) * 200)]
+    scans = [finding(v, 1e-4, seed) for seed, v in enumerate((1e-5, 1e-4, 1e-3, 1e-2) * 50)]
     weighing = weigh(scans).weighing
     found = [float(weights(scan.evidence, weighing).mean()) for scan in scans[:4]]
     best = [v / (v + 1e-4) for v in (1e-5, 1e-4, 1e-3, 1e-2)]
@@ -133,10 +133,27 @@ def test_it_is_dared_as_far_as_little_becomes_worse(monkeypatch):
     found = weigh(scans)
     monkeypatch.setattr(module, "_DREADS", (20.0,))
     daring = weigh(scans)
-    monkeypatch.setattr(module, "_DREADS", (500.0,))
+    monkeypatch.setattr(module, "_DREADS", (1000.0,))
     shy = weigh(scans)
     assert worse(daring) > 1 >= worse(found)
     assert daring.judged[0].share > found.judged[0].share >= shy.judged[0].share
+
+
+@pytest.mark.parametrize("method", ["crunet_mr", "promptmr"])
+def test_some_scans_have_points_where_the_network_takes_them(method):
+    plan = tiny_plan(survey=2, method=method, start="kt_sense")
+    found = [one.points for one in survey(Start().eval(), plan, Library())]
+    assert found == [method == "crunet_mr", False]
+
+
+def test_weights_help_on_points_where_such_scans_gain():
+    lines = [finding(1e-3, 1e-4, seed) for seed in range(20)]
+    points = [dataclasses.replace(finding(1e-3, 1e-4, seed), points=True) for seed in range(20, 26)]
+    spoilt = [dataclasses.replace(finding(1e-3, 3e-2, seed), points=True) for seed in range(20, 26)]
+    alike = [dataclasses.replace(scan, evidence=lines[0].evidence) for scan in spoilt]
+    assert weigh([*lines, *points]).helps_on_points
+    assert not weigh([*lines, *alike]).helps_on_points
+    assert not weigh(lines).helps_on_points
 
 
 def test_the_summary_counts_what_is_sent():
