@@ -242,7 +242,7 @@ def weigh(findings: Sequence[Finding]) -> Found:
         if _keeps(judged[dread], _OF_ALL) and _keeps(of_points, _OF_POINTS):
             break
     else:
-        dread = next((each for each, gains in judged.items() if _keeps(gains, _OF_ALL)), dread)
+        dread = next((each for each, found in judged.items() if _keeps(found, _OF_ALL)), dread)
         of_points = []
     sent = [gain[:2] for gain in of_points if gain.share >= LEAST_SHARE]
     helps = bool(sent) and bool(min(np.median(sent, axis=0)) > 0)
