@@ -65,6 +65,24 @@ class Worker:
 
 
 @contextlib.contextmanager
+def serving(front, options=None, connections=32):
+    """A server whose scans pass through a front, which is closed with it."""
+    server = Server("127.0.0.1", 0, options, connections, partial(Passage, front=front))
+    server.front = front
+    thread = threading.Thread(target=server.serve, name="cinestream-accept")
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stop(5.0)
+        thread.join(PATIENCE)
+        front.close()
+    assert not thread.is_alive()
+    assert not server._sessions
+    assert front.space.used == 0
+
+
+@contextlib.contextmanager
 def fronted(engines=lambda _: StubEngine(), count=2, kept=1 << 30, options=None, connections=32):
     """A server with workers as threads; `engines` gives that of each that is started."""
     workers = []
@@ -80,19 +98,9 @@ def fronted(engines=lambda _: StubEngine(), count=2, kept=1 << 30, options=None,
         options = options or SessionOptions()
         starts = local_starts(count, Options(options))
         front = Front(starts, kept, options.idle_seconds)
-        server = Server("127.0.0.1", 0, options, connections, partial(Passage, front=front))
-        server.front, server.workers = front, workers
-        thread = threading.Thread(target=server.serve, name="cinestream-accept")
-        thread.start()
-        try:
+        with serving(front, options, connections) as server:
+            server.workers = workers
             yield server
-        finally:
-            server.stop(5.0)
-            thread.join(PATIENCE)
-            front.close()
-        assert not thread.is_alive()
-        assert not server._sessions
-        assert front.space.used == 0
 
 
 def deadly(at, deaths):

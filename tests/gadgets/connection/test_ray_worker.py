@@ -6,16 +6,13 @@ import signal
 import socket
 import threading
 import time
-from functools import partial
 
 import pytest
 
 from gadgets import __version__
 from gadgets.connection import front as front_module
 from gadgets.connection.front import Front
-from gadgets.connection.passage import Passage
 from gadgets.connection.ray_worker import Door, RayCrew
-from gadgets.connection.server import Server
 from gadgets.connection.session import SessionOptions
 from gadgets.connection.worker import WorkerOptions
 from gadgets.reports.gallery import Gallery
@@ -24,7 +21,7 @@ from recon_core.cluster import Cluster, versions
 from recon_core.errors import ResourceError
 from tests.gadgets.connection.test_front import asked
 from tests.gadgets.connection.test_server import OPENING, LongEngine, Process, stub
-from tests.helpers.fronts import Worker, deadly
+from tests.helpers.fronts import Worker, deadly, serving
 from tests.helpers.peers import (
     DOORS,
     FRAMES,
@@ -104,20 +101,14 @@ def clustered(stand_in, monkeypatch):
             cluster = Cluster(ADDRESS, count, 1)
             crew = RayCrew(cluster, WorkerOptions(SessionOptions()))
             front = Front([crew.start] * count, 1 << 30, 600.0)
-            server = Server("127.0.0.1", 0, sessions=partial(Passage, front=front))
-            server.front, server.ray = front, ray
-            thread = threading.Thread(target=server.serve, name="cinestream-accept")
-            thread.start()
             try:
-                yield server
+                with serving(front) as server:
+                    server.ray = ray
+                    yield server
             finally:
-                server.stop(5.0)
-                thread.join(PATIENCE)
-                front.close()
                 crew.close()
                 for actor in ray.actors:
                     actor.behind.end()
-            assert front.space.used == 0
 
     return make
 
