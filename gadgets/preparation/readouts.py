@@ -300,8 +300,6 @@ class Preparation:
         prepared = []
         for run in (piece for part in parts for piece in self._around_lost_spokes(part)):
             part, grid = self._checked(run)
-            if not run.data.size or not _finite(run).any():  # others that are left out are none of the scan
-                self._places.lost(run)
             if grid is not None:
                 size = f"{part.data.shape[1]} coils x {grid.encoded} columns"
                 with self._budget.lent(3 * len(part) * part.data.shape[1] * grid.encoded * _SAMPLE_BYTES, size):
@@ -317,9 +315,13 @@ class Preparation:
         if space >= len(self._header.encodings) or not self._header.encodings[space].off_grid:
             yield part
             return
-        edges = np.flatnonzero(np.diff(_finite(part))) + 1
+        usable = _finite(part) & bool(part.data.size)
+        edges = np.flatnonzero(np.diff(usable)) + 1
         for begin, end in itertools.pairwise([0, *edges.tolist(), len(part)]):
-            yield part[begin:end]
+            piece = part[begin:end]
+            yield piece
+            if not usable[begin]:  # others that are left out are none of the scan
+                self._places.lost(piece)
 
     def _checked(self, readouts: Readouts) -> tuple[Readouts, ReadoutGrid | None]:
         """Drop readouts that do not fit the scan; what remains has finite values, its grid says where they go."""

@@ -100,13 +100,11 @@ class SpokePositions:
         return self._spokes_at(readouts, encoding, source)
 
     def lost(self, readouts: Readouts) -> None:
-        """Count readouts of one encoding that were measured and cannot be used, so that later ones keep their angles.
+        """Count readouts of one encoding off the grid that cannot be used, so that later ones keep their angles.
 
         One without samples that is the last of the scan is no more than its mark.
         """
-        space, empty = int(readouts.headers["encoding_space_ref"][0]), not readouts.data.size
-        mark = empty and bool(readouts.flagged(AcquisitionFlag.LAST_IN_MEASUREMENT).all())
-        if space < len(self._header.encodings) and self._header.encodings[space].off_grid and not mark:
+        if readouts.data.size or not readouts.flagged(AcquisitionFlag.LAST_IN_MEASUREMENT).all():
             self._arrivals(readouts)
 
     def _written(self, values: NDArray[np.float32], encoding: Encoding, space: int) -> NDArray[np.float32]:
