@@ -6,7 +6,7 @@ import hashlib
 import json
 import statistics
 from collections import Counter
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, partial
 from itertools import chain, product
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ from recon_core.methods import find_method, method_names
 from recon_core.metrics.scores import SCORES, measure, read_truth, scaled
 from recon_core.options import ReconOptions, apply
 from recon_core.storage import replacing
-from recon_core.weights.manifest import find_weights
+from recon_core.weights.manifest import WeightsFacts, find_weights
 from recon_core.words import choose_from
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ VARIANTS = {
     "atlf_net/ct": Variant(ct_off=0.0, all_scans=True),
     "atlf_net/ct_shifted": Variant(ct_off=8.0, all_scans=True),
 }
-#: What the manifest says of weights that decides what becomes of a scan.
-_USE = ("config", "input_peak", "window", "start", "range", "limits", "reference", "weighing", "weighed_on")
+# What the manifest tells of weights; all else that it says may change what becomes of a scan.
+_DESCRIBES = {"training", "metrics", "source", "licence", "notes"}
 VARIED = "uniform_8"  # the one condition under which they are measured
 YARDSTICK = "kt_sense"  # what networks are to add to
 DIFFERENCE_FORMS = {"dynamic_psnr": "{:+.2f}", "psnr": "{:+.2f}", "ssim": "{:+.4f}"}  # in tables; all are in the file
@@ -445,7 +445,7 @@ def _named(entry: WeightsEntry | None) -> str:
     """The weights, and how they are used."""
     if entry is None:
         return ""
-    use = [getattr(entry, name) for name in _USE]
+    use = [getattr(entry, one.name) for one in fields(WeightsFacts) if one.name not in _DESCRIBES]
     return f"{entry.name}, sha256 {entry.sha256}, used as {hashlib.sha256(repr(use).encode()).hexdigest()[:16]}"
 
 
