@@ -103,10 +103,7 @@ class Kind(str, Enum):
 
 
 # Damage that leaves images out; of other damage the comments of those that lack something speak.
-_LOSE_IMAGES = (
-    *(Kind.STREAM, Kind.MEMORY, Kind.UNFIT, Kind.RECONSTRUCTION),
-    *(Kind.ABSENT_SLICES, Kind.ABSENT_FRAMES),
-)
+_LOSE_IMAGES = (Kind.STREAM, Kind.MEMORY, Kind.UNFIT, Kind.RECONSTRUCTION, Kind.ABSENT_SLICES, Kind.ABSENT_FRAMES)
 _SLICE = ("set", "contrast", "slice")
 _FRAME = ("phase", "repetition")
 _MOST_FRAMES = 1 << 16  # that are told apart: counters of broken readouts may be anything

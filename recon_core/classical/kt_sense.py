@@ -128,6 +128,7 @@ def settle(
     series = problem.flat(image / noise)
     remaining = problem.adjoint(data, noise) - problem.explained(series)
     before = settled_prior(len(series), series.shape[-1], series.device)
+    # for a training the prior is given: the gradient of principal components knows no bounds
     prior = next_prior(before, series.detach(), problem.plane, problem.sampled)
     components = prior.express(before.analyse(series), before)
     components, _ = problem.improve(prior, components, remaining)
