@@ -16,7 +16,7 @@ from recon_core.coils.calibration import measured_lines
 from recon_core.coils.estimate import estimate_maps
 from recon_core.data import CineSlice
 from recon_core.errors import CinestreamError, ModelError, ResourceError
-from recon_core.inference.method import precision_of_convolutions
+from recon_core.inference.precision import precision_of_convolutions
 from recon_core.methods import METHODS, find_method, load_target
 from recon_core.own_methods import guarded
 from recon_core.physics.fourier import ifft

@@ -27,7 +27,8 @@ from recon_core.classical.cg_sense import CGSense
 from recon_core.data import CineSlice, HybridSlice
 from recon_core.engine import Engine
 from recon_core.errors import ResourceError
-from recon_core.inference.method import NetworkMethod, precision_of_convolutions
+from recon_core.inference.method import NetworkMethod
+from recon_core.inference.precision import precision_of_convolutions
 from recon_core.methods import METHODS
 from recon_core.networks import crunet_mr
 from recon_core.off_grid import transforms

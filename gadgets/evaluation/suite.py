@@ -33,7 +33,7 @@ from recon_core.methods import find_method, method_names
 from recon_core.metrics.scores import SCORES, measure, read_truth, scaled
 from recon_core.options import ReconOptions, apply
 from recon_core.storage import replacing
-from recon_core.weights.manifest import WeightsFacts, find_weights
+from recon_core.weights.manifest import WeightsFacts, find_weights, weights_of_start
 from recon_core.words import choose_from
 
 if TYPE_CHECKING:
@@ -442,11 +442,13 @@ def _with_ct(slices: Sequence[CineSlice], loaded: LoadedScan, off: float) -> tup
 
 
 def _named(entry: WeightsEntry | None) -> str:
-    """The weights, and how they are used."""
+    """The weights, how they are used, and those that they start from."""
     if entry is None:
         return ""
     use = [getattr(entry, one.name) for one in fields(WeightsFacts) if one.name not in _DESCRIBES]
-    return f"{entry.name}, sha256 {entry.sha256}, used as {hashlib.sha256(repr(use).encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(repr(use).encode()).hexdigest()
+    first = _named(weights_of_start(entry.start))
+    return f"{entry.name}, sha256 {entry.sha256}, used as {digest[:16]}" + (first and f", from {first}")
 
 
 def _write_cells(path: Path, facts: Facts, cells: Iterable[Cell]) -> None:

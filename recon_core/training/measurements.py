@@ -69,6 +69,8 @@ class Measurement:
     def started(self, start: str) -> Measurement:
         """Make the image that a network starts from; of the whole scan, as of an image without columns it is worse.
 
+        Weights go on from the start that there is.
+
         Parameters
         ----------
         start

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from recon_core.errors import SettingsError
 from recon_core.methods import find_method, network_names, why_not_points
 from recon_core.values import Allowed, read_yaml
-from recon_core.weights.manifest import STARTS, check_name
+from recon_core.weights.manifest import check_name
 from recon_core.words import choose_from
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class TrainingPlan:
     crops: int = 6
     """Consecutive steps on crops of the same scan."""
     start: str = "kt_sense"
-    """The image that the network starts from, one of `recon_core.weights.manifest.STARTS`."""
+    """The image that the network starts from, one of `recon_core.weights.manifest.known_starts` where it is trained."""
     precision: Precision = "auto"
     """Of the convolutions: ``float32`` or ``bfloat16``, or ``auto`` for that which the processor is made for."""
     seed: int = 0
@@ -106,8 +106,9 @@ class TrainingPlan:
         if not isinstance(self.name, str):
             raise SettingsError(f"name must be a text, got {self.name!r}")
         check_name(self.name)
-        if not isinstance(self.begin_with, str):
-            raise SettingsError(f"begin_with must be the name of weights, got {self.begin_with!r}")
+        for name in ("begin_with", "start"):
+            if not isinstance(getattr(self, name), str):
+                raise SettingsError(f"{name} must be a name, got {getattr(self, name)!r}")
         for name, least in _WHOLE.items():
             Allowed(int, minimum=least).check(name, getattr(self, name))
         for name, most in _NUMBERS.items():
@@ -170,7 +171,6 @@ def _choices(method: str) -> dict[str, tuple[str, ...]]:
     own_loss = find_method(method).training.loss
     return {
         "loss": (*LOSSES, *filter(None, (own_loss,))),
-        "start": STARTS,
         "schedule": get_args(Schedule),
         "precision": get_args(Precision),
     }

@@ -19,6 +19,7 @@ from recon_core.metrics.measures import dynamic_region
 from recon_core.training.images import reconstruct_series
 from recon_core.training.trainer import draw_scan, place_of_crop
 from recon_core.trust.weighing import LEAST_SHARE, Beyond, Weighing
+from recon_core.weights.manifest import STARTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from recon_core.inference.fusion import Evidence
     from recon_core.networks.base import Network
     from recon_core.training.library import Library
+    from recon_core.training.measurements import Measurement
     from recon_core.training.plan import TrainingPlan
 
 #: What the images are weighed against: the best there is without weights.
@@ -108,13 +110,18 @@ def survey(network: Network, plan: TrainingPlan, library: Library, first: int = 
         width = whole.width_of_crop(_WIDTH)
         begin = place_of_crop(whole.target, width, np.random.default_rng(seed))
         with torch.inference_mode():
-            reference = whole.started(REFERENCE)
-            begun = reference if plan.start == REFERENCE else whole.started(plan.start)
-            image = reconstruct_series(network, begun.crop(begin, width))
-            part = reference.crop(begin, width)
+            part = whole.started(REFERENCE).crop(begin, width)
+            image = reconstruct_series(network, _begun(whole, part, begin, plan.start))
             finding = compare(part.slice(), image, part.target)
             sampling = whole.slice().sampling(whole.noise_variance**-0.5)  # the peak is one
             yield dataclasses.replace(finding, beyond=Beyond.of(sampling), points=whole.mask.ndim > 2)
+
+
+def _begun(whole: Measurement, part: Measurement, begin: int, start: str) -> Measurement:
+    """Columns of a scan with a start; `part` has that of the reference, which weights go on from."""
+    if start == REFERENCE:
+        return part
+    return whole.started(start).crop(begin, part.maps.shape[-1]) if start in STARTS else part.started(start)
 
 
 def compare(data: HybridSlice, image: torch.Tensor, target: torch.Tensor) -> Finding:

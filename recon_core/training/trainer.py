@@ -16,7 +16,7 @@ from torch.nn import functional
 from recon_core.diffusion.loss import ExponentialAverage
 from recon_core.engine import create_method
 from recon_core.errors import DataError, ResourceError, SettingsError
-from recon_core.inference.method import precision_of_convolutions
+from recon_core.inference.precision import precision_of_convolutions
 from recon_core.metrics.measures import best_scale, dynamic_region, psnr
 from recon_core.options import ReconOptions
 from recon_core.simulate.sampling import uniform_mask
@@ -28,7 +28,7 @@ from recon_core.training.objectives import find_objective
 from recon_core.training.series import KINDS, draw_series
 from recon_core.weights.config import build_network, parse_config
 from recon_core.weights.loading import load_network
-from recon_core.weights.manifest import find_weights
+from recon_core.weights.manifest import find_weights, weights_of_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -76,12 +76,14 @@ class Trainer:
     Raises
     ------
     SettingsError
-        If the folder is of a training by another plan, or the plan names parameters that the network does not have.
+        If the folder is of a training by another plan, or the plan names a start that there is not, or parameters that
+        the network does not have.
     ResourceError
         If the checkpoint cannot be read.
     """
 
     def __init__(self, plan: TrainingPlan, library: Library, held_out: Library, folder: Path) -> None:
+        weights_of_start(plan.start)  # so that a start that is not there is known before the first scan
         self.plan = plan
         self.library = library
         self.held_out = held_out

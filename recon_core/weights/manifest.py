@@ -9,7 +9,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from recon_core.errors import ModelError, ResourceError, SettingsError
 from recon_core.methods import method_names
@@ -17,15 +17,18 @@ from recon_core.storage import packaged_folder, replacing, xdg_folder
 from recon_core.trust.ranges import LINE_PATTERNS, PATTERNS, Limits, TrainingRange
 from recon_core.trust.weighing import LEAST_GAIN, Weighing
 from recon_core.values import read_yaml
-from recon_core.words import meant
+from recon_core.words import choose_from, meant
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 logger = logging.getLogger("cinestream")
 
 #: Folders to search first, separated as in PATH.
 VARIABLE = "CINESTREAM_WEIGHTS"
 MANIFEST = "manifest.yaml"
-#: What a network may start from: the zero-filled image, as published, that of a few iterations of CG-SENSE, or that of
-#: k-t SENSE.
+#: What a network may start from without weights: the zero-filled image, as published, that of a few iterations of
+#: CG-SENSE, or that of k-t SENSE.
 STARTS = ("zero_filled", "cg_sense", "kt_sense")
 #: Methods that the images of a network may be compared with.
 REFERENCES = ("cg_sense", "kt_sense")
@@ -51,7 +54,7 @@ class WeightsFacts:
     window: int = 0
     """Frames that the network is run on at a time; 0 is the whole series."""
     start: str = "zero_filled"
-    """The image that the network starts from, one of `STARTS`."""
+    """The image that the network starts from, one of `STARTS` or of the weights that are named, see `known_starts`."""
     range: TrainingRange | None = None
     """The scans that they were trained for, or None where that was not recorded."""
     limits: Limits | None = None
@@ -148,6 +151,29 @@ def list_weights() -> dict[str, WeightsEntry]:
 def weights_of(method: str) -> list[WeightsEntry]:
     """The usable weights of a method, in the order of the search."""
     return [entry for entry in list_weights().values() if entry.method == method]
+
+
+def known_starts() -> tuple[str, ...]:
+    """What a network may start from: `STARTS`, and by their names the weights that start from `WEIGHED_AGAINST`.
+
+    Of the image of such weights it is known how far it may be from the truth, and one goes on from it at most once.
+    """
+    return _starts(_search()[0])
+
+
+def weights_of_start(start: str) -> WeightsEntry | None:
+    """The weights of which a start is the image; None where it needs none.
+
+    Raises
+    ------
+    SettingsError
+        If it is not one of `known_starts`.
+    """
+    if start in STARTS:
+        return None
+    if start not in known_starts():
+        raise SettingsError(f"a network cannot start from {start!r}; {choose_from(start, known_starts())}")
+    return list_weights()[start]
 
 
 def weights_problems() -> list[str]:
@@ -255,7 +281,19 @@ def _read_all(
             except ModelError as error:
                 method = fields.get("method") if isinstance(fields, dict) else None
                 found[name] = _Broken(str(method), error)
+    known = _starts(found)
+    for name, entry in found.items():
+        if isinstance(entry, WeightsEntry) and entry.start not in known:
+            where = f"{entry.file.parent / MANIFEST}, entry {name!r}"
+            problem = f"{where}: no network can start from {entry.start!r:.60}; {choose_from(entry.start, known)}"
+            found[name] = _Broken(entry.method, ModelError(problem))
     return found, problems
+
+
+def _starts(found: Mapping[str, WeightsEntry | _Broken]) -> tuple[str, ...]:
+    """See `known_starts`."""
+    usable = ((name, entry) for name, entry in found.items() if isinstance(entry, WeightsEntry))
+    return *STARTS, *(name for name, entry in usable if entry.start == WEIGHED_AGAINST)
 
 
 # --- what a manifest holds --------------------------------------------------------------------------------------------
@@ -372,7 +410,7 @@ class _Fields:
         window = self._left.pop("window", 0)
         if isinstance(window, bool) or not isinstance(window, int) or window < 0:
             raise self.wrong("window", f"a whole number of frames, 0 for all, got {window!r:.60}")
-        start = self.choice("start", STARTS, "zero_filled")
+        start = self.text("start") or STARTS[0]
         reference = self.choice("reference", REFERENCES, "cg_sense")
         ranges, limits, weighing = self.mapping("range"), self.mapping("limits"), self.mapping("weighing")
         try:

@@ -32,7 +32,7 @@ from recon_core.data import CineSlice, HybridSlice
 from recon_core.engine import Engine
 from recon_core.errors import ModelError
 from recon_core.inference import method as inference
-from recon_core.inference.method import precision_of_convolutions
+from recon_core.inference.precision import precision_of_convolutions
 from recon_core.inference.start import with_start
 from recon_core.options import MapOptions, NetworkOptions, ReconOptions
 from recon_core.physics.consistency import DataConsistency

@@ -23,7 +23,7 @@ import torch
 from recon_core.coils.calibration import time_average
 from recon_core.data import HybridSlice
 from recon_core.inference import method
-from recon_core.inference.method import precision_of_convolutions
+from recon_core.inference.precision import precision_of_convolutions
 from recon_core.networks.cinenet import CineNet, CineNetConfig
 from recon_core.networks.crnn_mri import CRNNMRI
 from recon_core.networks.crunet_mr import CRUNetMR

@@ -71,7 +71,8 @@ def main() -> None:
 def look(entry: WeightsEntry, library: Library, numbers: range, folder: Path) -> list[Finding]:
     """Findings of these scans, from the folder where they are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    network, plan = load_network(entry, "cpu"), dataclasses.replace(preset_plan(entry.method), survey=1)
+    network = load_network(entry, "cpu")
+    plan = dataclasses.replace(preset_plan(entry.method), survey=1, start=entry.start)
     for number in tqdm(numbers, desc=entry.method):
         path = folder / f"{number:06d}.pt"
         if not path.exists():

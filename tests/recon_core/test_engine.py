@@ -19,7 +19,7 @@ from recon_core.coils.joint import joint_maps
 from recon_core.data import CineSlice, HybridSlice, Receiver
 from recon_core.engine import Engine, create_method
 from recon_core.errors import DataError, ModelError, ResourceError, SettingsError
-from recon_core.inference.method import precision_of_convolutions
+from recon_core.inference.precision import precision_of_convolutions
 from recon_core.methods import METHODS
 from recon_core.metrics.measures import best_scale, nrmse
 from recon_core.networks.crunet_mr import CRUNetMR

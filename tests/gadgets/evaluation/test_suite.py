@@ -45,7 +45,7 @@ from recon_core.metrics.scores import SCORES, score
 from recon_core.physics.fourier import fft
 from recon_core.simulate.sampling import sampling_mask
 from recon_core.trust.ranges import Limits, TrainingRange
-from recon_core.weights.manifest import find_weights
+from recon_core.weights.manifest import find_weights, write_entry
 from tests.gadgets.evaluation.test_held_out import write_patient
 from tests.gadgets.reports.test_scan import Checker, beating
 from tests.helpers.networks import NETWORKS, write_tiny_weights
@@ -459,6 +459,24 @@ def test_other_weights_and_other_data_are_computed_again(tmp_path, data, counted
     counted.clear()
     run_suite(methods, quick=True, data=data, stored=path)
     assert counted == ["zero_filled"] * 3 + ["crnn_mri"] * 3
+
+
+def test_what_goes_on_from_other_weights_is_computed_again_with_them(tmp_path, counted, monkeypatch):
+    path, weights = tmp_path / "suite.json", tmp_path / "weights"
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(weights))
+    write_tiny_weights(weights, "crunet_mr", name="first")
+    first = replace(find_weights("crunet_mr", "first"), start="kt_sense")
+    write_entry(weights, first)
+    write_tiny_weights(weights, "crnn_mri")
+    write_entry(weights, replace(find_weights("crnn_mri"), start="first"))
+    outcome = run_suite(["crnn_mri"], quick=True, stored=path)
+    assert f", from first, sha256 {first.sha256}" in outcome.cells[0].weights
+    counted.clear()
+    run_suite(["crnn_mri"], quick=True, stored=path)
+    assert counted == []
+    write_entry(weights, replace(first, window=4))
+    run_suite(["crnn_mri"], quick=True, stored=path)
+    assert counted == ["crnn_mri"] * ALL
 
 
 def test_results_of_a_run_with_other_facts_are_not_mixed(tmp_path):

@@ -14,7 +14,7 @@ from recon_core.training.library import Library
 from recon_core.training.measurements import measure
 from recon_core.training.series import draw_series
 from recon_core.weights.config import build_network
-from recon_core.weights.manifest import STARTS
+from recon_core.weights.manifest import STARTS, find_weights, write_entry
 from tests.helpers.networks import NETWORKS, TINY
 
 
@@ -86,8 +86,23 @@ def test_kt_sense_is_the_method_whatever_the_precision_of_the_network():
 
 
 def test_another_start_is_refused():
-    with pytest.raises(SettingsError, match="cannot start from 'grappa'; there are zero_filled, cg_sense, kt_sense"):
+    with pytest.raises(SettingsError, match=r"cannot start from 'grappa'; .*zero_filled, cg_sense, kt_sense"):
         with_start(scan(), "grappa")
+
+
+def test_weights_go_on_from_the_start_that_there_is(weights):
+    """And from k-t SENSE where none of known error is there."""
+    weights("crunet_mr", name="first")
+    entry = find_weights("crunet_mr", "first")
+    write_entry(entry.file.parent, dataclasses.replace(entry, start="kt_sense"))
+    data = with_start(scan(8), "kt_sense")
+    found = with_start(data, "first")
+    for before in (scan(8), with_start(scan(8), "cg_sense")):
+        assert torch.equal(with_start(before, "first").start, found.start)
+    other = with_start(dataclasses.replace(data, start=0.5 * data.start), "first")
+    assert not torch.allclose(other.start, found.start, rtol=1e-2)
+    assert not torch.allclose(found.start, data.start, rtol=1e-2)
+    assert (found.start_deviation <= data.start_deviation).all()
 
 
 # --- the networks -----------------------------------------------------------------------------------------------------

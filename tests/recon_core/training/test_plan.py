@@ -127,7 +127,7 @@ WRONG = [
     ({"loss": "denoising"}, "loss of crunet_mr must be one of decibel"),
     ({"schedule": "linear"}, "schedule of crunet_mr must be one of constant, cosine, step, decay, got 'linear'"),
     ({"precision": "float16"}, "precision of crunet_mr must be one of auto, float32, bfloat16"),
-    ({"start": "grappa"}, "start of crunet_mr must be one of zero_filled, cg_sense, kt_sense"),
+    ({"start": 5}, "start must be a name, got 5"),
     ({"name": "a/b"}, "letters, digits"),
     ({"name": 5}, "name must be a text, got 5"),
     ({"network": [1]}, "network must map the fields"),

@@ -14,6 +14,8 @@ from recon_core.training.library import Library
 from recon_core.training.survey import Finding, Gain, gains, summarise, survey, weigh
 from recon_core.training.trainer import draw_scan
 from recon_core.trust.weighing import Beyond, Weighing
+from recon_core.weights.manifest import find_weights, write_entry
+from tests.helpers.networks import write_tiny_weights
 from tests.recon_core.training.test_trainer import tiny_plan
 
 
@@ -58,6 +60,18 @@ def test_a_network_that_starts_from_the_reference_and_leaves_it_gains_nothing():
     found = list(survey(Start().eval(), tiny_plan(survey=1, start="kt_sense", method="promptmr"), Library()))
     (gained,) = gains(found, Weighing(level=3.0))
     assert gained.whole == pytest.approx(0, abs=0.05)  # but for one more round of it
+
+
+def test_a_network_that_starts_from_weights_gets_their_image(tmp_path, monkeypatch):
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    write_tiny_weights(tmp_path, "crunet_mr", name="first")
+    write_entry(tmp_path, dataclasses.replace(find_weights("crunet_mr", "first"), start="kt_sense"))
+    ours, theirs = (
+        next(survey(Start().eval(), tiny_plan(survey=1, start=start, method="promptmr"), Library()))
+        for start in ("kt_sense", "first")
+    )
+    assert torch.equal(ours.error, theirs.error)
+    assert float(theirs.change.mean()) > 2 * float(ours.change.mean())
 
 
 def test_surveyed_scans_are_like_those_of_the_training_but_others():

@@ -377,6 +377,11 @@ def test_crops_are_where_the_signal_is():
     assert module.place_of_crop(torch.zeros(2, 5, 8, dtype=torch.complex64), 8, rng) == 0
 
 
+def test_a_start_that_is_not_there_is_known_before_the_training(tmp_path):
+    with pytest.raises(SettingsError, match="a network cannot start from 'kt_sens'; did you mean kt_sense"):
+        trainer_of(tmp_path, start="kt_sens")
+
+
 def test_layers_that_begin_at_zero_leave_the_start_alone(tmp_path):
     zeroed = ("cascades.*.unet_*.conv.*",)
     network = Trainer(tiny_plan("unrolled_resnet3d", zeroed=zeroed), Library(), Library(), tmp_path).network

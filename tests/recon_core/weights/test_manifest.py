@@ -18,12 +18,15 @@ from recon_core.trust.ranges import Limits, TrainingRange
 from recon_core.trust.weighing import Weighing
 from recon_core.weights import manifest
 from recon_core.weights.manifest import (
+    STARTS,
     WeightsEntry,
     find_weights,
+    known_starts,
     known_weights,
     list_weights,
     user_folder,
     weights_of,
+    weights_of_start,
     weights_problems,
     write_entry,
 )
@@ -222,7 +225,9 @@ BROKEN = {
     "peak too large for a float": ({"input_peak": 10**400}, "input_peak must be a positive number"),
     "window negative": ({"window": -1}, "window must be a whole number"),
     "window a fraction": ({"window": 1.5}, "window must be a whole number"),
-    "start unknown": ({"start": "grappa"}, "start must be one of zero_filled, cg_sense, kt_sense, got 'grappa'"),
+    "start unknown": ({"start": "grappa"}, "no network can start from 'grappa'; there are zero_filled, cg_sense"),
+    "start from itself": ({"start": "bad"}, "no network can start from 'bad'"),
+    "start from what is not kt_sense's": ({"start": "good"}, "no network can start from 'good'"),
     "weighing without level": (
         {"weighing": {"change": 1}, "reference": "kt_sense"},
         "weighing needs level, got change",
@@ -263,6 +268,24 @@ def test_a_broken_entry_is_reported_and_hides_no_other(home, fields, message):
         find_weights("crnn_mri", "bad")
     (problem,) = weights_problems()
     assert "entry 'bad'" in problem
+
+
+def test_weights_may_start_from_the_image_of_others_that_start_from_kt_sense(home):
+    """Also from those of a later folder; once, so that there is no end to what a network needs, and no circle."""
+    first = write(home, "first", "promptmr", start="kt_sense")
+    second, third = write(home, "second", start="first"), write(home, "third", start="kt_sense")
+    assert list_weights() == {"first": first, "second": second, "third": third}
+    assert known_starts() == (*STARTS, "first", "third")
+    assert weights_of_start("first") == first
+    assert weights_of_start("kt_sense") is None
+    with pytest.raises(SettingsError, match="cannot start from 'firs'; did you mean first"):
+        weights_of_start("firs")
+    change(home, "third", start="second")
+    with pytest.raises(ModelError, match=r"entry 'third': no network can start from 'second'; .*first"):
+        find_weights("crnn_mri", "third")
+    change(home, "first", sha256="abc")  # what goes on from it cannot be used either
+    assert list_weights() == {}
+    assert len(weights_problems()) == 3
 
 
 def test_a_broken_entry_is_the_reason_where_nothing_else_serves_the_method(home):
