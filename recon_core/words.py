@@ -1,4 +1,4 @@
-"""Words that messages share: counts, and what a mistyped name may have been meant for."""
+"""Words that messages share: counts, lists, and what a mistyped name may have been meant for."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ _FEW = 12  # names that a message lists
 def many(count: int, thing: str) -> str:
     """A count and what is counted."""
     return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def listed(things: Iterable[object], most: int = _FEW) -> str:
+    """List things for a message; of many the first ones, and how many more there are."""
+    words = [str(thing) for thing in things]
+    return ", ".join(words[:most]) + (f", and {len(words) - most} more" if len(words) > most else "")
 
 
 def meant(name: object, known: Iterable[str]) -> str:

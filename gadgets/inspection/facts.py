@@ -22,6 +22,7 @@ from recon_core.methods import find_method
 from recon_core.off_grid.delays import find_delays
 from recon_core.off_grid.trajectory import angle_law, are_straight
 from recon_core.weights.manifest import find_weights
+from recon_core.words import listed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,10 +70,10 @@ def header_facts(header: ScanHeader) -> list[Fact]:
             )
         )
     if header.user_parameters:
-        parameters = _listed([f"{name} {value}" for name, value in header.user_parameters.items()])
+        parameters = listed([f"{name} {value}" for name, value in header.user_parameters.items()])
         facts.append(Fact("user parameters", parameters, header.user_parameters))
     if header.dependencies:
-        needs = _listed([f"{kind} {number}" for kind, number in header.dependencies])
+        needs = listed([f"{kind} {number}" for kind, number in header.dependencies])
         facts.append(Fact("other measurements", needs, [list(one) for one in header.dependencies]))
     return facts
 
@@ -87,7 +88,7 @@ def readout_facts(header: ScanHeader, tally: Tally) -> list[Fact]:
         Fact("count", ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none", kinds),
         Fact(
             "flags",
-            _listed(
+            listed(
                 [*(f"{name} {count}" for name, count in flags.items()), f"no flag {tally.unflagged}"], len(flags) + 1
             ),
             {**flags, "none": tally.unflagged},
@@ -164,7 +165,7 @@ def _centres(header: ScanHeader, counters: dict[str, NDArray[np.intp]]) -> Fact:
     limit = header.encodings[0].limits.get("kspace_encoding_step_1")
     own = counters.get("user[5]", np.empty(0, np.intp)).tolist()
     said = f"header {limit.center}" if limit else "not in the header"
-    text = f"{said}, readouts (user[5]) {_listed(list(map(str, own))) or 'none'}"
+    text = f"{said}, readouts (user[5]) {listed(own) or 'none'}"
     lines = header.encodings[0].encoded.matrix[1]
     return Fact(
         "centre line",
@@ -386,10 +387,6 @@ def plan_facts(settings: Settings, tally: Tally, engine: RecordingEngine, slices
 
 def _times(values: tuple[float, ...]) -> str:
     return " x ".join(f"{value:g}" for value in values)
-
-
-def _listed(words: list[str], most: int = _MOST_LISTED) -> str:
-    return ", ".join(words[:most]) + (f", and {len(words) - most} more" if len(words) > most else "")
 
 
 def _some_lines(rows: list[str]) -> str:

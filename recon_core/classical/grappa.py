@@ -19,6 +19,7 @@ import torch
 from recon_core.errors import DataError
 from recon_core.physics.fourier import fft
 from recon_core.physics.sense import SenseOperator
+from recon_core.words import listed
 
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice
@@ -84,7 +85,7 @@ def line_grid(measured: torch.Tensor) -> LineGrid | None:
     if not (complete and one_block and len(regular) > 2):
         raise DataError(
             f"grappa needs every R-th line and at most one block of reference lines, but the {len(lines)} lines of a "
-            f"frame are {_ranges(lines)}; {_ELSEWHERE}"
+            f"frame are {listed(lines)}; {_ELSEWHERE}"
         )
     return LineGrid(step, regular[0], regular[-1])
 
@@ -268,7 +269,7 @@ def grappa(
     notes: list[str] = []
     empty = [frame for frame, grid in enumerate(grid_of) if grid is None]
     if empty:
-        notes.append(f"grappa: no line was measured in frames {_ranges(empty)}, which stay empty")
+        notes.append(f"grappa: no line was measured in frames {listed(empty)}, which stay empty")
     completed = torch.where(mask[:, None, :, None], hybrid, 0)
     steps = sorted({grid.step for grid in grid_of if grid is not None and grid.step > 1})
     if not steps:
@@ -349,7 +350,7 @@ def _grappa_of_each_frame(hybrid: torch.Tensor, mask: torch.Tensor) -> tuple[tor
     """As `grappa`, every frame learning from its own lines."""
     completed = torch.zeros_like(hybrid)
     empty = torch.nonzero(~mask.any(-1)).flatten().tolist()
-    notes = [f"grappa: no line was measured in frames {_ranges(empty)}, which stay empty"] if empty else []
+    notes = [f"grappa: no line was measured in frames {listed(empty)}, which stay empty"] if empty else []
     for frame in torch.nonzero(mask.any(-1)).flatten().tolist():
         this = slice(frame, frame + 1)
         completed[this], more = grappa(hybrid[this], mask[this], hybrid[frame], mask[frame])
@@ -383,11 +384,6 @@ def _fourier_rows(n_x: int, samples: torch.Tensor) -> torch.Tensor:
     position = torch.arange(n_x, dtype=torch.float64) - n_x // 2
     turns = -(samples[:, None].to(torch.float64) - n_x // 2) * position / n_x
     return torch.polar(torch.full_like(turns, n_x**-0.5), 2 * torch.pi * turns)
-
-
-def _ranges(numbers: list[int]) -> str:
-    """Write ascending numbers for a message: the first ten, then how many."""
-    return ", ".join(map(str, numbers[:10])) + (f", ... ({len(numbers)} in all)" if len(numbers) > 10 else "")
 
 
 def _chunk_bytes(device: torch.device) -> int:

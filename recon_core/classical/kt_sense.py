@@ -18,6 +18,7 @@ from recon_core.options import CGSenseOptions
 from recon_core.physics.hybrid_noise import believed_noise
 from recon_core.physics.neighbourhood import box_mean
 from recon_core.physics.solvers import ratio
+from recon_core.words import listed
 
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice
@@ -87,7 +88,7 @@ class KtSense:
             components, remaining = problem.improve(prior, prior.express(components, before), remaining)
         empty = (~data.mask.any(-1)).nonzero().flatten().tolist()
         if empty:
-            data.notes.append(f"frames without a line are predicted from the others: {', '.join(map(str, empty))}")
+            data.notes.append(f"frames without a line are predicted from the others: {listed(empty)}")
         if self._options.samples:
             data.extra["uncertainty"] = deviation * problem.uncertainty(prior, self._options.samples)
         return deviation * problem.image(prior.synthesise(components))

@@ -1,6 +1,6 @@
 import pytest
 
-from recon_core.words import choose_from, many, meant
+from recon_core.words import choose_from, listed, many, meant
 
 FEW = ("cg_sense", "kt_sense", "grappa")
 MANY = tuple(f"name_{number}" for number in range(20))
@@ -9,6 +9,13 @@ MANY = tuple(f"name_{number}" for number in range(20))
 @pytest.mark.parametrize(("count", "words"), [(0, "0 images"), (1, "1 image"), (24, "24 images")])
 def test_counts(count, words):
     assert many(count, "image") == words
+
+
+def test_of_many_things_the_first_are_listed():
+    assert listed(range(3)) == "0, 1, 2"
+    assert listed("abcde", 3) == "a, b, c, and 2 more"
+    assert len(listed(range(100_000))) < 60
+    assert listed([]) == ""
 
 
 @pytest.mark.parametrize(
