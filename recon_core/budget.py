@@ -75,6 +75,8 @@ class Budget:
                     "header or the readouts claim more than was measured, or the memory is too small for the scan: "
                     "compress the coils (virtual_coils), or allow more (serve --memory-gib)"
                 )
+            if self._closed:  # nobody would give it back
+                return
             if self._parent is not None:
                 self._parent.take(count, what)
             self.used += count
@@ -117,7 +119,7 @@ class Budget:
         return array
 
     def close(self) -> None:
-        """Give everything back, whatever still exists."""
+        """Give everything back, whatever still exists; what is taken later does not count."""
         with self._lock:
             self.give(self.used)
             self._closed = True

@@ -75,6 +75,19 @@ def test_arrays_that_outlive_a_closed_budget_count_once():
     assert whole.used == 500
 
 
+def test_what_is_taken_of_a_closed_budget_is_not_missed_for_ever():
+    whole = Budget(1000)
+    part = Budget(1000, whole)
+    part.close()
+    late = part.keep(np.zeros(10), "readouts of a scan that was stopped")
+    assert whole.used == 0
+    with part.lent(100, "an image"), pytest.raises(ResourceError):
+        part.take(2000, "readouts that claim too much")
+    del late
+    gc.collect()
+    assert (whole.used, part.used) == (0, 0)
+
+
 def test_threads_share_a_budget():
     budget = Budget(10**9)
 
