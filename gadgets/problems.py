@@ -78,6 +78,7 @@ class Kind(str, Enum):
     MISSING_LINES = "missing lines"
     COUNTED_LINES = "counted lines"
     NOT_REAL_TIME = "not real time"
+    PHASES_TOGETHER = "phases together"
     # gating
     TICK = "tick"
     TIME_STAMPS = "time stamps"

@@ -264,6 +264,8 @@ class FrameWindows:
         row = np.concatenate(running.row)
         data = np.concatenate([part.data for part in running.parts])
         headers = join_headers(part.headers for part in running.parts)
+        if plan.time_axis == "repetition" and not self._count:
+            self._look_at_phases(key, headers["idx"]["phase"], running.counter)
         kspace, measured, headers, stamps = merge(np.zeros_like(row), row, data, headers, (1, plan.rows))
         mask = measured > 0
         if self._count:
@@ -280,6 +282,14 @@ class FrameWindows:
         promised = plan.limited and not self._count and 1 < len(plan.frames) == running.frames
         if (self._sliding and not begins) or promised or running.new == running.window.maxlen:
             yield self._window(key)
+
+    def _look_at_phases(self, key: SliceKey, phase: NDArray[np.uint16], frame: int) -> None:
+        """Say that phases are put together where the header promises none and they run all the same."""
+        if phase.min() == phase.max():
+            return
+        text = f"frame {frame} of {describe(key)} holds the phases {phase.min()} to {phase.max()}, as the header "
+        text += "promises repetitions and no phases; with time_axis=phase they are the frames"
+        self._problems.add(Kind.PHASES_TOGETHER, text, damage=True)
 
     def _window(self, key: SliceKey) -> CompleteSlice:
         """Bring the frames of the window together, those that were not sent yet being the last."""

@@ -294,6 +294,19 @@ def test_a_segmented_scan_is_doubted():
     assert "5 segments" in str(next(iter(problems)))
 
 
+def test_phases_that_are_put_together_are_not_passed_over():
+    """Limits that name repetitions and no phases, of a sender whose phases run all the same."""
+    block = scan(6, axis="phase", repetition=3)
+    left, problems = feed(block, header(repetition=5), time_axis="auto", realtime="sliding")
+    assert frames_of(left) == [[3]]
+    (found,) = [str(problem) for problem in problems.damage if "holds the phases" in str(problem)]
+    assert "frame 3 of slice 0 holds the phases 0 to 3" in found
+    assert "time_axis=phase" in found
+    left, problems = feed(block, header(repetition=5), time_axis="phase", realtime="fixed", realtime_window=6)
+    assert frames_of(left) == [list(range(6))]
+    assert not list(problems.damage)
+
+
 def test_a_new_repetition_ends_the_series_of_the_one_before():
     blocks = [scan(5, axis="phase", repetition=number, seed=number) for number in range(2)]
     block = Readouts(*(np.concatenate([getattr(b, name) for b in blocks]) for name in ("headers", "data")))
