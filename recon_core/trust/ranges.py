@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+    from typing import Any, TypeGuard
 
     from numpy.typing import NDArray
 
@@ -251,14 +252,19 @@ def _interval(low: float, high: float) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
+def _is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a file has a number there that float64 can hold."""
+    return isinstance(value, float) or (type(value) is int and abs(value) <= sys.float_info.max)
+
+
 def _bounds(name: str, value: object) -> Bounds:
     if (
         not isinstance(value, list | tuple)
         or len(value) != 2
-        or not all(isinstance(bound, int | float) and not isinstance(bound, bool) for bound in value)
+        or not all(map(_is_number, value))
         or not value[0] <= value[1]
     ):
-        raise SettingsError(f"{name} of a training range must be [least, most], got {value!r}")
+        raise SettingsError(f"{name} of a training range must be [least, most], got {value!r:.60}")
     return float(value[0]), float(value[1])
 
 
@@ -313,8 +319,8 @@ class Limits:
         for name, value in mapping.items():
             if name not in known:
                 raise SettingsError(f"limits of an image have no {name!r}; {choose_from(name, known)}")
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise SettingsError(f"{name} of limits must be a positive number, got {value!r}")
+            if not _is_number(value) or not 0 < value < math.inf:
+                raise SettingsError(f"{name} of limits must be a positive number, got {value!r:.60}")
             values[name] = float(value)
         limits = cls(**values)
         if not limits.gains(limits.most_change):

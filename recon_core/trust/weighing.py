@@ -60,10 +60,11 @@ class Weighing:
         for name, value in mapping.items():
             if name not in known:
                 raise SettingsError(f"weighing has no {name!r}; {choose_from(name, known)}")
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or abs(value) > _LARGEST:  # type: ignore[arg-type]
-                raise SettingsError(f"{name} of weighing must be a number up to {_LARGEST:g} in size, got {value!r}")
-            values[name] = float(value)  # type: ignore[arg-type]
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+                raise SettingsError(
+                    f"{name} of weighing must be a number up to {_LARGEST:g} in size, got {value!r:.60}"
+                )
+            values[name] = float(value)
         if "level" not in values:
             raise SettingsError(f"weighing needs level, got {', '.join(values) or 'nothing'}")
         return cls(**values)

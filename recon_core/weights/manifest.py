@@ -417,7 +417,7 @@ class _Fields:
             trained = TrainingRange.parse(ranges) if ranges else None
             kept = Limits.parse(limits) if limits else None
             weighed = Weighing.parse(weighing) if weighing else None
-        except (SettingsError, OverflowError) as error:
+        except SettingsError as error:
             raise ModelError(f"{self._where}: {error}") from error
         if weighed and reference != WEIGHED_AGAINST:
             raise self.wrong("reference", f"{WEIGHED_AGAINST} where there is a weighing, got {reference}")
