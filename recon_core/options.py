@@ -272,8 +272,8 @@ class DSTDMOptions(Options):
 
     sampler: Literal["fast", "fastest", "paper"] = option(
         "fast",
-        "fast takes 4 steps from the image of kt_sense, where weights start from it, or 20 from one of its own, "
-        "fastest 2 or 10; paper takes 100 of both orientations from noise",
+        "fast takes 4 steps from a start whose error is known, as the packaged weights have it, or 20 from one of its "
+        "own, fastest 2 or 10; paper takes 100 of both orientations from noise",
     )
     steps: int = option(
         0, "steps, two or more; 0 takes those of the sampler", name="sampler_steps", minimum=0, maximum=10000, peer=200
@@ -281,8 +281,8 @@ class DSTDMOptions(Options):
     seed: int = option(0, "seed of the noise; the same seed gives the same image", minimum=0, maximum=2**31)
     samples: int = option(
         1,
-        "images that are drawn and averaged, but from the image of kt_sense, where one without noise is better; with "
-        "two or more their standard deviation becomes a series",
+        "images that are drawn and averaged, but from a start whose error is known, where one without noise is better; "
+        "with two or more their standard deviation becomes a series",
         minimum=1,
         maximum=1000,
         peer=16,
@@ -296,8 +296,8 @@ class DSTDMOptions(Options):
     )
     consistency_iterations: int = option(
         0,
-        "conjugate gradient steps instead of putting measured samples back; 0 puts back, from the image of kt_sense it "
-        "takes 6",
+        "conjugate gradient steps instead of putting measured samples back; 0 puts back, from a start whose error is "
+        "known it takes 6",
         minimum=0,
         maximum=100,
         peer=20,

@@ -57,10 +57,11 @@ class DSTDM(Network):
     -----
     The published sampler is the mode ``paper``: 200 passes of the network over the series (400 in the published code,
     which computes each twice). A pass takes 5.5 million multiplications per pixel and frame with 128 channels, 0.35
-    million with 32. The other modes start from an image. Where its error is known, as that of ``kt_sense`` is, the
-    prior improves it in 4 and 2 passes without any noise, each followed by the compromise between its image and the
-    data that their errors ask for (Zhu et al., CVPRW 2023, doi:10.48550/arXiv.2305.08995). Else it is a reconstruction
-    that uses time, with noise of three to six times its error; they take 20 and 10 passes.
+    million with 32. The other modes start from an image. Where its error is known, as that of ``kt_sense`` is, and of
+    a network that went on from it, the prior improves it in 4 and 2 passes without any noise, each followed by the
+    compromise between its image and the data that their errors ask for (Zhu et al., CVPRW 2023,
+    doi:10.48550/arXiv.2305.08995). Else it is a reconstruction that uses time, with noise of three to six times its
+    error; they take 20 and 10 passes.
 
     Where the published code normalises by the peak of the complete data, which a scan does not have, the peak of the
     time average counts here. Frames are continued around the cycle to a multiple of four, positions mirrored. State,
