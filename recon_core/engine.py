@@ -33,7 +33,7 @@ from recon_core.steps.units import find_units
 from recon_core.steps.work import Work, finiteness
 from recon_core.stopping import checked_networks
 from recon_core.turns import Turns
-from recon_core.weights.manifest import find_weights
+from recon_core.weights.manifest import find_weights, weights_of_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,8 +85,8 @@ def _arguments(name: str, options: ReconOptions) -> tuple[object, ...]:
 def _create(info: MethodInfo, arguments: tuple[object, ...], weights: str = "", place: str = "") -> Method:
     """Build a method.
 
-    A change of what the manifest has of its `weights` makes another one. So does another device, its `place`: a slice
-    that gives way in the middle of a network must find it where it was.
+    A change of what the manifest has of its `weights`, or of those that they start from, makes another one. So does
+    another device, its `place`: a slice that gives way in the middle of a network must find it where it was.
     """
     del weights, place
     if info.chooses:
@@ -278,7 +278,10 @@ class Engine:
 
     def _build(self, name: str, options: ReconOptions) -> Method:
         info = find_method(name)
-        weights = repr(find_weights(name, options.network.weights)) if info.network else ""
+        weights = ""
+        if info.network:
+            entry = find_weights(name, options.network.weights)
+            weights = repr((entry, weights_of_start(entry.start)))
         place = self.device.type if options.compute.device == "auto" else options.compute.device
         with guarded(name):
             return self._method(info, _arguments(name, options), weights, place)

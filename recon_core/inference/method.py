@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from recon_core.inference.fusion import fuse, settled
-from recon_core.inference.start import start_method, with_start
+from recon_core.inference.start import Start, start_method, with_start
 from recon_core.inference.trained import TrainedNetwork, peak_of_average
 from recon_core.trust.image_figures import image_figures
 from recon_core.trust.ranges import Limits
@@ -36,17 +36,17 @@ class NetworkMethod:
     Raises
     ------
     ModelError
-        If there are no such weights, or they do not fit the network.
+        If there are no such weights, or they or those that they start from do not fit the network.
     """
 
     def __init__(
         self, method: str, options: NetworkOptions, own: Options | None = None, implementation: str = "auto"
     ) -> None:
         self._method = method
-        self._options = options
         self._implementation = implementation
         self._entry = find_weights(method, options.weights)
         self._network = TrainedNetwork(self._entry, options, own, implementation)
+        self._start = Start(self._entry.start, options, implementation)
 
     def __call__(self, data: HybridSlice) -> torch.Tensor:
         """Reconstruct one slice, independent of the range of the weights; `unlike_training` and `doubts` check that.
@@ -71,9 +71,7 @@ class NetworkMethod:
         data.notes.append(f"weights {self._entry.name} (sha256 {self._entry.sha256[:8]})")
         if data.start is None and self.start_method:
             data = with_start(data, self.start_method)
-        begun = data
-        if self._entry.start != self.start_method:
-            begun = with_start(data, self._entry.start, self._options, self._implementation)
+        begun = data if self._entry.start == self.start_method else self._start(data)
         image = self._network(begun)
         return self._weighed(data, image) if self._entry.weighing else image
 
@@ -81,6 +79,11 @@ class NetworkMethod:
     def start_method(self) -> str:
         """The method whose image is needed first, see `recon_core.inference.start.start_method`."""
         return start_method(self._entry)
+
+    @property
+    def first_network(self) -> str:
+        """The method of the weights that it goes on from; empty where there are none."""
+        return self._start.network
 
     @property
     def reference(self) -> str:

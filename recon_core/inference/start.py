@@ -15,6 +15,7 @@ import torch
 
 from recon_core.classical.cg_sense import CGSense
 from recon_core.classical.kt_sense import KtSense
+from recon_core.errors import ModelError
 from recon_core.inference.fusion import settled
 from recon_core.inference.trained import TrainedNetwork
 from recon_core.options import CGSenseOptions, KtSenseOptions, NetworkOptions
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from recon_core.weights.manifest import WeightsEntry
 
     #: Image ``(frame, y, x)`` and the deviation that it is left with, where there are any.
-    Start = tuple[torch.Tensor | None, torch.Tensor | None]
+    Made = tuple[torch.Tensor | None, torch.Tensor | None]
 
 #: Samples that tell how well the start of a network is known, and what its image is compared with: their squares are
 #: averaged over frames and neighbours.
@@ -38,53 +39,84 @@ _LEFT = 0.7
 _ITERATIONS = 10  # more amplify the noise (measured on training scans: 5, 10, 30 give 28.3, 28.3, 27.9 dB)
 
 
-def with_start(
-    data: HybridSlice, start: str, options: NetworkOptions | None = None, implementation: str = "auto"
-) -> HybridSlice:
-    """Add the initial image of the network to a slice.
+class Start:
+    """The image that a network starts from; weights that make it are read here, before there is a slice.
 
     Parameters
     ----------
-    data
-        The slice.
-    start
-        One of `recon_core.weights.manifest.known_starts`. Frames without data start from the mean of the others, or,
-        with ``kt_sense``, from what it predicts; it gives `HybridSlice.start_deviation`, too. The image of weights is
-        settled; they go on from the start that the slice has, if its error is known.
+    name
+        One of `recon_core.weights.manifest.known_starts`.
     options, implementation
         As for `recon_core.inference.trained.TrainedNetwork`, where the start is the image of weights.
-
-    Returns
-    -------
-    HybridSlice
-        The same data, with `HybridSlice.start` as asked.
 
     Raises
     ------
     SettingsError
         If there is no such start.
-    ModelError, ResourceError
-        If weights do not fit their network, or the network into memory.
+    ModelError
+        If weights do not fit their network.
     """
-    entry = weights_of_start(start)
-    if entry is None:
-        image, deviation = _MAKERS[start](data)
-        return dataclasses.replace(data, start=image, start_deviation=deviation)
-    begun = data if data.start_deviation is not None else with_start(data, entry.start)
-    network = TrainedNetwork(entry, options or NetworkOptions(), implementation=implementation)
-    image = settled(begun, network(dataclasses.replace(begun, notes=[], extra={})), implementation)
-    begun.notes.append(f"from the image of the weights {entry.name} (sha256 {entry.sha256[:8]})")
-    assert begun.start_deviation is not None  # noqa: S101 - for the type checker; it is that of the start of the weights
-    return dataclasses.replace(begun, start=image, start_deviation=_LEFT * begun.start_deviation)
+
+    def __init__(self, name: str, options: NetworkOptions | None = None, implementation: str = "auto") -> None:
+        self._name = name
+        self._implementation = implementation
+        self._entry = weights_of_start(name)
+        self._network = None
+        if self._entry is not None:
+            self._network = TrainedNetwork(self._entry, options or NetworkOptions(), implementation=implementation)
+
+    @property
+    def network(self) -> str:
+        """The method of the weights that make it; empty where it needs none."""
+        return "" if self._entry is None else self._entry.method
+
+    def __call__(self, data: HybridSlice) -> HybridSlice:
+        """Add the initial image of the network to a slice.
+
+        Parameters
+        ----------
+        data
+            The slice.
+
+        Returns
+        -------
+        HybridSlice
+            The same data, with `HybridSlice.start`. Frames without data start from the mean of the others, or, with
+            ``kt_sense``, from what it predicts; it gives `HybridSlice.start_deviation`, too. The image of weights is
+            settled; they go on from the start that the slice has, if its error is known.
+
+        Raises
+        ------
+        ModelError
+            If weights give values that are not finite.
+        ResourceError
+            If their network does not fit into memory.
+        """
+        if self._entry is None or self._network is None:
+            image, deviation = _MAKERS[self._name](data)
+            return dataclasses.replace(data, start=image, start_deviation=deviation)
+        begun = data if data.start_deviation is not None else with_start(data, self._entry.start)
+        made = self._network(dataclasses.replace(begun, notes=[], extra={}))
+        if not bool(made.isfinite().all()):
+            raise ModelError(f"the weights {self._name}, which are started from, gave values that are not finite")
+        begun.notes.append(f"from the image of the weights {self._name} (sha256 {self._entry.sha256[:8]})")
+        assert begun.start_deviation is not None  # noqa: S101 - for the type checker; the start of the weights has one
+        image, deviation = settled(begun, made, self._implementation), _LEFT * begun.start_deviation
+        return dataclasses.replace(begun, start=image, start_deviation=deviation)
 
 
-def _zero_filled(data: HybridSlice) -> Start:
+def with_start(data: HybridSlice, start: str) -> HybridSlice:
+    """Add the initial image of a network to one slice, see `Start`."""
+    return Start(start)(data)
+
+
+def _zero_filled(data: HybridSlice) -> Made:
     """What a network takes without a start."""
     del data
     return None, None
 
 
-def _cg_sense(data: HybridSlice) -> Start:
+def _cg_sense(data: HybridSlice) -> Made:
     image = CGSense(CGSenseOptions(iterations=_ITERATIONS))(data)
     filled = data.mask.any(-1)
     if not bool(filled.all()) and bool(filled.any()):
@@ -92,16 +124,14 @@ def _cg_sense(data: HybridSlice) -> Start:
     return image, None
 
 
-def _kt_sense(data: HybridSlice) -> Start:
+def _kt_sense(data: HybridSlice) -> Made:
     own = dataclasses.replace(data, notes=[], doubts=[], extra={})
     with torch.autocast(data.hybrid.device.type, enabled=False):  # training has it on, for the convolutions
         image = KtSense(KtSenseOptions(samples=SAMPLES))(own)
     return image, own.extra.get("uncertainty")
 
 
-_MAKERS: dict[str, Callable[[HybridSlice], Start]] = dict(
-    zip(STARTS, (_zero_filled, _cg_sense, _kt_sense), strict=True)
-)
+_MAKERS: dict[str, Callable[[HybridSlice], Made]] = dict(zip(STARTS, (_zero_filled, _cg_sense, _kt_sense), strict=True))
 #: Those that are the images of the method of the same name, which may have been made already.
 METHODS_AS_START = tuple(name for name, make in _MAKERS.items() if make is _kt_sense)
 

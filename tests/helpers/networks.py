@@ -1,5 +1,6 @@
 """Small networks with deterministic weights, for what does not depend on what a network has learned."""
 
+import dataclasses
 import importlib
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from recon_core.methods import METHODS
 from recon_core.networks.base import Network
 from recon_core.networks.golden import fill
 from recon_core.weights.loading import import_weights
+from recon_core.weights.manifest import find_weights, write_entry
 
 NETWORKS = [name for name, info in METHODS.items() if info.network]
 
@@ -57,3 +59,16 @@ def write_tiny_weights(folder: Path, *methods: str, **facts) -> None:
         torch.save(tensors, checkpoint)
         import_weights(method, checkpoint, folder=folder, config=TINY[method], **facts)
         checkpoint.unlink()
+
+
+def write_tiny_chain(folder: Path, first: str, second: str, **facts) -> None:
+    """Put weights ``second`` into a folder, with facts of their own, that start from the image of weights ``first``.
+
+    The folder must be one of those that are searched.
+    """
+    for name, method, more in (
+        ("first", first, {"start": "kt_sense"}),
+        ("second", second, {"start": "first", **facts}),
+    ):
+        write_tiny_weights(folder, method, name=name)
+        write_entry(folder, dataclasses.replace(find_weights(method, name), **more))

@@ -19,6 +19,7 @@ from recon_core.coils.joint import joint_maps
 from recon_core.data import CineSlice, HybridSlice, Receiver
 from recon_core.engine import Engine, create_method
 from recon_core.errors import DataError, ModelError, ResourceError, SettingsError
+from recon_core.inference import trained as trained_module
 from recon_core.inference.precision import precision_of_convolutions
 from recon_core.methods import METHODS
 from recon_core.metrics.measures import best_scale, nrmse
@@ -28,7 +29,7 @@ from recon_core.physics import threads as threads_module
 from recon_core.physics.fourier import fft, ifft
 from recon_core.trust.ranges import Limits, TrainingRange
 from recon_core.weights.manifest import find_weights, write_entry
-from tests.helpers.networks import write_tiny_weights
+from tests.helpers.networks import write_tiny_chain, write_tiny_weights
 
 pytestmark = pytest.mark.usefixtures("_coil_maps_once")
 
@@ -566,6 +567,35 @@ def network(tmp_path, monkeypatch):
 def with_other_heart(image):
     """Half the image is another one."""
     return torch.where(torch.arange(image.shape[-1]) < image.shape[-1] // 2, image, image.flip(-2).roll(5, -1))
+
+
+def test_weights_that_are_started_from_are_read_before_the_first_slice(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    write_tiny_chain(tmp_path, "crunet_mr", "unet3d_mr")
+    (tmp_path / "first.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ModelError, match=r"'first', .*first\.safetensors, are not those of the manifest"):
+        engine.prepare(ReconOptions.of(method="unet3d_mr"))
+
+
+def test_weights_that_are_started_from_are_read_once_and_again_after_a_change(engine, heart, tmp_path, monkeypatch):
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    write_tiny_chain(tmp_path, "crunet_mr", "unet3d_mr")
+    options = ReconOptions.of(method="unet3d_mr", outside_range="note")
+    engine.prepare(options)
+    read = []
+    original = trained_module.load_network
+    monkeypatch.setattr(
+        trained_module, "load_network", lambda entry, *more: read.append(entry.name) or original(entry, *more)
+    )
+    images = [engine.reconstruct(heart, options).image for _ in range(2)]
+    assert read == []
+    np.testing.assert_array_equal(*images)
+    write_tiny_weights(tmp_path, "crnn_mri", name="first")
+    write_entry(tmp_path, dataclasses.replace(find_weights("crnn_mri", "first"), start="kt_sense"))
+    other = engine.reconstruct(heart, options)
+    assert read == ["second", "first"]
+    assert f"from the image of the weights first (sha256 {find_weights('crnn_mri', 'first').sha256[:8]})" in other.notes
+    assert not np.allclose(other.image, images[0], rtol=1e-2)
 
 
 BAD_IMAGES = {

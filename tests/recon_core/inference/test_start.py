@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recon_core.engine import create_method
-from recon_core.errors import SettingsError
+from recon_core.errors import ModelError, SettingsError
 from recon_core.inference.start import with_start
 from recon_core.networks.cst_net import normalise
 from recon_core.options import ReconOptions
@@ -15,7 +15,7 @@ from recon_core.training.measurements import measure
 from recon_core.training.series import draw_series
 from recon_core.weights.config import build_network
 from recon_core.weights.manifest import STARTS, find_weights, write_entry
-from tests.helpers.networks import NETWORKS, TINY
+from tests.helpers.networks import NETWORKS, TINY, tiny
 
 
 def scan(n_frames=4, n_coils=4, size=32, empty=()):
@@ -103,6 +103,16 @@ def test_weights_go_on_from_the_start_that_there_is(weights):
     assert not torch.allclose(other.start, found.start, rtol=1e-2)
     assert not torch.allclose(found.start, data.start, rtol=1e-2)
     assert (found.start_deviation <= data.start_deviation).all()
+
+
+def test_an_image_of_weights_that_is_not_finite_is_nothing_to_start_from(weights, monkeypatch):
+    weights("crunet_mr", name="first")
+    entry = find_weights("crunet_mr", "first")
+    write_entry(entry.file.parent, dataclasses.replace(entry, start="kt_sense"))
+    broken = torch.full((4, 32, 32), complex("nan"), dtype=torch.complex64)
+    monkeypatch.setattr(type(tiny("crunet_mr")), "reconstruct", lambda *_, **__: broken)
+    with pytest.raises(ModelError, match="the weights first, which are started from, gave values that are not finite"):
+        with_start(scan(), "first")
 
 
 # --- the networks -----------------------------------------------------------------------------------------------------
