@@ -14,7 +14,7 @@ from gadgets.replay.job import Job, Outcome, read_outcome
 from gadgets.settings.settings import changed_settings
 from recon_core.errors import CinestreamError, ModelError, ResourceError, SettingsError
 from recon_core.methods import find_method
-from recon_core.weights.manifest import find_weights, list_weights
+from recon_core.weights.manifest import find_weights, list_weights, weights_of_start
 from recon_core.words import many
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _identity(source: Path) -> dict[str, Any]:
 
 
 def _weights(settings: Settings) -> dict[str, str]:
-    """Digests of the weights that the method may use, by their names."""
+    """Digests of the weights that the method may use, and of those that they start from, by their names."""
     info = find_method(settings.method)
     if info.chooses:
         return {name: entry.sha256 for name, entry in list_weights().items()}
@@ -187,7 +187,7 @@ def _weights(settings: Settings) -> dict[str, str]:
         entry = find_weights(settings.method, settings.network.weights)
     except ModelError:
         return {}  # the fallback takes over, as the scans will say
-    return {entry.name: entry.sha256}
+    return {one.name: one.sha256 for one in (entry, weights_of_start(entry.start)) if one is not None}
 
 
 def _state(output: Path, origin: dict[str, Any]) -> tuple[str, Outcome | None]:

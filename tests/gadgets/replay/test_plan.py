@@ -12,6 +12,8 @@ from gadgets.replay.job import Job, Outcome, as_record, read_outcome
 from gadgets.replay.plan import find_sources, made_by, make_plan, summary_of
 from gadgets.settings.settings import Settings, apply
 from recon_core.errors import ModelError, ResourceError, SettingsError
+from recon_core.weights.manifest import find_weights
+from tests.helpers.networks import write_tiny_chain
 
 SETTINGS = Settings.of(method="zero_filled")
 
@@ -170,7 +172,7 @@ def test_other_weights_are_a_reason(archive, tmp_path, monkeypatch):
 def test_weights_are_those_of_every_method_that_may_run(monkeypatch):
     class Found:
         def __init__(self, name, sha256):
-            self.name, self.sha256 = name, sha256
+            self.name, self.sha256, self.start = name, sha256, "kt_sense"
 
     def find(method, name):
         if name == "none":
@@ -184,6 +186,15 @@ def test_weights_are_those_of_every_method_that_may_run(monkeypatch):
     assert plan._weights(chosen) == {"mine": "digest of mine for crunet_mr"}
     assert plan._weights(apply(chosen, {"weights": "none"})) == {}
     assert plan._weights(Settings.of(method="auto")) == {"one": "1", "two": "2"}
+
+
+def test_weights_that_are_started_from_are_a_reason_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    write_tiny_chain(tmp_path, "crunet_mr", "unet3d_mr")
+    found = {
+        name: find_weights(method, name).sha256 for name, method in (("second", "unet3d_mr"), ("first", "crunet_mr"))
+    }
+    assert plan._weights(Settings.of(method="unet3d_mr")) == found
 
 
 @pytest.mark.parametrize("change", ["longer", "elsewhere", "touched"])
