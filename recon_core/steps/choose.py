@@ -146,7 +146,9 @@ def _obstacle(work: Work, one: Candidate) -> str:
         method = work.build(one.name, one.options)
     except ModelError as error:
         return str(error)
-    return method.unlike_training(work.data) if isinstance(method, NetworkMethod) else ""
+    if not isinstance(method, NetworkMethod):
+        return ""
+    return work.why_not_first(method) or method.unlike_training(work.data)
 
 
 def _seconds(work: Work, one: Candidate) -> float:

@@ -97,6 +97,8 @@ def _judged(work: Work, attempt: _Attempts) -> Outcome:
     method = work.build(options.method, options)
     if not isinstance(method, NetworkMethod):
         return attempt(options.method)
+    if why := work.why_not_first(method):
+        raise DataError(why)
     before = _accept(method.unlike_training(work.data), options)
     outcome = attempt(options.method)
     against = method.doubts(work.data, outcome.image, *attempt.compared(method))

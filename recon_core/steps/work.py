@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from recon_core.data import CineSlice, HybridSlice
+    from recon_core.inference.method import NetworkMethod
     from recon_core.options import ReconOptions
 
     Method = Callable[[HybridSlice], torch.Tensor]
@@ -46,6 +47,12 @@ class Work:
         if self.cine.trajectory is not None:
             return why_not_off_grid(name)
         return "" if self.data.whole_lines else why_not_points(name)
+
+    def why_not_first(self, network: NetworkMethod) -> str:
+        """Why the weights that a network starts from cannot take such a slice; empty if they can, or there are none."""
+        first = network.first_network
+        why = self.why_not(first) if first else ""
+        return why and f"it starts from the image of {first}, and {why}"
 
     def job(self, name: str) -> Job:
         """What it is for a method to make the images of this slice."""

@@ -16,6 +16,7 @@ from recon_core.data import CineSlice, HybridSlice
 from recon_core.errors import ModelError
 from recon_core.inference.method import NetworkMethod
 from recon_core.options import ReconOptions
+from recon_core.points.slice import PointSlice
 from recon_core.steps.choose import WITHOUT_WEIGHTS, candidates, choose, known_gain
 from recon_core.steps.work import Work
 from recon_core.weights.manifest import WeightsEntry
@@ -41,10 +42,13 @@ def weights(monkeypatch):
 
 
 class Network(NetworkMethod):
-    """A network whose training the scan is unlike to, or not."""
+    """A network whose training the scan is unlike to, or not, and that may start from the image of another one."""
 
-    def __init__(self, unlike):
+    first_network = ""
+
+    def __init__(self, unlike, first_network=""):
         self.unlike = unlike
+        self.first_network = first_network
 
     def unlike_training(self, data):
         return self.unlike
@@ -101,6 +105,20 @@ def test_a_network_that_is_not_for_the_scan_is_passed_over_and_the_note_says_why
     found = chosen(AUTO, broken={"crunet_mr", "crnn_mri"})
     note = "auto: kt_sense (crunet_mr: crunet_mr is damaged; crnn_mri: crnn_mri is damaged)"
     assert found == ("kt_sense", "", note)
+
+
+def test_a_network_that_starts_from_one_that_is_not_for_the_scan_is_passed_over(weights):
+    weights(entry("crunet_mr", 0.8), entry("crnn_mri", 0.3))
+    for points, expected in ((None, "crunet_mr"), (torch.ones(2, 6, 5, dtype=torch.bool), "crnn_mri")):
+        slice_ = work(AUTO)
+        if points is not None:
+            fields = {one.name: getattr(slice_.data, one.name) for one in dataclasses.fields(HybridSlice)}
+            slice_ = dataclasses.replace(slice_, data=PointSlice(**fields, points=points))
+        slice_ = dataclasses.replace(slice_, build=lambda name, _: Network("", "promptmr" * (name == "crunet_mr")))
+        result = choose(slice_)
+        assert result.options.method == expected
+        refused = "crunet_mr: it starts from the image of promptmr, and promptmr needs whole lines"
+        assert (refused in result.data.notes[0]) == (points is not None)
 
 
 def test_the_reasons_do_not_fill_the_comment(weights):

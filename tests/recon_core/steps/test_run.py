@@ -13,7 +13,7 @@ from recon_core.steps.pace import Pace
 from recon_core.trust.ranges import TrainingRange
 from recon_core.trust.weighing import Weighing
 from recon_core.weights.manifest import find_weights, write_entry
-from tests.helpers.networks import write_tiny_weights
+from tests.helpers.networks import write_tiny_chain, write_tiny_weights
 
 FACTS = {"start": "kt_sense", "reference": "kt_sense", "weighing": Weighing(level=0.0), "range": TrainingRange()}
 
@@ -110,6 +110,20 @@ def test_where_the_start_fails_the_fallback_takes_over(reconstruct, monkeypatch)
     result = reconstruct(fallback="cg_sense")
     assert result.method == "cg_sense"
     assert "cg_sense instead of crunet_mr: no start" in result.notes
+
+
+def test_where_weights_that_are_started_from_cannot_take_the_scan_the_fallback_takes_over(tmp_path, monkeypatch):
+    """As where the method itself cannot, whatever is to be done with doubtful images."""
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    write_tiny_chain(tmp_path, "promptmr", "unet3d_mr")
+    rng = np.random.default_rng(0)
+    points = rng.random((6, 24, 16)) < 0.5
+    kspace = rng.standard_normal((6, 3, 24, 16, 2), np.float32).view(np.complex64)[..., 0] * points[:, None]
+    cine = CineSlice(kspace, points.any(-1), receiver=Receiver(whitened=True), points=points)
+    result = Engine("cpu").reconstruct(cine, ReconOptions.of(method="unet3d_mr", outside_range="note"))
+    assert result.method == "kt_sense"
+    why = "it starts from the image of promptmr, and promptmr needs whole lines"
+    assert any(note.startswith(f"kt_sense instead of unet3d_mr: {why}") for note in result.notes)
 
 
 def test_the_pace_of_a_network_has_that_of_its_start(reconstruct, monkeypatch):
