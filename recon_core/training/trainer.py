@@ -222,8 +222,8 @@ class Trainer:
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
         rng = np.random.default_rng([plan.seed, self.step, 404])
-        torch.manual_seed(int(rng.spawn(1)[0].integers(2**31)))  # of dropout, the same after an interruption
         scan = self._measured(self.step // plan.crops)
+        torch.manual_seed(int(rng.spawn(1)[0].integers(2**31)))  # of dropout, the same after an interruption
         width = scan.width_of_crop(plan.width)
         crop = scan.crop(place_of_crop(scan.target, width, rng), width)
         self._optimiser.zero_grad(set_to_none=True)

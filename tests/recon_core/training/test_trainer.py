@@ -25,7 +25,7 @@ from recon_core.training.trainer import Trainer, draw_scan, scores
 from recon_core.weights.config import build_network
 from recon_core.weights.loading import load_network
 from recon_core.weights.manifest import find_weights
-from tests.helpers.networks import NETWORKS, TINY, write_tiny_weights
+from tests.helpers.networks import NETWORKS, TINY, write_tiny_chain, write_tiny_weights
 
 ORIGINAL_VALIDATION = Trainer._validation
 
@@ -380,6 +380,24 @@ def test_crops_are_where_the_signal_is():
 def test_a_start_that_is_not_there_is_known_before_the_training(tmp_path):
     with pytest.raises(SettingsError, match="a network cannot start from 'kt_sens'; did you mean kt_sense"):
         trainer_of(tmp_path, start="kt_sens")
+
+
+def test_dropout_is_the_same_after_a_break_where_weights_are_started_from(tmp_path, monkeypatch):
+    """Their network is built for each scan, with random numbers; the break is in the middle of one."""
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "weights"))
+    write_tiny_chain(tmp_path / "weights", "crunet_mr", "unet3d_mr")
+    method, network = "dual_unet_resnet3d", {**TINY["dual_unet_resnet3d"], "dropout": 0.5}
+    changes = {"network": network, "start": "first", "steps": 2}
+    whole = trainer_of(tmp_path / "whole", method, **changes)
+    whole.run()
+    first = trainer_of(tmp_path / "parts", method, **changes)
+    with pytest.raises(EnoughError):
+        first.run(report=stop_after(1))
+    first.save()
+    second = trainer_of(tmp_path / "parts", method, **changes)
+    assert second.run()
+    for name, tensor in copied(whole.network).items():
+        assert torch.equal(tensor, second.network.state_dict()[name]), name
 
 
 def test_layers_that_begin_at_zero_leave_the_start_alone(tmp_path):
