@@ -17,6 +17,8 @@ from recon_core.diffusion.loss import ExponentialAverage
 from recon_core.engine import create_method
 from recon_core.errors import DataError, ResourceError, SettingsError
 from recon_core.inference.precision import precision_of_convolutions
+from recon_core.inference.start import Start
+from recon_core.methods import why_not_points
 from recon_core.metrics.measures import best_scale, dynamic_region, psnr
 from recon_core.options import ReconOptions
 from recon_core.simulate.sampling import uniform_mask
@@ -28,7 +30,7 @@ from recon_core.training.objectives import find_objective
 from recon_core.training.series import KINDS, draw_series
 from recon_core.weights.config import build_network, parse_config
 from recon_core.weights.loading import load_network
-from recon_core.weights.manifest import find_weights, weights_of_start
+from recon_core.weights.manifest import find_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -76,14 +78,16 @@ class Trainer:
     Raises
     ------
     SettingsError
-        If the folder is of a training by another plan, or the plan names a start that there is not, or parameters that
-        the network does not have.
+        If the folder is of a training by another plan, or the plan names a start that there is not or that its scans
+        cannot have, or parameters that the network does not have.
+    ModelError
+        If the weights that the network starts from or goes on from cannot be read.
     ResourceError
         If the checkpoint cannot be read.
     """
 
     def __init__(self, plan: TrainingPlan, library: Library, held_out: Library, folder: Path) -> None:
-        weights_of_start(plan.start)  # so that a start that is not there is known before the first scan
+        _check_start(plan)
         self.plan = plan
         self.library = library
         self.held_out = held_out
@@ -308,6 +312,13 @@ class _Averaged:
 
     def __exit__(self, *_: object) -> None:
         self._swap()
+
+
+def _check_start(plan: TrainingPlan) -> None:
+    """Refuse a start that is not there, or that scans of the plan cannot have, before the first of them is drawn."""
+    network = Start(plan.start).network
+    if plan.points and network and (why := why_not_points(network)):
+        raise SettingsError(f"points must be 0 with start {plan.start}: {why}")
 
 
 def _begun(plan: TrainingPlan) -> dict[str, torch.Tensor]:

@@ -382,6 +382,19 @@ def test_a_start_that_is_not_there_is_known_before_the_training(tmp_path):
         trainer_of(tmp_path, start="kt_sens")
 
 
+@pytest.mark.parametrize("first", ["crunet_mr", "promptmr"])
+def test_weights_to_start_from_are_looked_at_before_the_training(first, tmp_path, monkeypatch):
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "weights"))
+    write_tiny_chain(tmp_path / "weights", first, "unet3d_mr")
+    if first == "promptmr":
+        with pytest.raises(SettingsError, match="points must be 0 with start first: promptmr needs whole lines"):
+            trainer_of(tmp_path, start="first", points=0.5)
+    assert trainer_of(tmp_path, start="first", points=0.0 if first == "promptmr" else 0.5).step == 0
+    (tmp_path / "weights" / "first.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ModelError, match=r"'first', .* are not those of the manifest"):
+        trainer_of(tmp_path, start="first")
+
+
 def test_dropout_is_the_same_after_a_break_where_weights_are_started_from(tmp_path, monkeypatch):
     """Their network is built for each scan, with random numbers; the break is in the middle of one."""
     monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "weights"))
