@@ -171,9 +171,10 @@ def weights_of_start(start: str) -> WeightsEntry | None:
     """
     if start in STARTS:
         return None
-    if start not in known_starts():
-        raise SettingsError(f"a network cannot start from {start!r}; {choose_from(start, known_starts())}")
-    return list_weights()[start]
+    found, _ = _search()
+    if problem := _why_no_start(start, found):
+        raise SettingsError(problem)
+    return cast("WeightsEntry", found[start])
 
 
 def weights_problems() -> list[str]:
@@ -281,13 +282,26 @@ def _read_all(
             except ModelError as error:
                 method = fields.get("method") if isinstance(fields, dict) else None
                 found[name] = _Broken(str(method), error)
-    known = _starts(found)
+    checked = dict(found)
     for name, entry in found.items():
-        if isinstance(entry, WeightsEntry) and entry.start not in known:
+        if isinstance(entry, WeightsEntry) and (problem := _why_no_start(entry.start, found)):
             where = f"{entry.file.parent / MANIFEST}, entry {name!r}"
-            problem = f"{where}: no network can start from {entry.start!r:.60}; {choose_from(entry.start, known)}"
-            found[name] = _Broken(entry.method, ModelError(problem))
-    return found, problems
+            checked[name] = _Broken(entry.method, ModelError(f"{where}: {problem}"))
+    return checked, problems
+
+
+def _why_no_start(start: str, found: Mapping[str, WeightsEntry | _Broken]) -> str:
+    """Why a network cannot start from something; empty if it can."""
+    known, entry = _starts(found), found.get(start)
+    if start in known:
+        return ""
+    text = f"a network cannot start from {start!r:.100}"
+    if isinstance(entry, _Broken):
+        return f"{text}: {entry.error}"
+    if entry is not None:
+        where = entry.file.parent / MANIFEST
+        return f"{text}: those weights, of {where}, start from {entry.start!r:.100} instead of {WEIGHED_AGAINST}"
+    return f"{text}; {choose_from(start, known)}"
 
 
 def _starts(found: Mapping[str, WeightsEntry | _Broken]) -> tuple[str, ...]:

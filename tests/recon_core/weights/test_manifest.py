@@ -225,9 +225,15 @@ BROKEN = {
     "peak too large for a float": ({"input_peak": 10**400}, "input_peak must be a positive number"),
     "window negative": ({"window": -1}, "window must be a whole number"),
     "window a fraction": ({"window": 1.5}, "window must be a whole number"),
-    "start unknown": ({"start": "grappa"}, "no network can start from 'grappa'; there are zero_filled, cg_sense"),
-    "start from itself": ({"start": "bad"}, "no network can start from 'bad'"),
-    "start from what is not kt_sense's": ({"start": "good"}, "no network can start from 'good'"),
+    "start unknown": ({"start": "grappa"}, "a network cannot start from 'grappa'; there are zero_filled, cg_sense"),
+    "start from itself": (
+        {"start": "bad"},
+        "a network cannot start from 'bad': those weights, .*, start from 'bad' instead",
+    ),
+    "start from what is not kt_sense's": (
+        {"start": "good"},
+        "a network cannot start from 'good': .* start from 'zero_filled' instead of kt_sense",
+    ),
     "weighing without level": (
         {"weighing": {"change": 1}, "reference": "kt_sense"},
         "weighing needs level, got change",
@@ -285,11 +291,26 @@ def test_weights_may_start_from_the_image_of_others_that_start_from_kt_sense(hom
     with pytest.raises(SettingsError, match="cannot start from 'firs'; did you mean first"):
         weights_of_start("firs")
     change(home, "third", start="second")
-    with pytest.raises(ModelError, match=r"entry 'third': no network can start from 'second'; .*first"):
+    with pytest.raises(ModelError, match=r"entry 'third': a network cannot start from 'second': .* start from 'first'"):
         find_weights("crnn_mri", "third")
     change(home, "first", sha256="abc")  # what goes on from it cannot be used either
     assert list_weights() == {}
     assert len(weights_problems()) == 3
+    with pytest.raises(ModelError, match=r"entry 'second': a network cannot start from 'first': .* sha256 must be 64"):
+        find_weights("crnn_mri", "second")
+    with pytest.raises(SettingsError, match=r"cannot start from 'first': .* sha256 must be 64"):
+        weights_of_start("first")
+
+
+def test_weights_that_hide_those_that_others_start_from_are_the_reason(tmp_path, home, monkeypatch):
+    write(home, "first", "promptmr", start="kt_sense")
+    write(home, "second", start="first")
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "nearer"))
+    write(tmp_path / "nearer", "first", "promptmr")
+    with pytest.raises(
+        ModelError, match=r"'first': those weights, of .*/nearer/manifest\.yaml, start from 'zero_filled'"
+    ):
+        find_weights("crnn_mri", "second")
 
 
 def test_a_broken_entry_is_the_reason_where_nothing_else_serves_the_method(home):
