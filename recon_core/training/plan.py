@@ -109,6 +109,10 @@ class TrainingPlan:
         for name in ("begin_with", "start"):
             if not isinstance(getattr(self, name), str):
                 raise SettingsError(f"{name} must be a name, got {getattr(self, name)!r}")
+        if self.start == self.name:
+            raise SettingsError(
+                f"name must be another one than that of the start, which it would replace, got {self.name}"
+            )
         for name, least in _WHOLE.items():
             Allowed(int, minimum=least).check(name, getattr(self, name))
         for name, most in _NUMBERS.items():

@@ -128,6 +128,7 @@ WRONG = [
     ({"schedule": "linear"}, "schedule of crunet_mr must be one of constant, cosine, step, decay, got 'linear'"),
     ({"precision": "float16"}, "precision of crunet_mr must be one of auto, float32, bfloat16"),
     ({"start": 5}, "start must be a name, got 5"),
+    ({"name": "mine", "start": "mine"}, "name must be another one than that of the start, .* got mine"),
     ({"name": "a/b"}, "letters, digits"),
     ({"name": 5}, "name must be a text, got 5"),
     ({"network": [1]}, "network must map the fields"),
