@@ -51,12 +51,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _weights_of(method: str) -> list[str]:
-    """Say which weights there are for a network."""
-    from recon_core.weights.manifest import weights_of
+    """Say which weights there are for a network, or why there are none."""
+    from recon_core.weights.manifest import find_weights, weights_of
 
     entries = weights_of(method)
     if not entries:
-        return [f"no weights: scans go to the fallback; cinestream import-weights {method} FILE brings some"]
+        try:
+            find_weights(method)
+        except ModelError as error:
+            return [f"scans go to the fallback: {error}"]
     return [
         f"weights {entry.name}: {entry.describe()}" + (f" ({entry.licence})" if entry.licence else "")
         for entry in entries

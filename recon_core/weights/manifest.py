@@ -78,10 +78,11 @@ class WeightsFacts:
     """`source`, `licence`, `notes`: Where they come from, under which licence, and what a user should know."""
 
     def describe(self) -> str:
-        """Say in one line for which scans they are, which limits their images keep, and how they were trained."""
+        """Say in one line for which scans they are, what they add and need, their limits, and how they were trained."""
         parts = [
             self.range.describe() if self.range else "training not recorded",
             self._worth(),
+            "" if self.start in STARTS else f"start from the image of the weights {self.start}",
             self.limits.describe() if self.limits else "",
             ", ".join(f"{name} {value}" for name, value in self.training.items()),
         ]

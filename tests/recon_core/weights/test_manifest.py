@@ -109,6 +109,8 @@ def test_an_entry_describes_itself(home):
         training={"recipe": "standard", "seed": 3},
     )
     assert entry.describe() == "acceleration 4 to 8; change up to 35 %; recipe standard, seed 3"
+    entry = dataclasses.replace(entry, start="first", limits=None, training={})
+    assert entry.describe() == "acceleration 4 to 8; start from the image of the weights first"
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
