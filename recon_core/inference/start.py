@@ -96,10 +96,12 @@ class Start:
             image, deviation = _MAKERS[self._name](data)
             return dataclasses.replace(data, start=image, start_deviation=deviation)
         begun = data if data.start_deviation is not None else with_start(data, self._entry.start)
-        made = self._network(dataclasses.replace(begun, notes=[], extra={}))
+        notes: list[str] = []
+        made = self._network(dataclasses.replace(begun, notes=notes, extra={}))
         if not bool(made.isfinite().all()):
             raise ModelError(f"the weights {self._name}, which are started from, gave values that are not finite")
         begun.notes.append(f"from the image of the weights {self._name} (sha256 {self._entry.sha256[:8]})")
+        begun.notes.extend(f"{self._name}: {note}" for note in notes)
         assert begun.start_deviation is not None  # noqa: S101 - for the type checker; the start of the weights has one
         image, deviation = settled(begun, made, self._implementation), _LEFT * begun.start_deviation
         return dataclasses.replace(begun, start=image, start_deviation=deviation)

@@ -5,6 +5,7 @@ import torch
 
 from recon_core.engine import create_method
 from recon_core.errors import ModelError, SettingsError
+from recon_core.inference import trained as trained_module
 from recon_core.inference.start import with_start
 from recon_core.networks.cst_net import normalise
 from recon_core.options import ReconOptions
@@ -103,6 +104,18 @@ def test_weights_go_on_from_the_start_that_there_is(weights):
     assert not torch.allclose(other.start, found.start, rtol=1e-2)
     assert not torch.allclose(found.start, data.start, rtol=1e-2)
     assert (found.start_deviation <= data.start_deviation).all()
+
+
+def test_what_weights_had_to_do_differently_is_noted_with_their_name(weights, monkeypatch):
+    """What follows, which may need less memory, has notes of its own."""
+    weights("crunet_mr", name="first")
+    entry = find_weights("crunet_mr", "first")
+    write_entry(entry.file.parent, dataclasses.replace(entry, start="kt_sense"))
+    needed = tiny("crunet_mr").working_bytes((2, 4, 32, 32)) + 8 * 2 * 4 * 32 * 32
+    monkeypatch.setattr(trained_module, "available_bytes", lambda _: needed)
+    (made_of, windows) = with_start(scan(), "first").notes
+    assert made_of.startswith("from the image of the weights first")
+    assert windows == "first: in windows of 2 frames, because more do not fit into memory"
 
 
 def test_an_image_of_weights_that_is_not_finite_is_nothing_to_start_from(weights, monkeypatch):
