@@ -179,9 +179,9 @@ class DSTDM(Network):
 
         plan = self._plan(data, consistency, sampling)
         draws = sampling.samples if sampling.samples > 1 or not plan.quiet else 0
-        note = f"{len(plan.schedule.gains)} steps from noise {plan.level:.2g}" + f", seed {sampling.seed}" * (draws > 0)
-        if note not in data.notes:  # one will do for all windows
-            data.notes.append(note)
+        taken = f"{len(plan.schedule.gains)} steps from noise "
+        if not any(note.startswith(taken) for note in data.notes):  # that of one window will do for all
+            data.notes.append(f"{taken}{plan.level:.2g}" + f", seed {sampling.seed}" * (draws > 0))
         n_frames, n_y, n_x = empty.shape
 
         def sample(noise: Noise | None) -> torch.Tensor:

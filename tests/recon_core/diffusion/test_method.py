@@ -104,10 +104,22 @@ def test_draws_around_a_known_start_tell_its_deviation():
     data, _ = begun()
     network = with_exact_score(tiny())
     result = network.sample(data, DSTDMOptions(samples=2))
-    assert torch.equal(result.image, network.sample(data).image)
+    without = replace(data, notes=[])
+    assert torch.equal(result.image, network.sample(without).image)
     assert result.deviation is not None
     assert float(result.deviation.mean()) > 0.005
-    assert [note.endswith("seed 0") for note in data.notes] == [True, False]
+    assert [one.notes[0].endswith("seed 0") for one in (data, without)] == [True, False]
+
+
+def test_windows_of_a_series_do_not_fill_the_comment():
+    """Each has a start of its own, and noise of its own to begin with."""
+    data, _ = begun()
+    deviation = data.start_deviation * torch.linspace(1, 2, 8)[:, None, None]
+    for first in (0, 4):
+        part = replace(data, start_deviation=deviation).select_started(torch.arange(first, first + 4))
+        assert part.notes is data.notes
+        with_exact_score(tiny()).sample(part)
+    assert len(data.notes) == 1
 
 
 def test_the_data_count_by_their_noise():
