@@ -14,8 +14,8 @@ from recon_core.options import NetworkOptions
 from recon_core.physics.sense import SenseOperator
 from recon_core.trust.ranges import Limits, TrainingRange
 from recon_core.trust.weighing import Weighing
-from recon_core.weights.manifest import find_weights, write_entry
-from tests.helpers.networks import tiny
+from recon_core.weights.manifest import find_weights
+from tests.helpers.networks import tiny, write_tiny_chain
 from tests.helpers.slices import noise_slice, reconstruct
 
 
@@ -152,13 +152,10 @@ def test_what_is_weighed_need_not_be_like_the_training(weights, monkeypatch):
         assert bool(NetworkMethod("crunet_mr", NetworkOptions()).unlike_training(noise_slice(8))) == unlike
 
 
-def test_a_network_goes_on_from_the_image_of_other_weights(weights, monkeypatch):
+def test_a_network_goes_on_from_the_image_of_other_weights(tmp_path, monkeypatch):
     """Its error is taken to be smaller than that of k-t SENSE, against which both are weighed."""
-    weights("crunet_mr", name="first")
-    weights("unet3d_mr")
-    folder = find_weights("crunet_mr", "first").file.parent
-    write_entry(folder, dataclasses.replace(find_weights("crunet_mr", "first"), start="kt_sense"))
-    write_entry(folder, dataclasses.replace(find_weights("unet3d_mr", ""), start="first"))
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    write_tiny_chain(tmp_path, "crunet_mr", "unet3d_mr")
     seen = []
     kind = type(tiny("unet3d_mr"))
     original = kind.reconstruct
@@ -168,16 +165,30 @@ def test_a_network_goes_on_from_the_image_of_other_weights(weights, monkeypatch)
 
     slice_ = noise_slice(8)
     alone = NetworkMethod("unet3d_mr", NetworkOptions())
-    assert alone.start_method == "kt_sense"
+    assert (alone.start_method, alone.first_network) == ("kt_sense", "crunet_mr")
     alone(slice_)
     known = with_start(noise_slice(8), "kt_sense")
     image = settle(known, NetworkMethod("crunet_mr", NetworkOptions())(noise_slice(8)), known.start_deviation)
     torch.testing.assert_close(seen[0].start, image, rtol=1e-4, atol=1e-4)
     assert (seen[0].start_deviation < known.start_deviation).all()
     digest = find_weights("crunet_mr", "first").sha256
-    assert f"from the image of the weights first (sha256 {digest[:8]})" in slice_.notes
-    assert not any("of the weights" in note for note in known.notes)
+    assert slice_.notes.count(f"from the image of the weights first (sha256 {digest[:8]})") == 1
 
     weighed = dataclasses.replace(find_weights("unet3d_mr", ""), weighing=Weighing(level=-40.0))
     monkeypatch.setattr(method_module, "find_weights", lambda *_: weighed)
     torch.testing.assert_close(NetworkMethod("unet3d_mr", NetworkOptions())(noise_slice(8)), known.start)
+
+
+def test_window_and_precision_are_those_of_both_networks(tmp_path, monkeypatch):
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    write_tiny_chain(tmp_path, "crunet_mr", "unet3d_mr")
+    seen = []
+    for kind in map(type, map(tiny, ("crunet_mr", "unet3d_mr"))):
+
+        def reconstruct(self, part, original=kind.reconstruct, **more):
+            seen.append((type(self).__name__, len(part.mask), torch.is_autocast_enabled("cpu")))
+            return original(self, part, **more)
+
+        monkeypatch.setattr(kind, "reconstruct", reconstruct)
+    NetworkMethod("unet3d_mr", NetworkOptions(window=4, precision="bfloat16"))(noise_slice(8))
+    assert set(seen) == {("CRUNetMR", 4, True), ("UNet3DMR", 4, True)}

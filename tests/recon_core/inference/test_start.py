@@ -86,6 +86,14 @@ def test_kt_sense_is_the_method_whatever_the_precision_of_the_network():
     assert (found.notes, data.start) == ([], None)
 
 
+def test_kt_sense_tells_how_well_it_is_known():
+    data = scan()
+    deviation = with_start(data, "kt_sense").start_deviation
+    assert deviation.shape == (4, 32, 32)
+    assert (deviation > 0).any()
+    assert with_start(data, "cg_sense").start_deviation is None
+
+
 def test_another_start_is_refused():
     with pytest.raises(SettingsError, match=r"cannot start from 'grappa'; .*zero_filled, cg_sense, kt_sense"):
         with_start(scan(), "grappa")
@@ -172,11 +180,3 @@ def test_the_zero_filled_image_as_a_start_is_as_no_start(method):
     plain = reconstruct(network, data)
     started = reconstruct(network, dataclasses.replace(data, start=own))
     assert (started - plain).norm() < 2e-5 * plain.norm()
-
-
-def test_kt_sense_tells_how_well_it_is_known():
-    data = scan()
-    deviation = with_start(data, "kt_sense").start_deviation
-    assert deviation.shape == (4, 32, 32)
-    assert (deviation > 0).any()
-    assert with_start(data, "cg_sense").start_deviation is None

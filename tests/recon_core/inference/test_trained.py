@@ -1,6 +1,5 @@
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 
@@ -8,8 +7,6 @@ from recon_core.coils.calibration import time_average
 from recon_core.errors import ResourceError
 from recon_core.inference import method as method_module
 from recon_core.inference import trained as trained_module
-from recon_core.networks.base import Network
-from recon_core.physics import memory
 from tests.helpers.networks import tiny
 from tests.helpers.slices import noise_slice, reconstruct
 
@@ -28,14 +25,13 @@ def test_the_peak_is_what_the_weights_were_trained_with(weights):
 def test_the_peak_is_that_of_the_time_average(weights, monkeypatch):
     weights("crnn_mri", input_peak=2.0)
     seen = []
-    original = Network.reconstruct
+    network_class = type(tiny("crnn_mri"))
+    original = network_class.reconstruct
 
     def spy(self, part, **more):
         seen.append(part)
         return original(self, part, **more)
 
-    network_class = type(tiny("crnn_mri"))
-    original = network_class.reconstruct
     monkeypatch.setattr(network_class, "reconstruct", spy)
     reconstruct(noise_slice(scale=17.0), method="crnn_mri")
     (part,) = seen
@@ -128,9 +124,13 @@ def test_a_system_that_does_not_tell_its_memory_is_trusted(weights, monkeypatch)
     assert reconstruct(noise_slice(), method="crunet_mr").shape == (6, 16, 12)
 
 
-def test_memory_that_is_available_is_asked_of_the_device():
-    assert trained_module.available_bytes is memory.available_bytes
-    assert np.isfinite(memory.available_bytes(torch.device("cpu")) or 0)
+def test_the_memory_is_that_of_the_device_of_the_data(weights, monkeypatch):
+    weights("crunet_mr")
+    asked = []
+    monkeypatch.setattr(trained_module, "available_bytes", lambda device: asked.append(device))
+    slice_ = noise_slice()
+    reconstruct(slice_, method="crunet_mr")
+    assert asked == [slice_.hybrid.device]
 
 
 @pytest.mark.parametrize("window", [0, 4])

@@ -30,6 +30,7 @@ from recon_core.weights.manifest import (
     weights_problems,
     write_entry,
 )
+from tests.conftest import PACKAGED
 
 SHA = "0" * 64
 
@@ -441,7 +442,7 @@ def test_without_a_home_only_the_other_folders_are_searched(tmp_path, monkeypatc
 
 
 def test_known_weights_are_well_described():
-    digests = manifest.read_manifest(Path(manifest.__file__).parents[2] / "weights" / "known.yaml")
+    digests = manifest.read_manifest(PACKAGED / "known.yaml")
     assert digests
     for digest in digests:
         facts = known_weights(digest)
@@ -452,6 +453,8 @@ def test_known_weights_are_well_described():
 
 
 def test_what_comes_with_cinestream_is_sound(monkeypatch):
+    monkeypatch.setattr(manifest, "_packaged", lambda: PACKAGED)
+    assert list_weights()
     assert weights_problems() == []
 
 
