@@ -218,7 +218,8 @@ class DSTDM(Network):
             plan = self._plan(data, data.consistency(), self.sampling)
             if not plan.quiet:
                 raise ModelError(
-                    "expected a start whose error is known, got none; train with start kt_sense, or with loss denoising"
+                    "expected a start whose error is known, got none; train with start kt_sense, or weights that start "
+                    "from it, or with loss denoising"
                 )
             number = int(place * len(plan.schedule.gains))
             before = self._walk(plan.first, plan, None, range(number))
