@@ -45,7 +45,7 @@ class Start:
     Parameters
     ----------
     name
-        One of `recon_core.weights.manifest.known_starts`.
+        As for `recon_core.weights.manifest.weights_of_start`.
     options, implementation
         As for `recon_core.inference.trained.TrainedNetwork`, where the start is the image of weights.
 

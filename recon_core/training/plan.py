@@ -83,7 +83,7 @@ class TrainingPlan:
     crops: int = 6
     """Consecutive steps on crops of the same scan."""
     start: str = "kt_sense"
-    """The image that the network starts from, one of `recon_core.weights.manifest.known_starts` where it is trained."""
+    """The image that the network starts from, see `recon_core.weights.manifest.weights_of_start`."""
     precision: Precision = "auto"
     """Of the convolutions: ``float32`` or ``bfloat16``, or ``auto`` for that which the processor is made for."""
     seed: int = 0

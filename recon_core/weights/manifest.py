@@ -54,7 +54,7 @@ class WeightsFacts:
     window: int = 0
     """Frames that the network is run on at a time; 0 is the whole series."""
     start: str = "zero_filled"
-    """The image that the network starts from, one of `STARTS` or of the weights that are named, see `known_starts`."""
+    """The image that the network starts from, one of `STARTS` or by their name weights, see `weights_of_start`."""
     range: TrainingRange | None = None
     """The scans that they were trained for, or None where that was not recorded."""
     limits: Limits | None = None
@@ -154,21 +154,16 @@ def weights_of(method: str) -> list[WeightsEntry]:
     return [entry for entry in list_weights().values() if entry.method == method]
 
 
-def known_starts() -> tuple[str, ...]:
-    """What a network may start from: `STARTS`, and by their names the weights that start from `WEIGHED_AGAINST`.
-
-    Of the image of such weights it is known how far it may be from the truth, and one goes on from it at most once.
-    """
-    return _starts(_search()[0])
-
-
 def weights_of_start(start: str) -> WeightsEntry | None:
     """The weights of which a start is the image; None where it needs none.
+
+    A network may start from `STARTS`, and by their names from weights that start from `WEIGHED_AGAINST`: of their image
+    it is known how far it may be from the truth, and one goes on from it at most once.
 
     Raises
     ------
     SettingsError
-        If it is not one of `known_starts`.
+        If it is neither.
     """
     if start in STARTS:
         return None
@@ -306,7 +301,7 @@ def _why_no_start(start: str, found: Mapping[str, WeightsEntry | _Broken]) -> st
 
 
 def _starts(found: Mapping[str, WeightsEntry | _Broken]) -> tuple[str, ...]:
-    """See `known_starts`."""
+    """What a network may start from, see `weights_of_start`."""
     usable = ((name, entry) for name, entry in found.items() if isinstance(entry, WeightsEntry))
     return *STARTS, *(name for name, entry in usable if entry.start == WEIGHED_AGAINST)
 
