@@ -45,7 +45,9 @@ def run(options: argparse.Namespace) -> int:
     """Import the file, and say how its tensors fit."""
     from recon_core.trust.ranges import TrainingRange
     from recon_core.weights.loading import import_weights
+    from recon_core.weights.manifest import weights_problems
 
+    before = weights_problems()
     trained = None
     if options.range:
         values = parse_assignments(options.range)
@@ -67,6 +69,9 @@ def run(options: argparse.Namespace) -> int:
     if entry.range is None:
         say("what they were trained for is not recorded, so no scan is refused; --range says it")
     say(f"{entry.file} is used by method={entry.method}, weights={entry.name}")
+    for problem in weights_problems():  # of what starts from weights that had this name
+        if problem not in before:
+            say(f"of no use from now on: {problem}")
     return 0
 
 

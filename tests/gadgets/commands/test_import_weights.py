@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gadgets.files.images import read_images
-from tests.helpers.networks import tiny
+from tests.helpers.networks import tiny, write_tiny_chain
 
 
 def test_imported_weights_make_images(tmp_path, scan, run, monkeypatch):
@@ -22,6 +22,21 @@ def test_imported_weights_make_images(tmp_path, scan, run, monkeypatch):
     assert run("replay", scan, "-p", "crunet_mr", "-o", tmp_path / "images.h5")[0] == 0
     (images,) = read_images(tmp_path / "images.h5").values()
     assert all("cinestream crunet_mr; weights crunet_mr" in image.attributes for image in images)
+
+
+def test_weights_that_are_started_from_no_longer_are_mentioned(tmp_path, run, monkeypatch):
+    """Imported ones hide them by their name, and start from the zero-filled image."""
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    write_tiny_chain(tmp_path / "weights", "crunet_mr", "unet3d_mr")
+    first = str(tmp_path / "weights" / "first.safetensors")
+    config = ["--config", "cascades=2", "--config", "channels=4", "--folder", tmp_path / "weights"]
+    status, out, _ = run("import-weights", "crunet_mr", first, *config, "--name", "another")
+    assert (status, "of no use" in out) == (0, False)
+    status, out, _ = run("import-weights", "crunet_mr", first, *config, "--name", "first")
+    assert status == 0
+    (line,) = (line for line in out.splitlines() if line.startswith("of no use from now on: "))
+    assert "entry 'second': a network cannot start from 'first'" in line
 
 
 @pytest.mark.parametrize(
