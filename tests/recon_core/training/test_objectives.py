@@ -38,7 +38,7 @@ def test_of_a_start_of_known_error_the_settled_image_is_compared(method):
     loss.backward()
     with torch.no_grad():
         image = reconstruct_series(network, one)
-        torch.testing.assert_close(loss, LOSSES["squared"](settle_series(one, image), one.target), rtol=1e-4, atol=0)
+        torch.testing.assert_close(loss, LOSSES["squared"](settle_series(one, image), one.target), rtol=1e-3, atol=0)
         assert loss < 0.9 * LOSSES["squared"](image, one.target)
     gradients = [parameter.grad for parameter in network.parameters()]
     assert sum(gradient is not None and bool(gradient.any()) for gradient in gradients) > len(gradients) / 2
