@@ -48,7 +48,7 @@ from recon_core.trust.ranges import Limits, TrainingRange
 from recon_core.weights.manifest import find_weights, write_entry
 from tests.gadgets.evaluation.test_held_out import write_patient
 from tests.gadgets.reports.test_scan import Checker, beating
-from tests.helpers.networks import NETWORKS, write_tiny_weights
+from tests.helpers.networks import NETWORKS, write_tiny_chain, write_tiny_weights
 
 pytestmark = pytest.mark.usefixtures("_coil_maps_once")
 PLAIN = [name for name, info in METHODS.items() if not (info.network or info.chooses)]
@@ -464,11 +464,8 @@ def test_other_weights_and_other_data_are_computed_again(tmp_path, data, counted
 def test_what_goes_on_from_other_weights_is_computed_again_with_them(tmp_path, counted, monkeypatch):
     path, weights = tmp_path / "suite.json", tmp_path / "weights"
     monkeypatch.setenv("CINESTREAM_WEIGHTS", str(weights))
-    write_tiny_weights(weights, "crunet_mr", name="first")
-    first = replace(find_weights("crunet_mr", "first"), start="kt_sense")
-    write_entry(weights, first)
-    write_tiny_weights(weights, "crnn_mri")
-    write_entry(weights, replace(find_weights("crnn_mri"), start="first"))
+    write_tiny_chain(weights, "crunet_mr", "crnn_mri")
+    first = find_weights("crunet_mr", "first")
     outcome = run_suite(["crnn_mri"], quick=True, stored=path)
     assert f", from first, sha256 {first.sha256}" in outcome.cells[0].weights
     counted.clear()

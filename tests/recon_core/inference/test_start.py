@@ -99,11 +99,17 @@ def test_another_start_is_refused():
         with_start(scan(), "grappa")
 
 
-def test_weights_go_on_from_the_start_that_there_is(weights):
-    """And from k-t SENSE where none of known error is there."""
+@pytest.fixture
+def _first(weights):
+    """Weights of the name ``first`` to start from."""
     weights("crunet_mr", name="first")
     entry = find_weights("crunet_mr", "first")
     write_entry(entry.file.parent, dataclasses.replace(entry, start="kt_sense"))
+
+
+@pytest.mark.usefixtures("_first")
+def test_weights_go_on_from_the_start_that_there_is():
+    """And from k-t SENSE where none of known error is there."""
     data = with_start(scan(8), "kt_sense")
     found = with_start(data, "first")
     for before in (scan(8), with_start(scan(8), "cg_sense")):
@@ -114,11 +120,9 @@ def test_weights_go_on_from_the_start_that_there_is(weights):
     assert (found.start_deviation <= data.start_deviation).all()
 
 
-def test_what_weights_had_to_do_differently_is_noted_with_their_name(weights, monkeypatch):
+@pytest.mark.usefixtures("_first")
+def test_what_weights_had_to_do_differently_is_noted_with_their_name(monkeypatch):
     """What follows, which may need less memory, has notes of its own."""
-    weights("crunet_mr", name="first")
-    entry = find_weights("crunet_mr", "first")
-    write_entry(entry.file.parent, dataclasses.replace(entry, start="kt_sense"))
     needed = tiny("crunet_mr").working_bytes((2, 4, 32, 32)) + 8 * 2 * 4 * 32 * 32
     monkeypatch.setattr(trained_module, "available_bytes", lambda _: needed)
     (made_of, windows) = with_start(scan(), "first").notes
@@ -126,10 +130,8 @@ def test_what_weights_had_to_do_differently_is_noted_with_their_name(weights, mo
     assert windows == "first: in windows of 2 frames, because more do not fit into memory"
 
 
-def test_an_image_of_weights_that_is_not_finite_is_nothing_to_start_from(weights, monkeypatch):
-    weights("crunet_mr", name="first")
-    entry = find_weights("crunet_mr", "first")
-    write_entry(entry.file.parent, dataclasses.replace(entry, start="kt_sense"))
+@pytest.mark.usefixtures("_first")
+def test_an_image_of_weights_that_is_not_finite_is_nothing_to_start_from(monkeypatch):
     broken = torch.full((4, 32, 32), complex("nan"), dtype=torch.complex64)
     monkeypatch.setattr(type(tiny("crunet_mr")), "reconstruct", lambda *_, **__: broken)
     with pytest.raises(ModelError, match="the weights first, which are started from, gave values that are not finite"):
