@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from recon_core.classical.kt_sense import settle
+from recon_core.inference.signal import peak_of_average, signal_to_noise
 from recon_core.physics.neighbourhood import box_mean
-from recon_core.trust.weighing import USUAL_VARIANCE
+from recon_core.trust.weighing import USUAL_VARIANCE, Beyond
 
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice
@@ -35,6 +36,8 @@ class Fused(NamedTuple):
 
     image: torch.Tensor
     """``(frame, y, x)`` complex64."""
+    weight: torch.Tensor
+    """``(y, x)`` float32, of the network."""
     share: float
     """Of the network, of what the data leave open."""
 
@@ -71,6 +74,15 @@ def settled(data: HybridSlice, image: torch.Tensor, implementation: str = "auto"
         return settle(data, image, data.start_deviation, implementation)
 
 
+def weighed(data: HybridSlice, image: torch.Tensor, weighing: Weighing, implementation: str = "auto") -> Fused:
+    """Settle the image of a network, and weigh it against the start of the slice; as `settled` and `fuse`."""
+    image, peak = settled(data, image, implementation), peak_of_average(data)
+    assert data.start is not None  # noqa: S101 - for the type checker; it could not be settled without
+    assert data.start_deviation is not None  # noqa: S101
+    of_scan = weighing.of_scan(Beyond.of(data.sampling(signal_to_noise(data, peak))))
+    return fuse(data.start, data.start_deviation, image, peak, of_scan)
+
+
 def fuse(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, peak: float, weighing: Weighing) -> Fused:
     """Weigh two images of a series by what is known of their errors.
 
@@ -97,7 +109,7 @@ def fuse(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, peak
     evidence = gather(start, deviation, image, peak)
     weight = weights(evidence, weighing)
     share = float((weight * evidence.variance).sum() / evidence.variance.sum().clamp(min=_SMALL))
-    return Fused(start + weight * (image - start), share)
+    return Fused(start + weight * (image - start), weight, share)
 
 
 def gather(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, peak: float) -> Evidence:

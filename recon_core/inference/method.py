@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from recon_core.inference.fusion import fuse, settled
+from recon_core.inference.fusion import weighed
+from recon_core.inference.signal import signal_to_noise
 from recon_core.inference.start import Start, start_method, with_start
-from recon_core.inference.trained import TrainedNetwork, peak_of_average
+from recon_core.inference.trained import TrainedNetwork
 from recon_core.trust.image_figures import image_figures
 from recon_core.trust.ranges import Limits
-from recon_core.trust.weighing import Beyond, objections
+from recon_core.trust.weighing import objections
 from recon_core.weights.manifest import WEIGHED_AGAINST, find_weights
 
 if TYPE_CHECKING:
@@ -139,35 +140,11 @@ class NetworkMethod:
 
     def _weighed(self, data: HybridSlice, image: torch.Tensor) -> torch.Tensor:
         """Settle an image, weigh it against the start of a slice, and note how far it counts."""
-        if data.start is None or data.start_deviation is None or self._entry.weighing is None:
+        if data.start_deviation is None or self._entry.weighing is None:
             return image
-        image, peak = settled(data, image, self._implementation), peak_of_average(data)
-        weighing = self._entry.weighing.of_scan(Beyond.of(data.sampling(signal_to_noise(data, peak))))
-        fused = fuse(data.start, data.start_deviation, image, peak, weighing)
+        fused = weighed(data, image, self._entry.weighing, self._implementation)
         data.notes.append(f"weighed against {WEIGHED_AGAINST}: {self._method} counts {100 * fused.share:.0f} %")
         if not self._entry.helps:
             data.notes.append(f"the weights {self._entry.name} were found to add nothing to {WEIGHED_AGAINST}")
         data.doubts.extend(f"the image of {self._method} {why}" for why in objections(fused.share, WEIGHED_AGAINST))
         return fused.image
-
-
-def signal_to_noise(data: HybridSlice, peak: float | None = None) -> float | None:
-    """Estimate the peak signal-to-noise ratio of a scan.
-
-    Parameters
-    ----------
-    data
-        The slice.
-    peak
-        Of the image of the time average, where it is known already.
-
-    Returns
-    -------
-    float or None
-        Peak magnitude of the image of the time average over the standard deviation of a complex sample; None where the
-        noise is not known.
-    """
-    if data.noise_variance is None:
-        return None
-    deviation: float = data.noise_variance**0.5
-    return (peak_of_average(data) if peak is None else peak) / deviation

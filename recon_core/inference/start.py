@@ -16,7 +16,7 @@ import torch
 from recon_core.classical.cg_sense import CGSense
 from recon_core.classical.kt_sense import KtSense
 from recon_core.errors import ModelError
-from recon_core.inference.fusion import settled
+from recon_core.inference.fusion import weighed
 from recon_core.inference.trained import TrainedNetwork
 from recon_core.options import CGSenseOptions, KtSenseOptions, NetworkOptions
 from recon_core.weights.manifest import STARTS, WEIGHED_AGAINST, weights_of_start
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 #: Samples that tell how well the start of a network is known, and what its image is compared with: their squares are
 #: averaged over frames and neighbours.
 SAMPLES = 1
-# Of the deviation of k-t SENSE, after a network and settling: it takes 1 to 2 dB off the error, and the next one does
+# Of the deviation of k-t SENSE, where a network counts fully: it takes 1 to 2 dB off the error, and the next one does
 # best if it expects less than that (0.6 to 1 differ by 0.1 dB).
 _LEFT = 0.7
 _ITERATIONS = 10  # more amplify the noise (measured on training scans: 5, 10, 30 give 28.3, 28.3, 27.9 dB)
@@ -83,7 +83,7 @@ class Start:
         HybridSlice
             The same data, with `HybridSlice.start`. Frames without data start from the mean of the others, or, with
             ``kt_sense``, from what it predicts; it gives `HybridSlice.start_deviation`, too. The image of weights is
-            settled; they go on from the start that the slice has, if its error is known.
+            what would be sent of them, weighed against the start that the slice has, or that of ``kt_sense``.
 
         Raises
         ------
@@ -96,15 +96,23 @@ class Start:
             image, deviation = _MAKERS[self._name](data)
             return dataclasses.replace(data, start=image, start_deviation=deviation)
         begun = data if data.start_deviation is not None else with_start(data, self._entry.start)
+        if why := self._entry.why_not_on(data.sampling().pattern):
+            begun.notes.append(f"not from their image: {why}")
+            return begun
         notes: list[str] = []
         made = self._network(dataclasses.replace(begun, notes=notes, extra={}))
         if not bool(made.isfinite().all()):
             raise ModelError(f"the weights {self._name}, which are started from, gave values that are not finite")
-        begun.notes.append(f"from the image of the weights {self._name} (sha256 {self._entry.sha256[:8]})")
+        assert self._entry.weighing is not None  # noqa: S101 - for the type checker; without they are no start
+        fused = weighed(begun, made, self._entry.weighing, self._implementation)
+        begun.notes.append(
+            f"from the image of the weights {self._name} (sha256 {self._entry.sha256[:8]}), which counts "
+            f"{100 * fused.share:.0f} %"
+        )
         begun.notes.extend(f"{self._name}: {note}" for note in notes)
-        assert begun.start_deviation is not None  # noqa: S101 - for the type checker; the start of the weights has one
-        image, deviation = settled(begun, made, self._implementation), _LEFT * begun.start_deviation
-        return dataclasses.replace(begun, start=image, start_deviation=deviation)
+        assert begun.start_deviation is not None  # noqa: S101 - for the type checker; it could not be weighed without
+        deviation = begun.start_deviation * (1 - (1 - _LEFT) * fused.weight)
+        return dataclasses.replace(begun, start=fused.image, start_deviation=deviation)
 
 
 def with_start(data: HybridSlice, start: str) -> HybridSlice:

@@ -10,6 +10,7 @@ import torch
 
 from recon_core.errors import ResourceError
 from recon_core.inference.precision import precision_of_convolutions
+from recon_core.inference.signal import peak_of_average
 from recon_core.inference.windows import over_windows
 from recon_core.physics.memory import MORE_GPU_MEMORY, available_bytes
 from recon_core.weights.loading import load_network
@@ -144,8 +145,3 @@ class TrainedNetwork:
                 )
             window = max(fewest, window // 2)
         return window
-
-
-def peak_of_average(data: HybridSlice) -> float:
-    """The largest magnitude of the image of the time average."""
-    return float(data.average_image().abs().max())

@@ -157,8 +157,8 @@ def weights_of(method: str) -> list[WeightsEntry]:
 def weights_of_start(start: str) -> WeightsEntry | None:
     """The weights of which a start is the image; None where it needs none.
 
-    A network may start from `STARTS`, and by their names from weights that start from `WEIGHED_AGAINST`: of their image
-    it is known how far it may be from the truth, and one goes on from it at most once.
+    A network may start from `STARTS`, and by their names from weights that start from `WEIGHED_AGAINST` and are weighed
+    against it: of what is sent of them it is known how far it may be from the truth, and one goes on from it once.
 
     Raises
     ------
@@ -295,15 +295,17 @@ def _why_no_start(start: str, found: Mapping[str, WeightsEntry | _Broken]) -> st
     if isinstance(entry, _Broken):
         return f"{text}: {entry.error}"
     if entry is not None:
-        where = entry.file.parent / MANIFEST
-        return f"{text}: those weights, of {where}, start from {entry.start!r:.100} instead of {WEIGHED_AGAINST}"
+        fault = "have no weighing"
+        if entry.start != WEIGHED_AGAINST:
+            fault = f"start from {entry.start!r:.100} instead of {WEIGHED_AGAINST}"
+        return f"{text}: those weights, of {entry.file.parent / MANIFEST}, {fault}"
     return f"{text}; {choose_from(start, known)}"
 
 
 def _starts(found: Mapping[str, WeightsEntry | _Broken]) -> tuple[str, ...]:
     """What a network may start from, see `weights_of_start`."""
     usable = ((name, entry) for name, entry in found.items() if isinstance(entry, WeightsEntry))
-    return *STARTS, *(name for name, entry in usable if entry.start == WEIGHED_AGAINST)
+    return *STARTS, *(name for name, entry in usable if entry.weighing and entry.start == WEIGHED_AGAINST)
 
 
 # --- what a manifest holds --------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from recon_core.methods import METHODS
 from recon_core.networks.base import Network
 from recon_core.networks.golden import fill
+from recon_core.trust.weighing import Weighing
 from recon_core.weights.loading import import_weights
 from recon_core.weights.manifest import find_weights, write_entry
 
@@ -67,7 +68,7 @@ def write_tiny_chain(folder: Path, first: str, second: str, **facts) -> None:
     The folder must be one of those that are searched.
     """
     for name, method, more in (
-        ("first", first, {"start": "kt_sense"}),
+        ("first", first, {"start": "kt_sense", "reference": "kt_sense", "weighing": Weighing(level=0.0)}),
         ("second", second, {"start": "first", **facts}),
     ):
         write_tiny_weights(folder, method, name=name)

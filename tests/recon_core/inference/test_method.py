@@ -8,7 +8,8 @@ from recon_core.classical.kt_sense import settle
 from recon_core.coils.calibration import time_average
 from recon_core.data import HybridSlice
 from recon_core.inference import method as method_module
-from recon_core.inference.method import NetworkMethod, signal_to_noise
+from recon_core.inference.method import NetworkMethod
+from recon_core.inference.signal import signal_to_noise
 from recon_core.inference.start import with_start
 from recon_core.options import NetworkOptions
 from recon_core.physics.sense import SenseOperator

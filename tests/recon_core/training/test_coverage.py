@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from recon_core.inference.method import signal_to_noise
+from recon_core.inference.signal import signal_to_noise
 from recon_core.training.coverage import covered
 from recon_core.training.library import Library
 from recon_core.training.measurements import COILS, draw_mask, measure
