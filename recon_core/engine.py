@@ -281,7 +281,7 @@ class Engine:
         weights = ""
         if info.network:
             entry = find_weights(name, options.network.weights)
-            weights = repr((entry, weights_of_start(entry.start)))
+            weights = repr((entry, weights_of_start(entry.start, entry)))
         place = self.device.type if options.compute.device == "auto" else options.compute.device
         with guarded(name):
             return self._method(info, _arguments(name, options), weights, place)

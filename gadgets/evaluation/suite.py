@@ -447,7 +447,7 @@ def _named(entry: WeightsEntry | None) -> str:
         return ""
     use = [getattr(entry, one.name) for one in fields(WeightsFacts) if one.name not in _DESCRIBES]
     digest = hashlib.sha256(repr(use).encode()).hexdigest()
-    first = _named(weights_of_start(entry.start))
+    first = _named(weights_of_start(entry.start, entry))
     return f"{entry.name}, sha256 {entry.sha256}, used as {digest[:16]}" + (first and f", from {first}")
 
 

@@ -187,7 +187,7 @@ def _weights(settings: Settings) -> dict[str, str]:
         entry = find_weights(settings.method, settings.network.weights)
     except ModelError:
         return {}  # the fallback takes over, as the scans will say
-    return {one.name: one.sha256 for one in (entry, weights_of_start(entry.start)) if one is not None}
+    return {one.name: one.sha256 for one in (entry, weights_of_start(entry.start, entry)) if one is not None}
 
 
 def _state(output: Path, origin: dict[str, Any]) -> tuple[str, Outcome | None]:

@@ -47,7 +47,7 @@ class NetworkMethod:
         self._implementation = implementation
         self._entry = find_weights(method, options.weights)
         self._network = TrainedNetwork(self._entry, options, own, implementation)
-        self._start = Start(self._entry.start, options, implementation)
+        self._start = Start(self._entry.start, options, implementation, self._entry)
 
     def __call__(self, data: HybridSlice) -> torch.Tensor:
         """Reconstruct one slice, independent of the range of the weights; `unlike_training` and `doubts` check that.

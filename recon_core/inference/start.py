@@ -44,7 +44,7 @@ class Start:
 
     Parameters
     ----------
-    name
+    name, beside
         As for `recon_core.weights.manifest.weights_of_start`.
     options, implementation
         As for `recon_core.inference.trained.TrainedNetwork`, where the start is the image of weights.
@@ -57,10 +57,16 @@ class Start:
         If weights do not fit their network.
     """
 
-    def __init__(self, name: str, options: NetworkOptions | None = None, implementation: str = "auto") -> None:
+    def __init__(
+        self,
+        name: str,
+        options: NetworkOptions | None = None,
+        implementation: str = "auto",
+        beside: WeightsEntry | None = None,
+    ) -> None:
         self._name = name
         self._implementation = implementation
-        self._entry = weights_of_start(name)
+        self._entry = weights_of_start(name, beside)
         self._network = None
         if self._entry is not None:
             self._network = TrainedNetwork(self._entry, options or NetworkOptions(), implementation=implementation)

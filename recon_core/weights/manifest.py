@@ -9,7 +9,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from recon_core.errors import ModelError, ResourceError, SettingsError
 from recon_core.methods import method_names
@@ -146,7 +146,7 @@ def list_weights() -> dict[str, WeightsEntry]:
     The folders of the environment variable ``CINESTREAM_WEIGHTS`` come first, then `user_folder`, then what comes with
     cinestream; the first of a name counts.
     """
-    return {name: found for name, found in _search()[0].items() if isinstance(found, WeightsEntry)}
+    return {name: found for name, found in _search().found.items() if isinstance(found, WeightsEntry)}
 
 
 def weights_of(method: str) -> list[WeightsEntry]:
@@ -154,28 +154,36 @@ def weights_of(method: str) -> list[WeightsEntry]:
     return [entry for entry in list_weights().values() if entry.method == method]
 
 
-def weights_of_start(start: str) -> WeightsEntry | None:
+def weights_of_start(start: str, beside: WeightsEntry | None = None) -> WeightsEntry | None:
     """The weights of which a start is the image; None where it needs none.
 
     A network may start from `STARTS`, and by their names from weights that start from `WEIGHED_AGAINST` and are weighed
     against it: of what is sent of them it is known how far it may be from the truth, and one goes on from it once.
 
+    Parameters
+    ----------
+    start
+        What is started from.
+    beside
+        The weights that start from it: others of their own folder come first, as they were found with those.
+
     Raises
     ------
     SettingsError
-        If it is neither.
+        If nothing can start from it.
     """
     if start in STARTS:
         return None
-    found, _ = _search()
-    if problem := _why_no_start(start, found):
+    searched = _search()
+    seen = searched.seen_from(beside.file.parent if beside else None)
+    if problem := _why_no_start(start, seen):
         raise SettingsError(problem)
-    return cast("WeightsEntry", found[start])
+    return cast("WeightsEntry", seen[start])
 
 
 def weights_problems() -> list[str]:
     """What is wrong with the manifests and the files that they name, one text each."""
-    found, broken = _search()
+    found, broken, _ = _search()
     return [*broken, *(str(entry.error) for entry in found.values() if isinstance(entry, _Broken))]
 
 
@@ -196,7 +204,7 @@ def find_weights(method: str, name: str = "") -> WeightsEntry:
     """
     if name and not _NAME.fullmatch(name):
         raise ModelError(f"weights are chosen by their bare name, without path parts; got {name[:60]!r}")
-    found, broken = _search()
+    found, broken, _ = _search()
     for problem in broken:  # it may hide weights that should have come first
         logger.warning(problem)
     made = {key: entry for key, entry in found.items() if entry.method == method}
@@ -244,8 +252,18 @@ class _Broken:
     error: ModelError
 
 
-def _search() -> tuple[dict[str, WeightsEntry | _Broken], list[str]]:
-    """Entries by name, and what is wrong with whole manifests; parsed again only where something has changed."""
+class _Searched(NamedTuple):
+    found: dict[str, WeightsEntry | _Broken]  # the first of every name
+    problems: list[str]  # of whole manifests
+    own: dict[Path, dict[str, WeightsEntry | _Broken]]  # of every folder
+
+    def seen_from(self, folder: Path | None) -> dict[str, WeightsEntry | _Broken]:
+        """Entries by name, those of a folder first."""
+        return self.found if folder is None else {**self.found, **self.own.get(folder, {})}
+
+
+def _search() -> _Searched:
+    """All entries; parsed again only where something has changed."""
     return _read_all(tuple((folder, _state(folder)) for folder in _folders()), method_names())
 
 
@@ -258,32 +276,40 @@ def _state(folder: Path) -> tuple[object, ...]:
 
 
 @functools.lru_cache(maxsize=4)
-def _read_all(
-    folders: tuple[tuple[Path, tuple[object, ...]], ...], _: tuple[str, ...]
-) -> tuple[dict[str, WeightsEntry | _Broken], list[str]]:
+def _read_all(folders: tuple[tuple[Path, tuple[object, ...]], ...], _: tuple[str, ...]) -> _Searched:
     """Read the manifests of folders; `_` holds the methods that entries may be of."""
-    found: dict[str, WeightsEntry | _Broken] = {}
-    problems = []
+    parsed = _Searched({}, [], {})
     for folder, _content in folders:
         try:
             manifest = read_manifest(folder / MANIFEST)
         except ModelError as error:
-            problems.append(str(error))
+            parsed.problems.append(str(error))
             continue
+        own = parsed.own.setdefault(folder, {})
         for name, fields in manifest.items():
-            if name in found:
-                continue
             try:
-                found[name] = _parse_entry(folder, name, fields)
+                own.setdefault(name, _parse_entry(folder, name, fields))
             except ModelError as error:
                 method = fields.get("method") if isinstance(fields, dict) else None
-                found[name] = _Broken(str(method), error)
-    checked = dict(found)
-    for name, entry in found.items():
-        if isinstance(entry, WeightsEntry) and (problem := _why_no_start(entry.start, found)):
-            where = f"{entry.file.parent / MANIFEST}, entry {name!r}"
-            checked[name] = _Broken(entry.method, ModelError(f"{where}: {problem}"))
-    return checked, problems
+                own.setdefault(name, _Broken(str(method), error))
+            parsed.found.setdefault(name, own[name])
+    checked = {
+        folder: {name: _started(parsed, name, entry) for name, entry in entries.items()}
+        for folder, entries in parsed.own.items()
+    }
+    found: dict[str, WeightsEntry | _Broken] = {}
+    for entries in checked.values():
+        found |= {name: entry for name, entry in entries.items() if name not in found}
+    return _Searched(found, parsed.problems, checked)
+
+
+def _started(parsed: _Searched, name: str, entry: WeightsEntry | _Broken) -> WeightsEntry | _Broken:
+    """An entry, unless it starts from what no network can start from."""
+    if isinstance(entry, _Broken):
+        return entry
+    problem = _why_no_start(entry.start, parsed.seen_from(entry.file.parent))
+    where = f"{entry.file.parent / MANIFEST}, entry {name!r}"
+    return _Broken(entry.method, ModelError(f"{where}: {problem}")) if problem else entry
 
 
 def _why_no_start(start: str, found: Mapping[str, WeightsEntry | _Broken]) -> str:

@@ -15,7 +15,7 @@ from recon_core.options import NetworkOptions
 from recon_core.physics.sense import SenseOperator
 from recon_core.trust.ranges import Limits, TrainingRange
 from recon_core.trust.weighing import Weighing
-from recon_core.weights.manifest import find_weights
+from recon_core.weights.manifest import find_weights, write_entry
 from tests.helpers.networks import tiny, write_tiny_chain
 from tests.helpers.slices import noise_slice, reconstruct
 
@@ -154,7 +154,7 @@ def test_what_is_weighed_need_not_be_like_the_training(weights, monkeypatch):
 
 
 def test_a_network_goes_on_from_the_image_of_other_weights(tmp_path, monkeypatch):
-    """Its error is taken to be smaller than that of k-t SENSE, against which both are weighed."""
+    """As it is sent; its error is taken to be smaller than that of k-t SENSE, against which both are weighed."""
     monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
     write_tiny_chain(tmp_path, "crunet_mr", "unet3d_mr")
     seen = []
@@ -169,15 +169,34 @@ def test_a_network_goes_on_from_the_image_of_other_weights(tmp_path, monkeypatch
     assert (alone.start_method, alone.first_network) == ("kt_sense", "crunet_mr")
     alone(slice_)
     known = with_start(noise_slice(8), "kt_sense")
-    image = settle(known, NetworkMethod("crunet_mr", NetworkOptions())(noise_slice(8)), known.start_deviation)
+    image = NetworkMethod("crunet_mr", NetworkOptions())(noise_slice(8))  # as it is sent
     torch.testing.assert_close(seen[0].start, image, rtol=1e-4, atol=1e-4)
     assert (seen[0].start_deviation < known.start_deviation).all()
     digest = find_weights("crunet_mr", "first").sha256
-    assert slice_.notes.count(f"from the image of the weights first (sha256 {digest[:8]})") == 1
+    (note,) = (note for note in slice_.notes if "first" in note)
+    assert re.fullmatch(rf"from the image of the weights first \(sha256 {digest[:8]}\), which counts \d+ %", note)
 
     weighed = dataclasses.replace(find_weights("unet3d_mr", ""), weighing=Weighing(level=-40.0))
     monkeypatch.setattr(method_module, "find_weights", lambda *_: weighed)
     torch.testing.assert_close(NetworkMethod("unet3d_mr", NetworkOptions())(noise_slice(8)), known.start)
+
+
+def test_where_the_first_weights_know_nothing_the_start_is_that_of_kt_sense(tmp_path, monkeypatch):
+    """Neither a scan on which they count nothing nor one of a pattern on which they do not help is spoilt by them."""
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    write_tiny_chain(tmp_path, "crunet_mr", "unet3d_mr")
+    first, known = find_weights("crunet_mr", "first"), with_start(noise_slice(8), "kt_sense")
+    write_entry(tmp_path, dataclasses.replace(first, weighing=Weighing(level=-40.0)))
+    found = with_start(known, "first")
+    torch.testing.assert_close(found.start, known.start)
+    torch.testing.assert_close(found.start_deviation, known.start_deviation)
+
+    write_entry(tmp_path, first)
+    assert not torch.allclose(with_start(known, "first").start, known.start, rtol=1e-2)
+    monkeypatch.setattr(type(first), "why_not_on", lambda *_: "the weights first were not found to help")
+    found = with_start(known, "first")
+    assert torch.equal(found.start, known.start)
+    assert found.notes[-1] == "not from their image: the weights first were not found to help"
 
 
 def test_window_and_precision_are_those_of_both_networks(tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from recon_core.simulate.sampling import interleaved_mask
 from recon_core.training.library import Library
 from recon_core.training.measurements import measure
 from recon_core.training.series import draw_series
+from recon_core.trust.weighing import Weighing
 from recon_core.weights.config import build_network
 from recon_core.weights.manifest import STARTS, find_weights, write_entry
 from tests.helpers.networks import NETWORKS, TINY, tiny
@@ -104,7 +105,8 @@ def _first(weights):
     """Weights of the name ``first`` to start from."""
     weights("crunet_mr", name="first")
     entry = find_weights("crunet_mr", "first")
-    write_entry(entry.file.parent, dataclasses.replace(entry, start="kt_sense"))
+    weighed = {"start": "kt_sense", "reference": "kt_sense", "weighing": Weighing(level=0.0)}
+    write_entry(entry.file.parent, dataclasses.replace(entry, **weighed))
 
 
 @pytest.mark.usefixtures("_first")

@@ -284,8 +284,9 @@ def test_a_broken_entry_is_reported_and_hides_no_other(home, fields, message):
 
 def test_weights_may_start_from_the_image_of_others_that_start_from_kt_sense(home):
     """Also from those of a later folder; once, so that there is no end to what a network needs, and no circle."""
-    first = write(home, "first", "promptmr", start="kt_sense")
-    second, third = write(home, "second", start="first"), write(home, "third", start="kt_sense")
+    weighed = {"start": "kt_sense", "reference": "kt_sense", "weighing": Weighing(level=0.0)}
+    first = write(home, "first", "promptmr", **weighed)
+    second, third = write(home, "second", start="first"), write(home, "third", **weighed)
     assert list_weights() == {"first": first, "second": second, "third": third}
     assert [weights_of_start(name) for name in ("first", "third", *STARTS)] == [first, third, *[None] * len(STARTS)]
     with pytest.raises(SettingsError, match="cannot start from 'firs'; did you mean first"):
@@ -302,15 +303,29 @@ def test_weights_may_start_from_the_image_of_others_that_start_from_kt_sense(hom
         weights_of_start("first")
 
 
-def test_weights_that_hide_those_that_others_start_from_are_the_reason(tmp_path, home, monkeypatch):
+def test_weights_that_are_not_weighed_are_nothing_to_start_from(home):
+    """Where they are worse than kt_sense, nobody would see it."""
     write(home, "first", "promptmr", start="kt_sense")
     write(home, "second", start="first")
-    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path / "nearer"))
-    write(tmp_path / "nearer", "first", "promptmr")
+    with pytest.raises(ModelError, match=r"cannot start from 'first': those weights, of .*, have no weighing"):
+        find_weights("crnn_mri", "second")
+
+
+def test_weights_start_from_those_of_their_own_folder_where_it_has_such(tmp_path, home, monkeypatch):
+    """They were found with those; what somebody trains under the same name does not change them."""
+    weighed = {"start": "kt_sense", "reference": "kt_sense", "weighing": Weighing(level=0.0)}
+    nearer, other = tmp_path / "nearer", tmp_path / "other"
+    ours, theirs = write(nearer, "first", "promptmr", **weighed), write(home, "first", "promptmr", **weighed)
+    second, third = write(home, "second", start="first"), write(other, "third", start="first")
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", f"{nearer}{os.pathsep}{other}")
+    assert weights_of_start("first", second) == theirs
+    assert weights_of_start("first", third) == weights_of_start("first") == list_weights()["first"] == ours
+    change(nearer, "first", start="zero_filled")
+    assert find_weights("crnn_mri", "second") == second
     with pytest.raises(
         ModelError, match=r"'first': those weights, of .*/nearer/manifest\.yaml, start from 'zero_filled'"
     ):
-        find_weights("crnn_mri", "second")
+        find_weights("crnn_mri", "third")
 
 
 def test_a_broken_entry_is_the_reason_where_nothing_else_serves_the_method(home):
