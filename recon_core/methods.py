@@ -228,7 +228,7 @@ METHODS: dict[str, MethodInfo] = {
         "diffusion model on planes of time and space, which improves a first image, or is sampled from noise",
         "https://doi.org/10.1109/TCI.2025.3598421",
         off_grid=True,
-        seconds=31,
+        seconds=58,
         samples=4,
         training=TrainingInfo(
             objective="recon_core.training.objectives:denoising_objective",
