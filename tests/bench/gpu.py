@@ -32,6 +32,7 @@ from recon_core.data import CineSlice, HybridSlice
 from recon_core.engine import Engine
 from recon_core.errors import ModelError
 from recon_core.inference import method as inference
+from recon_core.inference import trained
 from recon_core.inference.precision import precision_of_convolutions
 from recon_core.inference.start import with_start
 from recon_core.options import MapOptions, NetworkOptions, ReconOptions
@@ -254,7 +255,7 @@ def network_method(name: str, bench: Bench, precision: str) -> inference.Network
     own = ReconOptions.of(**({"sampler_steps": 2} if bench.tiny else {})).of_method(name)
     with (
         patch.object(inference, "find_weights", return_value=entry),
-        patch.object(inference, "load_network", lambda *_: network),
+        patch.object(trained, "load_network", lambda *_: network),
     ):
         return inference.NetworkMethod(name, NetworkOptions(precision=precision), own)
 

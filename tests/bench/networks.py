@@ -22,7 +22,7 @@ import torch
 
 from recon_core.coils.calibration import time_average
 from recon_core.data import HybridSlice
-from recon_core.inference import method
+from recon_core.inference import method, trained
 from recon_core.inference.precision import precision_of_convolutions
 from recon_core.networks.cinenet import CineNet, CineNetConfig
 from recon_core.networks.crnn_mri import CRNNMRI
@@ -251,7 +251,7 @@ def whole_slice(name: str):
     entry = WeightsEntry(method=name, name="untrained", file=Path("none"), sha256="0" * 64)
     with (
         patch.object(method, "find_weights", return_value=entry),
-        patch.object(method, "load_network", lambda *_: network),
+        patch.object(trained, "load_network", lambda *_: network),
     ):
         reconstruct = method.NetworkMethod(name, NetworkOptions(), own)
     data = scan(25, 10, 208, 256)

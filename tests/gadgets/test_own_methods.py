@@ -231,7 +231,7 @@ def test_methods_are_listed(run, tmp_path, monkeypatch):
     summary = "A sliding window over the frames, as wide as each line needs it; lines that no frame has stay empty"
     assert f"\n{NAME}\n    {summary}\n    {NAME}.reach (int, default 0): how many frames away" in out
     assert "\nsmall_unrolled\n    Cascades of a residual 3-D convolutional denoiser" in out
-    assert "cinestream import-weights small_unrolled FILE brings some" in out
+    assert "run: cinestream import-weights small_unrolled FILE" in out
 
 
 def test_a_method_that_cannot_be_imported_is_listed(run, tmp_path, monkeypatch):

@@ -14,8 +14,7 @@ from recon_core.training.library import Library
 from recon_core.training.survey import Finding, Gain, gains, summarise, survey, weigh
 from recon_core.training.trainer import draw_scan
 from recon_core.trust.weighing import Beyond, Weighing
-from recon_core.weights.manifest import find_weights, write_entry
-from tests.helpers.networks import write_tiny_weights
+from tests.helpers.networks import write_tiny_chain
 from tests.recon_core.training.test_trainer import tiny_plan
 
 
@@ -64,8 +63,7 @@ def test_a_network_that_starts_from_the_reference_and_leaves_it_gains_nothing():
 
 def test_a_network_that_starts_from_weights_gets_their_image(tmp_path, monkeypatch):
     monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
-    write_tiny_weights(tmp_path, "crunet_mr", name="first")
-    write_entry(tmp_path, dataclasses.replace(find_weights("crunet_mr", "first"), start="kt_sense"))
+    write_tiny_chain(tmp_path, "crunet_mr", "unet3d_mr")
     ours, theirs = (
         next(survey(Start().eval(), tiny_plan(survey=1, start=start, method="promptmr"), Library()))
         for start in ("kt_sense", "first")
