@@ -14,10 +14,9 @@ from recon_core.simulate.sampling import interleaved_mask
 from recon_core.training.library import Library
 from recon_core.training.measurements import measure
 from recon_core.training.series import draw_series
-from recon_core.trust.weighing import Weighing
 from recon_core.weights.config import build_network
-from recon_core.weights.manifest import STARTS, find_weights, write_entry
-from tests.helpers.networks import NETWORKS, TINY, tiny
+from recon_core.weights.manifest import STARTS
+from tests.helpers.networks import NETWORKS, TINY, tiny, write_tiny_chain
 
 
 def scan(n_frames=4, n_coils=4, size=32, empty=()):
@@ -101,12 +100,10 @@ def test_another_start_is_refused():
 
 
 @pytest.fixture
-def _first(weights):
+def _first(tmp_path, monkeypatch):
     """Weights of the name ``first`` to start from."""
-    weights("crunet_mr", name="first")
-    entry = find_weights("crunet_mr", "first")
-    weighed = {"start": "kt_sense", "reference": "kt_sense", "weighing": Weighing(level=0.0)}
-    write_entry(entry.file.parent, dataclasses.replace(entry, **weighed))
+    monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
+    write_tiny_chain(tmp_path, "crunet_mr", "unet3d_mr")
 
 
 @pytest.mark.usefixtures("_first")
