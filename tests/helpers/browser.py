@@ -29,6 +29,8 @@ def browser():
         "disable-dev-shm-usage",
         "hide-scrollbars",
         "no-first-run",
+        "disable-renderer-backgrounding",
+        "disable-backgrounding-occluded-windows",
     ):
         options.add_argument(f"--{one}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -55,6 +57,13 @@ class Browser:
         media = [{"name": "prefers-color-scheme", "value": scheme}]
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
         self.driver.get(url)
+
+    @contextlib.contextmanager
+    def before_pages(self, script):
+        """Run a script ahead of those of every page that is opened."""
+        added = self.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": script})
+        yield
+        self.driver.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", added)
 
     def size(self, width, height=1000):
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}

@@ -149,7 +149,10 @@
       this.visible = true;
       this.build();
       this.dirty = true;
-      new IntersectionObserver(([entry]) => { this.visible = entry.isIntersecting; this.dirty = true; }).observe(host);
+      new IntersectionObserver((entries) => { // several, oldest first, where the browser was busy
+        this.visible = entries.at(-1).isIntersecting;
+        this.dirty = true;
+      }).observe(host);
       new ResizeObserver(() => { this.dirty = true; }).observe(host);
       Viewer.all.push(this);
       if (Viewer.all.length === 1) requestAnimationFrame(Viewer.tick);

@@ -65,6 +65,18 @@ def test_the_page_shows_a_scan_whose_loop_plays(chromium, shown):
     chromium.keep("monitor")
 
 
+def test_a_loop_plays_that_a_busy_browser_saw_too_late(chromium, shown):
+    """The browser tells at once that the loop, still empty, was out of sight, and that it came into it."""
+    late = "IntersectionObserver = class { constructor(act) { this.act = act; } observe() { setTimeout(() => "
+    late += "this.act([{isIntersecting: false}, {isIntersecting: true}]), 200); } }"
+    with chromium.before_pages(late):
+        chromium.open(shown.site.url)
+        wait_until(lambda: chromium.ask("document.querySelectorAll('.viewer canvas').length") >= SLICES)
+        wait_until(lambda: chromium.ask("document.querySelector('.viewer').dataset.frame"))
+        first = frame(chromium)
+        wait_until(lambda: frame(chromium) != first)
+
+
 def test_a_loop_is_paused_windowed_and_enlarged(chromium, shown):
     chromium.open(shown.site.url)
     wait_until(lambda: chromium.ask("document.querySelector('.viewer').dataset.frame"))
