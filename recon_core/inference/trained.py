@@ -95,13 +95,11 @@ class TrainedNetwork:
         return image
 
     def _reconstruct(self, data: HybridSlice) -> torch.Tensor:
-        """Reconstruct in windows of as many frames as the weights require and the memory allows."""
+        """Reconstruct in windows of as many frames as the weights and the memory allow; a shorter series as it is."""
         network = self._network.to(data.hybrid.device)
         n_frames = len(data.hybrid)
-        wanted = max(self._options.window or self._entry.window or n_frames, network.minimum_frames)
-        # a cycle that is repeated more often than the weights want costs time and memory, and shows nothing more
-        most = max(n_frames, self._entry.window, network.minimum_frames)
-        wanted = min(wanted, most, network.maximum_frames or most)
+        wanted = min(self._options.window or self._entry.window or n_frames, n_frames)
+        wanted = max(min(wanted, network.maximum_frames or wanted), network.minimum_frames)
         window = wanted
 
         def reconstruct(frames: torch.Tensor) -> torch.Tensor:

@@ -52,7 +52,7 @@ class WeightsFacts:
     input_peak: float = 1.0
     """Peak of the time-averaged image, in the units of the training; matters where ``Network.scale`` is ``peak``."""
     window: int = 0
-    """Frames that the network is run on at a time; 0 is the whole series."""
+    """Frames that the network is run on at a time, at most; 0 is the whole series."""
     start: str = "zero_filled"
     """The image that the network starts from, one of `STARTS` or by their name weights, see `weights_of_start`."""
     range: TrainingRange | None = None

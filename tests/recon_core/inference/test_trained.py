@@ -63,17 +63,23 @@ def test_the_window_of_the_manifest_holds_unless_the_options_say_another(weights
     assert seen == [3, 5]
 
 
-def test_no_window_repeats_the_cycle_more_often_than_the_weights_want(weights, monkeypatch):
+@pytest.mark.parametrize("option", [0, 2_000_000_000])
+@pytest.mark.parametrize("trained", [0, 9])
+def test_a_series_shorter_than_the_window_is_taken_as_it_is(weights, monkeypatch, trained, option):
+    """A cycle that is repeated costs time and memory, and shows nothing more."""
     weights("crunet_mr")
     entry = method_module.find_weights("crunet_mr", "")
-    seen = []
-    monkeypatch.setattr(
-        trained_module, "over_windows", lambda _f, n, window, _d, **_: (seen.append(window), torch.zeros(n, 16, 12))[1]
-    )
-    for trained in (0, 9):
-        monkeypatch.setattr(method_module, "find_weights", lambda *_, n=trained: dataclasses.replace(entry, window=n))
-        reconstruct(noise_slice(n_frames=4), method="crunet_mr", window=2_000_000_000)
-    assert seen == [4, 9]
+    monkeypatch.setattr(method_module, "find_weights", lambda *_: dataclasses.replace(entry, window=trained))
+    network_class = type(tiny("crunet_mr"))
+    original, seen = network_class.reconstruct, []
+
+    def counted(self, part, **more):
+        seen.append(len(part.hybrid))
+        return original(self, part, **more)
+
+    monkeypatch.setattr(network_class, "reconstruct", counted)
+    reconstruct(noise_slice(n_frames=4), method="crunet_mr", window=option)
+    assert seen == [4]
 
 
 def test_a_short_series_is_repeated_to_what_the_network_needs(weights):
