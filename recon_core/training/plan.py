@@ -71,7 +71,7 @@ class TrainingPlan:
     """Share of the steps after which batch normalisation takes its running statistics instead of those of one crop."""
     average: float = 0.998
     """Decay of the running average of the weights, which is what will be kept."""
-    frames: tuple[int, int] = (8, 16)
+    frames: tuple[int, int] = (8, 30)
     lines: tuple[int, int] = (96, 168)
     """`frames`, `lines`: Least and most of the series to learn from. Networks that take a fixed number of frames get as
     many of them."""

@@ -6,7 +6,7 @@ cardiac cycle, other views with breathing and motion of the whole field, and rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -82,9 +82,33 @@ def draw_series(
     magnitude = _light(rng, picture, kind, rhythm)
     image = magnitude * _phase(rng, magnitude, rhythm)
     image = _resample(image, (ny, nx))
-    peak = float(image.abs().flatten().kthvalue(max(1, int(0.999 * image.numel()))).values)
-    image = image / max(peak, 1e-6)
+    image = image / _brightest(image)
     return Series(image.numpy(), second_contrast(rng, image[0].abs()).numpy(), kind)
+
+
+def sharpened(series: Series, strength: float) -> Series:
+    """Raise what is fine in a series: ``1 + strength r^2`` of k-space, with r = 1 at the ends of its axes.
+
+    Scenes are blurred where they are turned and zoomed; patients have finer edges than nine of ten of them without it.
+
+    Parameters
+    ----------
+    series
+        As drawn.
+    strength
+        Nothing is changed by 0; by 3 the edges are as fine as those of pieces that a scan does not resolve.
+    """
+    image = torch.from_numpy(series.image)
+    squares = [torch.fft.fftfreq(n).mul(2).square() for n in image.shape[-2:]]
+    gain = 1 + strength * (squares[0][:, None] + squares[1])
+    image = torch.fft.ifft2(torch.fft.fft2(image) * gain)
+    return replace(series, image=(image / _brightest(image)).numpy())
+
+
+def _brightest(image: torch.Tensor) -> float:
+    """The brightest tissue of a series: but for the very brightest pixels."""
+    peak = float(image.abs().flatten().kthvalue(max(1, int(0.999 * image.numel()))).values)
+    return max(peak, 1e-6)
 
 
 def _draw_rhythm(rng: np.random.Generator, kind: Kind, frames: int) -> _Rhythm:

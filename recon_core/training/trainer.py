@@ -27,7 +27,7 @@ from recon_core.training.checkpoint import read_checkpoint, write_checkpoint
 from recon_core.training.images import reconstruct_series, settle_series
 from recon_core.training.measurements import Measurement, draw_points, measure
 from recon_core.training.objectives import find_objective
-from recon_core.training.series import KINDS, draw_series
+from recon_core.training.series import KINDS, draw_series, sharpened
 from recon_core.weights.config import build_network, parse_config
 from recon_core.weights.loading import load_network
 from recon_core.weights.manifest import find_weights
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from recon_core.training.library import Library
     from recon_core.training.plan import TrainingPlan
 
+_SHARPEST = 3.0  # see `recon_core.training.series.sharpened`
 _FRAMES = (8, 10, 12, 16, 20, 25, 30, 40)
 _HELD_OUT_SEED = 900_000  # far from the seeds of any training
 _CHECKPOINT, _CURVE = "checkpoint", "curve.jsonl"
@@ -372,7 +373,8 @@ def draw_scan(seed: tuple[int, ...], plan: TrainingPlan, library: Library, fewes
     frames = max(fewest, int(rng.choice([n for n in _FRAMES if least <= n <= most] or [least])))
     size = (matrix[0], matrix[1])
     mask = draw_points(rng, frames, size) if rng.random() < plan.points else None
-    return measure(seed, draw_series(seed, library, frames=frames, matrix=size), mask=mask)
+    series = sharpened(draw_series(seed, library, frames=frames, matrix=size), float(rng.uniform(0, _SHARPEST)))
+    return measure(seed, series, mask=mask)
 
 
 def place_of_crop(target: torch.Tensor, width: int, rng: np.random.Generator) -> int:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recon_core.training.library import Library
-from recon_core.training.series import KINDS, draw_series, second_contrast
+from recon_core.training.series import KINDS, draw_series, second_contrast, sharpened
 
 SHAPE = (10, 36, 34)  # frame, y, x
 
@@ -149,3 +149,20 @@ def test_the_second_contrast_maps_grey_values_and_leaves_air():
         assert found[:9].abs().max() == 0
         assert float(found[20, 15]) == pytest.approx((knots[1] + knots[2]) / 2, abs=1e-6)
         assert float(found[20, 25]) == pytest.approx(knots[4], abs=1e-6)
+
+
+# --- sharpness --------------------------------------------------------------------------------------------------------
+
+
+def test_a_series_that_is_sharpened_has_more_of_what_is_fine():
+    series = drawn(0, "cine")
+    assert sharpened(series, 0.0).image == pytest.approx(series.image, abs=1e-5)
+    shares = []
+    for strength in (0.0, 1.0, 3.0):
+        sharper = sharpened(series, strength)
+        assert sharper.image.dtype == np.complex64
+        assert np.quantile(np.abs(sharper.image), 0.999) == pytest.approx(1, rel=0.05)
+        power = np.abs(np.fft.fft2(sharper.image)) ** 2
+        fine = np.abs(np.fft.fftfreq(SHAPE[1])) > 0.3
+        shares.append(power[:, fine].sum() / power.sum())
+    assert shares[0] < shares[1] / 1.5 < shares[2] / 3

@@ -20,7 +20,7 @@ from recon_core.training.losses import LOSSES
 from recon_core.training.measurements import measure
 from recon_core.training.objectives import image_objective
 from recon_core.training.plan import TrainingPlan, presets
-from recon_core.training.series import KINDS, draw_series
+from recon_core.training.series import KINDS, draw_series, sharpened
 from recon_core.training.trainer import Trainer, draw_scan, scores
 from recon_core.weights.config import build_network
 from recon_core.weights.loading import load_network
@@ -150,12 +150,19 @@ def test_a_network_learns_from_points(method, tmp_path):
     learns(trainer)
 
 
-def test_a_plan_without_points_draws_what_it_drew_before_there_were_any():
-    """The weights that are packaged can be trained again."""
-    scan = draw_scan((3, 1), tiny_plan(), Library())
-    series = draw_series((3, 1), Library(), frames=4, matrix=(24, 24))
-    assert torch.equal(scan.hybrid, measure((3, 1), series).hybrid)
+def test_a_plan_draws_lines_or_points():
+    assert draw_scan((3, 1), tiny_plan(), Library()).mask.ndim == 2
     assert draw_scan((3, 1), tiny_plan(points=1.0), Library()).mask.ndim == 3
+
+
+def test_scans_are_of_series_of_all_kinds_of_sharpness(monkeypatch):
+    strengths = []
+    monkeypatch.setattr(module, "sharpened", lambda series, by: (strengths.append(by), sharpened(series, by))[1])
+    scans = [draw_scan((3, number), tiny_plan(), Library()) for number in range(8)]
+    assert 0 <= min(strengths) < 1
+    assert 2 < max(strengths) <= 3
+    series = sharpened(draw_series((3, 1), Library(), frames=4, matrix=(24, 24)), strengths[1])
+    assert torch.equal(scans[1].hybrid, measure((3, 1), series).hybrid)
 
 
 @pytest.mark.parametrize(
