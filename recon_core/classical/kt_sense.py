@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # In the first round and in each other one; what they leave is done in the next one, with a better prior.
 _FIRST_ITERATIONS, _ITERATIONS = 12, 4
+_SETTLING_ITERATIONS = 8  # there is no next round
 _SAMPLE_ITERATIONS = 30  # from zero; after 12 the easiest scans seem three times less well known than they are
 _LOST = 3e-4  # share of the energy of the coil maps that need not be modelled
 # Deviation of the noise, relative to the largest pixel of a coil, that is reckoned with at least: with less the steps
@@ -119,8 +120,14 @@ def settle(
     Returns
     -------
     torch.Tensor
-        ``(frame, y, x)`` complex64: the minimum of |A x - y|^2 / s^2 + sum |x - image|^2 / e^2 + sum |c|^2 / P, with
-        the noise s, the error e and the power P of the components of the image.
+        ``(frame, y, x)`` complex64: the minimum of |A x - y|^2 / s^2 + sum |d|^2 / e^2 + |m|^2 / (n e^2) + sum |c|^2 /
+        P, with the noise s, the error e, the change d that is made of the n frames without their mean, the mean m of
+        the change times the root of n, and the power P of the components of the image.
+
+    Notes
+    -----
+    What a method gets wrong where nothing moves, such as the sharpness of edges, it gets wrong in all frames, so that
+    the errors of the mean add up. It is what the data know best, too.
     """
     data, noise = _with_noise(replace(data, notes=[]))
     problem = _Problem.of(data, implementation)
@@ -132,7 +139,7 @@ def settle(
     # for a training the prior is given: the gradient of principal components knows no bounds
     prior = next_prior(before, series.detach(), problem.plane, problem.sampled)
     components = prior.express(before.analyse(series), before)
-    components, _ = problem.improve(prior, components, remaining)
+    components, _ = problem.improve(prior, components, remaining, _SETTLING_ITERATIONS)
     return noise * problem.image(prior.synthesise(components))
 
 
@@ -170,7 +177,8 @@ class _Problem:
     sampled: float
     """Share of the lines that were measured."""
     held: torch.Tensor | float = 0.0
-    """``(pixel,)``: weight of a given series beside the data, one over its variance."""
+    """``(pixel,)``: weight of a given series beside the data, one over its variance; that of the mean of its frames is
+    as many times less as there are frames."""
 
     @classmethod
     def of(cls, data: HybridSlice, implementation: str) -> _Problem:
@@ -202,7 +210,9 @@ class _Problem:
     def normal(self, series: torch.Tensor) -> torch.Tensor:
         """Apply A^H A and the weight of the given series."""
         explained = self.explained(series)
-        return explained.addcmul(series, self.held) if isinstance(self.held, torch.Tensor) else explained
+        if not isinstance(self.held, torch.Tensor):
+            return explained
+        return explained.addcmul(series - (1 - 1 / len(series)) * series.mean(0), self.held)
 
     def improve(
         self, prior: KtPrior, components: torch.Tensor | None, remaining: torch.Tensor, iterations: int = _ITERATIONS
@@ -228,7 +238,9 @@ class _Problem:
         tuple
             The components, and what remains with them. Nothing is done in place, so both can be differentiated.
         """
-        scale = (self.sampled + self.held + 1 / prior.power).rsqrt()[:, None]
+        held = torch.ones_like(prior.power) * self.held
+        held[0] /= prior.basis.shape[1]  # the mean
+        scale = (self.sampled + held + 1 / prior.power).rsqrt()[:, None]
         rest = scale.square() / prior.power[:, None]
         residual = prior.analyse(remaining) * scale
         solution = torch.zeros_like(residual)
