@@ -116,10 +116,15 @@ class OffGridSlice(HybridSlice):
         """The scan as a network sees it, on the grid of the image."""
         positions, _, _ = self._places
         n_y, n_x = self.maps.shape[-2:]
-        mask = self.mask.cpu().numpy()
-        straight = are_straight(positions[self.mask].cpu().numpy())
-        share = self.sampled
-        return Sampling.off_grid(mask, self.hybrid.shape[1], (n_y, n_x), straight=straight, share=share, snr=snr)
+        return Sampling.off_grid(
+            self.mask.cpu().numpy(),
+            self.hybrid.shape[1],
+            (n_y, n_x),
+            straight=are_straight(positions[self.mask].cpu().numpy()),
+            share=self.sampled,
+            snr=snr,
+            repeats=bool((self.mask == self.mask[:1]).all()) and bool((positions == positions[:1]).all()),
+        )
 
     @property
     def counted_samples(self) -> torch.Tensor:

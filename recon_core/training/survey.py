@@ -45,8 +45,8 @@ _TOLERATED, _ENOUGH = 0.1, 6.0
 # Shares of what is sent that may be clearly worse: of all, and of scans of points alone, of which there are few.
 _OF_ALL, _OF_POINTS = 0.01, 0.05
 # What few scans cannot tell is taken from here, as found for several networks together.
-_USUAL = (-1.0, 0.5, -1.0, -2.0, -2.0)
-_DOUBT = 5.0  # how much it takes to differ from it, in scans
+_USUAL = (0.0, 0.5, -1.0, -1.0, -1.0, 0.0, 0.0)
+_DOUBT = 1.0  # how much it takes to differ from it, in scans
 _ROUNDS = 40
 _SMALL = 1e-12
 
@@ -171,9 +171,8 @@ class _Pool(NamedTuple):
     of_variance: torch.Tensor
     of_change: torch.Tensor
     """`of_variance`, `of_change`: ``(pixel,)`` float32, see `recon_core.inference.fusion.decades`."""
-    of_snr: torch.Tensor
-    of_acceleration: torch.Tensor
-    """`of_snr`, `of_acceleration`: ``(pixel,)`` float32, see `recon_core.trust.weighing.Beyond`."""
+    of_scan: torch.Tensor
+    """``(pixel, 4)`` float32, see `recon_core.trust.weighing.Beyond`."""
 
     @classmethod
     def of(cls, findings: Sequence[Finding]) -> _Pool:
@@ -197,9 +196,9 @@ class _Pool(NamedTuple):
 
     def weights(self, values: torch.Tensor) -> torch.Tensor:
         """The weight of every pixel, as of a weighing that is still sought: its fields in their order."""
-        level, variance, change, snr, acceleration = values
-        of_scan = level + snr * self.of_snr + acceleration * self.of_acceleration
-        return torch.sigmoid(of_scan + variance * self.of_variance + change * self.of_change)
+        level, variance, change = values[:3]
+        of_pixel = level + variance * self.of_variance + change * self.of_change
+        return torch.sigmoid(of_pixel + self.of_scan @ values[3:])
 
 
 def _columns(number: int, finding: Finding) -> tuple[torch.Tensor, ...]:
@@ -208,8 +207,8 @@ def _columns(number: int, finding: Finding) -> tuple[torch.Tensor, ...]:
     scan = torch.full_like(finding.error, number, dtype=torch.int64)
     variance, moving = finding.evidence.variance, finding.moving.to(finding.error)
     fields = (scan, variance, finding.error, finding.agreement, finding.change, moving, of_variance)
-    of_scan = (of_change, *(torch.tensor(value) for value in finding.beyond))
-    return *(field.flatten() for field in fields), *(field.expand_as(finding.error).flatten() for field in of_scan)
+    of_scan = torch.tensor(finding.beyond).expand(scan.numel(), -1)
+    return *(field.flatten() for field in fields), of_change.expand_as(scan).flatten(), of_scan
 
 
 def gains(findings: Sequence[Finding], weighing: Weighing) -> list[Gain]:

@@ -56,6 +56,9 @@ class Sampling:
     """Frames without a measured line."""
     snr: float | None = None
     """Peak of the image of the time average over the standard deviation of the noise; None where that is not known."""
+    repeats: bool = False
+    """Whether all frames that have any lines, or points, have the same ones: their average leaves as much open as each
+    of them."""
 
     @classmethod
     def of(cls, mask: NDArray[np.bool_], coils: int, samples: int, snr: float | None = None) -> Sampling:
@@ -75,7 +78,9 @@ class Sampling:
             filled = mask[mask.any(axis=(1, 2))]
             acceleration = float(filled.size / filled.sum()) if len(filled) else float("inf")
             of_lines = cls.of(np.asarray(mask.any(axis=2)), coils, samples, snr)
-            return dataclasses.replace(of_lines, acceleration=acceleration, pattern="points", centre_lines=0)
+            return dataclasses.replace(
+                of_lines, acceleration=acceleration, pattern="points", centre_lines=0, repeats=_repeats(filled)
+            )
         filled = mask[mask.any(axis=1)]
         common = np.asarray(filled.all(axis=0)) & bool(len(filled))
         return cls(
@@ -88,6 +93,7 @@ class Sampling:
             pattern=_pattern(filled, common),
             empty_frames=frames - len(filled),
             snr=snr,
+            repeats=_repeats(filled),
         )
 
     @classmethod
@@ -100,6 +106,7 @@ class Sampling:
         straight: bool,
         share: float | None = None,
         snr: float | None = None,
+        repeats: bool = False,
     ) -> Sampling:
         """Describe samples that follow no grid, on that of the image.
 
@@ -117,6 +124,8 @@ class Sampling:
             Of the grid that a mean frame counts as much as, empty ones among them; None counts each readout as a line.
         snr
             Signal-to-noise ratio, where it is known.
+        repeats
+            See `Sampling.repeats`.
         """
         filled = int(mask.any(axis=1).sum())
         of_all = float(mask.sum()) / (len(mask) * min(plane)) if share is None else share
@@ -130,7 +139,13 @@ class Sampling:
             pattern="radial" if straight else "spiral",
             empty_frames=len(mask) - filled,
             snr=snr,
+            repeats=repeats,
         )
+
+
+def _repeats(filled: NDArray[np.bool_]) -> bool:
+    """Whether frames, one after the other, are all alike."""
+    return bool((filled == filled[:1]).all())
 
 
 def _centre_lines(common: NDArray[np.bool_]) -> int:

@@ -21,8 +21,9 @@ LEAST_SHARE = 0.05
 LEAST_GAIN = 0.05
 #: Variance, over the square of the peak, that `Weighing.level` and `Weighing.variance` refer to.
 USUAL_VARIANCE = 1e-3
-# Peak signal-to-noise ratio and net acceleration up to which scans are usual.
-_USUAL_SNR, _USUAL_ACCELERATION = 200.0, 10.0
+# Peak signal-to-noise ratio, beyond which k-t SENSE reckons with more noise than there is, and net acceleration up to
+# which scans are usual.
+USUAL_SNR, _USUAL_ACCELERATION = 200.0, 10.0
 _LARGEST = 100.0
 _ALWAYS = ("level", "variance", "change")  # in a manifest, the others where they count
 
@@ -35,8 +36,10 @@ class Weighing:
     around the pixel over the square of the peak, and c the mean over the slice of what the network changes of the
     magnitudes around a pixel, squared, over the variance there. Where much is left open, a network knows better; if it
     goes much further than the data leave open, anywhere, it knows less than it claims. To it comes ``snr log10(s /
-    200)`` of scans with a peak signal-to-noise ratio s above 200, where the variance is overestimated, and
-    ``acceleration log10(r / 10)`` of those with a net acceleration r above 10, where little holds a network back.
+    200)`` of scans with a peak signal-to-noise ratio s above 200, where the variance is overestimated,
+    ``acceleration log10(r / 10)`` of those with a net acceleration r above 10, where little holds a network back, and
+    ``repeats`` of those whose frames all have the same lines, where the variance does not count what folds over, and
+    ``points`` of those of points instead of whole lines, which no packaged weights were trained on.
     """
 
     level: float
@@ -44,7 +47,9 @@ class Weighing:
     change: float = 0.0
     snr: float = 0.0
     acceleration: float = 0.0
-    """`level`, `variance`, `change`, `snr`, `acceleration`: As above; per factor of ten."""
+    repeats: float = 0.0
+    points: float = 0.0
+    """`level`, `variance`, `change`, `snr`, `acceleration`, `repeats`, `points`: As above; per factor of ten."""
 
     @classmethod
     def parse(cls, mapping: Mapping[str, object]) -> Weighing:
@@ -71,8 +76,8 @@ class Weighing:
 
     def of_scan(self, beyond: Beyond) -> Weighing:
         """The weighing of one scan, which has the terms of the scan in its level."""
-        level = self.level + self.snr * beyond.snr + self.acceleration * beyond.acceleration
-        return dataclasses.replace(self, level=level, snr=0.0, acceleration=0.0)
+        level = self.level + sum(getattr(self, name) * value for name, value in beyond._asdict().items())
+        return dataclasses.replace(self, level=level, **dict.fromkeys(Beyond._fields, 0.0))
 
     def mapping(self) -> dict[str, float]:
         """Give it as a manifest has it."""
@@ -84,12 +89,16 @@ class Beyond(NamedTuple):
 
     snr: float = 0.0
     acceleration: float = 0.0
+    repeats: float = 0.0
+    points: float = 0.0
+    """`repeats`, `points`: 1 of a scan whose frames all have the same lines, and of one of points; else 0."""
 
     @classmethod
     def of(cls, sampling: Sampling) -> Beyond:
         """That of a scan; a signal-to-noise ratio that is not known is a usual one."""
-        snr, acceleration = sampling.snr or _USUAL_SNR, sampling.acceleration
-        return cls(*(max(0.0, math.log10(v / u)) for v, u in ((snr, _USUAL_SNR), (acceleration, _USUAL_ACCELERATION))))
+        of_snr = max(0.0, math.log10((sampling.snr or USUAL_SNR) / USUAL_SNR))
+        of_acceleration = max(0.0, math.log10(sampling.acceleration / _USUAL_ACCELERATION))
+        return cls(of_snr, of_acceleration, float(sampling.repeats), float(sampling.pattern == "points"))
 
 
 def objections(share: float, start: str) -> list[str]:

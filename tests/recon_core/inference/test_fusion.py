@@ -1,10 +1,15 @@
+import dataclasses
 import math
 
 import pytest
 import torch
 
-from recon_core.inference.fusion import fuse, gather, weights
+from recon_core.inference import fusion as module
+from recon_core.inference.fusion import fuse, gather, limited, settled, weights
+from recon_core.inference.signal import peak_of_average
+from recon_core.inference.start import with_start
 from recon_core.trust.weighing import Weighing
+from tests.helpers.slices import noise_slice
 
 PLAIN = Weighing(level=0.0, variance=2.0, change=-1.0)
 
@@ -81,3 +86,53 @@ def test_images_of_nothing_stay_finite():
     nothing = torch.zeros(3, 8, 8, dtype=torch.complex64)
     fused = fuse(nothing, torch.zeros(3, 8, 8), nothing, 0.0, PLAIN)
     assert bool(fused.image.isfinite().all())
+
+
+# --- how far a network may go -----------------------------------------------------------------------------------------
+
+
+def test_a_network_goes_no_further_than_the_data_leave_open():
+    _, start, deviation, image = scene(0.3, 0.3)
+    far = limited(start, deviation, start + 100 * (image - start), repeats=False)
+    torch.testing.assert_close((far - start).abs(), torch.full((6, 40, 30), 0.3))
+    turned = ((far - start) * (image - start).conj()).angle()
+    assert float(turned.abs().max()) < 1e-3
+    near = start + 0.1 * (image - start)
+    torch.testing.assert_close(limited(start, deviation, near, repeats=False), near)
+
+
+def test_each_place_has_a_limit_of_its_own():
+    _, start, deviation, image = scene(0.3, 0.3)
+    deviation[:, 20:] = 0.0
+    changed = (limited(start, deviation, image, repeats=False) - start).abs()
+    assert not changed[:, 25:].any()
+    assert float(changed[:, :15].mean()) > 0.2
+
+
+def test_what_is_the_same_in_all_frames_is_free_where_they_have_the_same_lines():
+    _, start, deviation, image = scene(0.3, 0.3)
+    shift = 5 * noise(40, 30, seed=3)
+    moving = image - start - (image - start).mean(0)
+    free, bound = (limited(start, deviation, start + shift + 100 * moving, repeats=each) for each in (True, False))
+    assert float((free - start - shift).abs().max()) < 0.31
+    assert float((bound - start).abs().max()) < 0.31
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_of_an_image_that_is_its_start_nothing_is_changed_and_gradients_are_finite(repeats):
+    _, start, deviation, _ = scene(0.3, 0.3)
+    image = start.clone().requires_grad_()
+    made = limited(start, 0 * deviation, image, repeats=repeats)
+    torch.testing.assert_close(made.detach(), start)
+    made.abs().sum().backward()
+    assert bool(image.grad.isfinite().all())
+
+
+@pytest.mark.parametrize(("snr", "share"), [(50.0, 1.0), (200.0, 1.0), (800.0, 0.25), (None, 1.0)])
+def test_of_little_noise_a_network_goes_less_far(monkeypatch, snr, share):
+    """As k-t SENSE reckons with more noise than there is."""
+    data, seen = with_start(noise_slice(8), "kt_sense"), []
+    monkeypatch.setattr(module, "limited", lambda _start, deviation, image, **_: (seen.append(deviation), image)[1])
+    variance = None if snr is None else (peak_of_average(data) / snr) ** 2
+    settled(dataclasses.replace(data, noise_variance=variance), data.start)
+    torch.testing.assert_close(seen[0], share * data.start_deviation)

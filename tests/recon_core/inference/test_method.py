@@ -8,6 +8,7 @@ from recon_core.classical.kt_sense import settle
 from recon_core.coils.calibration import time_average
 from recon_core.data import HybridSlice
 from recon_core.inference import method as method_module
+from recon_core.inference.fusion import limited
 from recon_core.inference.method import NetworkMethod
 from recon_core.inference.signal import signal_to_noise
 from recon_core.inference.start import with_start
@@ -111,7 +112,7 @@ def test_the_image_is_weighed_against_its_start(weights, monkeypatch, window):
     assert distances[2] < 0.3 * distances[0]
 
 
-def test_an_image_is_settled_before_it_is_weighed(weights, monkeypatch):
+def test_an_image_is_limited_and_settled_before_it_is_weighed(weights, monkeypatch):
     weights("crunet_mr")
     entry, whole = find_weights("crunet_mr", ""), with_start(noise_slice(8), "kt_sense")
     made = []
@@ -120,8 +121,10 @@ def test_an_image_is_settled_before_it_is_weighed(weights, monkeypatch):
         monkeypatch.setattr(method_module, "find_weights", lambda *_, ours=ours: ours)
         made.append(NetworkMethod("crunet_mr", NetworkOptions())(whole))
     alone, sent = made
-    torch.testing.assert_close(sent, settle(whole, alone, whole.start_deviation), rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(sent, alone, rtol=1e-2)
+    near = limited(whole.start, whole.start_deviation, alone, repeats=False)
+    torch.testing.assert_close(sent, settle(whole, near, whole.start_deviation), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(near, alone, rtol=1e-2)
+    assert not torch.allclose(sent, near, rtol=1e-2)
 
 
 def test_an_image_that_is_not_finite_is_left_to_who_refuses_it(weights, monkeypatch):

@@ -132,6 +132,8 @@ def test_a_network_sees_the_grid_of_the_image(scan):
     assert (seen.frames, seen.coils, seen.lines, seen.samples) == (8, 4, SIZE, SIZE)
     assert (seen.pattern, seen.empty_frames, seen.snr) == ("radial", 0, 40.0)
     assert seen.acceleration == pytest.approx(1 / data.sampled)
+    assert not seen.repeats
+    assert dataclasses.replace(data, positions=data.positions[:1].expand_as(data.positions)).sampling().repeats
     curved = dataclasses.replace(data, positions=data.positions * torch.linspace(0, 1, 2 * SIZE)[:, None])
     assert curved.sampling().pattern == "spiral"
     (reason,) = TrainingRange.parse({"patterns": ["random"]}).outside(seen)

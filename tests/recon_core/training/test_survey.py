@@ -110,10 +110,11 @@ def test_a_network_that_claims_too_much_is_not_believed():
     assert all(each.whole > -0.2 for each in gained)
 
 
-def test_a_network_that_fails_on_scans_of_little_noise_is_not_believed_there():
+@pytest.mark.parametrize("field", Beyond._fields)
+def test_a_network_that_fails_on_scans_beyond_usual_ones_is_not_believed_there(field):
     """Although nothing else tells them apart from those on which it is right."""
-    quiet = Beyond(snr=1.0)
-    scans = [finding(1e-4, 1e-3 if n % 2 else 1e-5, n, quiet if n % 2 else Beyond()) for n in range(100)]
+    beyond = Beyond(**{field: 1.0})
+    scans = [finding(1e-4, 1e-3 if n % 2 else 1e-5, n, beyond if n % 2 else Beyond()) for n in range(100)]
     alike = [dataclasses.replace(scan, evidence=scans[0].evidence) for scan in scans]
     good, bad = (each.share for each in gains(alike[:2], weigh(alike).weighing))
     assert good > 0.5
@@ -121,7 +122,7 @@ def test_a_network_that_fails_on_scans_of_little_noise_is_not_believed_there():
 
 
 def test_few_scans_change_little_of_what_is_usual():
-    usual = Weighing(level=-1.0, variance=0.5, change=-1.0, snr=-2.0, acceleration=-2.0)
+    usual = Weighing(level=0.0, variance=0.5, change=-1.0, snr=-1.0, acceleration=-1.0)
     few, many = (weigh([finding(1e-3, 1e-4, seed) for seed in range(n)]).weighing for n in (1, 100))
     assert abs(few.level - usual.level) < abs(many.level - usual.level)
 

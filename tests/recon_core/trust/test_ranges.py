@@ -186,3 +186,18 @@ def test_without_recorded_limits_those_by_default_hold():
     assert Limits(residual=0.1).objections(ImageFigures(change=DEFAULT_CHANGE), "cg_sense") == []
     (reason,) = Limits(residual=0.1).objections(ImageFigures(change=2 * DEFAULT_CHANGE), "cg_sense")
     assert reason == "differs by 160 % from that of cg_sense, at most 80 % by default"
+
+
+def test_frames_repeat_each_other_where_all_that_have_any_samples_have_the_same():
+    lines = np.zeros((4, 12), bool)
+    lines[:, ::3] = True
+    points = np.zeros((4, 12, 8), bool)
+    points[:, ::3, 2:5] = True
+    for mask, apart in ((lines, (2, 1)), (points, (2, 1, 0))):
+        assert described(mask).repeats
+        gap = mask.copy()
+        gap[1] = False
+        assert described(gap).repeats
+        other = mask.copy()
+        other[apart] = True
+        assert not described(other).repeats

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,9 +12,9 @@ from recon_core.trust.weighing import LEAST_SHARE, Beyond, Weighing, objections
 numbers = st.floats(-100, 100)
 
 
-@given(numbers, numbers, numbers, numbers, numbers)
-def test_it_is_read_as_it_is_written(level, variance, change, snr, acceleration):
-    weighing = Weighing(level=level, variance=variance, change=change, snr=snr, acceleration=acceleration)
+@given(st.fixed_dictionaries({field.name: numbers for field in dataclasses.fields(Weighing)}))
+def test_it_is_read_as_it_is_written(values):
+    weighing = Weighing(**values)
     assert Weighing.parse(weighing.mapping()) == weighing
 
 
@@ -42,10 +44,13 @@ def test_an_image_that_hardly_counts_is_not_sent():
     ("snr", "every", "level"),
     [(100.0, 4, 0.5), (None, 4, 0.5), (2000.0, 4, -1.5), (100.0, 100, -2.5), (20_000.0, 100, -6.5)],
 )
-def test_scans_of_little_noise_or_few_lines_have_a_level_of_their_own(snr, every, level):
+@pytest.mark.parametrize("repeats", [True, False])
+def test_scans_beyond_usual_ones_have_a_level_of_their_own(snr, every, level, repeats):
+    """Those of little noise, of few lines, and of the same lines in all frames."""
     mask = np.zeros((2, 200), bool)
-    mask[:, ::every] = True
-    weighing = Weighing(level=0.5, variance=0.1, snr=-2.0, acceleration=-3.0)
+    mask[0, ::every] = True
+    mask[1, every // 2 * (not repeats) :: every] = True
+    weighing = Weighing(level=0.5, variance=0.1, snr=-2.0, acceleration=-3.0, repeats=4.0)
     of_scan = weighing.of_scan(Beyond.of(Sampling.of(mask, 4, 64, snr)))
-    assert of_scan.level == pytest.approx(level)
-    assert (of_scan.variance, of_scan.snr, of_scan.acceleration) == (0.1, 0.0, 0.0)
+    assert of_scan.level == pytest.approx(level + 4.0 * repeats)
+    assert of_scan == Weighing(level=of_scan.level, variance=0.1)
