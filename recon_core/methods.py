@@ -104,7 +104,7 @@ METHODS: dict[str, MethodInfo] = {
         linear=True,
         off_grid=True,
         points=True,
-        seconds=0.062,
+        seconds=0.039,
     ),
     "cg_sense": MethodInfo(
         target="recon_core.classical.cg_sense:CGSense",
@@ -117,7 +117,7 @@ METHODS: dict[str, MethodInfo] = {
         g_factor=True,
         off_grid=True,
         points=True,
-        seconds=2.5,
+        seconds=0.88,
     ),
     "grappa": MethodInfo(
         target="recon_core.classical.grappa:Grappa",
@@ -128,7 +128,7 @@ METHODS: dict[str, MethodInfo] = {
         framewise=True,
         linear=True,
         g_factor=True,
-        seconds=0.45,
+        seconds=0.18,
     ),
     "low_rank_sparse": MethodInfo(
         target="recon_core.classical.low_rank_sparse:LowRankSparse",
@@ -138,7 +138,7 @@ METHODS: dict[str, MethodInfo] = {
         reference="https://doi.org/10.1002/mrm.25240",
         off_grid=True,
         points=True,
-        seconds=6.5,
+        seconds=3.5,
     ),
     "kt_sense": MethodInfo(
         target="recon_core.classical.kt_sense:KtSense",
@@ -149,7 +149,7 @@ METHODS: dict[str, MethodInfo] = {
         samples=8,
         off_grid=True,
         points=True,
-        seconds=2,
+        seconds=0.93,
     ),
     "crunet_mr": _network(
         "networks.crunet_mr:CRUNetMR",
@@ -157,7 +157,7 @@ METHODS: dict[str, MethodInfo] = {
         "convolutional recurrent U-Net, five cascades that hand their features on; any number of frames",
         "https://pmc.ncbi.nlm.nih.gov/articles/PMC12754836",
         off_grid=True,
-        seconds=12,
+        seconds=4.1,
     ),
     "crnn_mri": _network(
         "networks.crnn_mri:CRNNMRI",
@@ -165,7 +165,7 @@ METHODS: dict[str, MethodInfo] = {
         "convolutional recurrent network over frames and iterations; patterns that change from frame to frame",
         "https://doi.org/10.1109/TMI.2018.2863670",
         off_grid=True,
-        seconds=13,
+        seconds=4.8,
     ),
     "unet3d_mr": _network(
         "networks.unet3d_mr:UNet3DMR",
@@ -173,7 +173,7 @@ METHODS: dict[str, MethodInfo] = {
         "CRUNet-MR with 3-D convolutions instead of recurrent units: the baseline of that work, our reading of it",
         "https://pmc.ncbi.nlm.nih.gov/articles/PMC12754836",
         off_grid=True,
-        seconds=13,
+        seconds=4.1,
     ),
     "cinenet": _network(
         "networks.cinenet:CineNet",
@@ -181,7 +181,7 @@ METHODS: dict[str, MethodInfo] = {
         "U-Nets in the planes of time and space, conjugate gradients between them",
         "https://doi.org/10.1002/mp.14809",
         off_grid=True,
-        seconds=14,
+        seconds=5.4,
     ),
     "promptmr": _network(
         "networks.promptmr:PromptMR",
@@ -189,21 +189,21 @@ METHODS: dict[str, MethodInfo] = {
         "prompt-based U-Nets on five adjacent frames in k-space, with coil maps that it learns; magnitude images",
         "https://doi.org/10.48550/arXiv.2309.13839",
         points=False,
-        seconds=25,
+        seconds=8.2,
     ),
     "cst_net": _network(
         "networks.cst_net:CSTNet",
         "CST-Net network",
         "spatiotemporal transformer refined by recurrent layers, in windows of 16 frames; frames may be empty",
         "https://doi.org/10.1016/j.compbiomed.2024.109133",
-        seconds=19,
+        seconds=8.5,
     ),
     "dual_unet_resnet3d": _network(
         "networks.dual_unet_resnet3d:DualUNetResNet3D",
         "Dual U-Net network",
         "two U-Nets for real and imaginary part, fused to magnitudes, a fixed number of frames; no data consistency",
         "https://github.com/XiongWenye/Deep-Learning-Dynamic-MRI-Reconstruction",
-        seconds=4.9,
+        seconds=2.9,
     ),
     "unrolled_resnet3d": _network(
         "networks.unrolled_resnet3d:UnrolledResNet3D",
@@ -211,14 +211,14 @@ METHODS: dict[str, MethodInfo] = {
         "the dual U-Net unrolled, with trained data consistency after each cascade",
         "https://github.com/XiongWenye/Deep-Learning-Dynamic-MRI-Reconstruction",
         off_grid=True,
-        seconds=7.9,
+        seconds=4.7,
     ),
     "atlf_net": _network(
         "networks.atlf_net:ATLFNet",
         "ATLF-Net, with a CT",
         "unrolled network with stripe-shaped attention that a CT of the same anatomy may assist, frame by frame",
         "https://github.com/houxiaotong/ATLF-NET",
-        seconds=26,
+        seconds=7.7,
         takes_ct=True,
         training=TrainingInfo(objective="recon_core.training.objectives:assisted_objective"),
     ),
@@ -228,7 +228,7 @@ METHODS: dict[str, MethodInfo] = {
         "diffusion model on planes of time and space, which improves a first image, or is sampled from noise",
         "https://doi.org/10.1109/TCI.2025.3598421",
         off_grid=True,
-        seconds=58,
+        seconds=16,
         samples=4,
         training=TrainingInfo(
             objective="recon_core.training.objectives:denoising_objective",
