@@ -21,8 +21,8 @@ LEAST_SHARE = 0.05
 LEAST_GAIN = 0.05
 #: Variance, over the square of the peak, that `Weighing.level` and `Weighing.variance` refer to.
 USUAL_VARIANCE = 1e-3
-# Peak signal-to-noise ratio, beyond which k-t SENSE reckons with more noise than there is, and net acceleration up to
-# which scans are usual.
+# Peak signal-to-noise ratio and net acceleration up to which scans are usual; beyond the former k-t SENSE reckons with
+# more noise than there is.
 USUAL_SNR, _USUAL_ACCELERATION = 200.0, 10.0
 _LARGEST = 100.0
 _ALWAYS = ("level", "variance", "change")  # in a manifest, the others where they count
