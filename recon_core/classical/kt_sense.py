@@ -238,9 +238,9 @@ class _Problem:
         tuple
             The components, and what remains with them. Nothing is done in place, so both can be differentiated.
         """
-        held = torch.ones_like(prior.power) * self.held
-        held[0] /= prior.basis.shape[1]  # the mean
-        scale = (self.sampled + held + 1 / prior.power).rsqrt()[:, None]
+        diagonal = self.sampled + self.held + 1 / prior.power
+        diagonal[0] -= (1 - 1 / prior.basis.shape[1]) * self.held  # of the mean
+        scale = diagonal.rsqrt()[:, None]
         rest = scale.square() / prior.power[:, None]
         residual = prior.analyse(remaining) * scale
         solution = torch.zeros_like(residual)

@@ -162,7 +162,7 @@ def _centre_lines(common: NDArray[np.bool_]) -> int:
 def _pattern(filled: NDArray[np.bool_], common: NDArray[np.bool_]) -> str:
     if filled.all():
         return "full"
-    if (filled == common).all():
+    if _repeats(filled):
         return "constant"
     # Without the lines that all frames have, each frame of a regular pattern has lines at one distance, but for those
     # of its own that lie among the common ones.

@@ -85,7 +85,7 @@ class Weighing:
 
 
 class Beyond(NamedTuple):
-    """How far a scan is beyond usual ones, in factors of ten; zero up to there."""
+    """What sets a scan apart from usual ones: how far it is beyond them, in factors of ten, or what it is."""
 
     snr: float = 0.0
     acceleration: float = 0.0

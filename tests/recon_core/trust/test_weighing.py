@@ -54,3 +54,12 @@ def test_scans_beyond_usual_ones_have_a_level_of_their_own(snr, every, level, re
     of_scan = weighing.of_scan(Beyond.of(Sampling.of(mask, 4, 64, snr)))
     assert of_scan.level == pytest.approx(level + 4.0 * repeats)
     assert of_scan == Weighing(level=of_scan.level, variance=0.1)
+
+
+@pytest.mark.parametrize("points", [True, False])
+def test_scans_of_points_have_a_level_of_their_own(points):
+    mask = np.zeros((2, 16, 12), bool)
+    mask[:, :, 3:6] = True
+    beyond = Beyond.of(Sampling.of(mask if points else mask.any(2), 4, 12, 100.0))
+    assert beyond.points == points
+    assert Weighing(level=0.5, points=-4.0).of_scan(beyond).level == 0.5 - 4.0 * points
