@@ -49,7 +49,7 @@ class ActorWorker(Worker):
 
     def __init__(self, options, secret, engines):
         self.door, self.secret, self.log = Door("127.0.0.1", secret), secret, None
-        self.theirs = versions(__version__)
+        self.theirs, self.joined = versions(__version__), threading.Event()
         super().__init__(options.session, None)
         self.engine = engines(self)
 
@@ -63,6 +63,7 @@ class ActorWorker(Worker):
         self.scans._control = self._control = first["news"]
         self.log = first["log"]
         self._connections.append(self.log)
+        self.joined.set()
         yield from self.door.messages()
 
     def place(self):
@@ -117,6 +118,14 @@ def workers(server):
     return [actor.behind for actor in server.ray.actors]
 
 
+def first_worker(server):
+    """The first one, once it writes to the connections that the front has opened to it."""
+    wait_until(lambda: server.front._places[0].worker.is_ready)
+    worker = workers(server)[0]
+    assert worker.joined.wait(PATIENCE)
+    return worker
+
+
 @pytest.mark.parametrize("door", DOORS)
 def test_a_scan_to_a_worker_of_a_cluster_is_that_of_a_server(door, clustered):
     with clustered() as server:
@@ -142,8 +151,7 @@ def test_a_worker_of_a_cluster_that_dies_is_replaced_and_nothing_is_sent_twice(a
 def test_scans_images_and_log_of_a_cluster_are_shown(clustered, capsys):
     gate = threading.Event()
     with clustered(lambda _: StubEngine(lambda number: number < SLICES or gate.wait(PATIENCE)), 1) as server:
-        wait_until(lambda: server.front._places[0].worker.is_ready)
-        (worker,), shown = workers(server), server.front.shown
+        worker, shown = first_worker(server), server.front.shown
         worker.scans.viewer = Gallery()
         with Peer(server.address) as peer:
             peer.send(*OPENING, *ITEMS, Close())
@@ -204,8 +212,7 @@ def test_the_death_of_a_worker_shows_before_its_news_are_read(clustered, monkeyp
     """Else a scan is begun again with the dead one first, which costs it one of its tries."""
     gate = threading.Event()
     with clustered(count=1) as server:
-        (worker,), (place,) = workers(server), server.front._places
-        wait_until(lambda: place.worker.is_ready)
+        worker, (place,) = first_worker(server), server.front._places
         monkeypatch.setattr(server.front.shown, "note", lambda *_: gate.wait(PATIENCE))
         worker.scans._tell([])
         worker.die()
@@ -218,7 +225,7 @@ def test_a_worker_of_a_cluster_that_cannot_be_understood_is_replaced(count, clus
     monkeypatch.setattr(front_module, "_PAUSE_SECONDS", 0.01)
     with clustered(count=count) as server:
         wait_until(lambda: all(place.worker.is_ready for place in server.front._places))
-        workers(server)[0].scans._control.sendall(b'{"running": 1}\n')
+        first_worker(server).scans._control.sendall(b'{"running": 1}\n')
         wait_until(lambda: server.ray.started == count + 1)
         assert " on a machine died: what it tells cannot be read: TypeError" in caplog.text
         assert_whole_scan(server)
@@ -229,10 +236,10 @@ def test_a_place_that_cannot_be_understood_is_replaced(clustered, caplog, monkey
     monkeypatch.setattr(front_module, "_PAUSE_SECONDS", 0.01)
     place = ActorWorker.place
     with clustered(count=1) as server:
-        wait_until(lambda: server.front._places[0].worker.is_ready)
+        worker = first_worker(server)
         answers = [{"versions": versions(__version__)}]
         monkeypatch.setattr(ActorWorker, "place", lambda self: answers.pop() if answers else place(self))
-        workers(server)[0].die()
+        worker.die()
         wait_until(lambda: server.ray.started == 3)
         assert "died: what it tells cannot be read: KeyError('address')" in caplog.text
         assert_whole_scan(server)
