@@ -42,10 +42,11 @@ _POINTS = 0.2  # share of the scans that have points next to spokes instead of l
 # among what is sent. More than some dB won on a scan count no more.
 _DREADS = (20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 _TOLERATED, _ENOUGH = 0.1, 6.0
-# Shares of what is sent that may be clearly worse: of all, and of scans of points alone, of which there are few.
-_OF_ALL, _OF_POINTS = 0.01, 0.05
+# Shares of what is sent that may be clearly worse: of lines, and of points, of which there are few.
+_OF_LINES, _OF_POINTS = 0.01, 0.02
 # What few scans cannot tell is taken from here, as found for several networks together.
-_USUAL = (0.0, 0.5, -1.0, -1.0, -1.0, 0.0, 0.0)
+_USUAL = Weighing(level=0.0, variance=0.5, change=-1.0, snr=-1.0, acceleration=-1.0)
+_FIELDS = tuple(field.name for field in dataclasses.fields(Weighing))
 _DOUBT = 1.0  # how much it takes to differ from it, in scans
 _ROUNDS = 40
 _SMALL = 1e-12
@@ -67,8 +68,11 @@ class Finding:
     """bool, True where the truth moves most."""
     beyond: Beyond = dataclasses.field(default=Beyond())
     """How far the scan is beyond usual ones."""
-    points: bool = False
-    """Whether it has points instead of whole lines."""
+
+    @property
+    def points(self) -> bool:
+        """Whether it has points instead of whole lines."""
+        return bool(self.beyond.points)
 
 
 class Gain(NamedTuple):
@@ -114,7 +118,7 @@ def survey(network: Network, plan: TrainingPlan, library: Library, first: int = 
             image = reconstruct_series(network, _begun(whole, part, begin, plan.start))
             finding = compare(part.slice(), image, part.target)
             sampling = whole.slice().sampling(whole.noise_variance**-0.5)  # the peak is one
-            yield dataclasses.replace(finding, beyond=Beyond.of(sampling), points=whole.mask.ndim > 2)
+            yield dataclasses.replace(finding, beyond=Beyond.of(sampling))
 
 
 def _begun(whole: Measurement, part: Measurement, begin: int, start: str) -> Measurement:
@@ -226,33 +230,47 @@ class Found(NamedTuple):
     judged: list[Gain]
     """Gain on each scan by a weighing that was not found on it: each quarter is judged by that of the other three."""
     helps_on_points: bool
-    """Whether scans of points gain, and at most 5 % of their images that are sent are clearly worse."""
+    """Whether scans of points gain, and few enough of their images that are sent are clearly worse."""
 
 
 def weigh(findings: Sequence[Finding]) -> Found:
     """Find the weighing that gains most on surveyed scans, as daring as it may be.
 
     A decibel lost beyond what nobody sees counts as many won. How many is tried from few on, until no more than
-    1 % of the images that are sent are clearly worse, as `Found.judged`, and 5 % of those of points. Where there is no
-    such number for both, the scans of points are not minded.
+    1 % of the images that are sent are clearly worse, as `Found.judged`. The level of scans of points is found after
+    all else, on them alone, until no more than 2 % are: with few of them one that fails says little of those of lines.
 
     Parameters
     ----------
     findings
         Of scans of all kinds. With a single one nothing is known of others.
     """
-    judged: dict[float, list[Gain]] = {}
-    for dread in _DREADS:
-        judged[dread] = _judge(findings, dread)
-        of_points = [gain for gain, finding in zip(judged[dread], findings, strict=True) if finding.points]
-        if _keeps(judged[dread], _OF_ALL) and _keeps(of_points, _OF_POINTS):
-            break
-    else:
-        dread = next((each for each, found in judged.items() if _keeps(found, _OF_ALL)), dread)
-        of_points = []
+    points = [finding for finding in findings if finding.points]
+    lines = [finding for finding in findings if not finding.points]
+    free = tuple(name for name in _FIELDS if name != "points")
+    weighing, of_lines, _ = _dare(lines or points, _USUAL, free, _OF_LINES)
+    if not points:
+        return Found(weighing, of_lines, helps_on_points=False)
+    weighing, of_points, keeps = _dare(points, weighing, ("points",), _OF_POINTS)
     sent = [gain[:2] for gain in of_points if gain.share >= LEAST_SHARE]
-    helps = bool(sent) and bool(min(np.median(sent, axis=0)) > 0)
-    return Found(_weigh(findings, dread), judged[dread], helps)
+    helps = keeps and bool(sent) and bool(min(np.median(sent, axis=0)) > 0)
+    rest = {True: iter(of_points), False: iter(of_lines)}
+    return Found(weighing, [next(rest[finding.points]) for finding in findings], helps)
+
+
+def _dare(
+    findings: Sequence[Finding], usual: Weighing, free: tuple[str, ...], allowed: float
+) -> tuple[Weighing, list[Gain], bool]:
+    """Find the most daring weighing that keeps what is clearly worse to a share of what is sent, or else the shyest.
+
+    Gives what was found on all, how each is judged by others, and whether it is kept.
+    """
+    judged: list[Gain] = []
+    for dread in _DREADS:
+        judged = _judge(findings, usual, free, dread)
+        if keeps := _keeps(judged, allowed):
+            break
+    return _weigh(findings, usual, free, dread), judged, keeps
 
 
 def _keeps(judged: Sequence[Gain], share: float) -> bool:
@@ -261,32 +279,34 @@ def _keeps(judged: Sequence[Gain], share: float) -> bool:
     return sum(least < -_WORSE for least in sent) <= share * len(sent)
 
 
-def _judge(findings: Sequence[Finding], dread: float) -> list[Gain]:
+def _judge(findings: Sequence[Finding], usual: Weighing, free: tuple[str, ...], dread: float) -> list[Gain]:
     parts = [findings[number::_FOLDS] for number in range(min(_FOLDS, len(findings)))]
     judged: dict[int, Gain] = {}
     for number, part in enumerate(parts):
         others = [finding for other, each in enumerate(parts) if other != number for finding in each] or part
-        judged.update(zip(range(number, len(findings), _FOLDS), gains(part, _weigh(others, dread)), strict=True))
+        found = gains(part, _weigh(others, usual, free, dread))
+        judged.update(zip(range(number, len(findings), _FOLDS), found, strict=True))
     return [judged[number] for number in range(len(findings))]
 
 
-def _weigh(findings: Sequence[Finding], dread: float) -> Weighing:
+def _weigh(findings: Sequence[Finding], usual: Weighing, free: tuple[str, ...], dread: float) -> Weighing:
     pool = _Pool.of(findings)
-    usual = torch.tensor(_USUAL)
-    values = usual.clone().requires_grad_()
-    optimiser = torch.optim.LBFGS([values], max_iter=_ROUNDS, line_search_fn="strong_wolfe")
+    begin = torch.tensor(dataclasses.astuple(usual))
+    is_free = torch.tensor([float(name in free) for name in _FIELDS])
+    changes = torch.zeros_like(begin).requires_grad_()
+    optimiser = torch.optim.LBFGS([changes], max_iter=_ROUNDS, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
-        won = torch.cat(pool.gains(pool.weights(values))[:2])
+        won = torch.cat(pool.gains(pool.weights(begin + is_free * changes))[:2])
         worth = won.clamp(max=_ENOUGH) - dread * torch.relu(-won - _TOLERATED)
-        total = _DOUBT / len(findings) * (values - usual).square().sum() - worth.mean()
+        total = _DOUBT / len(findings) * changes.square().sum() - worth.mean()
         total.backward()  # type: ignore[no-untyped-call]
         return total
 
     optimiser.step(loss)  # type: ignore[no-untyped-call]
-    names = (field.name for field in dataclasses.fields(Weighing))
-    return Weighing(**dict(zip(names, (round(value, 2) for value in values.tolist()), strict=True)))
+    values = (begin + is_free * changes).tolist()
+    return Weighing(**dict(zip(_FIELDS, (round(value, 2) for value in values), strict=True)))
 
 
 def summarise(judged: Sequence[Gain]) -> dict[str, float]:

@@ -161,12 +161,30 @@ def test_some_scans_have_points_where_the_network_takes_them(method):
 
 def test_weights_help_on_points_where_such_scans_gain():
     lines = [finding(1e-3, 1e-4, seed) for seed in range(20)]
-    points = [dataclasses.replace(finding(1e-3, 1e-4, seed), points=True) for seed in range(20, 26)]
-    spoilt = [dataclasses.replace(finding(1e-3, 3e-2, seed), points=True) for seed in range(20, 26)]
+    points = [finding(1e-3, 1e-4, seed, Beyond(points=1.0)) for seed in range(20, 26)]
+    spoilt = [finding(1e-3, 3e-2, seed, Beyond(points=1.0)) for seed in range(20, 26)]
     alike = [dataclasses.replace(scan, evidence=lines[0].evidence) for scan in spoilt]
     assert weigh([*lines, *points]).helps_on_points
     assert not weigh([*lines, *alike]).helps_on_points
     assert not weigh(lines).helps_on_points
+
+
+def test_scans_of_points_do_not_change_how_far_a_network_is_believed_on_lines():
+    """However many of them fail; they are judged in their places."""
+    lines = [finding(1e-3, 1e-4, seed) for seed in range(12)]
+    spoilt = [finding(1e-3, 3e-2, seed, Beyond(points=1.0)) for seed in range(20, 24)]
+    alone, both = weigh(lines), weigh([*spoilt[:2], *lines, *spoilt[2:]])
+    assert dataclasses.replace(both.weighing, points=0.0) == alone.weighing
+    assert both.judged[2:-2] == alone.judged
+    assert both.weighing.points < -1
+    shares = [each.share for each in both.judged]
+    assert max(*shares[:2], *shares[-2:]) < 0.2 < min(shares[2:-2])
+
+
+def test_a_network_of_points_alone_is_weighed_on_them():
+    found = weigh([finding(1e-3, 1e-4, seed, Beyond(points=1.0)) for seed in range(20)])
+    assert found.helps_on_points
+    assert min(each.whole for each in found.judged) > 3
 
 
 def test_the_summary_counts_what_is_sent():
