@@ -72,12 +72,12 @@ class TrainingPlan:
     average: float = 0.998
     """Decay of the running average of the weights, which is what will be kept."""
     frames: tuple[int, int] = (8, 30)
-    lines: tuple[int, int] = (96, 168)
+    lines: tuple[int, int] = (64, 256)
     """`frames`, `lines`: Least and most of the series to learn from. Networks that take a fixed number of frames get as
     many of them."""
     points: float = 0.0
     """Share of the scans that have points next to spokes instead of lines, see `recon_core.training.measurements`. A
-    step sees all columns of such a scan."""
+    step sees all columns of such a scan, which has at most 150 along either axis unless `lines` begins with more."""
     width: int = 24
     """Columns of a crop."""
     crops: int = 6

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from recon_core.training.plan import TrainingPlan
 
 _SHARPEST = 3.0  # see `recon_core.training.series.sharpened`
+_WIDEST_OF_POINTS = 150  # pixels along either axis of scans of points, of which a step sees all columns
 _FRAMES = (8, 10, 12, 16, 20, 25, 30, 40)
 _HELD_OUT_SEED = 900_000  # far from the seeds of any training
 _CHECKPOINT, _CURVE = "checkpoint", "curve.jsonl"
@@ -368,12 +369,15 @@ def draw_scan(seed: tuple[int, ...], plan: TrainingPlan, library: Library, fewes
         Frames that the network needs.
     """
     rng = np.random.default_rng([*seed, 303])
-    matrix = tuple(2 * int(rng.integers(plan.lines[0] // 2, plan.lines[1] // 2 + 1)) for _ in range(2))
-    least, most = plan.frames
-    frames = max(fewest, int(rng.choice([n for n in _FRAMES if least <= n <= most] or [least])))
-    size = (matrix[0], matrix[1])
-    mask = draw_points(rng, frames, size) if rng.random() < plan.points else None
-    series = sharpened(draw_series(seed, library, frames=frames, matrix=size), float(rng.uniform(0, _SHARPEST)))
+    points = bool(rng.random() < plan.points)
+    least, most = plan.lines
+    most = max(least, min(most, _WIDEST_OF_POINTS)) if points else most
+    size = tuple(2 * int(rng.integers(least // 2, most // 2 + 1)) for _ in range(2))
+    matrix = (size[0], size[1])
+    usual = [n for n in _FRAMES if plan.frames[0] <= n <= plan.frames[1]] or [plan.frames[0]]
+    frames = max(fewest, int(rng.choice(usual)))
+    mask = draw_points(rng, frames, matrix) if points else None
+    series = sharpened(draw_series(seed, library, frames=frames, matrix=matrix), float(rng.uniform(0, _SHARPEST)))
     return measure(seed, series, mask=mask)
 
 

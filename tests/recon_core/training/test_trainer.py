@@ -155,6 +155,13 @@ def test_a_plan_draws_lines_or_points():
     assert draw_scan((3, 1), tiny_plan(points=1.0), Library()).mask.ndim == 3
 
 
+@pytest.mark.parametrize("least", [24, 152])
+def test_scans_of_points_whose_columns_a_step_sees_are_small(least):
+    plan = tiny_plan(points=1.0, lines=(least, 400), frames=(1, 1))
+    for number in range(6):
+        assert max(draw_scan((3, number), plan, Library()).mask.shape) <= max(least, 150)
+
+
 def test_scans_are_of_series_of_all_kinds_of_sharpness(monkeypatch):
     strengths = []
     monkeypatch.setattr(module, "sharpened", lambda series, by: (strengths.append(by), sharpened(series, by))[1])
