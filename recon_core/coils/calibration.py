@@ -8,6 +8,11 @@ from recon_core.physics.fourier import ifft
 
 #: Fewer adjacent lines than this tell nothing about where a coil sees.
 MINIMUM_LINES = 4
+_CENTRE = 4  # lines on either side of the middle where nearly all of the signal is
+# Shares of the signal of the centre: what the average keeps where frames cancel, what one image explains where they are
+# alike but for their phase.
+_KEPT, _ALIKE = 0.25, 0.5
+_LEAST = torch.finfo(torch.float32).tiny
 
 
 def time_average(kspace: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,6 +42,38 @@ def time_average(kspace: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor
         lines = measured.nonzero().flatten()
         average.index_add_(1, lines, frame[:, lines])
     return average / counts.clamp(min=1)[None, :, None], counts > 0
+
+
+def cancels(kspace: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor | None, float]:
+    """See whether frames cancel in their average though they are alike, as where their phase alternates.
+
+    Parameters
+    ----------
+    kspace, mask
+        As for `time_average`.
+
+    Returns
+    -------
+    tuple
+        ``(frame,)`` complex64 factors of magnitude one that turn all frames to one phase, or None where they need none
+        or have no central line in common; and the share of the signal of such lines that the average keeps.
+    """
+    filled, centre = mask.any(1), mask.shape[1] // 2
+    rows = slice(max(0, centre - _CENTRE), centre + _CENTRE + 1)
+    common = mask[filled][:, rows].all(0)
+    if int(filled.sum()) < 2 or not bool(common.any()):
+        return None, 1.0
+    lines = kspace[:, :, rows][filled][:, :, common].flatten(1)
+    total = float(torch.linalg.vector_norm(lines).square())
+    kept = float(torch.linalg.vector_norm(lines.mean(0)).square()) * len(lines) / max(total, _LEAST)
+    if total == 0 or not kept <= _KEPT:  # nor of values that are not finite
+        return None, kept
+    values, vectors = torch.linalg.eigh((lines @ lines.mH).to(torch.complex128))
+    if float(values[-1]) < _ALIKE * float(values.sum()):
+        return None, kept
+    factors = kspace.new_ones(len(mask))
+    factors[filled] = torch.polar(torch.ones_like(values), -vectors[:, -1].angle()).to(factors)
+    return factors, kept
 
 
 def measured_lines(reference: torch.Tensor) -> torch.Tensor:

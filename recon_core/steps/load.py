@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from recon_core.coils.calibration import measured_lines, time_average
+from recon_core.coils.calibration import cancels, measured_lines, time_average
 from recon_core.coils.estimate import are_usable, estimate_maps
 from recon_core.coils.vectors import normalise
 from recon_core.data import HybridSlice
@@ -20,8 +20,11 @@ from recon_core.points.find import find_points
 from recon_core.points.slice import reference_of_points, with_points
 from recon_core.steps.device import to_device
 from recon_core.steps.load_off_grid import load_off_grid
+from recon_core.words import listed
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from recon_core.data import CineSlice
     from recon_core.options import ReconOptions
 
@@ -58,8 +61,9 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
     _check_memory((*cine.kspace.shape[:2], *cine.plane), device)
     if cine.trajectory is not None:
         return load_off_grid(cine, cine.trajectory, options, device)
-    mask, kspace = to_device(cine.mask, device), to_device(cine.kspace, device)
-    measured_points = find_points(cine.kspace, cine.mask) if cine.points is None else cine.points
+    zero = _zero_lines(cine)
+    mask, kspace = to_device(cine.mask & ~zero, device), to_device(cine.kspace, device)
+    measured_points = find_points(cine.kspace, cine.mask & ~zero) if cine.points is None else cine.points
     points = None if measured_points is None else to_device(measured_points, device)
     # from frame to frame: then the context is nothing but a part of the average, and is transformed as that
     first = cine.context if framewise else 0
@@ -74,9 +78,13 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
         reference = ifft(average, (-1,))
     else:
         reference, measured = time_average(hybrid, mask)
-    weights, notes = _coil_weights(hybrid, mask[first:], reference)
+    # noise that is white is the same in all coils: what seems to be more is signal in the corners of k-space
+    weights, notes = (None, []) if cine.receiver.is_white else _coil_weights(hybrid, mask[first:], reference)
     if weights is not None:
         hybrid, reference = hybrid * weights, reference * weights
+    frames = np.flatnonzero(zero[first:].any(1)).tolist()
+    if frames:
+        notes.append(f"lines that hold only zeros count as not measured: {int(zero.sum())}, of frames {listed(frames)}")
     maps = None if cine.maps is None else to_device(cine.maps, device)
     if maps is not None and not are_usable(maps):
         notes.append(
@@ -84,8 +92,10 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
         )
         maps = None
     if maps is None:
-        maps, more = estimate_maps(reference, measured, options.maps)
-        notes.extend(more)
+        of_frames = cine.calibration is None and points is None and not first
+        turned, said = _turned(hybrid, mask) if of_frames else (None, [])
+        maps, more = estimate_maps(reference if turned is None else turned, measured, options.maps)
+        notes.extend([*said, *more])
     elif weights is not None:
         maps, _ = normalise(maps * weights)
     planes = (None, None) if cine.ct is None else (cine.ct.image, cine.ct.cover)
@@ -103,6 +113,29 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
         periodic=cine.periodic,
     )
     return data if points is None else with_points(data, points[first:])
+
+
+def _turned(hybrid: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor | None, list[str]]:
+    """The time average of frames that are turned to one phase, where they would cancel in it; and a note of that."""
+    factors, kept = cancels(hybrid, mask)
+    if factors is None:
+        return None, []
+    average, _ = time_average(hybrid * factors[:, None, None, None], mask)
+    said = (
+        f"the phase differs from frame to frame, so that their average keeps {100 * kept:.0f} % of the signal: coil "
+        "maps are made of frames that are turned to one phase"
+    )
+    return average, [said]
+
+
+def _zero_lines(cine: CineSlice) -> NDArray[np.bool_]:
+    """Lines ``(frame, ky)`` that were measured and are zero, where others are not: a receiver gives noise at least."""
+    if cine.points is not None:  # which samples were measured is known
+        return np.zeros_like(cine.mask)
+    zero: NDArray[np.bool_] = cine.mask & ~cine.kspace[..., cine.kspace.shape[-1] // 2].any(1)
+    where = np.nonzero(zero)
+    zero[where] = ~cine.kspace[where[0], :, where[1]].any((1, 2))
+    return zero if (cine.mask & ~zero).any() else np.zeros_like(zero)
 
 
 def _noise_variance(cine: CineSlice, *, lines: bool) -> float | None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from recon_core.coils.calibration import calibration_lines, coil_images, time_average
+from recon_core.coils.calibration import calibration_lines, cancels, coil_images, time_average
 from recon_core.physics.fourier import ifft
 
 
@@ -16,6 +16,45 @@ def test_time_average_counts_every_line():
     torch.testing.assert_close(average[:, :6], truth[:, :6])
     assert not average[:, 6:].any()
     assert measured.tolist() == [True] * 6 + [False] * 2
+
+
+@pytest.mark.parametrize("empty", [(), (2,)])
+@pytest.mark.parametrize("phase", [np.pi, 2.6])
+def test_frames_that_cancel_are_turned_to_one_phase(phase, empty):
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randn(3, 16, 5, dtype=torch.complex64, generator=generator)
+    mask = torch.zeros(6, 16, dtype=torch.bool)
+    mask[:, ::4] = mask[:, 6:10] = True
+    mask[list(empty)] = False
+    turns = torch.polar(torch.ones(6), phase * (torch.arange(6) % 2))
+    kspace = truth * turns[:, None, None, None] * mask[:, None, :, None]
+    factors, kept = cancels(kspace, mask)
+    assert kept == pytest.approx(abs(complex(turns[mask.any(1)].mean())) ** 2, abs=1e-3)
+    average, measured = time_average(kspace * factors[:, None, None, None], mask)
+    ratio = average[:, measured] / truth[:, measured]
+    torch.testing.assert_close(ratio, ratio[0, 0, 0].expand_as(ratio))
+    assert abs(complex(ratio[0, 0, 0])) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["alike", "noise", "zero", "no line in common", "one frame", "not finite"])
+def test_other_frames_are_left_as_they_are(kind):
+    generator = torch.Generator().manual_seed(0)
+    kspace = torch.randn(6, 3, 16, 5, dtype=torch.complex64, generator=generator)
+    mask = torch.ones(6, 16, dtype=torch.bool)
+    if kind != "noise":
+        kspace = 0.3 * kspace + kspace[:1] * (-1) ** torch.arange(6)[:, None, None, None]
+    if kind == "alike":
+        kspace *= (-1) ** torch.arange(6)[:, None, None, None]
+    if kind == "not finite":
+        kspace[2, 1, 8, 2] = np.nan
+    if kind == "zero":
+        kspace.zero_()
+    if kind == "no line in common":
+        mask = torch.arange(16) % 6 == torch.arange(6)[:, None]
+    if kind == "one frame":
+        mask[1:] = False
+    factors, _ = cancels(kspace * mask[:, None, :, None], mask)
+    assert factors is None
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,41 @@ def test_a_coil_of_noise_does_not_drown_the_others(cine, smooth_maps, with_maps,
         np.testing.assert_array_equal(cine.maps, smooth_maps(5, 24, 18))
 
 
+def test_lines_of_zeros_are_lines_that_were_not_measured(cine):
+    """As of a receiver that was blanked; a scan of nothing else stays as it is."""
+    kspace = cine.kspace.copy()
+    kspace[1], kspace[2, :, 4] = 0, 0
+    kspace[3, :, 5, 9] = 0  # one sample of a line that was measured
+    result, data = image_of(blanked := dataclasses.replace(cine, kspace=kspace)), loaded(blanked)
+    expected = cine.mask.copy()
+    expected[1], expected[2, 4] = False, False
+    np.testing.assert_array_equal(data.mask.numpy(), expected)
+    assert result.notes[0] == "lines that hold only zeros count as not measured: 13, of frames 1, 2"
+    np.testing.assert_array_equal(result.image, image_of(dataclasses.replace(blanked, mask=expected)).image)
+    assert loaded(dataclasses.replace(cine, kspace=0 * kspace)).mask.all(0).sum() == cine.mask.all(0).sum()
+
+
+def test_frames_of_alternating_phase_give_the_maps_of_frames_of_one(cine):
+    whole = dataclasses.replace(
+        cine, mask=np.ones_like(cine.mask), kspace=cine.kspace[:1] + cine.kspace[1:2] + noise(2)
+    )
+    turned = dataclasses.replace(whole, kspace=whole.kspace * np.float32([1, -1, 1, -1])[:, None, None, None])
+    data = loaded(turned)
+    torch.testing.assert_close(data.maps, loaded(whole).maps, rtol=1e-3, atol=1e-3)
+    assert data.notes[0].startswith(
+        "the phase differs from frame to frame, so that their average keeps 0 % of the signal"
+    )
+
+
+def test_signal_in_the_corners_of_one_coil_is_not_taken_for_noise_that_is_white(cine):
+    """As of a small matrix at a high signal-to-noise ratio."""
+    kspace = cine.kspace.copy()
+    kspace[:, 2] += 5 * noise(1)[:1, 2] * cine.mask[:, :, None]
+    data = loaded(dataclasses.replace(cine, kspace=kspace))
+    assert not data.notes
+    torch.testing.assert_close(data.hybrid[:, :2], loaded(cine).hybrid[:, :2])
+
+
 def test_coils_of_many_gains_are_left_as_they_are(cine):
     gains = np.array([1, 3, 10, 1, 0.2], np.float32)[:, None, None]
     data = loaded(dataclasses.replace(cine, kspace=cine.kspace * gains, receiver=Receiver()))
