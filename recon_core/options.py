@@ -281,8 +281,8 @@ class DSTDMOptions(Options):
     seed: int = option(0, "seed of the noise; the same seed gives the same image", minimum=0, maximum=2**31)
     samples: int = option(
         1,
-        "images that are drawn and averaged, but from a start whose error is known, where one without noise is better; "
-        "with two or more their standard deviation becomes a series",
+        "images that are drawn and averaged, with two or more their standard deviation becomes a series; none is drawn "
+        "from a start whose error is known, where one without noise is better",
         minimum=1,
         maximum=1000,
         peer=16,
@@ -484,8 +484,9 @@ class FinishOptions(Options):
     extra_series: str = option(
         "none",
         "further series: zero_filled shows what the sampling leaves, fallback the image of the fallback, difference "
-        "how far the method is from it, times 5, uncertainty (kt_sense, dstdm) the standard deviation that the data "
-        "leave each pixel; some of them with commas in between",
+        "how far the method is from it, times 5, uncertainty (kt_sense, networks) the standard deviation that the data "
+        "leave each pixel, of a network that of the kt_sense that it is weighed against; some of them with commas in "
+        "between",
         choices=("none", "zero_filled", "fallback", "difference", "uncertainty"),
         several=True,
     )

@@ -55,9 +55,9 @@ def unmet_extras(settings: Settings) -> str:
     elif of_fallback and settings.fallback == settings.method:
         reasons.append(f"{' and '.join(of_fallback)} (the fallback is {settings.method} itself)")
     info = find_method(settings.method)
-    if "uncertainty" in settings.finish.extras and not (info.samples or info.chooses):
-        known = " and ".join(method_names(lambda info: info.samples))
-        reasons.append(f"uncertainty (known for {known}, not for {settings.method})")
+    if "uncertainty" in settings.finish.extras and not (info.samples or info.chooses or info.network):
+        known = " and ".join(method_names(lambda info: info.samples and not info.network))
+        reasons.append(f"uncertainty (known for {known} and networks, not for {settings.method})")
     if settings.method in settings.finish.extras:
         reasons.append(f"{settings.method} (the images are {settings.method.replace('_', '-')} themselves)")
     return f"extra_series asks for what cannot be: {', '.join(reasons)}" if reasons else ""

@@ -141,7 +141,7 @@ class DSTDM(Network):
     def reconstruct(self, data: HybridSlice, *, implementation: str = "auto") -> torch.Tensor:
         """Reconstruct one slice as `sampling` says; see `Network.reconstruct`.
 
-        From two samples on, their standard deviation is added to `data` as the extra image ``uncertainty``.
+        From two drawn samples on, their standard deviation is added to `data` as the extra image ``uncertainty``.
         """
         image, deviation = self.sample(data, implementation=implementation)
         if deviation is not None:
@@ -178,10 +178,9 @@ class DSTDM(Network):
             return torch.randn(shape, generator=generator).to(empty.device)
 
         plan = self._plan(data, consistency, sampling)
-        draws = sampling.samples if sampling.samples > 1 or not plan.quiet else 0
         taken = f"{len(plan.schedule.gains)} steps from noise "
         if not any(note.startswith(taken) for note in data.notes):  # that of one window will do for all
-            data.notes.append(f"{taken}{plan.level:.2g}" + f", seed {sampling.seed}" * (draws > 0))
+            data.notes.append(f"{taken}{plan.level:.2g}" + f", seed {sampling.seed}" * (not plan.quiet))
         n_frames, n_y, n_x = empty.shape
 
         def sample(noise: Noise | None) -> torch.Tensor:
@@ -190,9 +189,9 @@ class DSTDM(Network):
                 start = from_slices(noise((n_x, 2, n_frames, n_y)).mul_(plan.level), "y").add_(start)
             return self._walk(start, plan, noise)
 
-        image = sample(None) if plan.quiet else None
-        drawn = _mean_and_deviation(sample(random) for _ in range(draws))
-        return drawn if image is None else Samples(image, drawn.deviation)
+        if plan.quiet:
+            return Samples(sample(None), None)
+        return _mean_and_deviation(sample(random) for _ in range(sampling.samples))
 
     def step(self, data: HybridSlice, place: float) -> torch.Tensor:
         """Take one of the steps from a start with a known error, for training: without what follows.

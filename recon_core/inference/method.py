@@ -87,6 +87,11 @@ class NetworkMethod:
         return self._start.network
 
     @property
+    def is_weighed(self) -> bool:
+        """Whether its image is settled and weighed, and so about as near to the truth as the one it is weighed with."""
+        return self._entry.weighing is not None
+
+    @property
     def reference(self) -> str:
         """The method whose images those of these weights are compared with."""
         return self._entry.reference

@@ -144,6 +144,7 @@ def _kt_sense(data: HybridSlice) -> Made:
     own = dataclasses.replace(data, notes=[], doubts=[], extra={})
     with torch.autocast(data.hybrid.device.type, enabled=False):  # training has it on, for the convolutions
         image = KtSense(KtSenseOptions(samples=SAMPLES))(own)
+    data.notes.extend(own.notes)
     return image, own.extra.get("uncertainty")
 
 

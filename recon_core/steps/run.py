@@ -141,10 +141,17 @@ class _Attempts:
 
     def _make(self, name: str, method: Method) -> Outcome:
         own = dataclasses.replace(self._work.data, notes=[], doubts=[], extra={})
+        deviation = None
         if isinstance(method, NetworkMethod) and method.start_method:
             start, deviation = self._known(method.start_method)  # its time is the network's
-            own = dataclasses.replace(own, start=start, start_deviation=deviation)
+            said = list(self._made[method.start_method].notes)  # of the data, as much as of that image
+            own = dataclasses.replace(own, start=start, start_deviation=deviation, notes=said)
         image = check_finite(name, _fitting(name, method, own), self._work.cine)
+        if isinstance(method, NetworkMethod) and "uncertainty" in self._work.options.finish.extras:
+            if deviation is not None and method.is_weighed:
+                own.extra["uncertainty"] = deviation
+            elif "uncertainty" not in own.extra:
+                own.notes.append(f"no uncertainty: the image of {name} is not weighed against one that has it")
         return Outcome(name, image, own.notes, own.extra, tuple(own.doubts))
 
     def compared(self, network: NetworkMethod) -> tuple[torch.Tensor, torch.Tensor | None]:

@@ -727,7 +727,7 @@ def test_further_series_come_in_addition_to_the_images(by):
     ("settings", "words"),
     [
         ({"method": "kt_sense", "extra_series": "difference"}, "difference (the fallback is kt_sense itself)"),
-        ({"extra_series": "uncertainty"}, "uncertainty (known for kt_sense and dstdm, not for zero_filled)"),
+        ({"extra_series": "uncertainty"}, "uncertainty (known for kt_sense and networks, not for zero_filled)"),
         ({"fallback": "none", "extra_series": "difference,fallback"}, "difference and fallback (there is no fallback)"),
         (
             {"method": "zero_filled", "extra_series": "zero_filled"},

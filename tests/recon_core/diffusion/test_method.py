@@ -100,15 +100,14 @@ def test_a_better_known_start_changes_less():
     assert less < 0.7 * change
 
 
-def test_draws_around_a_known_start_tell_its_deviation():
+def test_nothing_is_drawn_around_a_known_start():
+    """The spread of draws says little of the error there."""
     data, _ = begun()
     network = with_exact_score(tiny())
     result = network.sample(data, DSTDMOptions(samples=2))
-    without = replace(data, notes=[])
-    assert torch.equal(result.image, network.sample(without).image)
-    assert result.deviation is not None
-    assert float(result.deviation.mean()) > 0.005
-    assert [one.notes[0].endswith("seed 0") for one in (data, without)] == [True, False]
+    assert torch.equal(result.image, network.sample(replace(data, notes=[])).image)
+    assert result.deviation is None
+    assert "seed" not in data.notes[0]
 
 
 def test_windows_of_a_series_do_not_fill_the_comment():

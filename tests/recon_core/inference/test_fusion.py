@@ -1,4 +1,3 @@
-import dataclasses
 import math
 
 import pytest
@@ -6,7 +5,6 @@ import torch
 
 from recon_core.inference import fusion as module
 from recon_core.inference.fusion import fuse, gather, limited, settled, weights
-from recon_core.inference.signal import peak_of_average
 from recon_core.inference.start import with_start
 from recon_core.trust.weighing import Weighing
 from tests.helpers.slices import noise_slice
@@ -133,6 +131,6 @@ def test_of_little_noise_a_network_goes_less_far(monkeypatch, snr, share):
     """As k-t SENSE reckons with more noise than there is."""
     data, seen = with_start(noise_slice(8), "kt_sense"), []
     monkeypatch.setattr(module, "limited", lambda _start, deviation, image, **_: (seen.append(deviation), image)[1])
-    variance = None if snr is None else (peak_of_average(data) / snr) ** 2
-    settled(dataclasses.replace(data, noise_variance=variance), data.start)
+    monkeypatch.setattr(module, "signal_to_noise", lambda _: snr)
+    settled(data, data.start)
     torch.testing.assert_close(seen[0], share * data.start_deviation)

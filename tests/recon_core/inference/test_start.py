@@ -83,7 +83,7 @@ def test_kt_sense_is_the_method_whatever_the_precision_of_the_network():
         found = with_start(data, "kt_sense")
     assert torch.equal(found.start, expected)
     assert found.start[1].abs().max() > 0.1  # of a frame without a line
-    assert (found.notes, data.start) == ([], None)
+    assert (found.notes, data.start) == (["frames without a line are predicted from the others: 1"], None)
 
 
 def test_kt_sense_tells_how_well_it_is_known():

@@ -37,14 +37,15 @@ def reconstruct(tmp_path, monkeypatch):
     """A function that reconstructs noise with a tiny network that starts from kt_sense and is compared with it."""
     monkeypatch.setenv("CINESTREAM_WEIGHTS", str(tmp_path))
 
-    def reconstruct(facts=(), **options):
+    def reconstruct(facts=(), times=1.0, empty=(), **options):
         write_tiny_weights(tmp_path, "crunet_mr")
         write_entry(tmp_path, dataclasses.replace(find_weights("crunet_mr", ""), **{**FACTS, **dict(facts)}))
         kspace = np.random.default_rng(0).standard_normal((6, 3, 24, 16, 2), np.float32).view(np.complex64)[..., 0]
         mask = np.zeros((6, 24), bool)
         mask[:, ::2] = True
-        cine = CineSlice(kspace * mask[:, None, :, None], mask, receiver=Receiver(whitened=True))
-        return Engine("cpu").reconstruct(cine, ReconOptions.of(method="crunet_mr", **options))
+        mask[list(empty)] = False
+        cine = CineSlice(np.float32(times) * kspace * mask[:, None, :, None], mask, receiver=Receiver(whitened=True))
+        return Engine("cpu").reconstruct(cine, ReconOptions.of(**{"method": "crunet_mr", **options}))
 
     return reconstruct
 
@@ -72,6 +73,28 @@ def test_kt_sense_runs_once(reconstruct, calls, monkeypatch, options):
             np.testing.assert_array_equal(ours.image, theirs.image)
             assert (ours.notes, ours.doubts, ours.method) == (theirs.notes, theirs.doubts, theirs.method)
             assert sorted(ours.extra) == sorted(theirs.extra)
+
+
+@pytest.mark.parametrize("as_start", [True, False])
+def test_what_is_noted_of_the_data_is_said_with_the_image_of_a_network(reconstruct, monkeypatch, as_start):
+    """Although it is k-t SENSE, which the network starts from, that sees it."""
+    if not as_start:
+        monkeypatch.setattr(start, "METHODS_AS_START", ())
+    result = reconstruct(times=100.0, empty=[2], outside_range="note")
+    assert result.method == "crunet_mr"
+    for text in ("the noise in the corners of k-space has", "frames without a line are predicted from the others: 2"):
+        assert sum(text in note for note in result.notes) == 1, text
+
+
+def test_the_uncertainty_of_a_weighed_image_is_that_of_what_it_is_weighed_against(reconstruct, calls):
+    weighed = reconstruct(extra_series="uncertainty", outside_range="note")
+    assert weighed.method == "crunet_mr"
+    assert calls == [8]
+    alone = reconstruct(extra_series="uncertainty", method="kt_sense")
+    np.testing.assert_array_equal(weighed.extra["uncertainty"], alone.extra["uncertainty"])
+    apart = reconstruct({"weighing": None}, extra_series="uncertainty", outside_range="note")
+    assert "uncertainty" not in apart.extra
+    assert any(note.startswith("no uncertainty: the image of crunet_mr is not weighed") for note in apart.notes)
 
 
 def test_samples_are_for_what_was_asked(reconstruct, calls):
