@@ -36,7 +36,7 @@ FAMILIES = {"uniform": 0.45, "interleaved": 0.2, "variable_density": 0.22, "gold
 COILS = (1, 2, 4, 5, 6, 8, 10, 12, 16, 24, 34)
 _COIL_SHARES = (0.02, 0.04, 0.06, 0.08, 0.2, 0.27, 0.17, 0.07, 0.05, 0.03, 0.01)
 #: Brightest tissue over the noise of a complete frame, least and most.
-SNR = (12.0, 1000.0)
+SNR = (5.0, 1000.0)
 _TRUE_MAPS = 0.15  # probability that the network gets the true maps instead of their estimate
 _MOST_IMAGES = 400  # frames times coils
 _SPOKES = (2.5, 24.0)  # full spokes that would make complete k-space, over those of a frame: least and most
@@ -130,10 +130,10 @@ def draw_mask(rng: np.random.Generator, frames: int, lines: int) -> tuple[NDArra
     seed = int(rng.integers(2**31))
     acs = min(int(rng.integers(4, 17)) * 2, lines)
     if family == "uniform":
-        mask = uniform_mask(frames, lines, int(rng.integers(2, 13)), acs)
+        mask = uniform_mask(frames, lines, int(rng.integers(1, 13)), acs)
         mask = np.roll(mask, int(rng.integers(-3, 4)), axis=1) | uniform_mask(frames, lines, lines, acs)
     elif family == "interleaved":
-        mask = interleaved_mask(frames, lines, int(rng.integers(2, 13)), acs if rng.random() < 0.3 else 0)
+        mask = interleaved_mask(frames, lines, int(rng.integers(1, 13)), acs if rng.random() < 0.3 else 0)
     else:
         fewest = int(rng.integers(2, 9))
         acceleration = round(float(np.exp(rng.uniform(*np.log((2.5, 24))))))

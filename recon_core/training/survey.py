@@ -39,13 +39,14 @@ _WORSE = 0.2  # dB that an image may be worse than that of the reference
 _FOLDS = 4
 _POINTS = 0.2  # share of the scans that have points next to spokes instead of lines
 # A dB lost beyond what nobody sees counts as one of these many won, the first that keeps what is clearly worse rare
-# among what is sent. More than some dB won on a scan count no more.
+# among what is sent. More than some dB won on a scan count no more, and more than one lost as one: else a single scan
+# which nothing tells from the others spoils all.
 _DREADS = (20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
-_TOLERATED, _ENOUGH = 0.1, 6.0
+_TOLERATED, _LOST, _ENOUGH = 0.1, 1.0, 6.0
 # Shares of what is sent that may be clearly worse: of lines, and of points, of which there are few.
 _OF_LINES, _OF_POINTS = 0.01, 0.02
 # What few scans cannot tell is taken from here, as found for several networks together.
-_USUAL = Weighing(level=0.0, variance=0.5, change=-1.0, snr=-1.0, acceleration=-1.0)
+_USUAL = Weighing(level=0.0, variance=0.5, change=-1.0, snr=-1.0, acceleration=-1.0, density=-4.0)
 _FIELDS = tuple(field.name for field in dataclasses.fields(Weighing))
 _DOUBT = 1.0  # how much it takes to differ from it, in scans
 _ROUNDS = 40
@@ -176,7 +177,7 @@ class _Pool(NamedTuple):
     of_change: torch.Tensor
     """`of_variance`, `of_change`: ``(pixel,)`` float32, see `recon_core.inference.fusion.decades`."""
     of_scan: torch.Tensor
-    """``(pixel, 4)`` float32, see `recon_core.trust.weighing.Beyond`."""
+    """``(pixel, 6)`` float32, see `recon_core.trust.weighing.Beyond`."""
 
     @classmethod
     def of(cls, findings: Sequence[Finding]) -> _Pool:
@@ -236,9 +237,10 @@ class Found(NamedTuple):
 def weigh(findings: Sequence[Finding]) -> Found:
     """Find the weighing that gains most on surveyed scans, as daring as it may be.
 
-    A decibel lost beyond what nobody sees counts as many won. How many is tried from few on, until no more than
-    1 % of the images that are sent are clearly worse, as `Found.judged`. The level of scans of points is found after
-    all else, on them alone, until no more than 2 % are: with few of them one that fails says little of those of lines.
+    A decibel lost beyond what nobody sees counts as many won. How many is tried from few on, until no more than 1 % of
+    the images that are sent are clearly worse, as `Found.judged`, or else as few as can be. The level of scans of
+    points is found after all else, on them alone, until no more than 2 % are: with few of them one that fails says
+    little of those of lines.
 
     Parameters
     ----------
@@ -261,22 +263,25 @@ def weigh(findings: Sequence[Finding]) -> Found:
 def _dare(
     findings: Sequence[Finding], usual: Weighing, free: tuple[str, ...], allowed: float
 ) -> tuple[Weighing, list[Gain], bool]:
-    """Find the most daring weighing that keeps what is clearly worse to a share of what is sent, or else the shyest.
+    """Find the most daring weighing that keeps what is clearly worse to a share of what is sent.
 
-    Gives what was found on all, how each is judged by others, and whether it is kept.
+    If there is none, it is the most daring of those with the least share. Gives what was found on all, how each is
+    judged by others, and whether it is kept.
     """
-    judged: list[Gain] = []
+    tried: list[tuple[float, float, list[Gain]]] = []
     for dread in _DREADS:
         judged = _judge(findings, usual, free, dread)
-        if keeps := _keeps(judged, allowed):
+        tried.append((_worse(judged), dread, judged))
+        if tried[-1][0] <= allowed:
             break
-    return _weigh(findings, usual, free, dread), judged, keeps
+    share, dread, judged = min(tried, key=lambda one: one[0])
+    return _weigh(findings, usual, free, dread), judged, share <= allowed
 
 
-def _keeps(judged: Sequence[Gain], share: float) -> bool:
-    """Whether few enough of the images that are sent are clearly worse than that of the reference."""
-    sent = [min(each.whole, each.moving) for each in judged if each.share >= LEAST_SHARE]
-    return sum(least < -_WORSE for least in sent) <= share * len(sent)
+def _worse(judged: Sequence[Gain]) -> float:
+    """Share of the images sent that are clearly worse than that of the reference."""
+    sent = [min(each.whole, each.moving) < -_WORSE for each in judged if each.share >= LEAST_SHARE]
+    return sum(sent) / max(1, len(sent))
 
 
 def _judge(findings: Sequence[Finding], usual: Weighing, free: tuple[str, ...], dread: float) -> list[Gain]:
@@ -299,7 +304,7 @@ def _weigh(findings: Sequence[Finding], usual: Weighing, free: tuple[str, ...], 
     def loss() -> torch.Tensor:
         optimiser.zero_grad()
         won = torch.cat(pool.gains(pool.weights(begin + is_free * changes))[:2])
-        worth = won.clamp(max=_ENOUGH) - dread * torch.relu(-won - _TOLERATED)
+        worth = won.clamp(max=_ENOUGH) - dread * (-won - _TOLERATED).clamp(0, _LOST)
         total = _DOUBT / len(findings) * changes.square().sum() - worth.mean()
         total.backward()  # type: ignore[no-untyped-call]
         return total

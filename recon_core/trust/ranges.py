@@ -37,6 +37,10 @@ _MOST_STREAK = 0.1
 _LEAST_MOTION = 0.15
 
 
+# Share of the lines of any frame that a mean frame has, from which on they count as the same: a readout may be lost.
+_ALIKE = 0.9
+
+
 @dataclass(frozen=True)
 class Sampling:
     """A scan as a network sees it."""
@@ -57,8 +61,8 @@ class Sampling:
     snr: float | None = None
     """Peak of the image of the time average over the standard deviation of the noise; None where that is not known."""
     repeats: bool = False
-    """Whether all frames that have any lines, or points, have the same ones: their average leaves as much open as each
-    of them."""
+    """Whether frames have the same lines, or points, but for a few, and not all: their average leaves as much open as
+    each of them."""
 
     @classmethod
     def of(cls, mask: NDArray[np.bool_], coils: int, samples: int, snr: float | None = None) -> Sampling:
@@ -144,8 +148,9 @@ class Sampling:
 
 
 def _repeats(filled: NDArray[np.bool_]) -> bool:
-    """Whether frames, one after the other, are all alike."""
-    return bool((filled == filled[:1]).all())
+    """Whether what some frames leave out is left out of all, and what some have is in nearly all."""
+    measured = filled.any(axis=0)
+    return not bool(measured.all()) and bool(filled.sum() >= _ALIKE * len(filled) * measured.sum())
 
 
 def _centre_lines(common: NDArray[np.bool_]) -> int:
@@ -162,7 +167,7 @@ def _centre_lines(common: NDArray[np.bool_]) -> int:
 def _pattern(filled: NDArray[np.bool_], common: NDArray[np.bool_]) -> str:
     if filled.all():
         return "full"
-    if _repeats(filled):
+    if (filled == filled[:1]).all():
         return "constant"
     # Without the lines that all frames have, each frame of a regular pattern has lines at one distance, but for those
     # of its own that lie among the common ones.

@@ -21,9 +21,9 @@ LEAST_SHARE = 0.05
 LEAST_GAIN = 0.05
 #: Variance, over the square of the peak, that `Weighing.level` and `Weighing.variance` refer to.
 USUAL_VARIANCE = 1e-3
-# Peak signal-to-noise ratio and net acceleration up to which scans are usual; beyond the former k-t SENSE reckons with
-# more noise than there is.
-USUAL_SNR, _USUAL_ACCELERATION = 200.0, 10.0
+# Peak signal-to-noise ratio of usual scans, beyond which k-t SENSE reckons with more noise than there is, and their net
+# acceleration, least and most.
+USUAL_SNR, _USUAL_ACCELERATION = 200.0, (3.0, 10.0)
 _LARGEST = 100.0
 _ALWAYS = ("level", "variance", "change")  # in a manifest, the others where they count
 
@@ -35,21 +35,28 @@ class Weighing:
     The sum is ``level + variance log10(v / 0.001) + change log10(c)``, where v is the variance that the data leave
     around the pixel over the square of the peak, and c the mean over the slice of what the network changes of the
     magnitudes around a pixel, squared, over the variance there. Where much is left open, a network knows better; if it
-    goes much further than the data leave open, anywhere, it knows less than it claims. To it comes ``snr log10(s /
-    200)`` of scans with a peak signal-to-noise ratio s above 200, where the variance is overestimated,
-    ``acceleration log10(r / 10)`` of those with a net acceleration r above 10, where little holds a network back, and
-    ``repeats`` of those whose frames all have the same lines, where the variance does not count what folds over, and
-    ``points`` of those of points instead of whole lines, which no packaged weights were trained on.
+    goes much further than the data leave open, anywhere, it knows less than it claims. To it comes what sets the scan
+    apart, see `Beyond`:
+
+    - ``snr log10(s / 200)`` of scans with a peak signal-to-noise ratio s above 200, where the variance is
+      overestimated, and ``noise log10(200 / s)`` of those below: many networks do not know noise as well as k-t SENSE;
+    - ``acceleration log10(r / 10)`` of those with a net acceleration r above 10, where little holds a network back, and
+      ``density log10(3 / r)`` of those with one below 3, which leave little but noise;
+    - ``repeats`` of those whose frames have the same lines, where the variance does not count what folds over;
+    - ``points`` of those of points instead of whole lines, which most packaged weights were not trained on.
     """
 
     level: float
     variance: float = 0.0
     change: float = 0.0
     snr: float = 0.0
+    noise: float = 0.0
     acceleration: float = 0.0
+    density: float = 0.0
     repeats: float = 0.0
     points: float = 0.0
-    """`level`, `variance`, `change`, `snr`, `acceleration`, `repeats`, `points`: As above; per factor of ten."""
+    """`level`, `variance`, `change`, `snr`, `noise`, `acceleration`, `density`, `repeats`, `points`: As above; per
+    factor of ten."""
 
     @classmethod
     def parse(cls, mapping: Mapping[str, object]) -> Weighing:
@@ -88,17 +95,28 @@ class Beyond(NamedTuple):
     """What sets a scan apart from usual ones: how far it is beyond them, in factors of ten, or what it is."""
 
     snr: float = 0.0
+    noise: float = 0.0
     acceleration: float = 0.0
+    density: float = 0.0
     repeats: float = 0.0
     points: float = 0.0
-    """`repeats`, `points`: 1 of a scan whose frames all have the same lines, and of one of points; else 0."""
+    """`snr`, `noise`: Of more, and of less, than the usual signal-to-noise ratio. `acceleration`, `density`: Of more,
+    and of less, than the usual net acceleration. `repeats`, `points`: 1 of a scan whose frames have the same lines, and
+    of one of points; else 0."""
 
     @classmethod
     def of(cls, sampling: Sampling) -> Beyond:
         """That of a scan; a signal-to-noise ratio that is not known is a usual one."""
-        of_snr = max(0.0, math.log10((sampling.snr or USUAL_SNR) / USUAL_SNR))
-        of_acceleration = max(0.0, math.log10(sampling.acceleration / _USUAL_ACCELERATION))
-        return cls(of_snr, of_acceleration, float(sampling.repeats), float(sampling.pattern == "points"))
+        of_snr = math.log10((sampling.snr or USUAL_SNR) / USUAL_SNR)
+        least, most = _USUAL_ACCELERATION
+        return cls(
+            snr=max(0.0, of_snr),
+            noise=max(0.0, -of_snr),
+            acceleration=math.log10(max(1.0, sampling.acceleration / most)),
+            density=math.log10(max(1.0, least / sampling.acceleration)),
+            repeats=float(sampling.repeats),
+            points=float(sampling.pattern == "points"),
+        )
 
 
 def objections(share: float, start: str) -> list[str]:

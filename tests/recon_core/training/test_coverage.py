@@ -40,7 +40,7 @@ def test_the_bounds_are_those_of_the_plan():
     assert trained.empty_frames == (0, 2)
     assert trained.centre_lines[0] == 0
     low, high = trained.acceleration
-    assert 1 < low < 3
+    assert 1 <= low < 3
     assert 8 < high < 30
     assert covered(plan, 16).frames[0] == 16
     assert TrainingRange.parse(trained.mapping()) == trained

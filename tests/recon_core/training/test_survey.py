@@ -152,6 +152,15 @@ def test_it_is_dared_as_far_as_little_becomes_worse(monkeypatch):
     assert daring.judged[0].share > found.judged[0].share >= shy.judged[0].share
 
 
+def test_shyness_that_keeps_nothing_from_becoming_worse_is_not_taken():
+    """Two scans of few fail, whatever the weighing."""
+    scans = [finding(1e-4, 1.0 if seed % 10 == 9 else 1e-5, seed) for seed in range(20)]
+    scans = [dataclasses.replace(scan, evidence=scans[0].evidence) for scan in scans]
+    found = weigh(scans)
+    assert sum(min(each[:2]) < -0.2 for each in found.judged) == 2
+    assert found.judged[0].share > 0.5
+
+
 @pytest.mark.parametrize("method", ["crunet_mr", "promptmr"])
 def test_some_scans_have_points_where_the_network_takes_them(method):
     plan = tiny_plan(survey=2, method=method, start="kt_sense")

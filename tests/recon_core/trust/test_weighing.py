@@ -56,6 +56,22 @@ def test_scans_beyond_usual_ones_have_a_level_of_their_own(snr, every, level, re
     assert of_scan == Weighing(level=of_scan.level, variance=0.1)
 
 
+@pytest.mark.parametrize(
+    ("snr", "every", "level"),
+    [(200.0, 3, 0.5), (20.0, 3, -1.5), (None, 1, 0.5 - 4 * 0.477), (20.0, 2, -1.5 - 4 * 0.176)],
+)
+def test_scans_of_more_noise_and_of_more_lines_than_usual_have_a_level_of_their_own(snr, every, level):
+    mask = np.zeros((2, 300), bool)
+    mask[:, ::every] = True
+    of_scan = Weighing(level=0.5, noise=-2.0, density=-4.0).of_scan(Beyond.of(Sampling.of(mask, 4, 64, snr)))
+    assert of_scan.level == pytest.approx(level, abs=0.01)
+
+
+def test_a_scan_without_a_line_is_described():
+    beyond = Beyond.of(Sampling.of(np.zeros((2, 30), bool), 4, 64))
+    assert (beyond.density, beyond.acceleration) == (0.0, np.inf)
+
+
 @pytest.mark.parametrize("points", [True, False])
 def test_scans_of_points_have_a_level_of_their_own(points):
     mask = np.zeros((2, 16, 12), bool)
