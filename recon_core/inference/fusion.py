@@ -91,8 +91,8 @@ def limited(start: torch.Tensor, deviation: torch.Tensor, image: torch.Tensor, *
         As for `fuse`; an image that is the start plus a change of at most one deviation (of a complex value, averaged
         over frames and neighbours) is left as it is.
     repeats
-        Whether all frames have the same lines. Then what is the same in all frames may change as it likes, as the
-        deviation does not count what folds over in all of them.
+        See `recon_core.trust.ranges.Sampling.repeats`. Then what is the same in all frames may change as it likes, as
+        the deviation does not count what folds over in all of them.
 
     Returns
     -------

@@ -82,9 +82,10 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
     weights, notes = (None, []) if cine.receiver.is_white else _coil_weights(hybrid, mask[first:], reference)
     if weights is not None:
         hybrid, reference = hybrid * weights, reference * weights
-    frames = np.flatnonzero(zero[first:].any(1)).tolist()
-    if frames:
-        notes.append(f"lines that hold only zeros count as not measured: {int(zero.sum())}, of frames {listed(frames)}")
+    left_out = zero[first:]
+    if left_out.any():
+        frames = listed(np.flatnonzero(left_out.any(1)).tolist())
+        notes.append(f"lines that hold only zeros count as not measured: {int(left_out.sum())}, of frames {frames}")
     maps = None if cine.maps is None else to_device(cine.maps, device)
     if maps is not None and not are_usable(maps):
         notes.append(

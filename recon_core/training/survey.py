@@ -348,5 +348,5 @@ def summarise(judged: Sequence[Gain]) -> dict[str, float]:
         "median_gain": round(float(np.median(whole)), 2),
         "median_moving_gain": round(float(np.median(moving)), 2),
         "least_gain": round(float(least.min()), 2),
-        "worse": round(float((least < -_WORSE).mean()), 3),
+        "worse": round(_worse(judged), 3),
     }

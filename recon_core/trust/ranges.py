@@ -35,8 +35,6 @@ DEFAULT_RESIDUAL, DEFAULT_CHANGE = 0.4, 0.8
 _MOST_STREAK = 0.1
 # An image that stands still has 0, the truth 0.2 or more.
 _LEAST_MOTION = 0.15
-
-
 # Share of the lines of any frame that a mean frame has, from which on they count as the same: a readout may be lost.
 _ALIKE = 0.9
 
