@@ -5,32 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from recon_core.coils.calibration import cancels, measured_lines, time_average
-from recon_core.coils.estimate import are_usable, estimate_maps
+from recon_core.coils.calibration import measured_lines, time_average
+from recon_core.coils.estimate import estimate_maps
 from recon_core.coils.vectors import normalise
 from recon_core.data import HybridSlice
 from recon_core.errors import ResourceError
 from recon_core.methods import find_method
 from recon_core.physics.fourier import ifft
-from recon_core.physics.hybrid_noise import coil_noise_deviations
 from recon_core.physics.memory import available_bytes, predicted_bytes
 from recon_core.points.find import find_points
 from recon_core.points.slice import reference_of_points, with_points
+from recon_core.steps.defects import loud_coils, note_noise, note_zero_lines, turned_average, usable_maps, zero_lines
 from recon_core.steps.device import to_device
 from recon_core.steps.load_off_grid import load_off_grid
-from recon_core.words import listed
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    import torch
 
     from recon_core.data import CineSlice
     from recon_core.options import ReconOptions
-
-# A coil is loud if it has so many times the noise of most and at most so much of the ratio of signal to noise that
-# most have: one of a higher gain has as much more signal.
-_LOUD, _POOR = 2.5, 0.5
 
 
 def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> HybridSlice:
@@ -61,7 +55,7 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
     _check_memory((*cine.kspace.shape[:2], *cine.plane), device)
     if cine.trajectory is not None:
         return load_off_grid(cine, cine.trajectory, options, device)
-    zero = _zero_lines(cine)
+    zero = zero_lines(cine)
     mask, kspace = to_device(cine.mask & ~zero, device), to_device(cine.kspace, device)
     measured_points = find_points(cine.kspace, cine.mask & ~zero) if cine.points is None else cine.points
     points = None if measured_points is None else to_device(measured_points, device)
@@ -78,25 +72,17 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
         reference = ifft(average, (-1,))
     else:
         reference, measured = time_average(hybrid, mask)
-    # noise that is white is the same in all coils: what seems to be more is signal in the corners of k-space
-    weights, notes = (None, []) if cine.receiver.is_white else _coil_weights(hybrid, mask[first:], reference)
+    weights, notes = loud_coils(hybrid, mask[first:], reference, _stated_deviation(cine))
     if weights is not None:
         hybrid, reference = hybrid * weights, reference * weights
-    left_out = zero[first:]
-    if left_out.any():
-        frames = listed(np.flatnonzero(left_out.any(1)).tolist())
-        notes.append(f"lines that hold only zeros count as not measured: {int(left_out.sum())}, of frames {frames}")
-    maps = None if cine.maps is None else to_device(cine.maps, device)
-    if maps is not None and not are_usable(maps):
-        notes.append(
-            "the coil maps that came with the slice are zero or not finite: others are estimated from its data"
-        )
-        maps = None
+    notes += note_zero_lines(zero[first:])
+    maps, said = usable_maps(cine, device)
+    notes += said
     if maps is None:
         of_frames = cine.calibration is None and points is None and not first
-        turned, said = _turned(hybrid, mask) if of_frames else (None, [])
+        turned, why = turned_average(hybrid, mask) if of_frames else (None, [])
         maps, more = estimate_maps(reference if turned is None else turned, measured, options.maps)
-        notes.extend([*said, *more])
+        notes += [*why, *more]
     elif weights is not None:
         maps, _ = normalise(maps * weights)
     planes = (None, None) if cine.ct is None else (cine.ct.image, cine.ct.cover)
@@ -113,60 +99,26 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
         ct_cover=cover,
         periodic=cine.periodic,
     )
-    return data if points is None else with_points(data, points[first:])
+    data = data if points is None else with_points(data, points[first:])
+    if not cine.context:  # once in a series
+        notes += note_noise(data)
+    return data
 
 
-def _turned(hybrid: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor | None, list[str]]:
-    """The time average of frames that are turned to one phase, where they would cancel in it; and a note of that."""
-    factors, kept = cancels(hybrid, mask)
-    if factors is None:
-        return None, []
-    average, _ = time_average(hybrid * factors[:, None, None, None], mask)
-    said = (
-        f"the phase differs from frame to frame, so that their average keeps {100 * kept:.0f} % of the signal: coil "
-        "maps are made of frames that are turned to one phase"
-    )
-    return average, [said]
-
-
-def _zero_lines(cine: CineSlice) -> NDArray[np.bool_]:
-    """Lines ``(frame, ky)`` that were measured and are zero, where others are not: a receiver gives noise at least."""
-    if cine.points is not None:  # which samples were measured is known
-        return np.zeros_like(cine.mask)
-    zero: NDArray[np.bool_] = cine.mask & ~cine.kspace[..., cine.kspace.shape[-1] // 2].any(1)
-    where = np.nonzero(zero)
-    zero[where] = ~cine.kspace[where[0], :, where[1]].any((1, 2))
-    return zero if (cine.mask & ~zero).any() else np.zeros_like(zero)
+def _stated_deviation(cine: CineSlice) -> float | None:
+    """Standard deviation of real and imaginary part of a readout, to which whitening gives unit variance each."""
+    if not cine.receiver.is_white:
+        return None
+    return 1.0 if cine.noise_share is None else cine.noise_share**0.5
 
 
 def _noise_variance(cine: CineSlice, *, lines: bool) -> float | None:
-    """Variance of a complex sample, of whole lines behind the transform along them.
-
-    Whitening gives real and imaginary part of a readout unit variance each.
-    """
-    if not cine.receiver.is_white:
+    """Variance of a complex sample, of whole lines behind the transform along them."""
+    stated = _stated_deviation(cine)
+    if stated is None:
         return None
     columns = 1.0 if cine.receiver.columns is None or not lines else float(np.mean(cine.receiver.columns))
-    return 2.0 * columns * (1.0 if cine.noise_share is None else cine.noise_share)
-
-
-def _coil_weights(
-    hybrid: torch.Tensor, mask: torch.Tensor, reference: torch.Tensor
-) -> tuple[torch.Tensor | None, list[str]]:
-    """Factors ``(coil, 1, 1)`` of coils whose noise would drown the others, or None; and notes that say which."""
-    deviations = torch.tensor(coil_noise_deviations(hybrid, mask))
-    usual = torch.nanmedian(deviations)
-    loud = deviations > _LOUD * usual
-    if bool(loud.any()):  # as a rule none is, and this looks at all data
-        quality = reference.abs().square().mean((-2, -1)).sqrt().cpu() / deviations
-        loud &= quality < _POOR * torch.nanmedian(quality)
-    if not bool(loud.any()):
-        return None, []
-    notes = [
-        f"coil {coil} is weighed down: it has {float(deviations[coil] / usual):.2g} times the noise of most coils"
-        for coil in loud.nonzero().flatten().tolist()
-    ]
-    return torch.where(loud, usual / deviations, 1).to(hybrid.real)[:, None, None], notes
+    return 2.0 * columns * stated**2
 
 
 def _check_memory(shape: tuple[int, ...], device: torch.device) -> None:

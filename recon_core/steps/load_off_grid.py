@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from recon_core.coils.estimate import are_usable, estimate_maps
+from recon_core.coils.estimate import estimate_maps
 from recon_core.errors import DataError
 from recon_core.methods import find_method
 from recon_core.off_grid.delays import correct_positions, find_delays
@@ -17,6 +17,7 @@ from recon_core.off_grid.slice import OffGridSlice
 from recon_core.off_grid.trajectory import are_straight, cell_areas
 from recon_core.off_grid.transforms import grid_samples
 from recon_core.physics.fourier import fft
+from recon_core.steps.defects import note_noise, usable_maps
 from recon_core.steps.device import to_device
 
 if TYPE_CHECKING:
@@ -82,7 +83,10 @@ def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions
     else:
         reference = cine.series.begin(average())
     measured = torch.ones(trajectory.matrix[0], dtype=torch.bool, device=device)
-    maps = _known_maps(cine, device, notes)
+    maps = None if cine.series is None else cine.series.maps
+    if maps is None:
+        maps, said = usable_maps(cine, device)
+        notes += said
     if maps is None:
         maps, more = estimate_maps(reference, measured, options.maps)
         notes.extend(more)
@@ -91,7 +95,7 @@ def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions
     variance = None
     if cine.receiver.is_white:
         variance = 2.0 * spacing * (1.0 if cine.noise_share is None else cine.noise_share)
-    return OffGridSlice(
+    data = OffGridSlice(
         hybrid[first:],
         mask[first:],
         maps,
@@ -105,17 +109,9 @@ def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions
         weights=weights[first:],
         gridding=gridding[first:],
     )
-
-
-def _known_maps(cine: CineSlice, device: torch.device, notes: list[str]) -> torch.Tensor | None:
-    """The coil maps of the windows before, or those that came with the slice where they are of use."""
-    if cine.series is not None and cine.series.maps is not None:
-        return cine.series.maps
-    maps = None if cine.maps is None else to_device(cine.maps, device)
-    if maps is not None and not are_usable(maps):
-        notes.append("the coil maps that came with the slice are zero or not finite: others are estimated")
-        return None
-    return maps
+    if not cine.context:  # once in a series
+        notes += note_noise(data)
+    return data
 
 
 def _without_delays(cine: CineSlice, trajectory: Trajectory, notes: list[str]) -> Trajectory:

@@ -1,0 +1,110 @@
+"""What may be wrong with a slice as it came, and is put right in the first step; each with a note."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from recon_core.coils.calibration import cancels, time_average
+from recon_core.coils.estimate import are_usable
+from recon_core.physics.hybrid_noise import believed_noise, coil_noise_deviations
+from recon_core.steps.device import to_device
+from recon_core.words import listed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from recon_core.data import CineSlice, HybridSlice
+
+# A coil is loud if it has so many times the noise of most and at most so much of the ratio of signal to noise that
+# most have: one of a higher gain has as much more signal.
+_LOUD, _POOR = 2.5, 0.5
+_QUIET = 1.5  # times the noise as stated that most coils may have where nothing but noise is in the corners of k-space
+
+
+def zero_lines(cine: CineSlice) -> NDArray[np.bool_]:
+    """Find lines ``(frame, ky)`` that were measured and are zero, where others are not: a receiver gives noise."""
+    if cine.points is not None:  # which samples were measured is known
+        return np.zeros_like(cine.mask)
+    zero: NDArray[np.bool_] = cine.mask & ~cine.kspace[..., cine.kspace.shape[-1] // 2].any(1)
+    where = np.nonzero(zero)
+    zero[where] = ~cine.kspace[where[0], :, where[1]].any((1, 2))
+    return zero if (cine.mask & ~zero).any() else np.zeros_like(zero)
+
+
+def note_zero_lines(zero: NDArray[np.bool_]) -> list[str]:
+    """Say which frames have lines of zeros; nothing if none has."""
+    if not zero.any():
+        return []
+    frames = listed(np.flatnonzero(zero.any(1)).tolist())
+    return [f"lines that hold only zeros count as not measured: {int(zero.sum())}, of frames {frames}"]
+
+
+def usable_maps(cine: CineSlice, device: torch.device) -> tuple[torch.Tensor | None, list[str]]:
+    """Give the coil maps that came with a slice if there are some and they are of use, and say where they are not."""
+    maps = None if cine.maps is None else to_device(cine.maps, device)
+    if maps is None or are_usable(maps):
+        return maps, []
+    return None, ["the coil maps that came with the slice are zero or not finite: others are estimated from its data"]
+
+
+def turned_average(hybrid: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor | None, list[str]]:
+    """Average frames that are turned to one phase, where they would cancel; None where they do not, and a note."""
+    factors, kept = cancels(hybrid, mask)
+    if factors is None:
+        return None, []
+    average, _ = time_average(hybrid * factors[:, None, None, None], mask)
+    said = (
+        f"the phase differs from frame to frame, so that their average keeps {100 * kept:.0f} % of the signal: coil "
+        "maps are made of frames that are turned to one phase"
+    )
+    return average, [said]
+
+
+def loud_coils(
+    hybrid: torch.Tensor, mask: torch.Tensor, reference: torch.Tensor, stated: float | None
+) -> tuple[torch.Tensor | None, list[str]]:
+    """Give factors ``(coil, 1, 1)`` of coils whose noise would drown the others, or None; and say which they are.
+
+    Parameters
+    ----------
+    hybrid
+        ``(frame, coil, ky, x)`` complex64.
+    mask
+        ``(frame, ky)`` bool.
+    reference
+        ``(coil, ky, x)`` complex64 of the time average.
+    stated
+        Standard deviation of the noise of all coils in real and imaginary part; None where it is not known. Where it is
+        and most coils have more in the corners of k-space, that is signal, and no coil is loud.
+    """
+    deviations = torch.tensor(coil_noise_deviations(hybrid, mask))
+    usual = torch.nanmedian(deviations)
+    loud = deviations > _LOUD * usual
+    if stated is not None:
+        loud &= usual < _QUIET * stated
+    if bool(loud.any()):  # as a rule none is, and this looks at all data
+        quality = reference.abs().square().mean((-2, -1)).sqrt().cpu() / deviations
+        loud &= quality < _POOR * torch.nanmedian(quality)
+    if not bool(loud.any()):
+        return None, []
+    notes = [
+        f"coil {coil} is weighed down: it has {float(deviations[coil] / usual):.2g} times the noise of most coils"
+        for coil in loud.nonzero().flatten().tolist()
+    ]
+    return torch.where(loud, usual / deviations, 1).to(hybrid.real)[:, None, None], notes
+
+
+def note_noise(data: HybridSlice) -> list[str]:
+    """Say where the noise in the data is not as stated, after whitening; nothing where it is, or none is stated."""
+    if data.noise_variance is None:
+        return []
+    stated = data.noise_variance**0.5
+    seen = believed_noise(stated, 2**0.5 * data.seen_noise())
+    said = (
+        f"what is in the corners of k-space has {seen / stated:.2g} times the deviation that the noise should have "
+        "after whitening, or it is signal; kt_sense and what starts from it go by that, other methods by what is stated"
+    )
+    return [said] if seen != stated else []
