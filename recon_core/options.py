@@ -378,9 +378,9 @@ class KtSenseOptions(Options):
     """Options of k-t SENSE."""
 
     rounds: int = option(
-        7,
-        "how often the series is improved and the prior read off it anew; half of them take half the time, also where "
-        "a network starts from it",
+        20,
+        "how often the series is improved and the prior read off it anew, at most; it ends after 7 where one changes "
+        "little; 3 take half the time, also where a network starts from it",
         name="kt_rounds",
         minimum=1,
         maximum=100,

@@ -44,6 +44,16 @@ class KtPrior:
         """Sum components to a series ``(frame, part, pixel)``: the adjoint of `analyse`."""
         return _product(self.basis.mT, components)
 
+    def left_open(self, sampled: float) -> torch.Tensor:
+        """Variance ``(component, pixel)`` that data leave of components that do not disturb each other.
+
+        Parameters
+        ----------
+        sampled
+            Share of the lines that were measured.
+        """
+        return 1 / (1 / self.power + sampled)
+
     def express(self, components: torch.Tensor, before: KtPrior) -> torch.Tensor:
         """Turn components of an earlier prior into components of this one that add up to the same series."""
         frames = self.basis.shape[1]
@@ -104,7 +114,7 @@ def next_prior(before: KtPrior, series: torch.Tensor, plane: tuple[int, int], sa
     frames = len(series)
     cosines, old = before.basis[:frames], before.basis[frames:]
     principal = _principal_components(series)
-    left = 1 / (1 / before.power + sampled)
+    left = before.left_open(sampled)
     along_time, moving = left[:frames], (left[frames:] if len(old) else left)
     turned = (principal @ (old if len(old) else cosines).mT).square()
     cosine_power = _mean_power(_product(cosines, series), plane)

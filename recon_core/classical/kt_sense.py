@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 # In the first round and in each other one; what they leave is done in the next one, with a better prior.
 _FIRST_ITERATIONS, _ITERATIONS = 12, 4
 _SETTLING_ITERATIONS = 8  # there is no next round
+# Rounds after which it may end, and the mean square of what the last one changed, over the variance that the data leave
+# open, below which it does; less from some ratio of the peak to the noise on. Where data are strong, a prior that is
+# not found yet holds them back; where they are not, further rounds take weak changes for none.
+_FEWEST_ROUNDS, _NEAR, _STRONG = 7, 0.02, 100.0
 _SAMPLE_ITERATIONS = 30  # from zero; after 12 the easiest scans seem three times less well known than they are
 _LOST = 3e-4  # share of the energy of the coil maps that need not be modelled
 # Deviation of the noise, relative to the largest pixel of a coil, that is reckoned with at least: with less the steps
@@ -68,7 +72,7 @@ class KtSense:
         ----------
         data
             The slice. With samples, the standard deviation that the magnitudes are left with is added to
-            `HybridSlice.extra` as ``uncertainty``, and a note to `HybridSlice.notes` where the noise is not as stated.
+            `HybridSlice.extra` as ``uncertainty``.
 
         Returns
         -------
@@ -76,23 +80,28 @@ class KtSense:
             ``(frame, y, x)`` complex64 in the units of the data. Frames without a measured line are predicted from the
             others.
         """
-        data, deviation = _with_noise(data)
+        data, deviation, peak = _with_noise(data)
+        near = _NEAR * min(1.0, _STRONG * deviation / peak) ** 2
         average = self._average(data)
         problem = _Problem.of(data, self._implementation)
         prior = first_prior(average[0].mT / deviation, len(data.mask))
         components = prior.analyse(problem.flat((average / deviation).expand(len(data.mask), -1, -1)))
         remaining = problem.adjoint(data, deviation) - problem.normal(prior.synthesise(components))
         components, remaining = problem.improve(prior, components, remaining, _FIRST_ITERATIONS)
-        for _ in range(1, self._options.rounds):
-            before, series = prior, prior.synthesise(components)
+        series = prior.synthesise(components)
+        for number in range(1, self._options.rounds):
+            before, last = prior, series
             prior = next_prior(before, series, problem.plane, problem.sampled)
             components, remaining = problem.improve(prior, prior.express(components, before), remaining)
+            series = prior.synthesise(components)
+            if number + 1 >= _FEWEST_ROUNDS and problem.changed(series, last, prior) < near:
+                break
         empty = (~data.mask.any(-1)).nonzero().flatten().tolist()
         if empty:
             data.notes.append(f"frames without a line are predicted from the others: {listed(empty)}")
         if self._options.samples:
             data.extra["uncertainty"] = deviation * problem.uncertainty(prior, self._options.samples)
-        return deviation * problem.image(prior.synthesise(components))
+        return deviation * problem.image(series)
 
     def _average(self, data: HybridSlice) -> torch.Tensor:
         """The image ``(1, y, x)`` of the time average."""
@@ -129,7 +138,7 @@ def settle(
     What a method gets wrong where nothing moves, such as the sharpness of edges, it gets wrong in all frames, so that
     the errors of the mean add up. It is what the data know best, too.
     """
-    data, noise = _with_noise(replace(data, notes=[]))
+    data, noise, _ = _with_noise(data)
     problem = _Problem.of(data, implementation)
     variance = box_mean(2 * (deviation / noise).square().mean(0).mT[None], _NEIGHBOURHOOD)
     problem = replace(problem, held=1 / variance.flatten().clamp(min=_SMALL))
@@ -143,21 +152,17 @@ def settle(
     return noise * problem.image(prior.synthesise(components))
 
 
-def _with_noise(data: HybridSlice) -> tuple[HybridSlice, float]:
-    """The slice with the noise that is reckoned with, and its deviation in a complex sample.
+def _with_noise(data: HybridSlice) -> tuple[HybridSlice, float, float]:
+    """The slice with the noise that is reckoned with, its deviation in a complex sample, and the peak of the coils.
 
-    That is the noise as stated, unless the data contradict it, and the least one where there is less.
+    The noise is that as stated, unless the data contradict it, and the least one where there is less.
     """
     stated: float = math.nan if data.noise_variance is None else data.noise_variance**0.5
     deviation = believed_noise(stated, 2**0.5 * data.seen_noise())
-    if deviation != stated and data.noise_variance is not None:
-        data.notes.append(
-            f"the noise in the corners of k-space has {deviation / stated:.2g} times the deviation that it should "
-            "have after whitening; kt_sense goes by what it sees"
-        )
-    least = max(_LEAST_NOISE * float(data.average_images().abs().max()), torch.finfo(torch.float32).tiny)
+    peak = max(float(data.average_images().abs().max()), torch.finfo(torch.float32).tiny)
+    least = max(_LEAST_NOISE * peak, torch.finfo(torch.float32).tiny)
     deviation = max(deviation, least) if math.isfinite(deviation) else least
-    return replace(data, noise_variance=deviation**2), deviation
+    return replace(data, noise_variance=deviation**2), deviation, peak
 
 
 @dataclass(frozen=True)
@@ -198,6 +203,11 @@ class _Problem:
     def image(self, series: torch.Tensor) -> torch.Tensor:
         """The inverse of `flat`."""
         return torch.complex(series[:, 0], series[:, 1]).view(-1, *self.plane).mT
+
+    def changed(self, series: torch.Tensor, last: torch.Tensor, prior: KtPrior) -> float:
+        """Mean square of what a round changed, over the variance that the data leave open."""
+        left = prior.left_open(self.sampled)[: len(series)].mean()
+        return float((series - last).square().sum(1).mean() / left)
 
     def adjoint(self, data: HybridSlice, deviation: float) -> torch.Tensor:
         """Apply A^H to the data."""
