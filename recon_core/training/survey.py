@@ -43,10 +43,15 @@ _POINTS = 0.2  # share of the scans that have points next to spokes instead of l
 # which nothing tells from the others spoils all.
 _DREADS = (20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 _TOLERATED, _LOST, _ENOUGH = 0.1, 1.0, 6.0
-# Shares of what is sent that may be clearly worse: of lines, and of points, of which there are few.
-_OF_LINES, _OF_POINTS = 0.01, 0.02
+# Share of what is sent that may be clearly worse: a weighing does a little worse on other scans than on its own.
+_ALLOWED = 0.005
 # What few scans cannot tell is taken from here, as found for several networks together.
-_USUAL = Weighing(level=0.0, variance=0.5, change=-1.0, snr=-1.0, acceleration=-1.0, density=-4.0)
+_USUAL = Weighing(
+    level=0.0, variance=0.5, change=-1.0, snr=-1.0, acceleration=-1.0, density=-4.0, faint=-6.0, complete=-4.0
+)
+# Kinds of scans on which a network may do otherwise than on the rest, each with a term of its own that is found on
+# them alone, after all else: with few of them, one that fails says little of the others.
+_KINDS = ("faint", "complete", "points")
 _FIELDS = tuple(field.name for field in dataclasses.fields(Weighing))
 _DOUBT = 1.0  # how much it takes to differ from it, in scans
 _ROUNDS = 40
@@ -71,9 +76,9 @@ class Finding:
     """How far the scan is beyond usual ones."""
 
     @property
-    def points(self) -> bool:
-        """Whether it has points instead of whole lines."""
-        return bool(self.beyond.points)
+    def kind(self) -> str:
+        """The last of those kinds of scans that it is of which the weighing has terms of their own; empty if none."""
+        return next((kind for kind in reversed(_KINDS) if getattr(self.beyond, kind)), "")
 
 
 class Gain(NamedTuple):
@@ -177,7 +182,7 @@ class _Pool(NamedTuple):
     of_change: torch.Tensor
     """`of_variance`, `of_change`: ``(pixel,)`` float32, see `recon_core.inference.fusion.decades`."""
     of_scan: torch.Tensor
-    """``(pixel, 6)`` float32, see `recon_core.trust.weighing.Beyond`."""
+    """``(pixel, 8)`` float32, see `recon_core.trust.weighing.Beyond`."""
 
     @classmethod
     def of(cls, findings: Sequence[Finding]) -> _Pool:
@@ -237,32 +242,30 @@ class Found(NamedTuple):
 def weigh(findings: Sequence[Finding]) -> Found:
     """Find the weighing that gains most on surveyed scans, as daring as it may be.
 
-    A decibel lost beyond what nobody sees counts as many won. How many is tried from few on, until no more than 1 % of
-    the images that are sent are clearly worse, as `Found.judged`, or else as few as can be. The level of scans of
-    points is found after all else, on them alone, until no more than 2 % are: with few of them one that fails says
-    little of those of lines.
+    A decibel lost beyond what nobody sees counts as many won. How many is tried from few on, until no more than one in
+    two hundred of the images that are sent are clearly worse, as `Found.judged`, or else as few as can be. Terms of
+    scans that are faint, complete, or of points are found one after the other after all else, on such scans alone.
 
     Parameters
     ----------
     findings
         Of scans of all kinds. With a single one nothing is known of others.
     """
-    points = [finding for finding in findings if finding.points]
-    lines = [finding for finding in findings if not finding.points]
-    free = tuple(name for name in _FIELDS if name != "points")
-    weighing, of_lines, _ = _dare(lines or points, _USUAL, free, _OF_LINES)
-    if not points:
-        return Found(weighing, of_lines, helps_on_points=False)
-    weighing, of_points, keeps = _dare(points, weighing, ("points",), _OF_POINTS)
-    sent = [gain[:2] for gain in of_points if gain.share >= LEAST_SHARE]
-    helps = keeps and bool(sent) and bool(min(np.median(sent, axis=0)) > 0)
-    rest = {True: iter(of_points), False: iter(of_lines)}
-    return Found(weighing, [next(rest[finding.points]) for finding in findings], helps)
+    weighing, judged, helps = _USUAL, dict[int, Gain](), False
+    for kind in ("", *_KINDS):
+        numbers = [number for number, finding in enumerate(findings) if finding.kind == kind]
+        if not numbers:
+            continue
+        free = (kind,) if kind else tuple(name for name in _FIELDS if name not in _KINDS)
+        weighing, found, keeps = _dare([findings[number] for number in numbers], weighing, free)
+        judged.update(zip(numbers, found, strict=True))
+        if kind == "points":
+            sent = [gain[:2] for gain in found if gain.share >= LEAST_SHARE]
+            helps = keeps and bool(sent) and bool(min(np.median(sent, axis=0)) > 0)
+    return Found(weighing, [judged[number] for number in range(len(findings))], helps)
 
 
-def _dare(
-    findings: Sequence[Finding], usual: Weighing, free: tuple[str, ...], allowed: float
-) -> tuple[Weighing, list[Gain], bool]:
+def _dare(findings: Sequence[Finding], usual: Weighing, free: tuple[str, ...]) -> tuple[Weighing, list[Gain], bool]:
     """Find the most daring weighing that keeps what is clearly worse to a share of what is sent.
 
     If there is none, it is the most daring of those with the least share. Gives what was found on all, how each is
@@ -272,10 +275,10 @@ def _dare(
     for dread in _DREADS:
         judged = _judge(findings, usual, free, dread)
         tried.append((_worse(judged), dread, judged))
-        if tried[-1][0] <= allowed:
+        if tried[-1][0] <= _ALLOWED:
             break
     share, dread, judged = min(tried, key=lambda one: one[0])
-    return _weigh(findings, usual, free, dread), judged, share <= allowed
+    return _weigh(findings, usual, free, dread), judged, share <= _ALLOWED
 
 
 def _worse(judged: Sequence[Gain]) -> float:

@@ -24,6 +24,8 @@ USUAL_VARIANCE = 1e-3
 # Peak signal-to-noise ratio of usual scans, beyond which k-t SENSE reckons with more noise than there is, and their net
 # acceleration, least and most.
 USUAL_SNR, _USUAL_ACCELERATION = 200.0, (3.0, 10.0)
+_FAINT = 20.0  # signal-to-noise ratio below which a scan is faint: hardly any real cine is, or what networks learn from
+_SMALL = 1e-6  # measured samples of complete data are all, but for rounding
 _LARGEST = 100.0
 _ALWAYS = ("level", "variance", "change")  # in a manifest, the others where they count
 
@@ -43,6 +45,8 @@ class Weighing:
     - ``acceleration log10(r / 10)`` of those with a net acceleration r above 10, where little holds a network back, and
       ``density log10(3 / r)`` of those with one below 3, which leave little but noise;
     - ``repeats`` of those whose frames have the same lines, where the variance does not count what folds over;
+    - ``complete`` of those that lack nothing, and ``faint log10(20 / s)`` of others with a ratio s below 20: most
+      packaged weights were trained on neither, and noise is nearly all that can be wrong there;
     - ``points`` of those of points instead of whole lines, which most packaged weights were not trained on.
     """
 
@@ -54,9 +58,11 @@ class Weighing:
     acceleration: float = 0.0
     density: float = 0.0
     repeats: float = 0.0
+    faint: float = 0.0
+    complete: float = 0.0
     points: float = 0.0
-    """`level`, `variance`, `change`, `snr`, `noise`, `acceleration`, `density`, `repeats`, `points`: As above; per
-    factor of ten."""
+    """`level`, `variance`, `change`, `snr`, `noise`, `acceleration`, `density`, `repeats`, `faint`, `complete`,
+    `points`: As above; per factor of ten."""
 
     @classmethod
     def parse(cls, mapping: Mapping[str, object]) -> Weighing:
@@ -99,22 +105,28 @@ class Beyond(NamedTuple):
     acceleration: float = 0.0
     density: float = 0.0
     repeats: float = 0.0
+    faint: float = 0.0
+    complete: float = 0.0
     points: float = 0.0
     """`snr`, `noise`: Of more, and of less, than the usual signal-to-noise ratio. `acceleration`, `density`: Of more,
-    and of less, than the usual net acceleration. `repeats`, `points`: 1 of a scan whose frames have the same lines, and
-    of one of points; else 0."""
+    and of less, than the usual net acceleration. `faint`: Of less than the ratio of a faint scan, if not complete.
+    `repeats`, `complete`, `points`: 1 of a scan whose frames have the same lines, of one that lacks nothing, and of one
+    of points; else 0."""
 
     @classmethod
     def of(cls, sampling: Sampling) -> Beyond:
         """That of a scan; a signal-to-noise ratio that is not known is a usual one."""
         of_snr = math.log10((sampling.snr or USUAL_SNR) / USUAL_SNR)
         least, most = _USUAL_ACCELERATION
+        complete = sampling.acceleration < 1 + _SMALL
         return cls(
             snr=max(0.0, of_snr),
             noise=max(0.0, -of_snr),
             acceleration=math.log10(max(1.0, sampling.acceleration / most)),
             density=math.log10(max(1.0, least / sampling.acceleration)),
             repeats=float(sampling.repeats),
+            faint=0.0 if complete else max(0.0, math.log10(_FAINT / (sampling.snr or _FAINT))),
+            complete=float(complete),
             points=float(sampling.pattern == "points"),
         )
 

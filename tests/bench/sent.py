@@ -54,10 +54,10 @@ def main() -> None:
         found = weigh(findings) if options.weigh else None
         judged = found.judged if found else gains(findings, entry.weighing)
         print(row(f"`{name}`", judged, findings), flush=True)
-        of_points = [number for number, finding in enumerate(findings) if finding.points]
-        if of_points:
-            chosen = [judged[number] for number in of_points], [findings[number] for number in of_points]
-            print(row(f"`{name}`, of these with points", *chosen), flush=True)
+        for kind in sorted({finding.kind for finding in findings} - {""}):
+            of_kind = [number for number, finding in enumerate(findings) if finding.kind == kind]
+            chosen = [judged[number] for number in of_kind], [findings[number] for number in of_kind]
+            print(row(f"`{name}`, {kind}", *chosen), flush=True)
         if found is None:
             continue
         facts = {
@@ -93,6 +93,8 @@ def row(name: str, judged: list[Gain], findings: list[Finding]) -> str:
     whole, moving, share = np.array(judged).T
     sent, gaining = share >= LEAST_SHARE, np.array([alone(finding) for finding in findings]) > WORSE
     least = np.minimum(whole, moving)[sent]
+    if not len(least):
+        return f"| {name} | {len(findings)} | 0 | | | | {np.count_nonzero(gaining)} | 0 |"
     medians = " / ".join(f"{np.median(values[sent]):+.2f}" for values in (moving, whole))
     worse = f"{100 * np.mean(least < -WORSE):.1f} %"
     served = f"{np.count_nonzero(sent & gaining)} of {np.count_nonzero(gaining)}"

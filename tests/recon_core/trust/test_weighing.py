@@ -67,6 +67,16 @@ def test_scans_of_more_noise_and_of_more_lines_than_usual_have_a_level_of_their_
     assert of_scan.level == pytest.approx(level, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("snr", "complete", "level"), [(20.0, False, 0.5), (2.0, False, -5.5), (None, True, -3.5), (2.0, True, -3.5)]
+)
+def test_scans_that_are_faint_or_complete_have_a_level_of_their_own(snr, complete, level):
+    mask = np.ones((2, 30), bool)
+    mask[1, 3] = complete
+    of_scan = Weighing(level=0.5, faint=-6.0, complete=-4.0).of_scan(Beyond.of(Sampling.of(mask, 4, 64, snr)))
+    assert of_scan.level == pytest.approx(level)
+
+
 def test_a_scan_without_a_line_is_described():
     beyond = Beyond.of(Sampling.of(np.zeros((2, 30), bool), 4, 64))
     assert (beyond.density, beyond.acceleration) == (0.0, np.inf)
