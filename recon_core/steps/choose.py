@@ -13,6 +13,7 @@ from recon_core.inference.start import start_method
 from recon_core.methods import find_method
 from recon_core.options import apply
 from recon_core.weights.manifest import list_weights
+from recon_core.words import choose_from
 
 if TYPE_CHECKING:
     from recon_core.options import ReconOptions
@@ -120,7 +121,7 @@ def choose(work: Work) -> Work:
         passed = ["no other is faster"]
     reasons = [f"+{chosen.gain:.1f} dB over {WITHOUT_WEIGHTS[0]} on scans of its survey"] if chosen.gain else []
     if len(ranked) == len(WITHOUT_WEIGHTS):
-        reasons.append(f"no weights are known to add to {WITHOUT_WEIGHTS[0]}")
+        reasons.append(_nothing_known(work.options.network.weights))
     if left < math.inf:
         reasons.append(f"about {_about(_seconds(work, chosen))} of the {_about(left)} left")
     reasons += passed[:_MOST_REASONS]
@@ -128,6 +129,14 @@ def choose(work: Work) -> Work:
         reasons.append(f"and {len(passed) - _MOST_REASONS} more")
     work.data.notes.append(f"{work.options.method}: {chosen.name} ({'; '.join(reasons)})")
     return dataclasses.replace(work, options=chosen.options)
+
+
+def _nothing_known(named: str) -> str:
+    """Why no network may be chosen."""
+    known = list_weights()
+    if named and named not in known:
+        return f"there are no weights {named!r}; {choose_from(named, known, 'cinestream methods')}"
+    return f"no weights are known to add to {WITHOUT_WEIGHTS[0]}"
 
 
 def _lateness(work: Work, one: Candidate, left: float) -> str:

@@ -97,6 +97,13 @@ def test_weights_without_a_known_gain_over_kt_sense_are_no_candidates(weights, o
     assert chosen(AUTO) == ("kt_sense", "", "auto: kt_sense (no weights are known to add to kt_sense)")
 
 
+def test_weights_that_do_not_exist_are_named_with_those_that_do(weights):
+    weights(entry("crunet_mr", 0.8))
+    method, _, note = chosen(ReconOptions.of(method="auto", weights="crunet_mr-lap"))
+    assert method == "kt_sense"
+    assert "(there are no weights 'crunet_mr-lap'; did you mean crunet_mr-lab? (there are crunet_mr-lab)" in note
+
+
 def test_a_network_that_is_not_for_the_scan_is_passed_over_and_the_note_says_why(weights):
     weights(entry("crunet_mr", 0.8), entry("crnn_mri", 0.3))
     found = chosen(AUTO, unlike={"crunet_mr": "acceleration 2"})
