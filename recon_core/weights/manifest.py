@@ -78,10 +78,13 @@ class WeightsFacts:
     """`source`, `licence`, `notes`: Where they come from, under which licence, and what a user should know."""
 
     def describe(self) -> str:
-        """Say in one line for which scans they are, what they add and need, their limits, and how they were trained."""
+        """Say in one line what they add and need, for which scans they are, their limits, and how they were trained."""
+        trained_on = self.range.describe() if self.range else "training not recorded"
+        if self.range and self.weighing:
+            trained_on = f"trained on {trained_on}, which limits nothing, as every image is weighed"
         parts = [
-            self.range.describe() if self.range else "training not recorded",
             self._worth(),
+            trained_on,
             "" if self.start in STARTS else f"start from the image of the weights {self.start}",
             self.limits.describe() if self.limits else "",
             ", ".join(f"{name} {value}" for name, value in self.training.items()),

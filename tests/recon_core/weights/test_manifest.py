@@ -494,4 +494,11 @@ def test_weighed_weights_are_for_lines_and_what_else_they_help_on(home):
     assert dataclasses.replace(entry, weighing=None).why_not_on("radial") == ""
     survey = {"scans": 12, "served": 9, "median_gain": 0.2}
     told = dataclasses.replace(entry, metrics={"survey": survey}).describe()
-    assert told.endswith("on 9 of 12 surveyed scans, and help on points patterns")
+    assert "on 9 of 12 surveyed scans, and help on points patterns; " in told
+
+
+def test_weights_say_whether_the_scans_of_their_training_limit_them(home):
+    entry = write(home, range=TrainingRange(acceleration=(4, 8)))
+    assert entry.describe() == "acceleration 4 to 8"
+    weighed = dataclasses.replace(entry, reference="kt_sense", weighing=Weighing(level=-1.0))
+    assert weighed.describe() == "trained on acceleration 4 to 8, which limits nothing, as every image is weighed"
