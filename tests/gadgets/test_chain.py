@@ -682,7 +682,7 @@ def test_what_was_chosen_is_as_asked_for(monkeypatch, caplog):
     with caplog.at_level(logging.INFO, "cinestream"):
         run = Chain(parse_header(made.header), settings, lambda: Engine("cpu"))
         images = [item for item in run(made.items()) if isinstance(item, Image)]
-    why = "auto: kt_sense (no weights are known to add to kt_sense)"
+    why = "auto: kt_sense (there are no weights 'dstdm-small'; there are none)"
     for image in images:
         assert comment(image).startswith(f"cinestream kt_sense; {why}")
         assert ismrmrd.Meta.deserialize(image.attributes)["cinestream_method"] == "kt_sense"
