@@ -58,7 +58,7 @@ class KtSense:
     The temporal components of the series are expected to be Gaussian with a power P that differs from pixel to pixel
     (`recon_core.classical.kt_prior`). With noise of variance s^2 the estimate of x is the minimum of |A x - y|^2 / s^2
     + sum |c|^2 / P over its components c. Rounds of a few conjugate gradient steps and a new prior take turns; they
-    begin with the image of the time average, for all frames.
+    begin with the image of the time average, for all frames, and end where one changes little of what is left open.
     """
 
     def __init__(self, options: KtSenseOptions, implementation: str = "auto") -> None:

@@ -52,7 +52,12 @@ def hybrid_noise_deviation(hybrid: torch.Tensor, mask: torch.Tensor) -> float:
         Standard deviation of the real and of the imaginary part, in the units of the data; NaN where no corner was
         measured. Coils that hold nothing but zeros do not count.
     """
-    return min(filter(math.isfinite, coil_noise_deviations(hybrid, mask)), default=math.nan)
+    return least_deviation(coil_noise_deviations(hybrid, mask))
+
+
+def least_deviation(deviations: list[float]) -> float:
+    """That of the coil with least noise: others may have signal there; NaN where none is known."""
+    return min(filter(math.isfinite, deviations), default=math.nan)
 
 
 def coil_noise_deviations(hybrid: torch.Tensor, mask: torch.Tensor) -> list[float]:

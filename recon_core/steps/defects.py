@@ -9,7 +9,7 @@ import torch
 
 from recon_core.coils.calibration import cancels, time_average
 from recon_core.coils.estimate import are_usable
-from recon_core.physics.hybrid_noise import believed_noise, coil_noise_deviations
+from recon_core.physics.hybrid_noise import believed_noise
 from recon_core.steps.device import to_device
 from recon_core.words import listed
 
@@ -64,23 +64,21 @@ def turned_average(hybrid: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tens
 
 
 def loud_coils(
-    hybrid: torch.Tensor, mask: torch.Tensor, reference: torch.Tensor, stated: float | None
+    of_coils: list[float], reference: torch.Tensor, stated: float | None
 ) -> tuple[torch.Tensor | None, list[str]]:
     """Give factors ``(coil, 1, 1)`` of coils whose noise would drown the others, or None; and say which they are.
 
     Parameters
     ----------
-    hybrid
-        ``(frame, coil, ky, x)`` complex64.
-    mask
-        ``(frame, ky)`` bool.
+    of_coils
+        Standard deviation of the noise that is seen of each coil, in real and imaginary part.
     reference
         ``(coil, ky, x)`` complex64 of the time average.
     stated
-        Standard deviation of the noise of all coils in real and imaginary part; None where it is not known. Where it is
-        and most coils have more in the corners of k-space, that is signal, and no coil is loud.
+        That of all coils, where it is known. Where most have more in the corners of k-space, that is signal, and no
+        coil is loud.
     """
-    deviations = torch.tensor(coil_noise_deviations(hybrid, mask))
+    deviations = torch.tensor(of_coils)
     usual = torch.nanmedian(deviations)
     loud = deviations > _LOUD * usual
     if stated is not None:
@@ -94,17 +92,25 @@ def loud_coils(
         f"coil {coil} is weighed down: it has {float(deviations[coil] / usual):.2g} times the noise of most coils"
         for coil in loud.nonzero().flatten().tolist()
     ]
-    return torch.where(loud, usual / deviations, 1).to(hybrid.real)[:, None, None], notes
+    return torch.where(loud, usual / deviations, 1).to(reference.real)[:, None, None], notes
 
 
-def note_noise(data: HybridSlice) -> list[str]:
-    """Say where the noise in the data is not as stated, after whitening; nothing where it is, or none is stated."""
+def note_noise(data: HybridSlice, seen: float) -> list[str]:
+    """Say where the noise in the data is not as stated, after whitening; nothing where it is, or none is stated.
+
+    Parameters
+    ----------
+    data
+        The slice.
+    seen
+        Its `HybridSlice.seen_noise`.
+    """
     if data.noise_variance is None:
         return []
     stated = data.noise_variance**0.5
-    seen = believed_noise(stated, 2**0.5 * data.seen_noise())
+    believed = believed_noise(stated, 2**0.5 * seen)
     said = (
-        f"what is in the corners of k-space has {seen / stated:.2g} times the deviation that the noise should have "
+        f"what is in the corners of k-space has {believed / stated:.2g} times the deviation that the noise should have "
         "after whitening, or it is signal; kt_sense and what starts from it go by that, other methods by what is stated"
     )
-    return [said] if seen != stated else []
+    return [said] if believed != stated else []

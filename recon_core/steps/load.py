@@ -13,6 +13,7 @@ from recon_core.data import HybridSlice
 from recon_core.errors import ResourceError
 from recon_core.methods import find_method
 from recon_core.physics.fourier import ifft
+from recon_core.physics.hybrid_noise import coil_noise_deviations, least_deviation
 from recon_core.physics.memory import available_bytes, predicted_bytes
 from recon_core.points.find import find_points
 from recon_core.points.slice import reference_of_points, with_points
@@ -72,7 +73,8 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
         reference = ifft(average, (-1,))
     else:
         reference, measured = time_average(hybrid, mask)
-    weights, notes = loud_coils(hybrid, mask[first:], reference, _stated_deviation(cine))
+    of_coils = coil_noise_deviations(hybrid, mask[first:])
+    weights, notes = loud_coils(of_coils, reference, _stated_deviation(cine))
     if weights is not None:
         hybrid, reference = hybrid * weights, reference * weights
     notes += note_zero_lines(zero[first:])
@@ -101,7 +103,7 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
     )
     data = data if points is None else with_points(data, points[first:])
     if not cine.context:  # once in a series
-        notes += note_noise(data)
+        notes += note_noise(data, least_deviation(of_coils) if points is None else data.seen_noise())
     return data
 
 

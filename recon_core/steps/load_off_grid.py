@@ -110,7 +110,7 @@ def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions
         gridding=gridding[first:],
     )
     if not cine.context:  # once in a series
-        notes += note_noise(data)
+        notes += note_noise(data, data.seen_noise())
     return data
 
 

@@ -182,7 +182,7 @@ class _Pool(NamedTuple):
     of_change: torch.Tensor
     """`of_variance`, `of_change`: ``(pixel,)`` float32, see `recon_core.inference.fusion.decades`."""
     of_scan: torch.Tensor
-    """``(pixel, 8)`` float32, see `recon_core.trust.weighing.Beyond`."""
+    """``(pixel, field)`` float32 of `recon_core.trust.weighing.Beyond`."""
 
     @classmethod
     def of(cls, findings: Sequence[Finding]) -> _Pool:
