@@ -68,13 +68,18 @@ def test_rounds_bring_it_closer(smooth_maps, disc):
     assert errors[0] > 1.2 * errors[1] > 1.44 * errors[2]
 
 
+def simulated(**scan):
+    """Data, maps, mask, truth and variance of the noise of a simulated scan."""
+    cine = simulate_cine(12, (64, 56), 8, **scan)
+    maps = torch.tensor(cine.coil_maps / np.linalg.norm(cine.coil_maps, axis=0))
+    data, variance = ifft(torch.tensor(cine.kspace), (-1,)), float(cine.noise_covariance[0, 0].real)
+    return data, maps, torch.tensor(cine.mask), torch.tensor(cine.image), variance
+
+
 @pytest.mark.parametrize(("snr", "goes_on"), [(1000, True), (30, False)])
 def test_rounds_go_on_where_one_still_changes_much(snr, goes_on):
     """As with little noise: there the prior holds back; else further rounds would take weak changes for none."""
-    cine = simulate_cine(12, (64, 56), 8, sampling="variable_density", acceleration=4, snr=snr)
-    maps = torch.tensor(cine.coil_maps / np.linalg.norm(cine.coil_maps, axis=0))
-    data, mask, truth = ifft(torch.tensor(cine.kspace), (-1,)), torch.tensor(cine.mask), torch.tensor(cine.image)
-    variance = float(cine.noise_covariance[0, 0].real)
+    data, maps, mask, truth, variance = simulated(sampling="variable_density", acceleration=4, snr=snr)
     seven, more = (
         run(KtSense(KtSenseOptions(rounds=rounds)), data, maps, mask, noise_variance=variance) for rounds in (7, 20)
     )
@@ -109,10 +114,8 @@ def test_wrong_whitening_is_made_good(smooth_maps, disc, factor):
 
 @pytest.mark.parametrize("stated", [True, False])
 def test_next_to_no_noise_does_not_stop_the_steps(monkeypatch, stated):
-    cine = simulate_cine(12, (64, 56), 8, acceleration=6, snr=3000)
-    maps = torch.tensor(cine.coil_maps / np.linalg.norm(cine.coil_maps, axis=0))
-    data, mask, truth = ifft(torch.tensor(cine.kspace), (-1,)), torch.tensor(cine.mask), torch.tensor(cine.image)
-    variance = float(cine.noise_covariance[0, 0].real) if stated else None
+    data, maps, mask, truth, variance = simulated(acceleration=6, snr=3000)
+    variance = variance if stated else None
     ours = error(run(KtSense(KtSenseOptions()), data, maps, mask, noise_variance=variance), truth)
     monkeypatch.setattr(module, "_LEAST_NOISE", 1e-6)
     slow = error(run(KtSense(KtSenseOptions()), data, maps, mask, noise_variance=variance), truth)
