@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
@@ -246,7 +247,8 @@ class HybridSlice:
     measured: torch.Tensor
     """``(ky,)`` bool, True where `reference` holds a line."""
     noise_variance: float | None = None
-    """Variance of a complex sample of `hybrid`; None where it is not known because nothing was whitened."""
+    """Variance of a complex sample of `hybrid`, as seen there where that contradicts what was stated; None where it is
+    not known because nothing was whitened."""
     notes: list[str] = field(default_factory=list)
     """Methods add sentences on what they had to do differently."""
     doubts: list[str] = field(default_factory=list)
@@ -349,6 +351,10 @@ class HybridSlice:
         from recon_core.coils.columns import combine_columnwise
 
         return combine_columnwise(self.maps, lost)
+
+    def noise_deviation(self) -> float:
+        """Standard deviation of a complex sample: as stated, or else as it is seen; NaN if neither is known."""
+        return 2**0.5 * self.seen_noise() if self.noise_variance is None else math.sqrt(self.noise_variance)
 
     def seen_noise(self) -> float:
         """Standard deviation of real and imaginary part of the samples far from the centre; NaN without any."""

@@ -15,7 +15,6 @@ import torch
 from recon_core.classical.cg_sense import CGSense
 from recon_core.classical.kt_prior import KtPrior, first_prior, next_prior, settled_prior
 from recon_core.options import CGSenseOptions
-from recon_core.physics.hybrid_noise import believed_noise
 from recon_core.physics.neighbourhood import box_mean
 from recon_core.physics.solvers import ratio
 from recon_core.words import listed
@@ -155,10 +154,9 @@ def settle(
 def _with_noise(data: HybridSlice) -> tuple[HybridSlice, float, float]:
     """The slice with the noise that is reckoned with, its deviation in a complex sample, and the peak of the coils.
 
-    The noise is that as stated, unless the data contradict it, and the least one where there is less.
+    Where there is less noise than the least, it is that.
     """
-    stated: float = math.nan if data.noise_variance is None else data.noise_variance**0.5
-    deviation = believed_noise(stated, 2**0.5 * data.seen_noise())
+    deviation = data.noise_deviation()
     peak = max(float(data.average_images().abs().max()), torch.finfo(torch.float32).tiny)
     least = max(_LEAST_NOISE * peak, torch.finfo(torch.float32).tiny)
     deviation = max(deviation, least) if math.isfinite(deviation) else least

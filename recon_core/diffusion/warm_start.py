@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from recon_core.physics.hybrid_noise import believed_noise
 from recon_core.physics.solvers import conjugate_gradient
 
 if TYPE_CHECKING:
@@ -49,8 +48,7 @@ class KnownStart(NamedTuple):
         if data.start is None or data.start_deviation is None:
             return None
         error = max(float(data.start_deviation.square().mean().sqrt()), _SMALL)
-        stated = math.nan if data.noise_variance is None else data.noise_variance**0.5
-        noise = believed_noise(stated, 2**0.5 * data.seen_noise())
+        noise = data.noise_deviation()
         # where no noise is seen there is none
         weight = noise**2 / 2 / error**2 if math.isfinite(noise) else 0.0
         first, last = (ratio * error for ratio in _LEVELS_PER_ERROR)

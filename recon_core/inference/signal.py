@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from recon_core.physics.hybrid_noise import believed_noise
-
 if TYPE_CHECKING:
     from recon_core.data import HybridSlice
 
@@ -28,10 +26,9 @@ def signal_to_noise(data: HybridSlice, peak: float | None = None) -> float | Non
     Returns
     -------
     float or None
-        Peak magnitude of the image of the time average over the standard deviation of a complex sample, as stated or
-        as seen where that contradicts it; None where the noise is not known.
+        Peak magnitude of the image of the time average over the standard deviation of a complex sample; None where the
+        noise is not known.
     """
     if data.noise_variance is None:
         return None
-    deviation = believed_noise(data.noise_variance**0.5, 2**0.5 * data.seen_noise())
-    return (peak_of_average(data) if peak is None else peak) / deviation
+    return (peak_of_average(data) if peak is None else peak) / data.noise_deviation()

@@ -15,25 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MOST_LINES = 256  # that are looked at
-# Noise, seen in the corners of k-space over what it should be: signal there makes it seem stronger, and nothing weaker.
-_BELIEVED = (0.25, 8.0)
-
-
-def believed_noise(stated: float, seen: float) -> float:
-    """Choose between the noise that whitening should leave and the noise that is seen in the data.
-
-    Parameters
-    ----------
-    stated, seen
-        Standard deviation of either; NaN where it is not known.
-
-    Returns
-    -------
-    float
-        That which is stated, unless what is seen contradicts it; NaN if neither is known.
-    """
-    contradicted = seen < _BELIEVED[0] * stated or seen > _BELIEVED[1] * stated
-    return seen if math.isnan(stated) or contradicted else stated
 
 
 def hybrid_noise_deviation(hybrid: torch.Tensor, mask: torch.Tensor) -> float:

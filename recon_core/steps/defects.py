@@ -9,19 +9,20 @@ import torch
 
 from recon_core.coils.calibration import cancels, time_average
 from recon_core.coils.estimate import are_usable
-from recon_core.physics.hybrid_noise import believed_noise
 from recon_core.steps.device import to_device
 from recon_core.words import listed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from recon_core.data import CineSlice, HybridSlice
+    from recon_core.data import CineSlice
 
 # A coil is loud if it has so many times the noise of most and at most so much of the ratio of signal to noise that
 # most have: one of a higher gain has as much more signal.
 _LOUD, _POOR = 2.5, 0.5
 _QUIET = 1.5  # times the noise as stated that most coils may have where nothing but noise is in the corners of k-space
+# Times the noise as stated that may be seen there: signal makes it seem stronger, and nothing weaker.
+_BELIEVED = (0.25, 8.0)
 
 
 def zero_lines(cine: CineSlice) -> NDArray[np.bool_]:
@@ -95,22 +96,23 @@ def loud_coils(
     return torch.where(loud, usual / deviations, 1).to(reference.real)[:, None, None], notes
 
 
-def note_noise(data: HybridSlice, seen: float) -> list[str]:
-    """Say where the noise in the data is not as stated, after whitening; nothing where it is, or none is stated.
+def right_noise(stated: float | None, seen: float) -> tuple[float | None, list[str]]:
+    """Give the variance of the noise that is reckoned with, and say where it is not as stated, after whitening.
 
     Parameters
     ----------
-    data
-        The slice.
+    stated
+        Variance of a complex sample after whitening; None where nothing was whitened.
     seen
-        Its `HybridSlice.seen_noise`.
+        `HybridSlice.seen_noise` of the data.
     """
-    if data.noise_variance is None:
-        return []
-    stated = data.noise_variance**0.5
-    believed = believed_noise(stated, 2**0.5 * seen)
+    if stated is None:
+        return None, []
+    ratio = (2 * seen**2 / stated) ** 0.5
+    if not (ratio < _BELIEVED[0] or ratio > _BELIEVED[1]):  # as if nothing is seen
+        return stated, []
     said = (
-        f"what is in the corners of k-space has {believed / stated:.2g} times the deviation that the noise should have "
-        "after whitening, or it is signal; kt_sense and what starts from it go by that, other methods by what is stated"
+        f"what is in the corners of k-space has {ratio:.2g} times the deviation that the noise should have after "
+        "whitening, or it is signal: that is reckoned with"
     )
-    return [said] if believed != stated else []
+    return 2 * seen**2, [said]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from recon_core.physics.hybrid_noise import coil_noise_deviations, least_deviati
 from recon_core.physics.memory import available_bytes, predicted_bytes
 from recon_core.points.find import find_points
 from recon_core.points.slice import reference_of_points, with_points
-from recon_core.steps.defects import loud_coils, note_noise, note_zero_lines, turned_average, usable_maps, zero_lines
+from recon_core.steps.defects import loud_coils, note_zero_lines, right_noise, turned_average, usable_maps, zero_lines
 from recon_core.steps.device import to_device
 from recon_core.steps.load_off_grid import load_off_grid
 
@@ -102,9 +103,10 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
         periodic=cine.periodic,
     )
     data = data if points is None else with_points(data, points[first:])
-    if not cine.context:  # once in a series
-        notes += note_noise(data, least_deviation(of_coils) if points is None else data.seen_noise())
-    return data
+    seen = least_deviation(of_coils) if points is None else data.seen_noise()
+    variance, said = right_noise(data.noise_variance, seen)
+    notes += [] if cine.context else said  # once in a series
+    return replace(data, noise_variance=variance)
 
 
 def _stated_deviation(cine: CineSlice) -> float | None:

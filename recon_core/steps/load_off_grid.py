@@ -17,7 +17,7 @@ from recon_core.off_grid.slice import OffGridSlice
 from recon_core.off_grid.trajectory import are_straight, cell_areas
 from recon_core.off_grid.transforms import grid_samples
 from recon_core.physics.fourier import fft
-from recon_core.steps.defects import note_noise, usable_maps
+from recon_core.steps.defects import right_noise, usable_maps
 from recon_core.steps.device import to_device
 
 if TYPE_CHECKING:
@@ -109,9 +109,9 @@ def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions
         weights=weights[first:],
         gridding=gridding[first:],
     )
-    if not cine.context:  # once in a series
-        notes += note_noise(data, data.seen_noise())
-    return data
+    variance, said = right_noise(variance, data.seen_noise())
+    notes += [] if cine.context else said  # once in a series
+    return replace(data, noise_variance=variance)
 
 
 def _without_delays(cine: CineSlice, trajectory: Trajectory, notes: list[str]) -> Trajectory:

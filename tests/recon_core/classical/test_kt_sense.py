@@ -104,14 +104,6 @@ def test_noise_that_is_not_known_is_seen(smooth_maps, disc):
     assert unknown < 1.25 * known  # signal in the corners makes the noise seem stronger
 
 
-@pytest.mark.parametrize("factor", [0.1, 10.0])
-def test_wrong_whitening_is_made_good(smooth_maps, disc, factor):
-    data, maps, mask, truth = scan(smooth_maps, disc, "interleaved", 4, 0)
-    image = run(KtSense(KtSenseOptions()), factor * data, maps, mask, noise_variance=NOISE)
-    frame_by_frame = run(CGSense(CGSenseOptions()), factor * data, maps, mask, noise_variance=NOISE)
-    assert error(image / factor, truth) < error(frame_by_frame / factor, truth)
-
-
 @pytest.mark.parametrize("stated", [True, False])
 def test_next_to_no_noise_does_not_stop_the_steps(monkeypatch, stated):
     data, maps, mask, truth, variance = simulated(acceleration=6, snr=3000)

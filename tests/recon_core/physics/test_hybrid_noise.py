@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recon_core.physics.fourier import ifft
-from recon_core.physics.hybrid_noise import believed_noise, coil_noise_deviations, hybrid_noise_deviation
+from recon_core.physics.hybrid_noise import coil_noise_deviations, hybrid_noise_deviation
 
 
 def noise(deviation=1.0):
@@ -55,11 +55,3 @@ def test_each_coil_has_its_own():
     hybrid[:, 1] *= 7
     hybrid[:, 2] = 0
     assert coil_noise_deviations(hybrid, mask) == pytest.approx([1, 7, math.nan, 1], rel=0.1, nan_ok=True)
-
-
-@pytest.mark.parametrize(
-    ("stated", "seen", "believed"),
-    [(1.0, 1.5, 1.0), (1.0, 9.0, 9.0), (1.0, 0.1, 0.1), (math.nan, 3.0, 3.0), (1.0, math.nan, 1.0)],
-)
-def test_the_noise_that_is_stated_counts_unless_the_data_contradict_it(stated, seen, believed):
-    assert believed_noise(stated, seen) == believed

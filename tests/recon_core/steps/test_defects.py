@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 from recon_core.data import Receiver
 from recon_core.engine import Engine
 from recon_core.options import ReconOptions
+from recon_core.steps.defects import right_noise
 from recon_core.steps.load import load
 
 CPU = torch.device("cpu")
@@ -109,10 +111,28 @@ def test_a_coil_of_more_noise_than_is_stated_is_weighed_down(cine, noise, times)
 
 @pytest.mark.parametrize("factor", [0.1, 10.0])
 @pytest.mark.parametrize("method", ["cg_sense", "kt_sense", "low_rank_sparse"])
-def test_noise_that_is_not_as_stated_is_noted_once_whatever_the_method(cine, factor, method):
+def test_noise_that_is_not_as_stated_is_noted_once_and_made_good_whatever_the_method(cine, factor, method):
     result = image_of(dataclasses.replace(cine, kspace=factor * cine.kspace), method)
     (note,) = [note for note in result.notes if "times the deviation that the noise should have" in note]
     assert note.startswith("what is in the corners of k-space has ")
+    right = image_of(cine, method).image
+    assert np.linalg.norm(result.image / factor - right) < 0.05 * np.linalg.norm(right)
+
+
+@pytest.mark.parametrize(
+    ("stated", "seen", "believed", "times"),
+    [
+        (2.0, 1.5, 2.0, None),
+        (2.0, 9.0, 162.0, "9"),
+        (2.0, 0.1, 0.02, "0.1"),
+        (2.0, math.nan, 2.0, None),
+        (None, 3.0, None, None),
+    ],
+)
+def test_the_noise_that_is_stated_counts_unless_the_data_contradict_it(stated, seen, believed, times):
+    variance, notes = right_noise(stated, seen)
+    assert variance == (None if believed is None else pytest.approx(believed))
+    assert [f"has {times} times the deviation" in note for note in notes] == ([True] if times else [])
 
 
 def test_noise_as_stated_or_not_stated_is_not_noted(cine):
