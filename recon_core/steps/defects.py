@@ -15,14 +15,17 @@ from recon_core.words import listed
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from recon_core.data import CineSlice
+    from recon_core.data import CineSlice, HybridSlice
 
 # A coil is loud if it has so many times the noise of most and at most so much of the ratio of signal to noise that
 # most have: one of a higher gain has as much more signal.
 _LOUD, _POOR = 2.5, 0.5
 _QUIET = 1.5  # times the noise as stated that most coils may have where nothing but noise is in the corners of k-space
-# Times the noise as stated that may be seen there: signal makes it seem stronger, and nothing weaker.
-_BELIEVED = (0.25, 8.0)
+# Times the noise as stated that may be seen there, and of samples that are not lines, whose ends hold more signal. That
+# makes it seem stronger, but to reckon with a little too much does less harm than noise that is taken for motion. What
+# frames share makes it seem weaker.
+_LEAST, _MOST, _MOST_OTHERS = 0.25, 1.4, 8.0
+_MATTERS = 5e-3  # of the largest pixel of a coil: of less noise nothing comes
 
 
 def zero_lines(cine: CineSlice) -> NDArray[np.bool_]:
@@ -96,20 +99,25 @@ def loud_coils(
     return torch.where(loud, usual / deviations, 1).to(reference.real)[:, None, None], notes
 
 
-def right_noise(stated: float | None, seen: float) -> tuple[float | None, list[str]]:
+def right_noise(data: HybridSlice, seen: float, *, lines: bool) -> tuple[float | None, list[str]]:
     """Give the variance of the noise that is reckoned with, and say where it is not as stated, after whitening.
 
     Parameters
     ----------
-    stated
-        Variance of a complex sample after whitening; None where nothing was whitened.
+    data
+        The slice, with the variance as stated.
     seen
-        `HybridSlice.seen_noise` of the data.
+        Its `HybridSlice.seen_noise`.
+    lines
+        Whether whole lines were measured.
     """
+    stated = data.noise_variance
     if stated is None:
         return None, []
     ratio = (2 * seen**2 / stated) ** 0.5
-    if not (ratio < _BELIEVED[0] or ratio > _BELIEVED[1]):  # as if nothing is seen
+    much = ratio > (_MOST if lines else _MOST_OTHERS)
+    much = much and 2**0.5 * seen > _MATTERS * float(data.average_images().abs().max())
+    if not (ratio < _LEAST or much):  # as if nothing is seen
         return stated, []
     said = (
         f"what is in the corners of k-space has {ratio:.2g} times the deviation that the noise should have after "

@@ -104,7 +104,7 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
     )
     data = data if points is None else with_points(data, points[first:])
     seen = least_deviation(of_coils) if points is None else data.seen_noise()
-    variance, said = right_noise(data.noise_variance, seen)
+    variance, said = right_noise(data, seen, lines=points is None)
     notes += [] if cine.context else said  # once in a series
     return replace(data, noise_variance=variance)
 

@@ -109,7 +109,7 @@ def load_off_grid(cine: CineSlice, trajectory: Trajectory, options: ReconOptions
         weights=weights[first:],
         gridding=gridding[first:],
     )
-    variance, said = right_noise(variance, data.seen_noise())
+    variance, said = right_noise(data, data.seen_noise(), lines=False)
     notes += [] if cine.context else said  # once in a series
     return replace(data, noise_variance=variance)
 

@@ -109,7 +109,7 @@ def test_a_coil_of_more_noise_than_is_stated_is_weighed_down(cine, noise, times)
     assert np.linalg.norm(spoilt.image - silent.image) < 0.15 * np.linalg.norm(silent.image)
 
 
-@pytest.mark.parametrize("factor", [0.1, 10.0])
+@pytest.mark.parametrize("factor", [0.1, 2.0, 4.0, 10.0])
 @pytest.mark.parametrize("method", ["cg_sense", "kt_sense", "low_rank_sparse"])
 def test_noise_that_is_not_as_stated_is_noted_once_and_made_good_whatever_the_method(cine, factor, method):
     result = image_of(dataclasses.replace(cine, kspace=factor * cine.kspace), method)
@@ -122,17 +122,26 @@ def test_noise_that_is_not_as_stated_is_noted_once_and_made_good_whatever_the_me
 @pytest.mark.parametrize(
     ("stated", "seen", "believed", "times"),
     [
-        (2.0, 1.5, 2.0, None),
+        (2.0, 1.3, 2.0, None),
+        (2.0, 1.5, 4.5, "1.5"),
         (2.0, 9.0, 162.0, "9"),
+        (2.0, 0.3, 2.0, None),
         (2.0, 0.1, 0.02, "0.1"),
         (2.0, math.nan, 2.0, None),
+        (1e-8, 0.1, 1e-8, None),  # next to nothing beside a signal of 100
         (None, 3.0, None, None),
     ],
 )
-def test_the_noise_that_is_stated_counts_unless_the_data_contradict_it(stated, seen, believed, times):
-    variance, notes = right_noise(stated, seen)
+def test_the_noise_that_is_stated_counts_unless_the_data_contradict_it(cine, stated, seen, believed, times):
+    variance, notes = right_noise(dataclasses.replace(loaded(cine), noise_variance=stated), seen, lines=True)
     assert variance == (None if believed is None else pytest.approx(believed))
     assert [f"has {times} times the deviation" in note for note in notes] == ([True] if times else [])
+
+
+@pytest.mark.parametrize(("lines", "believed"), [(True, 50.0), (False, 2.0)])
+def test_of_samples_that_are_not_lines_more_may_be_signal(cine, lines, believed):
+    data = dataclasses.replace(loaded(cine), noise_variance=2.0)
+    assert right_noise(data, 5.0, lines=lines)[0] == pytest.approx(believed)
 
 
 def test_noise_as_stated_or_not_stated_is_not_noted(cine):

@@ -20,4 +20,7 @@ from recon_core.steps.load import load
     ],
 )
 def test_noise_is_that_of_what_was_measured(cine, changes, variance):
-    assert load(dataclasses.replace(cine, **changes), ReconOptions(), torch.device("cpu")).noise_variance == variance
+    scan = dataclasses.replace(cine, **changes)
+    if scan.noise_share:
+        scan = dataclasses.replace(scan, kspace=scan.noise_share**0.5 * cine.kspace)
+    assert load(scan, ReconOptions(), torch.device("cpu")).noise_variance == variance
