@@ -380,7 +380,7 @@ class KtSenseOptions(Options):
     rounds: int = option(
         20,
         "how often the series is improved and the prior read off it anew, at most; it ends after 7 where one changes "
-        "little; 3 take half the time, also where a network starts from it",
+        "little, or more where few lines were measured; 3 take half the time, also where a network starts from it",
         name="kt_rounds",
         minimum=1,
         maximum=100,

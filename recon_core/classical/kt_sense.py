@@ -31,8 +31,12 @@ _SETTLING_ITERATIONS = 8  # there is no next round
 # open, below which it does; less from some ratio of the peak to the noise on. Where data are strong, a prior that is
 # not found yet holds them back; where they are not, further rounds take weak changes for none.
 _FEWEST_ROUNDS, _NEAR, _STRONG = 7, 0.02, 100.0
+# Share of the lines below which more rounds are needed, with its root, as conjugate gradients go.
+_FEW_LINES = 1 / 8
 _SAMPLE_ITERATIONS = 30  # from zero; after 12 the easiest scans seem three times less well known than they are
 _LOST = 3e-4  # share of the energy of the coil maps that need not be modelled
+# Times the noise that is reckoned with for the prior: it knows less than it thinks of what the data leave open.
+_CAUTION = 1.15
 # Deviation of the noise, relative to the largest pixel of a coil, that is reckoned with at least: with less the steps
 # go so slowly that the image is worse.
 _LEAST_NOISE = 5e-3
@@ -81,6 +85,9 @@ class KtSense:
         """
         data, deviation, peak = _with_noise(data)
         near = _NEAR * min(1.0, _STRONG * deviation / peak) ** 2
+        deviation *= _CAUTION
+        data = replace(data, noise_variance=deviation**2)
+        fewest = round(_FEWEST_ROUNDS * max(1.0, _FEW_LINES / max(data.sampled, _SMALL)) ** 0.5)
         average = self._average(data)
         problem = _Problem.of(data, self._implementation)
         prior = first_prior(average[0].mT / deviation, len(data.mask))
@@ -93,7 +100,7 @@ class KtSense:
             prior = next_prior(before, series, problem.plane, problem.sampled)
             components, remaining = problem.improve(prior, prior.express(components, before), remaining)
             series = prior.synthesise(components)
-            if number + 1 >= _FEWEST_ROUNDS and problem.changed(series, last, prior) < near:
+            if number + 1 >= fewest and problem.changed(series, last, prior) < near:
                 break
         empty = (~data.mask.any(-1)).nonzero().flatten().tolist()
         if empty:

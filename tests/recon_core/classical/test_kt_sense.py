@@ -89,6 +89,15 @@ def test_rounds_go_on_where_one_still_changes_much(snr, goes_on):
         torch.testing.assert_close(more, seven, rtol=0, atol=0)
 
 
+def test_few_lines_need_more_rounds():
+    data, maps, mask, truth, variance = simulated(sampling="variable_density", acceleration=16, snr=100)
+    few, more = (
+        error(run(KtSense(KtSenseOptions(rounds=rounds)), data, maps, mask, noise_variance=variance), truth)
+        for rounds in (7, 20)
+    )
+    assert more < 0.98 * few
+
+
 def test_scale_of_the_data_changes_nothing(smooth_maps, disc):
     data, maps, mask, _ = scan(smooth_maps, disc, "interleaved", 4, 0)
     image = run(KtSense(KtSenseOptions()), data, maps, mask, noise_variance=NOISE)
