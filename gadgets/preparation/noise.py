@@ -89,7 +89,7 @@ class ScanNoise:
             return None
         if self._own.ignored:
             text = f"{self._own.ignored} noise readouts hold values that are not finite, or have other coils"
-            self._problems.add(Kind.NOISE_VALUES, f"{text}; they are not used", damage=False)
+            self._problems.add(Kind.NOISE_VALUES, f"{text}; they are not used", damage=False, pixels=True)
         for known in self._candidates():
             try:
                 made = known.statistics.whitening(
@@ -97,7 +97,7 @@ class ScanNoise:
                 )
             except DataError as error:
                 text = f"no noise whitening with the noise of the {known.origin}: {error}"
-                self._problems.add(Kind.NOISE, text, damage=False)
+                self._problems.add(Kind.NOISE, text, damage=False, pixels=True)
                 continue
             factor = "unknown, taken as 1" if made.factor is None else f"{made.factor:.4g}"
             figures = known.statistics.samples, factor, made.condition
@@ -154,4 +154,4 @@ class ScanNoise:
             return
         text = f"the scan depends on noise of measurement {wanted}, which is not known: {why}. It is not whitened"
         remedy = "send the noise measurement first to a server with a noise store, or replay with --noise FILE"
-        self._problems.add(Kind.NOISE_DEPENDENCY, f"{text}; {remedy}", damage=False)
+        self._problems.add(Kind.NOISE_DEPENDENCY, f"{text}; {remedy}", damage=False, pixels=True)

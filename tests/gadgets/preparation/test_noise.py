@@ -197,6 +197,7 @@ def test_noise_that_is_not_known_is_reported_and_the_images_come(engine, apart, 
     (problem,) = problems
     assert not problem.damage
     assert (str(tmp_path) if with_store else "no noise store") in problem.text
+    assert problem.text in images[0].attributes
     assert "--noise FILE" in problem.text
     header, items = apart[1]
     plain, _ = reconstruct(engine, (header, items), Settings.of(method="zero_filled", whiten=False))
@@ -252,6 +253,7 @@ def test_noise_of_other_coils_is_not_used(engine, apart, tmp_path):
     images, problems = reconstruct(engine, (labelled(scan[0], "ABCX"), scan[1]), store=store)
     assert "other coils than the images (D, X)" in str(*problems)
     assert said(images[0]) == ["none"]
+    assert "other coils than the images (D, X)" in images[0].attributes
 
 
 def test_coils_in_another_order_are_sorted_by_their_names(engine, together, apart, tmp_path):
