@@ -267,6 +267,8 @@ class HybridSlice:
     """Methods add other images that they made, by name."""
     periodic: bool = True
     """The first frame follows on the last."""
+    factors: torch.Tensor | None = None
+    """``(frame,)`` complex64: what all frames as they came were multiplied by, to be alike; None is nothing."""
 
     def operator(self, implementation: str = "auto", maps: torch.Tensor | None = None) -> Encoding:
         """The encoding of all frames.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from recon_core.physics.fourier import ifft
@@ -9,10 +11,13 @@ from recon_core.physics.fourier import ifft
 #: Fewer adjacent lines than this tell nothing about where a coil sees.
 MINIMUM_LINES = 4
 _CENTRE = 4  # lines on either side of the middle where nearly all of the signal is
-# Shares of the signal of the centre: what the average keeps where frames cancel, what one image explains where they are
-# alike but for their phase.
-_KEPT, _ALIKE = 0.25, 0.5
-_LEAST = torch.finfo(torch.float32).tiny
+# What one image explains of the centre where frames are alike but for a factor, and what their sum keeps where they
+# hardly differ in phase (by 11 degrees), which motion does to them, too.
+_ALIKE, _COHERENT = 0.5, 0.982
+# Times the brightness of most from which on, and up to which, a few frames are made as dark as these. Where many are
+# brighter, as by a contrast agent, or the others hold hardly any signal, these would lose by it.
+_BRIGHTER, _FEW = (1.5, 10.0), 0.25
+_SMALL = 1e-12
 
 
 def time_average(kspace: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,8 +49,8 @@ def time_average(kspace: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor
     return average / counts.clamp(min=1)[None, :, None], counts > 0
 
 
-def cancels(kspace: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor | None, float]:
-    """See whether frames cancel in their average though they are alike, as where their phase alternates.
+def frame_factors(kspace: torch.Tensor, mask: torch.Tensor) -> torch.Tensor | None:
+    """Find factors that make frames alike which differ as a whole: whose phase drifts or jumps, or which are brighter.
 
     Parameters
     ----------
@@ -54,26 +59,35 @@ def cancels(kspace: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor | No
 
     Returns
     -------
-    tuple
-        ``(frame,)`` complex64 factors of magnitude one that turn all frames to one phase, or None where they need none
-        or have no central line in common; and the share of the signal of such lines that the average keeps.
+    torch.Tensor or None
+        ``(frame,)`` complex64 of magnitude one at most, as what is amplified has more noise than the rest. None where
+        they need none or have no central line in common.
     """
     filled, centre = mask.any(1), mask.shape[1] // 2
     rows = slice(max(0, centre - _CENTRE), centre + _CENTRE + 1)
     common = mask[filled][:, rows].all(0)
     if int(filled.sum()) < 2 or not bool(common.any()):
-        return None, 1.0
+        return None
     lines = kspace[:, :, rows][filled][:, :, common].flatten(1)
-    total = float(torch.linalg.vector_norm(lines).square())
-    kept = float(torch.linalg.vector_norm(lines.mean(0)).square()) * len(lines) / max(total, _LEAST)
-    if total == 0 or not kept <= _KEPT:  # nor of values that are not finite
-        return None, kept
-    values, vectors = torch.linalg.eigh((lines @ lines.mH).to(torch.complex128))
-    if float(values[-1]) < _ALIKE * float(values.sum()):
-        return None, kept
+    likeness = (lines @ lines.mH).to(torch.complex128)
+    total = float(likeness.diagonal().real.sum())
+    if not (math.isfinite(total) and total > 0):
+        return None
+    values, vectors = torch.linalg.eigh(likeness)
+    if float(values[-1]) < _ALIKE * total:
+        return None
+    first = vectors[:, -1]
+    brighter = first.abs() / first.abs().median().clamp(min=_SMALL)
+    turned = float(first.sum().abs() / first.abs().sum()) < _COHERENT
+    bright = brighter > _BRIGHTER[0]
+    if float(bright.double().mean()) > _FEW or float(brighter.max()) > _BRIGHTER[1]:
+        bright = torch.zeros_like(bright)
+    if not turned and not bool(bright.any()):
+        return None
+    magnitude = torch.where(bright, 1 / brighter, 1)
     factors = kspace.new_ones(len(mask))
-    factors[filled] = torch.polar(torch.ones_like(values), -vectors[:, -1].angle()).to(factors)
-    return factors, kept
+    factors[filled] = torch.polar(magnitude, -first.angle() if turned else torch.zeros_like(magnitude)).to(factors)
+    return factors
 
 
 def measured_lines(reference: torch.Tensor) -> torch.Tensor:

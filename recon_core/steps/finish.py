@@ -11,6 +11,8 @@ from recon_core.steps.device import to_device
 from recon_core.steps.work import Outcome, Outcomes
 
 if TYPE_CHECKING:
+    import torch
+
     from recon_core.options import FinishOptions
     from recon_core.steps.work import Work
 
@@ -33,10 +35,20 @@ def finish(work: Work, outcomes: Outcomes) -> Outcomes:
     context = len(work.data.mask) - len(work.cine.mask) + work.cine.context
 
     def finished(outcome: Outcome) -> Outcome:
-        return _completed(work, _without_context(outcome, context))
+        return _completed(work, _without_context(_as_measured(outcome, work.data.factors), context))
 
     main, *others = outcomes
     return Outcomes(finished(main), *(None if one is None else finished(one) for one in others))
+
+
+def _as_measured(outcome: Outcome, factors: torch.Tensor | None) -> Outcome:
+    """Give frames the phase and the brightness with which they came."""
+    if factors is None:
+        return outcome
+    by_frame, extra = factors[:, None, None], dict(outcome.extra)
+    if "uncertainty" in extra:
+        extra["uncertainty"] = extra["uncertainty"] / by_frame.abs()
+    return outcome._replace(image=outcome.image / by_frame, extra=extra)
 
 
 def _without_context(outcome: Outcome, context: int) -> Outcome:

@@ -18,7 +18,7 @@ from recon_core.physics.hybrid_noise import coil_noise_deviations, least_deviati
 from recon_core.physics.memory import available_bytes, predicted_bytes
 from recon_core.points.find import find_points
 from recon_core.points.slice import reference_of_points, with_points
-from recon_core.steps.defects import loud_coils, note_zero_lines, right_noise, turned_average, usable_maps, zero_lines
+from recon_core.steps.defects import equal_frames, loud_coils, note_zero_lines, right_noise, usable_maps, zero_lines
 from recon_core.steps.device import to_device
 from recon_core.steps.load_off_grid import load_off_grid
 
@@ -64,6 +64,9 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
     # from frame to frame: then the context is nothing but a part of the average, and is transformed as that
     first = cine.context if framewise else 0
     hybrid = ifft(kspace[first:], (-1,))
+    factors, notes = equal_frames(hybrid, mask) if points is None and not first else (None, [])
+    if factors is not None:
+        hybrid *= factors[:, None, None, None]
     if cine.calibration is not None:
         reference = ifft(to_device(cine.calibration, device), (-1,))
         measured = measured_lines(reference)
@@ -75,17 +78,16 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
     else:
         reference, measured = time_average(hybrid, mask)
     of_coils = coil_noise_deviations(hybrid, mask[first:])
-    weights, notes = loud_coils(of_coils, reference, _stated_deviation(cine))
+    weights, said = loud_coils(of_coils, reference, _stated_deviation(cine))
+    notes += said
     if weights is not None:
         hybrid, reference = hybrid * weights, reference * weights
     notes += note_zero_lines(zero[first:])
     maps, said = usable_maps(cine, device)
     notes += said
     if maps is None:
-        of_frames = cine.calibration is None and points is None and not first
-        turned, why = turned_average(hybrid, mask) if of_frames else (None, [])
-        maps, more = estimate_maps(reference if turned is None else turned, measured, options.maps)
-        notes += [*why, *more]
+        maps, more = estimate_maps(reference, measured, options.maps)
+        notes += more
     elif weights is not None:
         maps, _ = normalise(maps * weights)
     planes = (None, None) if cine.ct is None else (cine.ct.image, cine.ct.cover)
@@ -101,6 +103,7 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
         ct=ct,
         ct_cover=cover,
         periodic=cine.periodic,
+        factors=factors,
     )
     data = data if points is None else with_points(data, points[first:])
     seen = least_deviation(of_coils) if points is None else data.seen_noise()
