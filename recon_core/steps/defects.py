@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from recon_core.coils.calibration import frame_factors
 from recon_core.coils.estimate import are_usable
 from recon_core.steps.device import to_device
 from recon_core.words import listed
@@ -25,7 +24,6 @@ _QUIET = 1.5  # times the noise as stated that most coils may have where nothing
 # makes it seem stronger, but to reckon with a little too much does less harm than noise that is taken for motion. What
 # frames share makes it seem weaker.
 _LEAST, _MOST, _MOST_OTHERS = 0.25, 1.4, 8.0
-_SMALL = 1e-3
 _MATTERS = 5e-3  # of the largest pixel of a coil: of less noise nothing comes
 
 
@@ -53,20 +51,6 @@ def usable_maps(cine: CineSlice, device: torch.device) -> tuple[torch.Tensor | N
     if maps is None or are_usable(maps):
         return maps, []
     return None, ["the coil maps that came with the slice are zero or not finite: others are estimated from its data"]
-
-
-def equal_frames(hybrid: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor | None, list[str]]:
-    """Find factors ``(frame,)`` that make frames alike which differ as a whole, and say which; None if none does."""
-    factors = frame_factors(hybrid, mask)
-    if factors is None:
-        return None, []
-    notes = []
-    if bool((factors.imag != 0).any()):
-        notes.append("the phase of whole frames differs: they are turned to one phase, and their images back")
-    bright = (factors.abs() < 1 - _SMALL).nonzero().flatten().tolist()
-    if bright:
-        notes.append(f"frames much brighter than most are reconstructed as bright as these: {listed(bright)}")
-    return factors, notes
 
 
 def loud_coils(

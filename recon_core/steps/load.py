@@ -18,8 +18,9 @@ from recon_core.physics.hybrid_noise import coil_noise_deviations, least_deviati
 from recon_core.physics.memory import available_bytes, predicted_bytes
 from recon_core.points.find import find_points
 from recon_core.points.slice import reference_of_points, with_points
-from recon_core.steps.defects import equal_frames, loud_coils, note_zero_lines, right_noise, usable_maps, zero_lines
+from recon_core.steps.defects import loud_coils, note_zero_lines, right_noise, usable_maps, zero_lines
 from recon_core.steps.device import to_device
+from recon_core.steps.equal_frames import equal_frames
 from recon_core.steps.load_off_grid import load_off_grid
 
 if TYPE_CHECKING:

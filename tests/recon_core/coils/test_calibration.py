@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from recon_core.coils.calibration import calibration_lines, coil_images, frame_factors, time_average
+from recon_core.coils.calibration import calibration_lines, coil_images, time_average
 from recon_core.physics.fourier import ifft
 
 
@@ -16,64 +16,6 @@ def test_time_average_counts_every_line():
     torch.testing.assert_close(average[:, :6], truth[:, :6])
     assert not average[:, 6:].any()
     assert measured.tolist() == [True] * 6 + [False] * 2
-
-
-@pytest.mark.parametrize("empty", [(), (2,)])
-@pytest.mark.parametrize("phase", [np.pi, 2.6, 0.6])
-def test_frames_of_other_phases_are_turned_to_one(phase, empty):
-    generator = torch.Generator().manual_seed(0)
-    truth = torch.randn(3, 16, 5, dtype=torch.complex64, generator=generator)
-    mask = torch.zeros(6, 16, dtype=torch.bool)
-    mask[:, ::4] = mask[:, 6:10] = True
-    mask[list(empty)] = False
-    turns = torch.polar(torch.ones(6), phase * (torch.arange(6) % 2))
-    kspace = truth * turns[:, None, None, None] * mask[:, None, :, None]
-    factors = frame_factors(kspace, mask)
-    average, measured = time_average(kspace * factors[:, None, None, None], mask)
-    ratio = average[:, measured] / truth[:, measured]
-    torch.testing.assert_close(ratio, ratio[0, 0, 0].expand_as(ratio))
-    assert abs(complex(ratio[0, 0, 0])) == pytest.approx(1, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("bright", "expected"),
-    [
-        ([3, 1.2, 1, 1, 1, 0.2], [1 / 3, 1, 1, 1, 1, 1]),
-        ([3, 3, 3, 1, 1, 1], None),  # as with a contrast agent
-        ([30, 1, 1, 1, 1, 1], None),
-        ([1, 0, 0, 0, 0, 0], None),
-    ],
-)
-def test_few_frames_that_are_much_brighter_are_made_as_bright_as_the_others(bright, expected):
-    generator = torch.Generator().manual_seed(0)
-    kspace = (
-        torch.randn(3, 16, 5, dtype=torch.complex64, generator=generator) * torch.tensor(bright)[:, None, None, None]
-    )
-    factors = frame_factors(kspace, torch.ones(6, 16, dtype=torch.bool))
-    if expected is None:
-        assert factors is None
-    else:
-        torch.testing.assert_close(factors, torch.tensor(expected, dtype=torch.complex64))
-
-
-@pytest.mark.parametrize("kind", ["alike", "noise", "zero", "no line in common", "one frame", "not finite"])
-def test_other_frames_are_left_as_they_are(kind):
-    generator = torch.Generator().manual_seed(0)
-    kspace = torch.randn(6, 3, 16, 5, dtype=torch.complex64, generator=generator)
-    mask = torch.ones(6, 16, dtype=torch.bool)
-    if kind != "noise":
-        kspace = 0.3 * kspace + kspace[:1] * (-1) ** torch.arange(6)[:, None, None, None]
-    if kind == "alike":
-        kspace *= (-1) ** torch.arange(6)[:, None, None, None]
-    if kind == "not finite":
-        kspace[2, 1, 8, 2] = np.nan
-    if kind == "zero":
-        kspace.zero_()
-    if kind == "no line in common":
-        mask = torch.arange(16) % 6 == torch.arange(6)[:, None]
-    if kind == "one frame":
-        mask[1:] = False
-    assert frame_factors(kspace * mask[:, None, :, None], mask) is None
 
 
 @pytest.mark.parametrize(

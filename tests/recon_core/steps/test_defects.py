@@ -69,49 +69,6 @@ def test_lines_of_zeros_are_lines_that_were_not_measured(cine):
     assert loaded(dataclasses.replace(cine, kspace=0 * kspace)).mask.all(0).sum() == cine.mask.all(0).sum()
 
 
-def test_frames_of_alternating_phase_give_the_maps_of_frames_of_one(cine, noise):
-    whole = dataclasses.replace(
-        cine, mask=np.ones_like(cine.mask), kspace=cine.kspace[:1] + cine.kspace[1:2] + noise(2)
-    )
-    turned = dataclasses.replace(whole, kspace=whole.kspace * np.float32([1, -1, 1, -1])[:, None, None, None])
-    data = loaded(turned)
-    torch.testing.assert_close(data.maps, loaded(whole).maps, rtol=1e-3, atol=1e-3)
-    assert data.notes[0].startswith("the phase of whole frames differs: they are turned to one phase")
-
-
-@pytest.mark.parametrize("method", ["zero_filled", "cg_sense", "kt_sense", "low_rank_sparse"])
-@pytest.mark.parametrize("step", [0.4, 2.0, np.pi])
-def test_a_phase_that_drifts_over_the_frames_changes_nothing_but_that(cine, method, step):
-    kspace, mask = cine.kspace.copy(), cine.mask | (np.arange(24) == 12)
-    kspace[1::2, :, 12] = kspace[0, :, 12]  # a line in common
-    whole = dataclasses.replace(cine, mask=mask, kspace=kspace)
-    drift = np.exp(1j * step * np.arange(len(mask))).astype(np.complex64)[:, None, None]
-    image = image_of(dataclasses.replace(whole, kspace=whole.kspace * drift[:, None]), method).image
-    expected = drift * image_of(whole, method).image
-    assert np.linalg.norm(image - expected) < 0.02 * np.linalg.norm(expected)
-
-
-def test_a_phase_that_hardly_drifts_is_left(cine):
-    """As motion gives it to all of an image."""
-    drift = np.exp(0.1j * np.arange(len(cine.mask))).astype(np.complex64)[:, None, None, None]
-    data = loaded(dataclasses.replace(cine, kspace=cine.kspace * drift))
-    assert (data.factors, data.notes) == (None, [])
-
-
-@pytest.mark.parametrize("method", ["zero_filled", "cg_sense", "kt_sense", "low_rank_sparse"])
-def test_a_first_frame_that_is_much_brighter_comes_out_so(cine, method):
-    """As on the way to the steady state."""
-    kspace, mask = cine.kspace.copy(), cine.mask | (np.arange(24) == 12)
-    kspace[1::2, :, 12] = kspace[0, :, 12]
-    whole = dataclasses.replace(cine, mask=mask, kspace=kspace)
-    kspace = kspace.copy()
-    kspace[0] *= 3
-    result = image_of(dataclasses.replace(whole, kspace=kspace), method)
-    expected = image_of(whole, method).image * np.float32([3, 1, 1, 1])[:, None, None]
-    assert np.linalg.norm(result.image - expected) < 0.02 * np.linalg.norm(expected)
-    assert "frames much brighter than most are reconstructed as bright as these: 0" in result.notes
-
-
 def test_signal_in_the_corners_of_one_coil_is_not_taken_for_noise_that_is_white(cine, noise):
     """As of a small matrix at a high signal-to-noise ratio."""
     kspace = cine.kspace.copy()
