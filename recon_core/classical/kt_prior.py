@@ -113,7 +113,7 @@ def next_prior(before: KtPrior, series: torch.Tensor, plane: tuple[int, int], sa
     """
     frames = len(series)
     cosines, old = before.basis[:frames], before.basis[frames:]
-    principal = _principal_components(series)
+    principal = principal_components(series)
     left = before.left_open(sampled)
     along_time, moving = left[:frames], (left[frames:] if len(old) else left)
     turned = (principal @ (old if len(old) else cosines).mT).square()
@@ -123,6 +123,22 @@ def next_prior(before: KtPrior, series: torch.Tensor, plane: tuple[int, int], sa
     principal_power = _mean_power(_product(principal, series), plane) + turned @ moving
     power = torch.cat((cosine_power, principal_power))
     return KtPrior(torch.cat((cosines, principal)), power.clamp(min=_FLOOR))
+
+
+def principal_components(series: torch.Tensor, most: int = _COMPONENTS) -> torch.Tensor:
+    """The orthonormal ``(component, frame)`` float32, so many at most, that hold most of the change of a series.
+
+    Parameters
+    ----------
+    series
+        ``(frame, ...)`` float32.
+    most
+        Components.
+    """
+    parts = (series - series.mean(0)).flatten(1)
+    vectors = torch.linalg.eigh((parts @ parts.mT).double()).eigenvectors
+    chosen: torch.Tensor = vectors.mT.flip(0)[: min(most, len(series) - 1)].float()
+    return chosen
 
 
 def _product(matrix: torch.Tensor, series: torch.Tensor) -> torch.Tensor:
@@ -137,14 +153,6 @@ def _cosines(frames: int) -> torch.Tensor:
     basis: torch.Tensor = torch.cos(torch.pi / frames * torch.outer(index, index + 0.5)) * (2 / frames) ** 0.5
     basis[0] = frames**-0.5
     return basis.float()
-
-
-def _principal_components(series: torch.Tensor) -> torch.Tensor:
-    """The orthonormal ``(component, frame)`` that hold most of the change of a series."""
-    parts = (series - series.mean(0)).flatten(1)
-    vectors = torch.linalg.eigh((parts @ parts.mT).double()).eigenvectors
-    chosen: torch.Tensor = vectors.mT.flip(0)[: min(_COMPONENTS, len(series) - 1)].float()
-    return chosen
 
 
 def _mean_power(components: torch.Tensor, plane: tuple[int, int]) -> torch.Tensor:

@@ -34,7 +34,7 @@ _MOST_COILS, _COLUMNS = 12, 64
 
 
 def joint_maps(
-    hybrid: torch.Tensor, measured: torch.Tensor, near: torch.Tensor | None = None
+    hybrid: torch.Tensor, measured: torch.Tensor, near: torch.Tensor | None = None, caution: float = 1.0
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Estimate coil maps from all measured lines of the time average.
 
@@ -51,6 +51,8 @@ def joint_maps(
         ``(ky,)`` bool, True where `hybrid` holds a line.
     near
         Maps ``(coil, y, x)`` complex64 of the same coils, as were found of fewer frames; None where there are none.
+    caution
+        Times the usual weight of the priors.
 
     Returns
     -------
@@ -71,7 +73,7 @@ def joint_maps(
             f"{'only zeros' if bool(peak == 0) else 'values that are not finite'}"
         )
     lines = lines / peak
-    columns = _columns(lines.shape[2])
+    columns = fitted_columns(lines.shape[2])
     some = few = lines[:, :, columns]
     if float(some.abs().amax()) < torch.finfo(lines.real.dtype).eps:
         raise DataError("the joint estimate of coil maps needs a signal in more than a few columns along the readout")
@@ -80,21 +82,21 @@ def joint_maps(
         combine = virtual_coils(some, _MOST_COILS).conj()
         few = torch.einsum("cv,cyx->vyx", combine, some)
         start = None if start is None else torch.einsum("cv,cyx->vyx", combine, start)
-    fit = _Fit(few, measured, lines.shape[2])
+    fit = _Fit(few, measured, lines.shape[2], caution)
     image, series = fit.start() if start is None else fit.start_near(start)
     prior = 0.0
     for step in range(0 if start is None else _STEPS - _STEPS_FROM_NEAR, _STEPS):
         image, series, prior = fit.step(image, series, _FIRST_LEFT * _RELAXATION**step)
     if len(few) < len(some):
-        fit = _Fit(some, measured, lines.shape[2])
+        fit = _Fit(some, measured, lines.shape[2], caution)
         series = fit.series(image, prior)
     maps, _ = normalise(fit.full_maps(series))
     centre, notes = central_lines(measured)
     return align_phase(maps, lines[:, centre]), notes
 
 
-def _columns(n_columns: int) -> slice:
-    """Columns at equal distances, or all where there are few."""
+def fitted_columns(n_columns: int) -> slice:
+    """Columns that `joint_maps` looks at: at equal distances, or all where there are few."""
     stride = max(1, n_columns // _COLUMNS)
     return slice(stride // 2, None, stride)
 
@@ -102,14 +104,15 @@ def _columns(n_columns: int) -> slice:
 class _Fit:
     """Fits an image ``(x, y)`` and cosine series ``(coil, wave x, wave y)`` to lines, by least squares with priors."""
 
-    def __init__(self, lines: torch.Tensor, measured: torch.Tensor, n_columns: int) -> None:
+    def __init__(self, lines: torch.Tensor, measured: torch.Tensor, n_columns: int, caution: float) -> None:
+        self._weight = _WEIGHT * caution
         self.share = float(measured.float().mean())
         # The centring of the transform cancels in F^H M F, see SenseOperator.
         self._missing = torch.fft.ifftshift(~measured)
         self._folded = ifft(lines.mT, (-1,)).contiguous()
         self._energy = _energy(self._folded)
         self._along_y, self._along_full_x = (_half_waves(size).to(lines) for size in (lines.shape[1], n_columns))
-        self._along_x = self._along_full_x[:, _columns(n_columns)].contiguous()
+        self._along_x = self._along_full_x[:, fitted_columns(n_columns)].contiguous()
         waves_y, waves_x = (torch.arange(len(along)).square() for along in (self._along_y, self._along_x))
         self.decay = ((1 + (waves_x[:, None] + waves_y) / _CORNER**2) ** -_POWER).to(lines.real)
 
@@ -158,7 +161,7 @@ class _Fit:
         image, series = image * growth, series / growth
         unexplained = self._folded - self.project(image * self.maps(series))
         left = (_energy(unexplained) / self._energy) ** 0.5
-        prior = _WEIGHT * max(min(left, _MOST_LEFT), least_left, _LEAST_LEFT) * self._energy**0.5
+        prior = self._weight * max(min(left, _MOST_LEFT), least_left, _LEAST_LEFT) * self._energy**0.5
         change, changes = _Tangent(self, image, series, prior).solve(unexplained)
         return image + change, series + changes, prior
 

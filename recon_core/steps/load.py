@@ -22,6 +22,7 @@ from recon_core.steps.defects import loud_coils, note_zero_lines, right_noise, u
 from recon_core.steps.device import to_device
 from recon_core.steps.equal_frames import equal_frames
 from recon_core.steps.load_off_grid import load_off_grid
+from recon_core.steps.still_maps import still_maps
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,8 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
     notes += note_zero_lines(zero[first:])
     maps, said = usable_maps(cine, device)
     notes += said
+    # of the average of these frames, from which motion can be taken
+    of_average = maps is None and options.maps.kind == "auto" and cine.calibration is None and points is None
     if maps is None:
         maps, more = estimate_maps(reference, measured, options.maps)
         notes += more
@@ -110,7 +113,9 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
     seen = least_deviation(of_coils) if points is None else data.seen_noise()
     variance, said = right_noise(data, seen, lines=points is None)
     notes += [] if cine.context else said  # once in a series
-    return replace(data, noise_variance=variance)
+    data = replace(data, noise_variance=variance)
+    maps = still_maps(data, options.compute.implementation) if of_average and not first else None
+    return data if maps is None else replace(data, maps=maps)
 
 
 def _stated_deviation(cine: CineSlice) -> float | None:

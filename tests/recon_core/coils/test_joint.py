@@ -57,7 +57,7 @@ def scan(smooth_maps, disc):
 @pytest.fixture
 def point():
     """A fit of noise and where it stands."""
-    fit = module._Fit(noise(3, 21, 18), every(2, 21, 6), 18)
+    fit = module._Fit(noise(3, 21, 18), every(2, 21, 6), 18, 1.0)
     return fit, noise(18, 21, seed=2), noise(3, 16, 16, seed=3)
 
 
@@ -83,7 +83,7 @@ def test_tangent_is_symmetric_and_positive(point):
 def test_steps_explain_the_lines(scan):
     """What the measured lines leave unexplained falls to the noise."""
     _, _, measured, lines = scan(level=1e-3)
-    fit = module._Fit(lines, measured, 40)
+    fit = module._Fit(lines, measured, 40, 1.0)
     image, series = fit.start()
     for step in range(10):
         image, series, _ = fit.step(image, series, 5 / 2**step)
@@ -94,7 +94,7 @@ def test_steps_explain_the_lines(scan):
 def test_some_columns_are_enough(scan, monkeypatch):
     truth, image, measured, lines = scan(n_x=60)
     monkeypatch.setattr(module, "_COLUMNS", 20)
-    assert module._columns(60) == slice(1, None, 3)
+    assert module.fitted_columns(60) == slice(1, None, 3)
     maps, _ = joint_maps(lines, measured)
     assert maps.shape == truth.shape
     assert correlation(maps, truth)[image.abs() > 0.1].min() > 0.9999
