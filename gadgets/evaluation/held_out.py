@@ -97,6 +97,8 @@ class LoadedScan:
     placed: Callable[[float], list[tuple[NDArray[np.float32], NDArray[np.bool_]]]] | None = None
     """Brings a CT to the grid of every slice, as image and cover of a `CtImage`, from as many mm towards larger x as it
     is to lie off; None where there is no CT."""
+    maps: NDArray[np.complex64] | None = None
+    """``(slice, coil, y, x)`` complex64: the true maps of the receive coils before whitening; None is not known."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,8 @@ def _scan(
 
     ct = _ct(np.random.default_rng([SEED, *number, 1]), torch.from_numpy(frames[:1]), field_of_view)
     aspect = field_of_view[1] / field_of_view[0]
-    return LoadedScan(truth[None], measured, aspect, 1.0 / len(frames), lambda off: [_placed(ct, off)])
+    seconds = 1.0 / len(frames)
+    return LoadedScan(truth[None], measured, aspect, seconds, lambda off: [_placed(ct, off)], maps[None].numpy())
 
 
 def _measured(images: torch.Tensor) -> torch.Tensor:

@@ -249,7 +249,8 @@ def semi_real_scans(folder: Path) -> list[HeldOutScan]:
     Parameters
     ----------
     folder
-        Has ``<name>.h5`` and ``<name>_ref.npz`` with ``reference`` ``(slice, frame, y, x)``.
+        Has ``<name>.h5`` and ``<name>_ref.npz`` with ``reference`` ``(slice, frame, y, x)``, and ``coil_maps``
+        ``(slice, coil, y, x)`` where they are known.
 
     Returns
     -------
@@ -283,7 +284,9 @@ def _read_scan(path: Path, truth: Path) -> LoadedScan:
     x, y, _ = header.encodings[0].recon.field_of_view
     n_frames, n_rows, n_columns = reference.shape[1:]
     aspect = x / y if x > 0 and y > 0 else n_columns / n_rows
-    return LoadedScan(reference, lambda _: slices, aspect, 1.0 / n_frames)
+    with np.load(truth) as arrays:
+        maps = np.asarray(arrays["coil_maps"], np.complex64) if "coil_maps" in arrays else None
+    return LoadedScan(reference, lambda _: slices, aspect, 1.0 / n_frames, maps=maps)
 
 
 def run_suite(

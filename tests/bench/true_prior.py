@@ -69,7 +69,7 @@ def unshaded(made: Reconstruction, truth: NDArray[np.float32], one: CineSlice) -
 
 def knowing(data: HybridSlice, truth: torch.Tensor) -> torch.Tensor:
     """Estimate a series with the prior of the truth."""
-    data, deviation = kt_sense._with_noise(data)
+    data, deviation, _ = kt_sense._with_noise(data)
     problem = kt_sense._Problem.of(data, "auto")
     series = problem.flat(truth / deviation)
     before = settled_prior(len(series), series.shape[-1], series.device)
