@@ -37,9 +37,9 @@ _SAMPLE_ITERATIONS = 30  # from zero; after 12 the easiest scans seem three time
 _LOST = 3e-4  # share of the energy of the coil maps that need not be modelled
 # Times the noise that is reckoned with for the prior: it knows less than it thinks of what the data leave open.
 _CAUTION = 1.15
-# Deviation of the noise, relative to the largest pixel of a coil, that is reckoned with at least: with less the steps
-# go so slowly that the image is worse.
-_LEAST_NOISE = 5e-3
+#: Deviation of the noise, relative to the largest pixel of a coil, that is reckoned with at least: with less the steps
+#: go so slowly that the image is worse.
+LEAST_NOISE = 5e-3
 _SMALL = 1e-6  # variance of a given image, over that of the noise
 _AVERAGE = CGSenseOptions(warm_start=False)
 # Side of the squares, in pixels, over which the error of a given image is averaged: one sample knows it roughly.
@@ -165,7 +165,7 @@ def _with_noise(data: HybridSlice) -> tuple[HybridSlice, float, float]:
     """
     deviation = data.noise_deviation()
     peak = max(float(data.average_images().abs().max()), torch.finfo(torch.float32).tiny)
-    least = max(_LEAST_NOISE * peak, torch.finfo(torch.float32).tiny)
+    least = max(LEAST_NOISE * peak, torch.finfo(torch.float32).tiny)
     deviation = max(deviation, least) if math.isfinite(deviation) else least
     return replace(data, noise_variance=deviation**2), deviation, peak
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from recon_core.classical.kt_sense import LEAST_NOISE
 from recon_core.coils.estimate import are_usable
 from recon_core.steps.device import to_device
 from recon_core.words import listed
@@ -24,7 +25,6 @@ _QUIET = 1.5  # times the noise as stated that most coils may have where nothing
 # makes it seem stronger, but to reckon with a little too much does less harm than noise that is taken for motion. What
 # frames share makes it seem weaker.
 _LEAST, _MOST, _MOST_OTHERS = 0.25, 1.4, 8.0
-_MATTERS = 5e-3  # of the largest pixel of a coil: of less noise nothing comes
 
 
 def zero_lines(cine: CineSlice) -> NDArray[np.bool_]:
@@ -102,7 +102,7 @@ def right_noise(data: HybridSlice, seen: float, *, lines: bool) -> tuple[float |
         return None, []
     ratio = (2 * seen**2 / stated) ** 0.5
     much = ratio > (_MOST if lines else _MOST_OTHERS)
-    much = much and 2**0.5 * seen > _MATTERS * float(data.average_images().abs().max())
+    much = much and 2**0.5 * seen > LEAST_NOISE * float(data.average_images().abs().max())
     if not (ratio < _LEAST or much):  # as if nothing is seen
         return stated, []
     said = (
