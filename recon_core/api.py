@@ -66,8 +66,8 @@ def reconstruct(
     reference
         ``(coil, ky, kx)`` complex k-space of a separate reference scan, zero where nothing was measured.
     noise_covariance
-        ``(coil, coil)`` complex: mean of ``n n^H`` over samples of pure noise at the bandwidth of the image; the coils
-        are whitened with it. None does not whiten.
+        ``(coil, coil)`` complex, or real where coils are independent: mean of ``n n^H`` over samples of pure noise at
+        the bandwidth of the image; the coils are whitened with it. None does not whiten.
     whitened
         The coils are whitened already: the noise has unit standard deviation in real and imaginary part.
     periodic
@@ -195,7 +195,10 @@ def _slice(
             raise SettingsError(
                 "noise_covariance whitens the coils, whitened=True says that they are; give one of them"
             )
-        colouring = _colouring(_complex(noise_covariance, "noise_covariance", ("coil", "coil"), (coils, coils)))
+        covariance = _array(noise_covariance, "noise_covariance")
+        if np.issubdtype(covariance.dtype, np.number):  # an identity matrix is real
+            covariance = covariance + 0j
+        colouring = _colouring(_complex(covariance, "noise_covariance", ("coil", "coil"), (coils, coils)))
         whitening = np.asarray(np.linalg.inv(colouring), np.complex64)
         data = np.einsum("ij,fjyx->fiyx", whitening, data)
         maps, separate = (

@@ -63,6 +63,14 @@ def test_noise_covariance_whitens(scan):
     assert correlation(result.image, scan.image) > 0.97
 
 
+def test_noise_covariance_may_be_real(scan):
+    real = reconstruct(scan.kspace, "zero_filled", noise_covariance=np.eye(COILS))
+    same = reconstruct(scan.kspace, "zero_filled", noise_covariance=np.eye(COILS) + 0j)
+    np.testing.assert_array_equal(real.image, same.image)
+    with pytest.raises(DataError, match="noise_covariance must be complex, got <U"):
+        reconstruct(scan.kspace, "zero_filled", noise_covariance=np.full((COILS, COILS), "a"))
+
+
 def test_the_noise_of_whitened_coils_has_unit_deviation(scan):
     air = simulate_cine(FRAMES, (ROWS, COLUMNS), COILS, sampling="full", seed=2)
     still = simulate_cine(FRAMES, (ROWS, COLUMNS), COILS, sampling="full", snr=0, seed=2)
