@@ -88,7 +88,8 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
     maps, said = usable_maps(cine, device)
     notes += said
     # of the average of these frames, from which motion can be taken
-    of_average = maps is None and options.maps.kind == "auto" and cine.calibration is None and points is None
+    of_average = cine.calibration is None and points is None and not first
+    of_average = of_average and maps is None and options.maps.kind == "auto"
     if maps is None:
         maps, more = estimate_maps(reference, measured, options.maps)
         notes += more
@@ -114,7 +115,7 @@ def load(cine: CineSlice, options: ReconOptions, device: torch.device) -> Hybrid
     variance, said = right_noise(data, seen, lines=points is None)
     notes += [] if cine.context else said  # once in a series
     data = replace(data, noise_variance=variance)
-    maps = still_maps(data, options.compute.implementation) if of_average and not first else None
+    maps = still_maps(data, options.compute.implementation) if of_average else None
     return data if maps is None else replace(data, maps=maps)
 
 

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from gadgets.evaluation.held_out import held_out_scans
 from gadgets.evaluation.suite import semi_real_scans
+from recon_core.coils.vectors import normalise
 from recon_core.engine import Engine
 from recon_core.metrics.scores import measure, scaled
 from recon_core.options import ReconOptions
@@ -61,9 +63,8 @@ def main() -> None:
 
 def whitened(maps: NDArray[np.complex64], one: CineSlice) -> NDArray[np.complex64]:
     """True maps ``(coil, y, x)`` as the coils of a slice have them, of unit norm."""
-    seen = np.einsum("vc,cyx->vyx", np.linalg.inv(one.receiver.colouring), maps)
-    norm = np.linalg.norm(seen, axis=0)
-    return (seen / np.where(norm > 0, norm, 1)).astype(np.complex64)
+    seen = np.einsum("vc,cyx->vyx", np.linalg.inv(one.receiver.colouring), maps).astype(np.complex64)
+    return normalise(torch.from_numpy(seen))[0].numpy()
 
 
 def told(moving: float, whole: float, true_moving: float, true_whole: float) -> str:

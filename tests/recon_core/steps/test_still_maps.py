@@ -14,16 +14,20 @@ from recon_core.steps.load import load
 from recon_core.steps.still_maps import still_maps
 
 
+def whitened(scan, coils):
+    """Coils ``(..., coil, y, x)`` of a scan with noise of unit deviation."""
+    white = np.linalg.inv(np.linalg.cholesky(scan.noise_covariance / 2))
+    return np.einsum("ij,...jyx->...iyx", white, coils).astype(np.complex64)
+
+
 def slice_and_truth(**changes):
     """A slice and the true maps ``(coil, y, x)``, both of whitened coils."""
     scan = simulate_cine(
         **{"frames": 10, "matrix": (72, 80), "coils": 6, "acceleration": 8, "snr": 300.0, "seed": 3} | changes
     )
-    white = np.linalg.inv(np.linalg.cholesky(scan.noise_covariance / 2)).astype(np.complex64)
-    kspace = np.einsum("ij,fjyx->fiyx", white, scan.kspace).astype(np.complex64)
-    maps = np.einsum("ij,jyx->iyx", white, scan.coil_maps)
+    maps = whitened(scan, scan.coil_maps)
     seen = np.linalg.norm(maps * np.abs(scan.image).mean(0), axis=0)
-    return CineSlice(kspace, scan.mask, receiver=Receiver(whitened=True)), maps, seen
+    return CineSlice(whitened(scan, scan.kspace), scan.mask, receiver=Receiver(whitened=True)), maps, seen
 
 
 def away(maps, truth, seen):
@@ -47,18 +51,17 @@ def test_maps_are_nearer_to_the_truth_where_each_line_is_of_few_frames(changes):
     assert away(data.maps, truth, seen) < 0.9 * away(before, truth, seen)
 
 
-def folded(lines, acceleration=4):
-    """A slice of a body that is larger than the field of view, with shifting lines."""
+def folded(lines):
+    """A slice with shifting lines of a body that is 96 pixels long, in a field of view of so many lines."""
     scan = simulate_cine(frames=12, matrix=(96, 64), coils=6, sampling="full", snr=300.0, seed=3)
-    white = np.linalg.inv(np.linalg.cholesky(scan.noise_covariance / 2)).astype(np.complex64)
-    images = np.einsum("ij,fjyx->fiyx", white, ifft(torch.from_numpy(scan.kspace), (-2, -1)).numpy())
-    inside = images[:, :, (96 - lines) // 2 :][:, :, :lines].copy()
+    images = ifft(torch.from_numpy(whitened(scan, scan.kspace)), (-2, -1)).numpy()
     over = (96 - lines) // 2
+    inside = images[:, :, over : over + lines].copy()
     if over:
         inside[:, :, -over:] += images[:, :, :over]
         inside[:, :, :over] += images[:, :, -over:]
-    mask = sampling_mask("interleaved", 12, lines, acceleration=acceleration)
-    kspace = fft(torch.from_numpy(inside.astype(np.complex64)), (-2, -1)).numpy() * mask[:, None, :, None]
+    mask = sampling_mask("interleaved", 12, lines, acceleration=4)
+    kspace = fft(torch.from_numpy(inside), (-2, -1)).numpy() * mask[:, None, :, None]
     return CineSlice(kspace, mask, receiver=Receiver(whitened=True))
 
 
